@@ -1,0 +1,56 @@
+# Needs only bash, make and Python 3.11+; scripts/venv.sh brings the rest.
+# PYTHON chooses the Python, PYTEST_ARGS goes to pytest: make test PYTEST_ARGS='-k resume -x'
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DEMO := build/demo
+SCRIPTS := .ci/run scripts/venv.sh
+PYTEST_ARGS ?=
+
+.PHONY: help demo check lint types test format clean venvs
+.PHONY: venv-mpich venv-openmpi venv-wheels
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no compiler)
+	@.venv/wheels/bin/python scripts/digits.py $(DEMO)
+	@.venv/wheels/bin/h5ingest $(DEMO)/manifest.csv $(DEMO)/digits.h5 --overwrite
+	@echo
+	@echo "Next, for example:"
+	@echo "  .venv/wheels/bin/h5ingest --help"
+	@echo "  head -n 3 $(DEMO)/manifest.csv"
+	@echo "  .venv/wheels/bin/python -c 'import h5py; h5py.File(\"$(DEMO)/digits.h5\").visititems(print)'"
+	@echo "The demo ran as a single process. In parallel, with Debian's MPICH and HDF5 (a few minutes, once):"
+	@echo "  scripts/venv.sh mpich"
+	@echo "  mpirun.mpich -n 2 .venv/mpich/bin/h5ingest $(DEMO)/manifest.csv $(DEMO)/digits.h5 --overwrite"
+
+check: lint types test ## everything that must pass before a merge
+
+lint: venv-mpich ## style of the Python and shell sources
+	@.venv/mpich/bin/ruff check
+	@.venv/mpich/bin/ruff format --check
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
+
+types: venv-mpich ## strict type check
+	@.venv/mpich/bin/mypy
+
+test: venvs ## all tests, on both MPIs and on PyPI's wheels
+	@.venv/mpich/bin/pytest $(PYTEST_ARGS)
+
+format: venv-mpich ## rewrite the Python sources in the project's style
+	@.venv/mpich/bin/ruff check --fix
+	@.venv/mpich/bin/ruff format
+
+clean: ## remove everything made here; compiled wheels stay in the cache
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# Two at a time: one file of mpi4py keeps one core and 2 GB busy for a minute.
+venvs:
+	@$(MAKE) --no-print-directory -j2 venv-mpich venv-openmpi venv-wheels
+
+venv-mpich venv-openmpi venv-wheels: venv-%:
+	@scripts/venv.sh $*
