@@ -1,0 +1,53 @@
+"""`ContentDigest`: one number for what a file holds, however it was written.
+
+It is the SHA-256 of a line per dataset: name, kind, and the SHA-256 of its values. Images enter by
+their checksums. Chunks, filters, HDF5 versions, the number of ranks and the moment do not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ContentDigest:
+    """Feed it datasets, each in any number of consecutive pieces.
+
+    >>> one, two = ContentDigest("demo"), ContentDigest("demo")
+    >>> one.add_numbers("/labels", np.arange(4))
+    >>> two.add_numbers("/labels", np.arange(2)); two.add_numbers("/labels", np.arange(2, 4))
+    >>> one.hexdigest() == two.hexdigest()
+    True
+    """
+
+    def __init__(self, description: str) -> None:
+        """Begin with a text that says what kind of file it is (schema, image spec)."""
+        self._description = description
+        self._kinds: dict[str, str] = {}
+        self._hashes: dict[str, Any] = {}
+
+    def add_numbers(self, name: str, values: NDArray[Any]) -> None:
+        """Add the next values of a dataset of numbers, as little-endian bytes in row order."""
+        little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+        self._hash(name, little.dtype.str).update(little.data)
+
+    def add_strings(self, name: str, values: Iterable[bytes]) -> None:
+        """Add the next values of a dataset of strings, each ended by a NUL (none holds one)."""
+        self._hash(name, "text").update(b"".join(value + b"\0" for value in values))
+
+    def _hash(self, name: str, kind: str) -> Any:
+        if self._kinds.setdefault(name, kind) != kind:
+            raise ValueError(f"{name}: expected {self._kinds[name]}, got {kind}")
+        return self._hashes.setdefault(name, hashlib.sha256())
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was added, whatever the order of the datasets."""
+        lines = [self._description]
+        lines += [
+            f"{n}\t{self._kinds[n]}\t{self._hashes[n].hexdigest()}" for n in sorted(self._kinds)
+        ]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,155 @@
+"""What can go wrong, one class and one exit code per kind.
+
+    IngestError             1  the root of the tree; itself never raised
+    ├── UsageError          2  an option or argument that cannot be
+    ├── SamplesFailedError  3  images could not be read, or do not fit together
+    ├── ManifestError       4  the manifest says something it cannot mean
+    ├── OutputError         5  the output exists, has no space, no permission
+    └── SetupError          6  MPI, HDF5 or a codec is missing or does not fit
+
+These are errors of the *job*: every rank agrees on one of them and raises the same (`Comm.agree`).
+A *sample* that cannot be read is not an exception but a value, `Failure`; inside the decoder it
+travels as `SampleError`, which never leaves the rank. Anything else is a bug, and ends the job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_INTERNAL: Final = 1
+
+
+class IngestError(Exception):
+    """The job cannot go on, for a reason that the user can act on."""
+
+    exit_code: int = EXIT_INTERNAL
+    """What the process exits with; the same through mpirun and srun."""
+    agreed: bool = False
+    """Whether every rank raises this error (`comm.agree`), so that unwinding it is safe."""
+
+
+class UsageError(IngestError, ValueError):
+    """An option or argument that cannot be."""
+
+    exit_code = 2
+
+
+class SamplesFailedError(IngestError):
+    """Images could not be read, or do not fit together."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, failures: Sequence[Failure] = ()) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)
+        """All of them, on root."""
+
+
+class ManifestError(IngestError, ValueError):
+    """The manifest says something it cannot mean; the message names the file and the line."""
+
+    exit_code = 4
+
+
+class OutputError(IngestError, OSError):
+    """The output exists, or cannot be written."""
+
+    exit_code = 5
+
+
+class SetupError(IngestError, RuntimeError):
+    """MPI, HDF5 or a codec is missing here, or they do not fit each other."""
+
+    exit_code = 6
+
+
+_BY_NAME: Final = {
+    cls.__name__: cls
+    for cls in (UsageError, SamplesFailedError, ManifestError, OutputError, SetupError)
+}
+
+
+def to_plain(error: IngestError) -> tuple[str, str]:
+    """Return (class name, message): plain values, since no exception object crosses ranks."""
+    return type(error).__name__, str(error)
+
+
+def from_plain(plain: tuple[str, str]) -> IngestError:
+    """Return the error that `to_plain` took apart, as one that all ranks agree on.
+
+    >>> from_plain(("OutputError", "out.h5 exists")).exit_code
+    5
+    """
+    name, message = plain
+    return agreed(_BY_NAME[name](message))
+
+
+def agreed(error: IngestError) -> IngestError:
+    """Return the error, marked as one that every rank raises."""
+    error.agreed = True
+    return error
+
+
+class SampleError(Exception):
+    """One sample cannot be read. Raised by `source` and `decode`, caught by the batch loop."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        """One of the kinds listed at `Failure.kind`."""
+        self.reason = reason
+        """One sentence for the user."""
+
+    def at(self, index: int, path: bytes) -> Failure:
+        """Return the value that says of which sample this is true."""
+        return Failure(index=index, path=os.fsdecode(path), kind=self.kind, reason=self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why one sample could not be stored. A value: it is gathered, counted and reported."""
+
+    index: int
+    """Global 0-based index of the sample: its data line in the manifest."""
+    path: str
+    """The path as the manifest has it (undecodable bytes as surrogates)."""
+    kind: str
+    """`missing`, `unreadable`, `not an image`, `damaged`, `unsupported`, `too large`, `changed`."""
+    reason: str
+    """One sentence for the user."""
+
+    def to_plain(self) -> tuple[int, str, str, str]:
+        """Return the fields in order, to be gathered."""
+        return self.index, self.path, self.kind, self.reason
+
+    @classmethod
+    def from_plain(cls, plain: tuple[int, str, str, str]) -> Failure:
+        """Return the failure that `to_plain` took apart."""
+        index, path, kind, reason = plain
+        return cls(index=index, path=path, kind=kind, reason=reason)
+
+
+def describe_failures(failures: list[Failure], *, first: int = 10) -> str:
+    """Return a count per kind, then the first few by name.
+
+    >>> print(describe_failures([Failure(index=3, path="a.png", kind="missing", reason="gone")]))
+    1 missing
+      sample 3: a.png: gone
+    """
+    counts: dict[str, int] = {}
+    for failure in failures:
+        counts[failure.kind] = counts.get(failure.kind, 0) + 1
+    lines = [
+        ", ".join(f"{n:,} {kind}" for kind, n in sorted(counts.items(), key=lambda kn: -kn[1]))
+    ]
+    shown = sorted(failures, key=lambda failure: failure.index)[:first]
+    lines += [f"  sample {f.index}: {f.path}: {f.reason}" for f in shown]
+    if len(failures) > len(shown):
+        lines.append(
+            f"  … and {len(failures) - len(shown):,} more (--report FILE.json lists them all)"
+        )
+    return "\n".join(lines)

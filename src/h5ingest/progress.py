@@ -1,0 +1,103 @@
+"""What root shows while the ranks work: a bar on a terminal, a line every 10 s in a log file."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, TextIO
+
+LINE_EVERY_S: Final = 10.0
+
+
+class LineProgress:
+    """One line a phase, and one every 10 s: for log files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self._stream = stream
+        self._phase, self._n_images = "", 0
+        self._started_s = self._next_s = 0.0
+
+    def phase(self, name: str, n_images: int) -> None:
+        """See `ingest.Watch`."""
+        self._phase, self._n_images = name, n_images
+        self._started_s = time.monotonic()
+        self._next_s = self._started_s + LINE_EVERY_S
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        """See `ingest.Watch`."""
+        now_s = time.monotonic()
+        finished = n_images == self._n_images
+        if now_s < self._next_s and not finished:
+            return
+        self._next_s = now_s + LINE_EVERY_S
+        seconds = max(now_s - self._started_s, 1e-6)
+        rate = n_images / seconds
+        left = (
+            f", {(self._n_images - n_images) / rate:,.0f} s left" if rate and not finished else ""
+        )
+        volume = f", {n_bytes / seconds / 1e6:,.1f} MB/s" if n_bytes else ""
+        failed = f", {n_failed:,} failed" if n_failed else ""
+        print(
+            f"{self._phase}: {n_images:,} of {self._n_images:,} images "
+            f"({n_images / self._n_images:.0%}), {rate:,.0f} images/s{volume}{left}{failed}",
+            file=self._stream,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave the stream as it is."""
+
+
+class BarProgress:
+    """A live bar: for terminals."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Draw on `stream`."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description:>6}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+        self._bar.start()
+        self._task: Any = None
+        self._started_s = 0.0
+
+    def phase(self, name: str, n_images: int) -> None:
+        """See `ingest.Watch`."""
+        self._task = self._bar.add_task(name, total=n_images, rate="")
+        self._started_s = time.monotonic()
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        """See `ingest.Watch`."""
+        seconds = max(time.monotonic() - self._started_s, 1e-6)
+        rate = f"{n_images / seconds:,.0f} images/s"
+        if n_bytes:
+            rate += f" {n_bytes / seconds / 1e6:,.1f} MB/s"
+        if n_failed:
+            rate += f" [red]{n_failed:,} failed[/red]"
+        self._bar.update(self._task, completed=n_images, rate=rate)
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the terminal."""
+        self._bar.stop()
+
+
+def start(mode: str, stream: TextIO) -> LineProgress | BarProgress | None:
+    """Return what shows the progress on `stream`; `mode` is auto, bar, line or off."""
+    if mode == "auto":
+        mode = "bar" if stream.isatty() else "line"
+    if mode == "off":
+        return None
+    return BarProgress(stream) if mode == "bar" else LineProgress(stream)

@@ -1,0 +1,83 @@
+"""`Pulse`: sums of a few counters over all ranks, while they work and without making them wait.
+
+Each rank takes part in one non-blocking sum at a time and looks at it in passing. Every rank sees
+every sum, so all of them learn in the same round that everyone is done: `finish` is therefore also
+a barrier, and one in which a waiting rank sleeps instead of spinning. (After mpiFileUtils'
+`mfu_progress`, which needs a broadcast as well since its sums reach root only.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.comm import Comm, Request
+
+_NAP_S = 0.005
+
+
+class Pulse:
+    """Counters of all ranks, summed again and again."""
+
+    def __init__(
+        self,
+        comm: Comm,
+        n_counters: int,
+        *,
+        interval_s: float = 0.25,
+        on_sum: Callable[[NDArray[np.int64]], None] = lambda _: None,
+    ) -> None:
+        """Begin. Not collective.
+
+        Args:
+            comm: the ranks.
+            n_counters: counters.
+            interval_s: seconds between two sums, at least.
+            on_sum: called with each new sum, (n_counters,) int64, on this rank.
+        """
+        self._comm = comm
+        self._interval_s = interval_s
+        self._on_sum = on_sum
+        self._local = np.zeros(n_counters + 1, np.int64)  # the last one: ranks that are done
+        self._total = np.zeros_like(self._local)
+        self._request: Request | None = None
+        self._next_s = time.monotonic() + interval_s
+
+    def beat(self, *counters: int) -> None:
+        """Take part in the sums if it is time. Not collective, never waits.
+
+        Args:
+            counters: what this rank has counted so far.
+        """
+        if time.monotonic() >= self._next_s:
+            self._advance(counters, done=False)
+
+    def finish(self, *counters: int, meanwhile: Callable[[], bool] = lambda: True) -> None:
+        """Wait until every rank is here; the last sum is then complete. Collective.
+
+        Args:
+            counters: what this rank has counted in the end.
+            meanwhile: called again and again; returns whether this rank has nothing left to do.
+        """
+        self._next_s = 0.0
+        while not self._advance(counters, done=meanwhile()):
+            time.sleep(_NAP_S)
+
+    def _advance(self, counters: tuple[int, ...], *, done: bool) -> bool:
+        """Look at the sum under way and begin the next one; return whether all ranks are done."""
+        if self._request is not None:
+            if not self._request.test():
+                return False
+            self._request = None
+            self._on_sum(self._total[:-1])
+            if self._total[-1] == self._comm.size:
+                return True
+        self._local[:-1] = counters
+        self._local[-1] = done
+        self._request = self._comm.start_sum(self._local, self._total)
+        if not done:
+            self._next_s = time.monotonic() + self._interval_s
+        return False

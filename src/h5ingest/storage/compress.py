@@ -1,0 +1,52 @@
+"""Compressing chunks on the rank that has them, by HDF5 itself, without the output file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.layout import DatasetSpec
+from h5ingest.storage.datasets import create, file_access
+
+
+class Compressor:
+    """The filter pipeline of one dataset, applied to one chunk at a time.
+
+    A private file in memory holds a dataset of exactly one chunk with the same filters. What HDF5
+    stores there is what it would store in the output, for every filter that it knows, those that
+    decline a chunk included.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        """Prepare for the chunks of a filtered dataset. Not collective."""
+        assert spec.chunk_rows, "filters need chunks"
+        self._shape = (spec.chunk_rows, *spec.shape[1:])
+        access = file_access()
+        access.set_fapl_core(2**20, False)  # grow by 1 MiB, no file
+        # HDF5 takes files in memory for the same if their names are, and looks for one on the disk.
+        name = f"/dev/null/h5ingest-{id(self):#x}".encode()
+        self._file = h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fapl=access)
+        self._dataset = create(self._file, replace(spec, name="/chunk", shape=self._shape))
+        self._space = h5py.h5s.create_simple(self._shape)
+        self._origin = (0,) * len(self._shape)
+        self._padded: NDArray[Any] | None = None
+
+    def compress(self, rows: NDArray[Any]) -> tuple[int, bytes]:
+        """Return (filter mask, bytes) of a chunk.
+
+        Args:
+            rows: (n, …), n up to the rows of a chunk, C-contiguous; the rest becomes zeros.
+        """
+        if len(rows) < self._shape[0]:  # the ragged last chunk: HDF5 stores whole ones
+            if self._padded is None:
+                self._padded = np.zeros(self._shape, rows.dtype)
+            self._padded[: len(rows)] = rows
+            self._padded[len(rows) :] = 0
+            rows = self._padded
+        self._dataset.write(self._space, self._space, rows)
+        mask, data = self._dataset.read_direct_chunk(self._origin)
+        return mask, data

@@ -1,0 +1,74 @@
+"""Files and datasets as every writer creates them, and what HDF5's errors become."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from h5ingest.errors import OutputError
+from h5ingest.layout import DatasetSpec
+
+LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+"""Readable by every HDF5 from 1.10 on. With 'latest', HDF5 2.0 writes what no 1.10 can open."""
+
+
+def file_creation() -> Any:
+    """Return the property list of a new file: no times in it."""
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)  # the root group's; a file must not hold the moment
+    return creation
+
+
+def file_access() -> Any:
+    """Return the property list to create or open a file with.
+
+    No chunk cache: writers hand over whole chunks. And an error comes when a chunk is written, not
+    when HDF5 flushes its cache at close, where a full disk makes it crash (seen with 1.10 and 2.0).
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_cache(0, 0, 0, 0.0)
+    access.set_libver_bounds(*LIBVER)
+    return access
+
+
+def create(file: Any, spec: DatasetSpec) -> Any:
+    """Return a new dataset, allocated. Collective."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
+    if spec.filters:  # a chunk is allocated when it is placed; one that never is reads as zeros
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_INCR)
+    else:
+        # Explicit: under MPI-IO HDF5 would force EARLY only after choosing a chunk index for LATE.
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        if not spec.zeroed:  # the default would write every byte of the dataset once, in vain
+            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_fill_value(np.zeros((), spec.dtype))
+    if spec.chunk_rows:
+        creation.set_chunk((spec.chunk_rows, *spec.shape[1:]))
+    for filter_ in spec.filters:  # optional: a codec may decline a chunk that it cannot shrink
+        creation.set_filter(filter_.id, h5py.h5z.FLAG_OPTIONAL, filter_.options)
+    space = h5py.h5s.create_simple(spec.shape)
+    return h5py.h5d.create(file, spec.name.encode(), file_type(spec), space, creation)
+
+
+def file_type(spec: DatasetSpec) -> Any:
+    """Return the HDF5 type of a dataset's elements: little-endian, whatever the machine."""
+    little = np.dtype(spec.dtype).newbyteorder("<")
+    dtype = h5py.enum_dtype(spec.enum, little) if spec.enum else little
+    return h5py.h5t.py_create(dtype, logical=True)
+
+
+@contextlib.contextmanager
+def output_errors(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn HDF5's and the system's errors into an `OutputError` that says what was tried.
+
+    h5py maps HDF5's errors to OSError and RuntimeError, in H5Fcreate also to ValueError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, *also) as error:  # type: ignore[misc]  # a tuple of classes
+        raise OutputError(f"{what}: {' '.join(str(error).split())}") from None
