@@ -6,14 +6,14 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 DEMO := build/demo
-SCRIPTS := .ci/run scripts/venv.sh
+SCRIPTS := .ci/run $(wildcard scripts/*.sh) jobs/env.sh $(wildcard jobs/*.sbatch) docker/smoke-test
 PYTEST_ARGS ?=
 
-.PHONY: help demo check lint types test format clean venvs
+.PHONY: help demo check lint types test soak cluster-test image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
 demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no compiler)
 	@.venv/wheels/bin/python scripts/digits.py $(DEMO)
@@ -39,6 +39,19 @@ types: venv-mpich ## strict type check
 
 test: venvs ## all tests, on both MPIs and on PyPI's wheels
 	@.venv/mpich/bin/pytest $(PYTEST_ARGS)
+
+soak: venvs ## the tests that take minutes: every filter, all data, all ranks, all MPIs
+	@.venv/mpich/bin/pytest -m soak $(PYTEST_ARGS)
+
+cluster-test: venvs ## job scripts on a real SLURM, jobs over several hosts (root, Debian; 3 minutes)
+	@scripts/packages.sh slurmctld slurmd slurm-client munge iproute2
+	@.venv/mpich/bin/pytest -m cluster $(PYTEST_ARGS) tests/test_slurm.py tests/test_hosts.py
+
+image: ## the container image (docker/README.md), with docker, podman or, without a daemon, buildah
+	@scripts/image.sh build
+
+image-test: image ## does it work: ingest on 4 ranks inside the image
+	@scripts/image.sh test
 
 format: venv-mpich ## rewrite the Python sources in the project's style
 	@.venv/mpich/bin/ruff check --fix

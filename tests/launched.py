@@ -2,6 +2,8 @@
 
     launched.py crash RANK CALLS ARGUMENTS...  that rank raises ZeroDivisionError in its n-th decode
     launched.py kill RANK CALLS ARGUMENTS...   that rank kills itself there
+    launched.py stall RANK CALLS FILE ARGUMENTS...   that rank makes FILE there and goes no further
+    launched.py slow SECONDS ARGUMENTS...            every rank sleeps so long in each decode
     launched.py full RANK CALLS ARGUMENTS...   nothing more can be written there, as on a full disk
     launched.py peak ARGUMENTS...              print the peak memory of each rank at the end
 
@@ -14,7 +16,9 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from h5ingest import pipeline
@@ -27,11 +31,20 @@ def on_decode(act: Callable[[], object], rank: int, n_calls: int) -> None:
     """Call `act` on one rank when it decodes its n-th image for storing."""
     calls = 0
 
-    def acting(data: bytes, out: Any) -> None:
+    def acting() -> None:
         nonlocal calls
         calls += 1
         if calls == n_calls and (launcher_rank() or 0) == rank:
             act()
+
+    on_each_decode(acting)
+
+
+def on_each_decode(act: Callable[[], object]) -> None:
+    """Call `act` whenever this rank decodes an image for storing."""
+
+    def acting(data: bytes, out: Any) -> None:
+        act()
         decode_into(data, out)
 
     assert vars(pipeline)["decode_into"] is decode_into
@@ -46,6 +59,11 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stall(file: str) -> None:
+    Path(file).touch()
+    time.sleep(3600)
+
+
 def full() -> None:
     # Python ignores SIGXFSZ, so that a write fails with EFBIG. Pipes are not limited.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
@@ -54,7 +72,13 @@ def full() -> None:
 def main() -> None:
     verb, *arguments = sys.argv[1:]
     acts = {"crash": crash, "kill": kill, "full": full}
-    if verb in acts:
+    if verb == "stall":
+        rank, n_calls, file, *arguments = arguments
+        on_decode(lambda: stall(file), int(rank), int(n_calls))
+    elif verb == "slow":
+        seconds, *arguments = arguments
+        on_each_decode(lambda: time.sleep(float(seconds)))
+    elif verb in acts:
         rank, n_calls, *arguments = arguments
         on_decode(acts[verb], int(rank), int(n_calls))
     sys.argv[1:] = arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -84,6 +85,12 @@ def end_session(leader: subprocess.Popen[Any]) -> None:
             if session == leader.pid:
                 os.kill(int(stat.parent.name), signal.SIGKILL)
     leader.wait()
+
+
+def end_with_parent() -> None:
+    """In a child, before it runs its program: let it end when this process does, however."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

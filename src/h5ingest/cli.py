@@ -7,14 +7,18 @@ and those imports are paid once.
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from h5ingest.comm import Comm, abort_on_crash, launcher_rank, world
 from h5ingest.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
 from h5ingest.options import IngestOptions
+
+_LAST_WORDS_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class Request:
     """`auto`, `bar`, `line` or `off`."""
     report: Path | None
     """Where the report goes as JSON."""
+    croissant: Path | None
+    """Where the Croissant metadata go."""
     quiet: bool
     """Whether only errors are printed."""
     verbose: bool
@@ -38,7 +44,12 @@ class Request:
 
 def main() -> None:
     """Run the `h5ingest` command. Collective; does not return."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code:
+        # All ranks are about to exit with it, but srun --kill-on-bad-exit sends TERM to the rest as
+        # soon as the first has done so, and would then report 143.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -48,13 +59,22 @@ def run(arguments: list[str]) -> int:
     except SetupError as error:
         if not launcher_rank():
             _print_error(error)
+        if launcher_rank() is not None:
+            # No rank can know of another here. They come one by one: none may exit, which ends the
+            # others (see main), before root has spoken.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(_LAST_WORDS_S)
         return error.exit_code
     with abort_on_crash(comm):
         request: Request | int | None = None
         if comm.rank == 0:
             from h5ingest.commands import parse
 
-            request = parse(arguments)
+            try:
+                request = parse(arguments, comm.size)
+            except IngestError as error:  # of a verb that runs on one rank
+                _print_error(error)
+                request = error.exit_code
         told = cast("Request | int", comm.bcast(request))
         return told if isinstance(told, int) else _carry_out(told, comm)
 

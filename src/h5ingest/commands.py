@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +14,15 @@ from typer.core import TyperGroup
 
 from h5ingest import __version__
 from h5ingest.cli import Request
-from h5ingest.errors import EXIT_INTERNAL, IngestError, OutputError, SamplesFailedError, UsageError
-from h5ingest.options import MAX_PIXELS, IngestOptions, parse_size
+from h5ingest.errors import (
+    EXIT_INTERNAL,
+    IngestError,
+    OutputError,
+    SamplesFailedError,
+    SetupError,
+    UsageError,
+)
+from h5ingest.options import MAX_PIXELS, IngestOptions, parse_size, size
 from h5ingest.report import IngestReport
 
 
@@ -37,14 +44,29 @@ app = typer.Typer(
 )
 
 
-def parse(arguments: list[str]) -> Request | int:
-    """Return what the arguments ask for, or the exit code where all has been said already."""
-    found: list[Request] = []
+@dataclass(slots=True)
+class _Call:
+    """What the verbs are given, and what they leave."""
+
+    n_ranks: int
+    request: Request | None = None
+    """What all ranks are to do together, if anything."""
+
+
+def parse(arguments: list[str], n_ranks: int) -> Request | int:
+    """Return what the arguments ask for, or the exit code where all has been done already.
+
+    A verb that runs on one rank is carried out here.
+
+    Raises:
+        IngestError: it failed.
+    """
+    call = _Call(n_ranks)
     try:
-        app(arguments, prog_name="h5ingest", obj=found)
+        app(arguments, prog_name="h5ingest", obj=call)
     except SystemExit as exit_:
-        if found and not exit_.code:
-            return found[0]
+        if call.request is not None and not exit_.code:
+            return call.request
         return exit_.code if isinstance(exit_.code, int) else EXIT_INTERNAL
     raise AssertionError("typer leaves by SystemExit")
 
@@ -161,6 +183,14 @@ def ingest(
             show_default=False,
         ),
     ] = None,
+    croissant: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Describe the file in MLCommons Croissant metadata (reads it once).",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Say which libraries and writer are used.")
@@ -177,7 +207,7 @@ def ingest(
     try:
         options = IngestOptions(
             root=root,
-            delimiter={"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+            delimiter=_separator(delimiter),
             compression=compression,
             shuffle=shuffle,
             chunk_rows=_rows(chunk),
@@ -188,22 +218,187 @@ def ingest(
             overwrite=overwrite,
             dry_run=dry_run,
         )
-        if report is not None and not report.parent.is_dir():
-            raise UsageError(f"--report: expected an existing folder {report.parent}")
+        _check_folder("--report", report)
+        _check_folder("--croissant", croissant)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
-    ctx.obj.append(
-        Request(
-            manifest=manifest,
-            out=out,
-            options=options,
-            command=shlex.join(["h5ingest", *sys.argv[1:]]),
-            progress=progress,
-            report=report,
-            quiet=quiet,
-            verbose=verbose,
-        )
+    ctx.obj.request = Request(
+        manifest=manifest,
+        out=out,
+        options=options,
+        command=shlex.join(["h5ingest", *sys.argv[1:]]),
+        progress=progress,
+        report=report,
+        croissant=croissant,
+        quiet=quiet,
+        verbose=verbose,
     )
+
+
+@app.command()
+def codecs(
+    ctx: typer.Context,
+    manifest: Annotated[
+        Path, typer.Argument(help="The manifest of an ingest.", show_default=False)
+    ],
+    sample: Annotated[int, typer.Option(min=1, help="Images to measure, taken evenly.")] = 500,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write it all as JSON.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw size against read speed (needs matplotlib).",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder that relative paths are relative to. [default: the manifest's folder]",
+            show_default=False,
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHAR",
+            help="Separates the manifest's columns. [default: a comma in .csv, else a tab]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Measure each codec on a sample of the images of MANIFEST, and say which to choose.
+
+    Size and speed of every codec and level, with the chunks that an ingest would make. Takes
+    about a minute; runs on one rank.
+    """
+    _on_one_rank("codecs", ctx)
+    from h5ingest import codec_report
+    from h5ingest.codecs import measure
+
+    if plot is not None:
+        codec_report.require_matplotlib()
+    try:
+        options = IngestOptions(root=root, delimiter=_separator(delimiter))
+        _check_folder("--json", json_file)
+        _check_folder("--plot", plot)
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+    with _Status() as status:
+        report = measure(manifest, options, n_wanted=sample, on_codec=status)
+    codec_report.print_table(report)
+    if json_file is not None:
+        _write_json("--json", json_file, report.to_json())
+    if plot is not None:
+        codec_report.draw(report, plot)
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    out: Annotated[
+        Path | None, typer.Argument(help="Where a file is to be made.", show_default=False)
+    ] = None,
+) -> None:
+    """Say which libraries and file system are in use, and what of them is known to go wrong.
+
+    Everything that a bug report should hold. Exits with 6 if nothing can work here.
+    """
+    from h5ingest.doctor import advise, describe, examine
+
+    if out is not None and not (out if out.is_dir() else out.parent).is_dir():
+        raise OutputError(f"{out}: expected an existing folder {out.parent}")
+    facts = examine(out, ctx.obj.n_ranks)
+    print(describe(facts))
+    if any(advice.fatal for advice in advise(facts)):
+        raise typer.Exit(SetupError.exit_code)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.", show_default=False)],
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw a contact sheet: samples of each class with their labels.",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="I",
+            help="Draw the channels of image I (from 0) side by side.",
+            show_default=False,
+        ),
+    ] = None,
+    layers_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Where --layers draws. [default: OUT's name with -layers-I.png, in this folder]",
+            show_default=False,
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this group of the file.", show_default=False),
+    ] = None,
+) -> None:
+    """Show what is in OUT: images, storage, classes, failed rows, provenance, inodes saved.
+
+    Exit codes: 0 shown, 2 usage (no such group or image), 5 OUT cannot be read or is no file of
+    h5ingest, 6 a codec is missing.
+    """
+    _on_one_rank("show", ctx)
+    from h5ingest import show as showing
+
+    _check_folder("--sheet", sheet)
+    _check_folder("--layers-to", layers_to)
+    showing.show(out, group=group)
+    for file in showing.draw(out, group=group, sheet=sheet, layers=layers, layers_to=layers_to):
+        print(file)
+
+
+def _on_one_rank(verb: str, ctx: typer.Context) -> None:
+    if ctx.obj.n_ranks > 1:
+        raise UsageError(
+            f"h5ingest {verb} runs on one rank, this job has {ctx.obj.n_ranks}: "
+            f"start it without mpirun or srun"
+        )
+
+
+class _Status:
+    """A line on the terminal that says what goes on, and goes away."""
+
+    def __enter__(self) -> _Status:
+        from rich.console import Console
+
+        self._status = Console(stderr=True).status("")
+        if sys.stderr.isatty():
+            self._status.start()
+        return self
+
+    def __call__(self, text: str) -> None:
+        self._status.update(text)
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+def _check_folder(option: str, file: Path | None) -> None:
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"{option}: expected an existing folder {file.parent}")
+
+
+def _separator(text: str | None) -> str | None:
+    return {"\\t": "\t", "tab": "\t"}.get(text or "", text)
 
 
 def _rows(text: str) -> int | None:
@@ -218,12 +413,16 @@ def tell(report: IngestReport, request: Request) -> None:
     """Print the report as a short table, and write it as JSON where asked.
 
     Raises:
-        OutputError: the JSON file cannot be written (the HDF5 file is complete).
+        OutputError: a JSON file cannot be written (the HDF5 file is complete).
     """
     if not request.quiet:
         _print_report(report, verbose=request.verbose)
     if request.report is not None:
         write_report(request.report, report)
+    if request.croissant is not None and not report.dry_run:
+        from h5ingest import croissant
+
+        croissant.write(request.croissant, request.out)
 
 
 def write_report(path: Path, result: IngestReport | SamplesFailedError) -> None:
@@ -237,12 +436,16 @@ def write_report(path: Path, result: IngestReport | SamplesFailedError) -> None:
     else:
         failures = [asdict(failure) for failure in result.failures]
         content = {"status": "failed", "n_failed": len(failures), "failures": failures}
+    _write_json("--report", path, content)
+
+
+def _write_json(option: str, path: Path, content: dict[str, object]) -> None:
     beside = path.with_name(path.name + ".partial")
     try:
         beside.write_text(json.dumps(content, indent=2) + "\n")
         beside.replace(path)
     except OSError as error:
-        raise OutputError(f"--report {path}: {error.strerror}") from None
+        raise OutputError(f"{option} {path}: {error.strerror}") from None
 
 
 def _print_report(report: IngestReport, *, verbose: bool) -> None:
@@ -270,16 +473,3 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
         table.add_row("content", f"sha256 {report.content_digest}")
     # Not the terminal's width: a digest or a path that is cut is of no use, in a log even less.
     Console(width=200, highlight=False, markup=False).print(table)
-
-
-def size(n_bytes: float) -> str:
-    """Return a number of bytes for people.
-
-    >>> size(999), size(47_040_000)
-    ('999 B', '44.9 MiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if n_bytes < 1024 or unit == "TiB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    raise AssertionError("unreachable")

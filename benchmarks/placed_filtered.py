@@ -1,0 +1,59 @@
+"""The same as `collective_filtered.py`, through h5ingest's placed chunks.
+
+mpirun -n 8 python benchmarks/placed_filtered.py PIXELS.npy OUT.h5
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from h5ingest.comm import world
+from h5ingest.layout import ImageSpec, stack
+from h5ingest.plan import Plan
+from h5ingest.pulse import Pulse
+from h5ingest.storage.filters import pipeline
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.placed import PlacedWriter
+
+CHUNK_ROWS = 64
+BATCH_BYTES = int(os.environ.get("BATCH_BYTES", 4 * 1024**2))
+
+
+def main() -> None:
+    """Write the file; print the seconds. Collective."""
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
+    comm = world()
+    pixels = np.load(source, mmap_mode="r")
+    n_rows, height, width, channels = pixels.shape
+    image = ImageSpec(height=height, width=width, channels=channels, dtype="uint8")
+    filters = pipeline("zstd:1", shuffle=False)
+    layout = stack(n_rows, image, chunk_rows=CHUNK_ROWS, filters=filters)
+    plan = Plan.of(layout.images, size=comm.size, batch_bytes=BATCH_BYTES)
+    rows = plan.rows(comm.rank)
+    mine = np.array(pixels[rows.start : rows.stop])
+
+    MPI.COMM_WORLD.Barrier()
+    started_s = time.perf_counter()
+    journal = Journal(out.with_suffix(".journal"), {}) if comm.rank == 0 else None
+    writer = PlacedWriter(out, layout, comm, journal)
+    pulse = Pulse(comm, 1)
+    for batch in plan.batches(comm.rank):
+        writer.write("/images", batch, mine[batch.start - rows.start : batch.stop - rows.start])
+        pulse.beat(batch.stop - rows.start)
+    pulse.finish(len(rows), meanwhile=writer.advance)
+    writer.close()
+    if journal is not None:
+        journal.close()
+    MPI.COMM_WORLD.Barrier()
+    if comm.rank == 0:
+        print(f"{time.perf_counter() - started_s:.4f}")
+
+
+if __name__ == "__main__":
+    main()
