@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make or update .venv/FLAVOUR in this clone:
 #   mpich, openmpi  h5py compiled against Debian's parallel HDF5 for that MPI, with the dev extra
+#                   (and in mpich, where all tests run, the torch extra)
 #   wheels          PyPI wheels only (serial h5py, MPICH from PyPI): no root, no compiler
 # Environment: PYTHON (default python3), H5INGEST_CACHE (compiled wheels, shared by all clones).
 set -euo pipefail
@@ -165,6 +166,7 @@ if [[ $flavour == wheels ]]; then
   only=(--only-binary=:all:)
 else
   extras=dev
+  [[ $flavour == openmpi ]] || extras+=,torch # large, and the same on both
   only=()
   [[ -d $wheels ]] || build_wheels
   compiled=("$wheels"/*.whl)

@@ -174,7 +174,7 @@ class MpiComm:
         self.handle = mpi.COMM_WORLD
         self.rank: int = self.handle.Get_rank()
         self.size: int = self.handle.Get_size()
-        self.library: str = " ".join(mpi.Get_library_version().partition("\n")[0].split())
+        self.library: str = _one_line(mpi.Get_library_version())
         self.info = mpi.INFO_NULL
         self._mpi = mpi
         # What is under way must not be mixed up with the steps' own collectives.
@@ -257,14 +257,33 @@ def world() -> Comm:
     return comm
 
 
+def library_unstarted() -> str:
+    """Return name and version of the MPI library that mpi4py finds, without starting MPI.
+
+    Not collective; for a process that will not use MPI.
+
+    Raises:
+        ImportError, RuntimeError: MPI cannot be loaded.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    from mpi4py import MPI
+
+    return _one_line(MPI.Get_library_version())
+
+
+def _one_line(version: str) -> str:
+    return " ".join(version.partition("\n")[0].rstrip("\0").split())  # Open MPI counts its NUL
+
+
 def agree(comm: Comm, error: IngestError | None) -> None:
     """Raise on all ranks the error of the first rank that has one. Collective."""
     told = comm.allgather(to_plain(error) if error else None)
-    first = next((rank for rank, plain in enumerate(told) if plain), None)
-    if first is None:
-        return
-    # The rank that speaks raises its own, with all that it knows beside the message.
-    raise agreed(error) if first == comm.rank and error else from_plain(told[first])
+    for rank, plain in enumerate(told):
+        if plain is not None:
+            # The rank that speaks raises its own, with all that it knows beside the message.
+            raise agreed(error) if rank == comm.rank and error else from_plain(plain)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,19 @@ _UNITS: Final = {
 }  # fmt: skip
 
 
+def size(n_bytes: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> size(999), size(47_040_000)
+    ('999 B', '44.9 MiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if n_bytes < 1024 or unit == "TiB":
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    raise AssertionError("unreachable")
+
+
 def parse_size(text: str) -> int:
     """Return the number of bytes that `text` names.
 

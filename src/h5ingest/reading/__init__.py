@@ -1,0 +1,1 @@
+"""Reading one dataset each: mapped bytes, decoded chunks, text. `reader` puts them together."""

@@ -1,0 +1,227 @@
+"""What a file of ours holds: `About` from its attributes, `Contents` of one of its groups."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.errors import OutputError, UsageError
+from h5ingest.reading.chunked import ChunkedRows
+from h5ingest.reading.handle import FileBytes, Handle, plain_dtype
+from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
+from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
+from h5ingest.reading.text import Strings
+from h5ingest.reading.threads import Threads
+
+LAYOUTS: Final = ("stack", "ragged", "tree", "encoded")
+_BLOCK_BYTES: Final = 2**20
+"""Of neighbouring images that are read together best, where the file has no chunks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """The attributes of a file."""
+
+    layout: str
+    """One of LAYOUTS."""
+    groups: tuple[str, ...]
+    """Names of the groups that hold images; empty: the root does."""
+    content_digest: str
+    """Of all that the file says."""
+
+    def prefix(self, group: str | None, path: str) -> str:
+        """Return what precedes the names of the datasets of a group.
+
+        Raises:
+            UsageError: there is no such group, or one must be chosen.
+        """
+        if group is None and not self.groups:
+            return "/"
+        if group in self.groups:
+            return f"/{group}/"
+        if not self.groups:
+            raise UsageError(f"{path}: expected no group, as the file has none, got {group!r}")
+        got = "none" if group is None else repr(group)
+        raise UsageError(f"{path}: expected a group, one of {', '.join(self.groups)}; got {got}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What one group holds, ready to be read; belongs to a process and those forked from it."""
+
+    images: Images
+    """In the layout of the file."""
+    n_rows: int
+    """Samples, failed ones included."""
+    row_shape: tuple[int, ...] | None
+    """(H, W) or (H, W, C), where all images have it."""
+    dtype: np.dtype[Any] | None
+    """Of all images, where they have one."""
+    labels: NDArray[np.int64] | None
+    """(n_rows,)"""
+    status: NDArray[np.uint8]
+    """(n_rows,)"""
+    sizes: NDArray[Any] | None
+    """(n_rows, 2) true height and width: of padded images, or where sizes differ."""
+    bounds: NDArray[np.int64]
+    """(B + 1,) first rows of blocks that are best read together, and n_rows."""
+    label_names: tuple[str, ...] | None
+    """Of the classes."""
+    columns: dict[str, str]
+    """Column -> full name of its dataset."""
+
+
+def about(file: h5py.File, path: str) -> About:
+    """Return what the attributes say.
+
+    Raises:
+        OutputError: this is no file of ours, or of a version that is not known here.
+    """
+    schema = str(file.attrs.get("schema", ""))
+    name, _, version = schema.removeprefix("h5ingest ").partition(" ")
+    if not schema.startswith("h5ingest "):
+        raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
+    if name not in LAYOUTS or version != "1":
+        raise OutputError(f"{path}: schema {schema!r} is not known to this version of h5ingest")
+    return About(
+        layout=name,
+        groups=tuple(json.loads(str(file.attrs.get("groups", "[]")))),
+        content_digest=str(file.attrs.get("content_digest", "")),
+    )
+
+
+class Opener:
+    """Finds the datasets of one group and the fastest way to read each."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        file: h5py.File,
+        prefix: str,
+        cache_bytes: int,
+        n_threads: int | None,
+    ) -> None:
+        """Map the file.
+
+        Args:
+            handle: of the file.
+            file: the open file; the handle is held meanwhile.
+            prefix: what precedes the names of datasets.
+            cache_bytes: what decoded chunks may take.
+            n_threads: that decode; see `Threads`.
+        """
+        self._threads = Threads(n_threads)
+        self._handle, self._file, self._prefix = handle, file, prefix
+        self._cache_bytes = cache_bytes
+        self._bytes = FileBytes(handle.path, handle.identity)
+
+    def contents(self, layout: str) -> Contents:
+        """Return what the group holds.
+
+        Raises:
+            OutputError: datasets are missing or do not fit together.
+            SetupError: a filter is not available here.
+        """
+        status = self.array("status")
+        if status is None:
+            raise OutputError(f"{self._handle.path}: {self._prefix}status is missing")
+        n_rows = len(status)
+        images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
+        names = self._dataset("label_names") or self._file.get("/label_names")
+        columns = self._file.get(f"{self._prefix}columns") or {}
+        return Contents(
+            images=images, n_rows=n_rows, row_shape=shape, dtype=dtype,
+            labels=self.array("labels"), status=status,
+            sizes=self._sizes(layout), bounds=bounds,
+            label_names=None if names is None else _texts(names),
+            columns={name: columns[name].name for name in columns},
+        )  # fmt: skip
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Return a dataset of numbers, read-only: the mapping itself where the file allows it."""
+        dataset = self._dataset(name)
+        if dataset is None:
+            return None
+        offset = flat_offset(dataset)
+        if offset is not None:
+            return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype)).view
+        values: NDArray[Any] = dataset[()].view(plain_dtype(dataset.dtype))
+        values.flags.writeable = False
+        return values
+
+    def rows(self, name: str) -> Rows:
+        """Return the rows of a dataset of numbers that must be there."""
+        dataset = self._dataset(name)
+        if dataset is None:
+            raise OutputError(f"{self._handle.path}: {self._prefix}{name} is missing")
+        offset = flat_offset(dataset)
+        if offset is not None:
+            return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
+        if dataset.chunks and dataset.chunks[1:] == dataset.shape[1:] and dataset.size:
+            return ChunkedRows(self._handle, dataset, self._cache_bytes, self._threads)
+        return PlainRows(self._handle, dataset)
+
+    def _dataset(self, name: str) -> h5py.Dataset | None:
+        found = self._file.get(self._prefix + name)
+        return found if isinstance(found, h5py.Dataset) else None
+
+    def _stack(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
+        rows = self.rows("images")
+        if rows.shape[0] != n_rows:
+            raise OutputError(
+                f"{self._handle.path}: expected {n_rows:,} images, found {rows.shape[0]:,}"
+            )
+        dataset = self._dataset("images")
+        each = dataset.chunks[0] if dataset is not None and dataset.chunks else 0
+        if not each:
+            each = max(1, _BLOCK_BYTES // (math.prod(rows.shape[1:]) * rows.dtype.itemsize or 1))
+        return Stack(rows), rows.shape[1:], rows.dtype, _every(each, n_rows)
+
+    def _ragged(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
+        elements = self.rows("images/pixels")
+        offsets, shapes = self._where(n_rows)
+        images = Ragged(elements, offsets, shapes, self._threads, self._handle.path)
+        return images, None, elements.dtype, self._blocks(elements, offsets)
+
+    def _encoded(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
+        elements = self.rows("images/data")
+        offsets, shapes = self._where(n_rows)
+        images = Encoded(elements, offsets, shapes, self._threads, self._handle.path)
+        return images, None, None, self._blocks(elements, offsets)
+
+    def _tree(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
+        names = Strings(self._handle, f"{self._prefix}datasets", n_rows, None)
+        return Tree(self._handle, names), None, None, _every(1, n_rows)
+
+    def _where(self, n_rows: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        offsets, shapes = self.array("images/offsets"), self.array("images/shapes")
+        if offsets is None or shapes is None or offsets.shape != (n_rows + 1,):
+            raise OutputError(f"{self._handle.path}: {self._prefix}images has no offsets or shapes")
+        return offsets, shapes
+
+    def _sizes(self, layout: str) -> NDArray[Any] | None:
+        if layout in ("ragged", "encoded"):
+            shapes = self.array("images/shapes")
+            return None if shapes is None else shapes[:, :2]
+        return self.array("sizes")
+
+    def _blocks(self, elements: Rows, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bounds of runs of images that begin in the same chunk."""
+        each = getattr(elements, "chunk_rows", _BLOCK_BYTES // elements.dtype.itemsize)
+        chunks = offsets[:-1] // each
+        first = np.flatnonzero(np.diff(chunks, prepend=-1))
+        return np.append(first, len(chunks)).astype(np.int64)
+
+
+def _every(step: int, n_rows: int) -> NDArray[np.int64]:
+    return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)
+
+
+def _texts(dataset: h5py.Dataset) -> tuple[str, ...]:
+    return tuple(raw.decode("utf-8", "surrogateescape") for raw in dataset[()])

@@ -1,0 +1,156 @@
+"""The images of a file in each layout: `one(row)` and `many(rows)`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest import decode
+from h5ingest.errors import OutputError, SampleError
+from h5ingest.reading.handle import Handle
+from h5ingest.reading.rows import Indices, Rows, all_normal, normal
+from h5ingest.reading.text import Strings
+from h5ingest.reading.threads import Threads
+
+Batch = NDArray[Any] | list[NDArray[Any]]
+"""(n, H, W) or (n, H, W, C) where all images have one shape; else n arrays."""
+
+_NO_LIMIT: Final = 2**62
+"""Pixels of a stored image: who stored it has judged its size."""
+
+
+class Images(Protocol):
+    """The images of a file. Both methods return copies and raise IndexError beyond the end."""
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return the image, (H, W) or (H, W, C)."""
+
+    def many(self, rows: Indices | slice) -> Batch:
+        """Return the images in the order asked."""
+
+
+class Stack:
+    """Images of one shape in one dataset."""
+
+    def __init__(self, rows: Rows) -> None:
+        """Read from `rows`, (N, H, W) or (N, H, W, C)."""
+        self.one = rows.one
+        self._rows = rows
+
+    def many(self, rows: Indices | slice) -> NDArray[Any]:
+        """Return (n, H, W) or (n, H, W, C)."""
+        return self._rows.span(rows) if isinstance(rows, slice) else self._rows.many(rows)
+
+
+class Ragged:
+    """Images of any size, one after the other in one dataset of elements."""
+
+    def __init__(
+        self,
+        elements: Rows,
+        offsets: NDArray[np.int64],
+        shapes: NDArray[Any],
+        threads: Threads,
+        path: str,
+    ) -> None:
+        """Remember where the images are.
+
+        Args:
+            elements: (total,) pixels, or bytes of files.
+            offsets: (N + 1,) in elements.
+            shapes: (N, 3) height, width, channels.
+            threads: for the images of a batch.
+            path: of the file, for messages.
+        """
+        self._elements, self._offsets, self._shapes = elements, offsets, shapes
+        self._threads, self._path = threads, path
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return the image."""
+        row = normal(row, len(self._shapes))
+        start, stop = self._offsets[row : row + 2].tolist()
+        height, width, channels = self._shapes[row].tolist()
+        shape = (height, width) if channels <= 1 else (height, width, channels)
+        return self._image(row, self._elements.span(slice(start, stop)), shape)
+
+    def many(self, rows: Indices | slice) -> list[NDArray[Any]]:
+        """Return the images, read in the order in which they lie in the file."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self._shapes)), dtype=np.intp)
+        rows = all_normal(rows, len(self._shapes))
+        order = np.argsort(rows, kind="stable").tolist()
+        found: dict[int, NDArray[Any]] = {}
+
+        def read(place: int) -> None:
+            found[place] = self.one(int(rows[place]))
+
+        self._threads.each(read, order, self._to_decode(rows))
+        return [found[place] for place in range(len(rows))]
+
+    def _to_decode(self, rows: Indices) -> int:
+        """Return the bytes that are decoded to make these images, where threads may help."""
+        return 0  # those of chunks, each once: one thread after the other
+
+    def _image(self, row: int, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the image made of the elements of a row.
+
+        Raises:
+            OutputError: they are not what the file says of them.
+        """
+        if len(values) != math.prod(shape):
+            raise OutputError(
+                f"{self._path}: image {row} should have {shape} elements, found {len(values):,}"
+            )
+        return values.reshape(shape)
+
+
+class Encoded(Ragged):
+    """Image files as they were, decoded on access."""
+
+    def _to_decode(self, rows: Indices) -> int:
+        return int(self._shapes[rows].prod(axis=1, dtype=np.int64).sum())
+
+    def _image(self, row: int, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the decoded image; zeros of the stored shape for a row without a file."""
+        if not len(values):
+            return np.zeros(shape, np.uint8)
+        data = values.tobytes()
+        try:
+            spec = decode.probe(data, max_pixels=_NO_LIMIT)
+            assert spec is not None, "probe was given the whole file"
+            out = np.empty(spec.shape, spec.dtype)
+            decode.decode_into(data, out)
+        except SampleError as error:
+            raise OutputError(f"{self._path}: image {row}: {error.reason}") from None
+        return out
+
+
+class Tree:
+    """One dataset per image, through HDF5: for viewers, not for speed."""
+
+    def __init__(self, handle: Handle, names: Strings) -> None:
+        """Remember the names.
+
+        Args:
+            handle: of the file.
+            names: absolute HDF5 path of each row's dataset; empty where there is none.
+        """
+        self._handle, self._names = handle, names
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return the image; (0, 0) where there is none."""
+        return self.many(np.array([normal(row, len(self._names))], np.intp))[0]
+
+    def many(self, rows: Indices | slice) -> list[NDArray[Any]]:
+        """Return the images in the order asked."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self._names)), dtype=np.intp)
+        names = self._names.raw(rows)
+        try:
+            with self._handle as file:
+                return [file[name][()] if name else np.zeros((0, 0), np.uint8) for name in names]
+        except KeyError as error:
+            raise OutputError(f"{self._handle.path}: a dataset is missing: {error}") from None

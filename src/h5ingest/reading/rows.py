@@ -1,0 +1,215 @@
+"""Rows of one dataset, in whatever way is fastest for how it lies in the file.
+
+`FlatRows`: unfiltered, one piece of the file: mapped memory, `pread` for large rows, no HDF5.
+`ChunkedRows` (`chunked`): whole-row chunks, filtered or scattered: decoded once each, kept a while.
+`PlainRows`: everything else, through HDF5.
+
+All of them return copies, take negative indices, and raise IndexError beyond the end.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Final, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.reading.handle import FileBytes, Handle, plain_dtype
+
+Indices = NDArray[np.intp]
+
+_PREAD_BYTES: Final = 64 * 1024
+"""Bytes from which one `pread` costs no more than the page faults of a mapping, and asks a disk for
+all of them at once; and an error of the disk is then an exception, not a signal."""
+_SAMPLED_CHUNKS: Final = 1024
+
+
+class Rows(Protocol):
+    """A dataset as a sequence of rows."""
+
+    shape: tuple[int, ...]
+    """(N, …), as in the file."""
+    dtype: np.dtype[Any]
+    """Of the elements."""
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return the row, shape (…)."""
+
+    def span(self, rows: slice) -> NDArray[Any]:
+        """Return the rows of a slice, (n, …)."""
+
+    def many(self, rows: Indices) -> NDArray[Any]:
+        """Return the rows in the order asked, repeats included, (len(rows), …)."""
+
+
+def normal(row: int, n_rows: int) -> int:
+    """Return the row counted from the front.
+
+    Raises:
+        IndexError: there is no such row.
+
+    >>> normal(-1, 10)
+    9
+    """
+    if not -n_rows <= row < n_rows:
+        raise IndexError(f"index {row} is out of range for {n_rows:,} images")
+    return row + n_rows if row < 0 else row
+
+
+def all_normal(rows: Indices, n_rows: int) -> Indices:
+    """Return the rows counted from the front; see `normal`."""
+    if not len(rows):
+        return rows
+    low, high = int(rows.min()), int(rows.max())
+    normal(low, n_rows), normal(high, n_rows)
+    return np.where(rows < 0, rows + n_rows, rows) if low < 0 else rows
+
+
+class FlatRows:
+    """Rows that lie back to back in the file."""
+
+    def __init__(
+        self, file: FileBytes, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        """Map the rows.
+
+        Args:
+            file: the bytes.
+            offset: byte of the first element.
+            shape: (N, …).
+            dtype: of an element.
+
+        Raises:
+            ValueError: the file ends before the last row does.
+        """
+        self.shape, self.dtype = shape, dtype
+        self._file, self._offset = file, offset
+        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        view = file.array(offset, math.prod(shape), dtype)
+        if view is None:
+            raise ValueError("the file ends before the dataset does")
+        self.view = view.reshape(shape)
+        """(N, …) read-only: the mapping itself."""
+        self._by_pread = self._row_bytes >= _PREAD_BYTES
+        # One element a row: NumPy then gathers with one memcpy each, and checks bounds on the way.
+        self._elements = None
+        if 0 < self._row_bytes < _PREAD_BYTES:
+            flat = view.view(np.uint8).view(np.dtype((np.void, self._row_bytes)))
+            self._elements = flat.reshape(shape[0])
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return a copy of the row."""
+        if not self._by_pread:
+            found: NDArray[Any] = self.view[row].copy()
+            return found
+        out = np.empty(self.shape[1:], self.dtype)
+        self._file.read_into(out, self._byte(normal(row, self.shape[0])))
+        return out
+
+    def span(self, rows: slice) -> NDArray[Any]:
+        """Return a copy of the rows of a slice."""
+        wanted = range(*rows.indices(self.shape[0]))
+        if wanted.step != 1 or len(wanted) * self._row_bytes < _PREAD_BYTES:
+            return self.view[rows].copy()
+        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        self._file.read_into(out, self._byte(wanted.start))
+        return out
+
+    def many(self, rows: Indices) -> NDArray[Any]:
+        """Return copies of the rows in the order asked."""
+        if self._elements is not None:
+            return self._elements[rows].view(self.dtype).reshape(len(rows), *self.shape[1:])
+        if not self._by_pread:
+            return self.view[rows]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(all_normal(rows, self.shape[0]).tolist()):
+            self._file.read_into(out[place], self._byte(row))
+        return out
+
+    def _byte(self, row: int) -> int:
+        return self._offset + row * self._row_bytes
+
+
+class PlainRows:
+    """Rows of any dataset, through HDF5 itself."""
+
+    def __init__(self, handle: Handle, dataset: h5py.Dataset) -> None:
+        """Remember the name.
+
+        Args:
+            handle: of the file.
+            dataset: (N, …) numbers.
+        """
+        self.shape, self.dtype = dataset.shape, plain_dtype(dataset.dtype)
+        self._handle, self._name = handle, dataset.name
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return the row."""
+        row = normal(row, self.shape[0])
+        found: NDArray[Any] = self.span(slice(row, row + 1))[0]
+        return found
+
+    def span(self, rows: slice) -> NDArray[Any]:
+        """Return the rows of a slice."""
+        wanted = range(*rows.indices(self.shape[0]))
+        if wanted.step != 1:
+            return self.many(np.array(wanted, np.intp))
+        with self._handle as file:
+            return self._plain(file[self._name][wanted.start : wanted.stop])
+
+    def many(self, rows: Indices) -> NDArray[Any]:
+        """Return the rows in the order asked; HDF5 is asked for each once, in its own order."""
+        each, places = np.unique(all_normal(rows, self.shape[0]), return_inverse=True)
+        with self._handle as file:
+            found: NDArray[Any] = self._plain(file[self._name][each])[places]
+        return found
+
+    def _plain(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values.view(self.dtype)
+
+
+def flat_offset(dataset: h5py.Dataset) -> int | None:
+    """Return the byte of the file where the dataset begins, if all of it lies there as in memory.
+
+    None: it is filtered, scattered, virtual, compact, in another file, or was never allocated.
+
+    Unfiltered chunks of whole rows, allocated at creation in a file of HDF5 1.10 or later, have an
+    implicit index: one block, chunk i at i times the size of a chunk (HDF5 file format 3.0, VII.B).
+    That is checked on all chunks up to 1,024 of them, and on so many, evenly spread and with the
+    first and the last, beyond; on all of them if the file does not say that it is so new.
+    """
+    creation = dataset.id.get_create_plist()
+    file_creation = dataset.file.id.get_create_plist()
+    if creation.get_nfilters() or not dataset.size or file_creation.get_userblock():
+        return None
+    if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
+        offset: int | None = dataset.id.get_offset()
+        return offset
+    if creation.get_layout() != h5py.h5d.CHUNKED or dataset.chunks[1:] != dataset.shape[1:]:
+        return None
+    n_chunks = -(-dataset.shape[0] // dataset.chunks[0])
+    recent = file_creation.get_version()[0] >= 3 and dataset.shape == dataset.maxshape
+    if recent and creation.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY:
+        looked_at = np.linspace(0, n_chunks - 1, min(n_chunks, _SAMPLED_CHUNKS)).astype(int)
+    else:
+        looked_at = np.arange(n_chunks)
+    return _common_offset(dataset, looked_at.tolist())
+
+
+def _common_offset(dataset: h5py.Dataset, chunks: list[int]) -> int | None:
+    """Return where chunk 0 would be for each of these chunks, if they agree."""
+    n_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    beyond = (0,) * (len(dataset.shape) - 1)
+    found: int | None = None
+    for chunk in chunks:
+        info = dataset.id.get_chunk_info_by_coord((chunk * dataset.chunks[0], *beyond))
+        if info.byte_offset is None or info.size != n_bytes:
+            return None
+        offset = operator.index(info.byte_offset) - chunk * n_bytes
+        if found not in (None, offset):
+            return None
+        found = offset
+    return found

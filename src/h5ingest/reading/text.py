@@ -1,0 +1,90 @@
+"""Strings and columns of the file, read when they are asked for: there may be many millions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.reading.handle import Handle
+from h5ingest.reading.rows import Indices, all_normal, normal
+
+_BLOCK_ROWS: Final = 64 * 1024
+_SPARSE: Final = 64
+"""Rows of a span for each row wanted, from which they are read one by one."""
+
+
+class Strings(Sequence[str]):
+    """A dataset of strings; undecodable bytes come as surrogates, as `os.fsdecode` gives them."""
+
+    def __init__(self, handle: Handle, name: str, n_rows: int, rows: Indices | None) -> None:
+        """Read nothing yet.
+
+        Args:
+            handle: of the file.
+            name: of the dataset, (n_rows,) strings.
+            n_rows: its length.
+            rows: the rows that count, (n,); None: all.
+        """
+        self._handle, self._name, self._n_rows, self._rows = handle, name, n_rows, rows
+
+    def __len__(self) -> int:
+        return self._n_rows if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one string, or the list of a slice."""
+        if isinstance(index, slice):
+            return self.many(np.arange(*index.indices(len(self)), dtype=np.intp))
+        return self.many(np.array([normal(index, len(self))], np.intp))[0]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self[start : start + _BLOCK_ROWS]
+
+    def many(self, places: Indices) -> list[str]:
+        """Return the strings at these places, in the order asked."""
+        return [raw.decode("utf-8", "surrogateescape") for raw in self.raw(places)]
+
+    def raw(self, places: Indices) -> list[bytes]:
+        """Return the bytes of the strings at these places, in the order asked."""
+        places = all_normal(places, len(self))
+        rows = places if self._rows is None else self._rows[places]
+        if not len(rows):
+            return []
+        first, last = int(rows.min()), int(rows.max())
+        with self._handle as file:
+            dataset = file[self._name]
+            if last - first >= _SPARSE * len(rows):
+                return [dataset[row] for row in rows.tolist()]
+            block = dataset[first : last + 1]
+        return [block[row] for row in (rows - first).tolist()]
+
+
+class Columns(Mapping[str, NDArray[Any] | Strings]):
+    """The further columns of the manifest by name, each read when it is asked for."""
+
+    def __init__(self, names: list[str], load: Callable[[str], NDArray[Any] | Strings]) -> None:
+        """Read nothing yet.
+
+        Args:
+            names: of the columns.
+            load: what gives a column by its name.
+        """
+        self._names, self._load = names, load
+
+    def __getitem__(self, name: str) -> NDArray[Any] | Strings:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
