@@ -1,0 +1,266 @@
+"""`h5ingest doctor`: facts of this machine, recorded ones of others, and the advice on them."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import FLAVOURS, WHEELS, Flavour, explain, run
+
+from h5ingest import doctor, filesystem, libraries
+from h5ingest.doctor import Facts, advise, describe, examine, examine_here
+from h5ingest.filesystem import FileSystem, Mount, find, look
+from h5ingest.libraries import Libraries, import_apart, mpi_files
+
+# As /proc/self/mountinfo has them on clusters, with made-up names.
+MOUNTINFO = r"""
+22 1 253:0 / / rw,relatime shared:1 - xfs /dev/mapper/rhel-root rw,seclabel,attr2,inode64,noquota
+30 22 0:26 / /tmp rw,nosuid,nodev shared:2 - tmpfs tmpfs rw,seclabel,size=65536000k
+41 22 0:40 / /scratch rw,relatime shared:15 - lustre 10.1.0.1@o2ib:10.1.0.2@o2ib:/scratch rw,flock,lazystatfs
+42 22 0:41 / /projects rw,relatime shared:16 - lustre 10.1.0.5@o2ib:/projects rw,lazystatfs
+43 22 0:42 / /gpfs/projects rw,relatime shared:17 - gpfs projects rw
+44 22 0:43 /export/home /home rw,nosuid,relatime shared:18 - nfs4 filer:/export/home rw,vers=4.2,hard,proto=tcp
+45 22 0:44 / /mnt/beegfs rw,relatime shared:19 - beegfs beegfs_nodev rw,cfgFile=/etc/beegfs/client.conf
+46 22 0:45 / /ceph rw,relatime shared:20 - ceph 10.0.0.1:6789:/ rw,name=user,acl
+47 44 0:46 / /home/my\040data rw,relatime shared:21 - fuse.sshfs me@elsewhere:/data rw,user_id=1000
+48 22 0:47 / /images rw,relatime - overlay overlay rw,lowerdir=/a:/b,upperdir=/c,workdir=/d
+49 43 0:48 / /gpfs/projects ro,relatime shared:22 - gpfs projects2 ro
+"""  # noqa: E501 - the kernel's lines are as long
+
+
+@pytest.mark.parametrize(
+    ("folder", "type_", "kind", "name"),
+    [
+        ("/scratch/me/run", "lustre", "shared", "Lustre"),
+        ("/scratchy", "xfs", "local", "xfs"),
+        ("/tmp", "tmpfs", "memory", "tmpfs"),
+        ("/home/me", "nfs4", "nfs", "NFS 4"),
+        ("/home/my data/x", "fuse.sshfs", "other", "fuse.sshfs"),
+        ("/mnt/beegfs", "beegfs", "shared", "BeeGFS"),
+        ("/ceph/a/b/c", "ceph", "shared", "CephFS"),
+        ("/images", "overlay", "overlay", "overlay"),
+    ],
+)
+def test_the_mount_of_a_folder_is_found(folder: str, type_: str, kind: str, name: str) -> None:
+    mount = find(MOUNTINFO, Path(folder))
+    assert mount is not None
+    assert (mount.type, mount.kind, mount.name) == (type_, kind, name)
+
+
+def test_a_later_mount_hides_an_earlier_one() -> None:
+    mount = find(MOUNTINFO, Path("/gpfs/projects/a"))
+    assert mount is not None
+    assert (mount.source, "ro" in mount.options) == ("projects2", True)
+
+
+def test_a_mountinfo_that_says_nothing_is_no_error() -> None:
+    assert find("", Path("/tmp")) is None
+    assert find("nonsense\n1 2 - \n", Path("/tmp")) is None
+
+
+def test_this_machine_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/shm")
+    place = look(tmp_path / "link" / "out.h5")
+    assert place.folder == "/dev/shm"
+    assert place.mount is not None
+    assert place.mount.kind == "memory"
+    told = os.statvfs("/dev/shm")
+    assert 0 < place.free_bytes <= told.f_blocks * told.f_frsize
+    with pytest.raises(FileNotFoundError):
+        look(tmp_path / "absent" / "out.h5")
+
+
+def test_lustre_is_asked_for_its_stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lfs = tmp_path / "lfs"
+    lfs.write_text('#!/bin/sh\necho "stripe_count:  1 stripe_size:   1048576 $1 $2 $3"\n')
+    lfs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    stripes = filesystem._stripes(Path("/scratch"))
+    assert stripes == "stripe_count: 1 stripe_size: 1048576 getstripe -d /scratch"
+    lfs.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+    assert filesystem._stripes(Path("/scratch")) == "no"
+    lfs.unlink()
+    assert "no lfs command" in filesystem._stripes(Path("/scratch"))
+
+
+OPEN_MPI_4 = Libraries(
+    h5py="3.16.0", hdf5="1.14.5", parallel=True, mpi4py="4.1.2",
+    mpi="Open MPI v4.1.4, package: Open MPI", mpi_files=("/opt/libmpi.so.40.30.4",),
+)  # fmt: skip
+MPICH = replace(OPEN_MPI_4, mpi="MPICH Version: 4.2.1", mpi_files=("/opt/libmpi.so.12.3.4",))
+
+
+def at(folder: str, known: Libraries, environment: dict[str, str] | None = None) -> str:
+    """The advice for an output in a folder of the cluster above, as text."""
+    place = FileSystem(
+        folder=folder, mount=find(MOUNTINFO, Path(folder)), free_bytes=10**12, free_inodes=10**6
+    )
+    facts = Facts(
+        libraries=known, filesystem=place, environment=environment or {},
+        shared_memory_bytes=2**34,
+    )  # fmt: skip
+    assert "remedy" in describe(facts) or not advise(facts)
+    return doctor.describe_advice(advise(facts))
+
+
+def test_a_good_place_gives_no_advice() -> None:
+    assert at("/scratch", MPICH) == ""
+    assert at("/gpfs/projects", OPEN_MPI_4) == ""
+    assert at("/home", replace(MPICH, hdf5="1.10.8")).count("remedy") == 1
+
+
+def test_open_mpi_4_on_lustre_is_told_to_use_romio() -> None:
+    assert "OMPI_MCA_io=romio321" in at("/scratch", OPEN_MPI_4)
+    assert at("/scratch", OPEN_MPI_4, {"OMPI_MCA_io": "romio321"}) == ""
+    assert at("/scratch", replace(OPEN_MPI_4, mpi="Open MPI v5.0.7")) == ""
+
+
+def test_romio_on_nfs_with_a_new_hdf5_is_told_of_the_switch() -> None:
+    assert "HDF5_DO_MPI_FILE_SYNC=0" in at("/home", MPICH)
+    assert "HDF5_DO_MPI_FILE_SYNC" not in at("/home", MPICH, {"HDF5_DO_MPI_FILE_SYNC": "FALSE"})
+    assert "HDF5_DO_MPI_FILE_SYNC" not in at("/home", replace(MPICH, hdf5="1.13.1"))
+    assert "HDF5_DO_MPI_FILE_SYNC" not in at("/home", OPEN_MPI_4)
+    assert "HDF5_DO_MPI_FILE_SYNC" in at("/home", OPEN_MPI_4, {"OMPI_MCA_io": "romio321"})
+    assert "NFS" in at("/home", OPEN_MPI_4)
+
+
+def test_lustre_without_locks_or_with_one_stripe_is_named() -> None:
+    assert "HDF5_USE_FILE_LOCKING=FALSE" in at("/projects", MPICH)
+    mount = find(MOUNTINFO, Path("/scratch"))
+    place = FileSystem(
+        folder="/scratch", mount=mount, free_bytes=1, free_inodes=None, stripes="stripe_count: 1"
+    )
+    assert "lfs setstripe" in advise(Facts(libraries=MPICH, filesystem=place))[0].remedy
+    assert not advise(Facts(libraries=MPICH, filesystem=replace(place, stripes="stripe_count: 16")))
+
+
+def test_a_place_that_other_hosts_do_not_see_is_a_problem_for_a_job_of_several() -> None:
+    assert "PROBLEM" in at("/tmp", MPICH, {"SLURM_JOB_NUM_NODES": "2"})
+    assert "PROBLEM" not in at("/tmp", MPICH, {"SLURM_JOB_NUM_NODES": "1"})
+    assert "in memory" in at("/tmp", MPICH)
+    assert "inside the container" in at("/images", MPICH)
+    assert "fuse.sshfs" in at("/home/my data", MPICH)
+
+
+def test_two_mpi_libraries_in_one_process_are_a_problem() -> None:
+    both = replace(MPICH, mpi_files=("/a/libmpi.so.40", "/b/libmpich.so.12"))
+    (advice,) = advise(Facts(libraries=both))
+    assert advice.fatal
+    assert "/a/libmpi.so.40 and /b/libmpich.so.12" in advice.problem
+
+
+def test_what_cannot_be_imported_is_a_problem_if_nothing_works_without_it() -> None:
+    broken = Libraries(errors=("hdf5plugin: not installed", "h5py: libhdf5.so.310: no such file"))
+    first, second = advise(Facts(libraries=broken))
+    assert (first.fatal, second.fatal) == (True, False)
+    assert "libhdf5.so.310" in first.problem
+
+
+def test_little_shared_memory_and_no_inodes_are_named() -> None:
+    facts = Facts(libraries=MPICH, shared_memory_bytes=64 * 1024**2)
+    assert "64 MiB" in advise(facts)[0].problem
+    full = FileSystem(folder="/", mount=None, free_bytes=1, free_inodes=0)
+    assert not advise(Facts(libraries=MPICH, filesystem=full))  # nothing is known of its kind
+    full = replace(full, mount=find(MOUNTINFO, Path("/")))
+    assert advise(Facts(libraries=MPICH, filesystem=full))[0].fatal
+
+
+@pytest.mark.parametrize(
+    ("mpi", "family", "version"),
+    [
+        ("MPICH Version: 4.0.2", "mpich", (4, 0, 2)),
+        ("Open MPI v4.1.4, package: Debian OpenMPI", "open mpi", (4, 1, 4)),
+        ("Intel(R) MPI Library 2021.11 for Linux* OS", "mpich", (2021, 11)),
+        ("MVAPICH2 Version : 2.3.7", "mpich", (2, 3, 7)),
+        ("MPI VERSION : CRAY MPICH version 8.1.28.15 (ANL base 3.4a2)", "mpich", (8, 1, 28, 15)),
+        ("", "", ()),
+    ],
+)
+def test_the_family_of_an_mpi_is_known(mpi: str, family: str, version: tuple[int, ...]) -> None:
+    known = Libraries(mpi=mpi)
+    assert (known.mpi_family, known.mpi_version) == (family, version)
+
+
+def test_the_helpers_of_an_mpi_library_do_not_count() -> None:
+    lines = [
+        f"7f00-7f01 r-xp 00000000 08:01 42                    /opt/lib/{name}"
+        for name in ("libmpi.so.40.30.4", "libmpi_mpifh.so.40", "libmpi_cxx.so.40", "libmpifort.so")
+    ]
+    assert mpi_files("\n".join(lines)) == ("/opt/lib/libmpi.so.40.30.4",)
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    monkeypatch.setenv("SLURM_JOB_TOKEN", "hush")
+    monkeypatch.setenv("EDITOR", "ed")
+    shown = examine_here(Path("/tmp/out.h5"), "MPICH", 1).environment
+    assert shown["HDF5_USE_FILE_LOCKING"] == "FALSE"
+    assert not shown.keys() & {"SLURM_JOB_TOKEN", "EDITOR"}
+
+
+def test_the_facts_of_this_machine(flavour: Flavour, tmp_path: Path) -> None:
+    shown = flavour.alone("doctor", tmp_path / "out.h5")
+    assert shown.returncode == 0, explain(shown)
+    rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if line[:1].islower())
+    assert {"mpich": "MPICH", "openmpi": "Open MPI"}[flavour.name] in shown.stdout
+    assert shown.stdout.count("MPI library") == 1
+    assert rows["h5py"].endswith(", parallel")
+    assert {"gzip", "zstd", "blosc2"} <= set(rows["codecs"].split())
+    assert rows["output"] == str(tmp_path)
+    assert "PROBLEM" not in shown.stdout  # (pytest's folder may well be in memory: a warning)
+
+
+def test_under_mpirun_it_is_said_once(flavour: Flavour) -> None:
+    shown = flavour.run(2, "doctor")
+    assert shown.returncode == 0, explain(shown)
+    assert shown.stdout.count("program ") == 1
+    assert "ranks" in shown.stdout
+    assert "orte" not in shown.stdout
+
+
+def test_the_wheels_have_a_serial_h5py() -> None:
+    shown = WHEELS.checked().alone("doctor")
+    assert shown.returncode == 0, explain(shown)
+    assert ", serial" in shown.stdout
+    assert "several ranks work all the same" in shown.stdout
+
+
+def test_an_h5py_and_an_mpi4py_of_different_mpis_are_found(mpich: Flavour, tmp_path: Path) -> None:
+    other = FLAVOURS["openmpi"].checked()
+    where = run([other.bin / "python", "-c", "import mpi4py; print(mpi4py.__path__[0])"]).stdout
+    shutil.copytree(where.strip(), tmp_path / "mpi4py")
+    shown = mpich.alone("doctor", env={"PYTHONPATH": str(tmp_path)})
+    assert shown.returncode == 6, explain(shown)
+    assert "linked to different MPI libraries" in shown.stdout
+
+
+def test_a_library_that_crashes_the_process_is_reported(
+    mpich: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "h5py.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (error,) = import_apart().errors
+    assert "signal SIGSEGV" in error
+    shown = mpich.alone("doctor", env={"PYTHONPATH": str(tmp_path)})
+    assert (shown.returncode, "SIGSEGV" in shown.stdout) == (6, True), explain(shown)
+
+
+def test_a_place_that_is_not_there_is_refused(mpich: Flavour, tmp_path: Path) -> None:
+    refused = mpich.alone("doctor", tmp_path / "absent" / "out.h5")
+    assert refused.returncode == 5, explain(refused)
+    assert "expected an existing folder" in refused.stderr
+
+
+def test_the_examples_are_true() -> None:
+    for module in (doctor, filesystem, libraries):
+        assert doctest.testmod(module).failed == 0
+
+
+def test_a_mount_is_made_of_its_parts() -> None:
+    mount = Mount(point="/", type="fuse.ceph", source="x", options=frozenset())
+    assert (mount.kind, mount.name) == ("shared", "CephFS")
+    assert examine(None).filesystem is None

@@ -1,0 +1,102 @@
+"""Jobs over several hosts that share only a file system: right, and ended if a host is lost.
+
+`make cluster-test` runs this; it needs root.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import hosts
+import pytest
+from cluster import Images, make_images
+from hosts import Hosts, launched
+from support import LAUNCHED, Flavour, explain, run
+
+from h5ingest.options import IngestOptions
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if reason := hosts.missing():
+        pytest.fail(f"no hosts to test on: {reason}", pytrace=False)
+    with hosts.start(tmp_path_factory.mktemp("hosts"), 2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """A few hundred images, to be read only."""
+    return make_images(tmp_path_factory.mktemp("images"), 300)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip:1"])
+def test_ranks_on_two_hosts_make_the_file(
+    two: Hosts, flavour: Flavour, images: Images, compression: str, tmp_path: Path
+) -> None:
+    before = {host: two.received_bytes(host) for host in ("h1", "h2")}
+    command: list[str | Path]
+    command = [flavour.bin / "h5ingest", images.manifest, tmp_path / "out.h5", "--chunk", "8"]
+    completed = run(two.mpirun(flavour.name, 4, [*command, "--compression", compression]))
+    assert completed.returncode == 0, explain(completed)
+    assert "on 4 ranks" in completed.stdout
+    images.check(tmp_path / "out.h5")
+    for host, n_bytes in before.items():
+        assert two.received_bytes(host) > n_bytes + 1000
+
+
+def test_a_host_that_is_lost_ends_the_job(
+    two: Hosts, flavour: Flavour, images: Images, tmp_path: Path
+) -> None:
+    out, stalled = tmp_path / "out.h5", tmp_path / "stalled"
+    command = two.mpirun(
+        flavour.name, 4,
+        [flavour.bin / "python", LAUNCHED, "stall", "3", "20", stalled, images.manifest, out,
+         "--chunk", "4", "--batch-bytes", "64"],
+    )  # fmt: skip
+    with launched(command) as job:
+        job.wait_for(stalled)
+        two.kill("h2")
+        started_s = time.monotonic()
+        code, printed = job.end(timeout_s=30)
+    assert code not in (0, 75), printed
+    assert time.monotonic() - started_s < 15
+    assert not out.exists()
+
+
+WATCHES = "peer_timeout_s" in {field.name for field in fields(IngestOptions)}
+
+
+@pytest.mark.skipif(not WATCHES, reason="this h5ingest has no --peer-timeout yet")
+def test_a_host_whose_link_is_cut_ends_the_job(
+    two: Hosts, flavour: Flavour, images: Images, tmp_path: Path
+) -> None:
+    # Neither MPICH nor Open MPI notices by itself.
+    out = tmp_path / "out.h5"
+    command = two.mpirun(
+        flavour.name, 4,
+        [flavour.bin / "python", LAUNCHED, "slow", "0.1", images.manifest, out,
+         "--chunk", "4", "--batch-bytes", "64", "--peer-timeout", "5"],
+    )  # fmt: skip
+    partial = out.with_name("out.h5.partial")
+    try:
+        with launched(command) as job:
+            job.wait_for(partial)
+            two.cut("h2")
+            code, printed = job.end(timeout_s=60)
+        assert code not in (0, 75), printed
+        assert "rank" in printed
+        assert not out.exists()
+        two.kill("h1")
+        two.kill("h2")
+    finally:
+        two.mend("h2")
+    # What is left of it, one host finishes.
+    again = run(two.command("h1", [flavour.bin / "h5ingest", images.manifest, out, "--chunk", "4"]))
+    assert again.returncode == 0, explain(again)
+    images.check(out)
