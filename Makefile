@@ -17,15 +17,15 @@ help: ## list the targets
 
 demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no compiler)
 	@.venv/wheels/bin/python scripts/digits.py $(DEMO)
-	@.venv/wheels/bin/h5ingest $(DEMO)/manifest.csv $(DEMO)/digits.h5 --overwrite
+	@.venv/wheels/bin/mpiexec -n 2 .venv/wheels/bin/h5ingest \
+	  $(DEMO)/manifest.csv $(DEMO)/digits.h5 --compression zstd:3 --overwrite
 	@echo
 	@echo "Next, for example:"
 	@echo "  .venv/wheels/bin/h5ingest --help"
 	@echo "  head -n 3 $(DEMO)/manifest.csv"
-	@echo "  .venv/wheels/bin/python -c 'import h5py; h5py.File(\"$(DEMO)/digits.h5\").visititems(print)'"
-	@echo "The demo ran as a single process. In parallel, with Debian's MPICH and HDF5 (a few minutes, once):"
-	@echo "  scripts/venv.sh mpich"
-	@echo "  mpirun.mpich -n 2 .venv/mpich/bin/h5ingest $(DEMO)/manifest.csv $(DEMO)/digits.h5 --overwrite"
+	@echo "  .venv/wheels/bin/h5ingest show $(DEMO)/digits.h5 --sheet $(DEMO)/digits.png"
+	@echo "  .venv/wheels/bin/h5ingest verify $(DEMO)/digits.h5 --sources"
+	@echo "  .venv/wheels/bin/mpiexec -n 2 .venv/wheels/bin/h5ingest YOUR_MANIFEST.csv out.h5"
 
 check: lint types test ## everything that must pass before a merge
 

@@ -14,12 +14,15 @@ import numpy as np
 from mpi4py import MPI
 
 from h5ingest.comm import world
-from h5ingest.layout import ImageSpec, stack
-from h5ingest.plan import Plan
+from h5ingest.layout import ImageSpec, Layout, stack_group
+from h5ingest.options import IngestOptions
+from h5ingest.plan import batches, cut, pieces
 from h5ingest.pulse import Pulse
 from h5ingest.storage.filters import pipeline
 from h5ingest.storage.journal import Journal
+from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placed import PlacedWriter
+from h5ingest.storage.state import reserve
 
 CHUNK_ROWS = 64
 BATCH_BYTES = int(os.environ.get("BATCH_BYTES", 4 * 1024**2))
@@ -33,20 +36,27 @@ def main() -> None:
     n_rows, height, width, channels = pixels.shape
     image = ImageSpec(height=height, width=width, channels=channels, dtype="uint8")
     filters = pipeline("zstd:1", shuffle=False)
-    layout = stack(n_rows, image, chunk_rows=CHUNK_ROWS, filters=filters)
-    plan = Plan.of(layout.images, size=comm.size, batch_bytes=BATCH_BYTES)
-    rows = plan.rows(comm.rank)
+    group = stack_group("", "", n_rows, image, chunk_rows=CHUNK_ROWS, filters=filters)
+    layout = Layout(kind="stack", groups=(group,), grouped=False, filters=filters)
+    [piece] = pieces(cut([group.pixels], comm.size), [n_rows], comm.rank)
+    rows = piece.span
     mine = np.array(pixels[rows.start : rows.stop])
 
     MPI.COMM_WORLD.Barrier()
     started_s = time.perf_counter()
-    journal = Journal(out.with_suffix(".journal"), {}) if comm.rank == 0 else None
-    writer = PlacedWriter(out, layout, comm, journal)
+    journal = None
+    if comm.rank == 0:
+        out.unlink(missing_ok=True)
+        journal = Journal(out.with_suffix(".journal"), {})
+        reserve(out)
+    ledger = Ledger(comm, out, journal, None, IngestOptions().checkpoint_s)
+    writer = PlacedWriter(out, layout, comm, ledger)
     pulse = Pulse(comm, 1)
-    for batch in plan.batches(comm.rank):
+    for batch in batches(rows, CHUNK_ROWS, BATCH_BYTES // image.n_bytes):
         writer.write("/images", batch, mine[batch.start - rows.start : batch.stop - rows.start])
+        writer.mark(0, batch)
         pulse.beat(batch.stop - rows.start)
-    pulse.finish(len(rows), meanwhile=writer.advance)
+    pulse.finish(lambda: (len(rows),), meanwhile=writer.advance)
     writer.close()
     if journal is not None:
         journal.close()

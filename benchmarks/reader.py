@@ -20,7 +20,7 @@ from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  # registers its filters for plain h5py
-import lmdb
+import lmdb  # type: ignore[import-not-found, unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image

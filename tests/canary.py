@@ -16,13 +16,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+from stacks import stack
 
-from h5ingest.layout import DatasetSpec, ImageSpec, stack
+from h5ingest.comm import SerialComm
+from h5ingest.layout import DatasetSpec
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation
 from h5ingest.storage.filters import available, pipeline
-from h5ingest.storage.journal import Placement
+from h5ingest.storage.journal import Begins, Placement, Record
+from h5ingest.storage.ledger import Ledger
+from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.placer import Placer
+from h5ingest.storage.state import reserve
 
 SPECS = (
     "gzip:4", "gzip:9", "lzf", "szip", "zstd:3", "lz4", "bzip2:9", "blosc:lz4:5", "blosc:zstd:1",
@@ -91,9 +96,7 @@ def the_payload_comes_in_one_piece_before_the_call_returns(folder: Path) -> None
 
 def place(path: Path, sizes: list[int], filter_mask: int = 0) -> list[Placement]:
     """Chunks placed in a shuffled order, nobody's bytes written."""
-    image = ImageSpec(height=4, width=4, channels=1, dtype="uint8")
-    filters = pipeline("gzip:1", shuffle=False)
-    placer = Placer(path, stack(len(sizes), image, chunk_rows=1, filters=filters))
+    placer = Placer(path, stack(len(sizes)))
     order = np.random.default_rng(5).permutation(len(sizes)).tolist()
     placements = [placer.place(0, chunk, sizes[chunk], filter_mask) for chunk in order]
     placer.close()
@@ -127,10 +130,8 @@ def the_same_placements_come_to_the_same_offsets(folder: Path) -> None:
 def metadata_that_is_evicted_meanwhile_reaches_the_file(folder: Path) -> None:
     """100,000 chunks: the index is larger than HDF5's cache of metadata."""
     n = 100_000
-    image = ImageSpec(height=4, width=4, channels=1, dtype="uint8")
-    filters = pipeline("gzip:1", shuffle=False)
-    layout = stack(n, image, chunk_rows=1, filters=filters)
-    compressor = Compressor(layout.images)
+    layout = stack(n)
+    compressor = Compressor(layout.groups[0].pixels)
     chunks, places = [], []
     placer = Placer(folder / "many.h5", layout)
     metadata = vars(placer)["_metadata"]
@@ -165,6 +166,138 @@ def pixels_of(chunk: int) -> Any:
     raw[:4] = np.frombuffer(np.uint32(chunk).tobytes(), np.uint8)
     raw[4 : 4 + chunk % 12] = np.arange(chunk % 12) * 37 + chunk % 251
     return raw.reshape(1, 4, 4)
+
+
+class Written:
+    """What the owners of chunks and rows have written: random bytes, and where they must stay."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.chunks: dict[int, tuple[Placement, bytes]] = {}
+        self.rows: list[tuple[int, bytes]] = []
+        self.n_rows = 300
+        """Of `stack`: as many chunks."""
+
+    def chunk(self, placement: Placement) -> None:
+        data = os.urandom(placement.n_bytes)
+        with self.path.open("r+b") as file:
+            os.pwrite(file.fileno(), data, placement.offset)
+        self.chunks[placement.chunk] = placement, data
+
+    def all_rows(self, begins: list[Begins]) -> None:
+        """Fill `/status` and `/checksums`."""
+        assert len(begins) == 2
+        for start, n_bytes in zip((b.offset for b in begins), (1, 8), strict=True):
+            data = os.urandom(n_bytes * self.n_rows)
+            with self.path.open("r+b") as file:
+                os.pwrite(file.fileno(), data, start)
+            self.rows.append((start, data))
+
+    def check(self) -> None:
+        raw = self.path.read_bytes()
+        lost = [c for c, (p, data) in self.chunks.items() if raw[p.offset :][: len(data)] != data]
+        assert not lost, f"{len(lost)} of {len(self.chunks)} chunks are overwritten: {lost[:9]}"
+        assert all(raw[start : start + len(data)] == data for start, data in self.rows)
+
+    def check_index(self) -> None:
+        with h5py.File(self.path) as file:
+            images = file["images"].id
+            for chunk, (p, data) in self.chunks.items():
+                told = images.get_chunk_info_by_coord((chunk, 0, 0))
+                found = told.byte_offset, told.size, told.filter_mask
+                assert found == (p.offset, p.n_bytes, p.filter_mask), (p, found)
+                assert images.read_direct_chunk((chunk, 0, 0)) == (p.filter_mask, data)
+
+
+def a_replay_keeps_what_has_been_written(folder: Path) -> None:
+    """Also a replay on a file that lost, in a crash, all of HDF5's own bytes."""
+    written = Written(folder / "a.h5")
+    placer = Placer(written.path, stack(written.n_rows))
+    known: list[Record] = [*placer.begins()]
+    written.all_rows(placer.begins())
+    for chunk, n_bytes in enumerate(sizes_of(200)):
+        placement = placer.place(0, chunk, n_bytes, chunk % 2)
+        known.append(placement)
+        written.chunk(placement)
+    placer.close()
+    bare = Written(folder / "bare.h5")
+    bare.chunks, bare.rows = dict(written.chunks), written.rows
+    with bare.path.open("wb") as file:
+        for p, data in bare.chunks.values():
+            os.pwrite(file.fileno(), data, p.offset)
+        for start, data in bare.rows:
+            os.pwrite(file.fileno(), data, start)
+    for again in (written, bare):
+        placer = Placer(again.path, stack(again.n_rows), known)
+        placer.replay()
+        again.check()
+        for chunk, n_bytes in enumerate(sizes_of(100), 200):
+            again.chunk(placer.place(0, chunk, n_bytes, 0))
+        placer.close()
+        again.check()
+        again.check_index()
+
+
+def a_replay_keeps_what_a_job_that_was_taken_up_before_has_written(folder: Path) -> None:
+    """Each run places chunks anew that had a place but were not done, in whatever is free then."""
+    written = Written(folder / "a.h5")
+    noise = np.random.default_rng(8)
+    known: list[Record] = []
+    for run in range(4):
+        placer = Placer(written.path, stack(written.n_rows), known)
+        placer.replay()
+        written.check()
+        if not known:
+            known += placer.begins()
+            written.all_rows(placer.begins())
+        left = [chunk for chunk in range(written.n_rows) if chunk not in written.chunks]
+        for chunk in noise.permutation(left).tolist()[: None if run == 3 else 120]:
+            # some as long as before, with another mask
+            before = [k for k in known if isinstance(k, Placement) and k.chunk == chunk]
+            n_bytes = before[-1].n_bytes if before and chunk % 4 == 0 else noise.integers(1, 900)
+            placement = placer.place(0, chunk, int(n_bytes), int(noise.integers(0, 2)))
+            known.append(placement)
+            if run == 3 or noise.random() < 0.5:  # the others were killed before they wrote
+                written.chunk(placement)
+        written.check()
+    placer.close()
+    n_anew = sum(isinstance(k, Placement) for k in known) - written.n_rows
+    assert n_anew > 50, n_anew
+    written.check()
+    written.check_index()
+
+
+def unfiltered_chunks_lie_back_to_back(folder: Path) -> None:
+    placer = Placer(folder / "a.h5", stack(1000, chunk_rows=7, compression="none"))
+    offsets = placer.offsets()
+    placer.close()
+    with h5py.File(folder / "a.h5") as file:
+        images = file["images"].id
+        assert images.get_num_chunks() == 143
+        for chunk in range(143):
+            told = images.get_chunk_info_by_coord((chunk * 7, 0, 0))
+            assert told.byte_offset == (offsets[0] or 0) + chunk * 7 * 16, (chunk, told)
+        assert offsets[1:] == [file[name].id.get_offset() for name in ("status", "checksums")]
+        assert all(offsets)
+
+
+def unfiltered_rows_are_in_the_file_as_soon_as_they_are_written(folder: Path) -> None:
+    """And not in a buffer of HDF5's: a checkpoint that follows says that they are safe."""
+    path = folder / "a.h5"
+    reserve(path)
+    comm = SerialComm()
+    ledger = Ledger(comm, path, None, None, 1000)
+    writer = MpioWriter(path, stack(1000, chunk_rows=7, compression="none"), comm, ledger)
+    for start in range(0, 994, 14):
+        rows = range(start, start + 14)
+        for name, values in (
+            ("/images", np.frombuffer(os.urandom(14 * 16), np.uint8).reshape(14, 4, 4)),
+            ("/checksums", np.frombuffer(os.urandom(14 * 8), np.uint64)),
+            ("/status", np.frombuffer(os.urandom(14), np.uint8)),
+        ):
+            writer.write(name, rows, values)
+            assert values.tobytes() in path.read_bytes(), (name, rows)
+    writer.close()
 
 
 def one_chunk_in_memory_is_what_an_ordinary_file_stores(folder: Path) -> None:
@@ -217,6 +350,10 @@ CHECKS = {
         places_do_not_overlap_and_lie_within_the_file,
         the_same_placements_come_to_the_same_offsets,
         metadata_that_is_evicted_meanwhile_reaches_the_file,
+        a_replay_keeps_what_has_been_written,
+        a_replay_keeps_what_a_job_that_was_taken_up_before_has_written,
+        unfiltered_chunks_lie_back_to_back,
+        unfiltered_rows_are_in_the_file_as_soon_as_they_are_written,
         one_chunk_in_memory_is_what_an_ordinary_file_stores,
     )
 }

@@ -43,9 +43,9 @@ def on_decode(act: Callable[[], object], rank: int, n_calls: int) -> None:
 def on_each_decode(act: Callable[[], object]) -> None:
     """Call `act` whenever this rank decodes an image for storing."""
 
-    def acting(data: bytes, out: Any) -> None:
+    def acting(data: bytes, out: Any, **how: Any) -> None:
         act()
-        decode_into(data, out)
+        decode_into(data, out, **how)
 
     assert vars(pipeline)["decode_into"] is decode_into
     vars(pipeline)["decode_into"] = acting

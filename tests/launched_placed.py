@@ -17,16 +17,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from stacks import stack
+from xxhash import xxh3_64_intdigest
 
 from h5ingest.comm import Comm, abort_on_crash, world
 from h5ingest.ingest import ingest
-from h5ingest.layout import ImageSpec, Layout, stack
+from h5ingest.layout import Layout
 from h5ingest.options import IngestOptions
-from h5ingest.plan import Plan
+from h5ingest.plan import batches, cut, pieces, unit
 from h5ingest.storage import journal as journal_module
-from h5ingest.storage import placed
-from h5ingest.storage.filters import pipeline
-from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal import Journal, Placement
+from h5ingest.storage.ledger import Ledger
+from h5ingest.storage.placed import PlacedWriter
+from h5ingest.storage.placer import Placer
+from h5ingest.storage.state import reserve
 
 
 def ingest_all(comm: Comm, cases: Path, reports: Path) -> None:
@@ -41,17 +45,19 @@ def ingest_all(comm: Comm, cases: Path, reports: Path) -> None:
 
 def store(comm: Comm, job: dict[str, Any]) -> None:
     """Store `n_chunks` chunks of rows that `rows_of` makes, and end the file."""
-    if "checkpoint_s" in job:
-        vars(placed)["CHECKPOINT_S"] = job["checkpoint_s"]
     spy = Spy() if "events" in job else None
-    image = ImageSpec(height=job["side"], width=job["side"], channels=1, dtype="uint8")
+    out = Path(job["out"])
     n_rows = job["n_chunks"] * job["chunk_rows"]
-    filters = pipeline(job["compression"], shuffle=False)
-    layout = stack(n_rows, image, chunk_rows=job["chunk_rows"], filters=filters)
-    book = Journal(Path(job["journal"]), {"n_rows": n_rows}) if comm.rank == 0 else None
-    writer = placed.PlacedWriter(Path(job["out"]), layout, comm, book)
-    plan = Plan.of(layout.images, size=comm.size, batch_bytes=job["batch_bytes"])
-    fill(writer, layout, plan, comm, job)
+    layout = stack(
+        n_rows, chunk_rows=job["chunk_rows"], side=job["side"], compression=job["compression"]
+    )
+    book = None
+    if comm.rank == 0:
+        book = Journal(Path(job["journal"]), {"n_rows": n_rows})
+        reserve(out)
+    ledger = Ledger(comm, out, book, None, job["checkpoint_s"])
+    writer = PlacedWriter(out, layout, comm, ledger)
+    fill(writer, layout, comm, job)
     writer.close()
     if book is not None:
         book.close()
@@ -59,11 +65,17 @@ def store(comm: Comm, job: dict[str, Any]) -> None:
         Path(f"{job['events']}.{comm.rank}").write_text(json.dumps(spy.events))
 
 
-def fill(
-    writer: placed.PlacedWriter, layout: Layout, plan: Plan, comm: Comm, job: dict[str, Any]
-) -> None:
-    for batch in plan.batches(comm.rank):
-        writer.write("/images", batch, rows_of(batch, layout.image.shape))
+def fill(writer: PlacedWriter, layout: Layout, comm: Comm, job: dict[str, Any]) -> None:
+    spec = layout.groups[0].pixels
+    [mine] = pieces(cut([spec], comm.size), [spec.shape[0]], comm.rank)
+    for batch in batches(mine.span, unit(spec), job["batch_bytes"] // spec.row_bytes):
+        rows = rows_of(batch, spec.shape[1:])
+        writer.write("/images", batch, rows)
+        checksums = np.array([xxh3_64_intdigest(row.data) for row in rows], np.uint64)
+        writer.write("/checksums", batch, checksums)
+        writer.write("/status", batch, np.ones(len(batch), np.uint8))
+        writer.mark(0, batch)
+        rows[...] = 0  # nothing of it may be needed any more
         time.sleep(job.get("pause_s", 0))
     done = False
     while not done:  # on every rank: root serves until nobody waits for it
@@ -84,12 +96,13 @@ def rows_of(rows: range, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 class Spy:
-    """Notes, with the time, what this process writes, syncs, and notes in the journal."""
+    """Notes, with the time, what this process writes, syncs, places, and enters in the journal."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
-        fsync, pwritev, append = os.fsync, os.pwritev, Journal.append
-        unpack = journal_module.read
+        self._n_entered = 0
+        fsync, pwritev, append, place = os.fsync, os.pwritev, Journal.append, Placer.place
+        read = journal_module.read
 
         def noting_pwritev(fd: int, buffers: Any, offset: int) -> int:
             n_written = pwritev(fd, buffers, offset)
@@ -101,13 +114,22 @@ class Spy:
             self.events.append(["synced", time.monotonic(), os.readlink(f"/proc/self/fd/{fd}")])
 
         def noting_append(book: Journal, *what: Any) -> None:
-            before = time.monotonic()
+            before_s = time.monotonic()
             append(book, *what)
-            _, placements = unpack(book._path)
-            self.events.append(["journal", before, [[p.offset, p.n_bytes] for p in placements]])
+            _, records, _ = read(book._path)
+            entered = records[self._n_entered :]
+            self._n_entered = len(records)
+            named = [[type(record).__name__, *record] for record in entered]
+            self.events.append(["journal", before_s, named])
+
+        def noting_place(placer: Placer, *what: int) -> Placement:
+            placement = place(placer, *what)
+            self.events.append(["placed", time.monotonic(), *placement])
+            return placement
 
         vars(os).update(fsync=noting_fsync, pwritev=noting_pwritev)
         type.__setattr__(Journal, "append", noting_append)
+        type.__setattr__(Placer, "place", noting_place)
 
 
 def main() -> None:

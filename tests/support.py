@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 import png
 import pytest
 from numpy.typing import NDArray
+
+from h5ingest.job import Nobody
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHED = Path(__file__).with_name("launched.py")
@@ -243,3 +245,14 @@ def explain(completed: Completed) -> str:
         f"{shlex.join(completed.args)}: exit {completed.returncode}\n"
         f"--- stdout\n{completed.stdout}\n--- stderr\n{completed.stderr}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Meddler(Nobody):
+    """A watch that does something between the look at the headers and the storing."""
+
+    meddle: Callable[[], object]
+
+    def phase(self, name: str, n_images: int) -> None:
+        if name == "store":
+            self.meddle()

@@ -22,14 +22,28 @@ import h5ingest
 from h5ingest import errors, layout
 from h5ingest.digest import ContentDigest
 from h5ingest.errors import Failure, IngestError, SampleError, describe_failures
-from h5ingest.layout import DatasetSpec, ImageSpec, default_chunk_rows, stack
+from h5ingest.layout import (
+    DatasetSpec,
+    Filter,
+    Group,
+    ImageSpec,
+    Layout,
+    default_chunk_rows,
+    extent_group,
+    stack_group,
+    tree_group,
+)
 from h5ingest.options import IngestOptions, parse_size
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")
 
 PACKAGE = Path(h5ingest.__file__).parent
-CORE = ("errors", "options", "packed", "cells", "lines", "manifest", "layout", "plan", "digest")
+CORE = (
+    "errors", "options", "packed", "cells", "lines", "manifest", "layout", "plan", "digest",
+    "samples", "target", "convert",
+)  # fmt: skip
+SHELL = ("ingest", "survey", "arrange", "division", "pipeline", "progress", "report")
 OUTSIDE = {"h5py", "mpi4py", "typer", "imageio", "rich"}
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
@@ -79,8 +93,9 @@ def test_only_comm_imports_mpi4py(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_commands_imports_typer(module: str) -> None:
-    assert module == "commands" or "typer" not in packages(imports_of(module))
+def test_only_the_command_line_imports_typer(module: str) -> None:
+    edge = ("commands", "main_verbs", "verbs")
+    assert module in edge or "typer" not in packages(imports_of(module))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -99,6 +114,26 @@ def test_the_core_imports_only_the_core(module: str) -> None:
     ours = {n for n in imports_of(module) if n.startswith("h5ingest.")}
     allowed = {f"h5ingest.{name}" for name in CORE}
     assert {n for n in ours if ".".join(n.split(".")[:2]) not in allowed} == set()
+
+
+def test_of_the_core_only_resizing_needs_a_library() -> None:
+    for module in CORE:
+        assert ("PIL" in packages(imports_of(module))) == (module == "convert"), module
+
+
+@pytest.mark.parametrize("module", SHELL)
+def test_the_shell_leaves_libraries_to_the_adapters(module: str) -> None:
+    assert not packages(imports_of(module)) & {"h5py", "mpi4py", "imagecodecs", "imageio", "PIL"}
+
+
+def test_the_work_of_one_rank_knows_no_communicator() -> None:
+    assert "h5ingest.comm" not in imports_of("pipeline")
+
+
+def test_what_an_image_becomes_knows_no_ranks_and_no_files() -> None:
+    for module in ("target", "convert", "samples"):
+        names = imports_of(module)
+        assert not names & {"h5ingest.comm", "h5ingest.plan", "h5ingest.manifest", "os", "pathlib"}
 
 
 def test_errors_import_nothing_of_ours() -> None:
@@ -147,6 +182,7 @@ EXIT_CODES = {
     "ManifestError": 4,
     "OutputError": 5,
     "SetupError": 6,
+    "StoppedError": 75,
 }
 
 
@@ -257,6 +293,15 @@ def test_a_size_beyond_all_floats_is_a_number_or_refused() -> None:
         ({"batch_bytes": 0}, "--batch-bytes", "0"),
         ({"max_pixels": -5}, "--max-pixels", "-5"),
         ({"cache_bytes": -1}, "--cache-bytes", "-1"),
+        ({"layout": "heap"}, "--layout", "'heap'"),
+        ({"channels": "cmyk"}, "--channels", "'cmyk'"),
+        ({"dtype": "float32"}, "--dtype", "'float32'"),
+        ({"samples": "some"}, "--samples", "'some'"),
+        ({"fit": "squeeze"}, "--fit", "'squeeze'"),
+        ({"fit": "resize", "resample": "cubic"}, "--resample", "'cubic'"),
+        ({"fit": "pad", "size": (0, 4)}, "--size", "(0, 4)"),
+        ({"fit": "pad", "pad_value": 65536}, "--pad-value", "65536"),
+        ({"fit": "pad", "pad_value": -1}, "--pad-value", "-1"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(
@@ -269,17 +314,58 @@ def test_an_option_that_cannot_be_is_refused_by_name(
     assert "expected" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("useless", "said"),
+    [
+        ({"layout": "ragged", "fit": "pad"}, "--fit is for --layout stack only"),
+        ({"layout": "tree", "fit": "crop", "size": (2, 2)}, "--fit is for --layout stack only"),
+        ({"layout": "ragged", "size": (2, 2)}, "--size is for --layout stack only"),
+        ({"layout": "encoded", "chunk_rows": 4}, "--chunk is for --layout stack only"),
+        ({"size": (2, 2)}, "--size: say how with --fit pad, crop or resize"),
+        ({"pad_value": 3}, "--pad-value goes with --fit pad"),
+        ({"fit": "crop", "pad_value": 3}, "--pad-value goes with --fit pad"),
+        ({"resample": "nearest"}, "--resample goes with --fit resize"),
+        ({"fit": "pad", "resample": "nearest"}, "--resample goes with --fit resize"),
+        ({"layout": "encoded", "compression": "zstd"}, "compressed already"),
+        ({"layout": "encoded", "shuffle": True}, "compressed already"),
+        ({"layout": "encoded", "channels": "rgb"}, "--channels, --dtype and --samples cannot"),
+        ({"layout": "encoded", "dtype": "uint16"}, "--channels, --dtype and --samples cannot"),
+        ({"layout": "encoded", "samples": "raw"}, "--channels, --dtype and --samples cannot"),
+        ({"samples": "raw", "channels": "rgb"}, "no colour: no --channels"),
+        ({"samples": "raw", "dtype": "uint8", "reduce_depth": True}, "no --reduce-depth"),
+        ({"reduce_depth": True}, "--reduce-depth goes with --dtype uint8"),
+        ({"reduce_depth": True, "dtype": "uint16"}, "--reduce-depth goes with --dtype uint8"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(useless: dict[str, Any], said: str) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        IngestOptions(**useless)
+    assert said in str(caught.value)
+
+
+def test_no_compression_may_be_said_in_words_for_files_as_they_are() -> None:
+    assert IngestOptions(layout="encoded", compression="none").compression == "none"
+
+
 @pytest.mark.parametrize("delimiter", [None, "\t", ",", ";", "|", " "])
 def test_any_other_single_character_may_separate_columns(delimiter: str | None) -> None:
     assert IngestOptions(delimiter=delimiter).delimiter == delimiter
 
 
 def test_how_the_file_is_made_does_not_show_in_it() -> None:
-    one = IngestOptions(batch_bytes=1, cache_bytes=0, max_pixels=10**12, overwrite=True)
+    one = IngestOptions(batch_bytes=1, cache_bytes=0, overwrite=True, dry_run=True)
     other = IngestOptions()
     assert one.content() == other.content()
-    assert IngestOptions(chunk_rows=3).content() != other.content()
-    assert IngestOptions(on_error="blank").content() != other.content()
+    different: list[dict[str, Any]] = [
+        {"chunk_rows": 3}, {"on_error": "blank"}, {"layout": "tree"}, {"group_by": "label"},
+        {"channels": "rgb"}, {"dtype": "uint8"}, {"dtype": "uint8", "reduce_depth": True},
+        {"samples": "raw"}, {"fit": "pad"}, {"fit": "pad", "size": (4, 4)},
+        {"fit": "pad", "pad_value": 1}, {"fit": "resize"}, {"fit": "resize", "resample": "box"},
+        {"compression": "gzip"}, {"shuffle": True},
+        {"max_pixels": 10**12},  # it decides which images are refused
+    ]  # fmt: skip
+    contents = {json.dumps(IngestOptions(**each).content()) for each in [{}, *different]}
+    assert len(contents) == 1 + len(different)
     json.dumps(one.content())
 
 
@@ -334,8 +420,8 @@ def test_small_images_share_a_chunk_of_about_a_mebibyte(spec: ImageSpec, n: int)
 def test_the_layout_holds_every_image_in_whole_chunks(
     spec: ImageSpec, n: int, chunk_rows: int | None
 ) -> None:
-    planned = stack(n, spec, chunk_rows=chunk_rows)
-    images = planned.images
+    planned = flat(stack_group("", "", n, spec, chunk_rows=chunk_rows))
+    images = planned.groups[0].pixels
     assert images.shape == (n, *spec.shape)
     assert images.dtype == spec.dtype
     assert images.dims == ("sample", "y", "x", "channel")[: len(images.shape)]
@@ -348,6 +434,65 @@ def test_the_layout_holds_every_image_in_whole_chunks(
     assert planned.stored_bytes == images.stored_bytes + 9 * n
     assert [d.name for d in planned.datasets] == ["/images", "/status", "/checksums"]
     assert {d.shape[0] for d in planned.datasets} == {n}
+    assert planned.n_samples == n
+    assert planned.description == f"images of {spec}"
+
+
+def flat(group: Group, kind: str = "stack") -> Layout:
+    return Layout(kind=kind, groups=(group,), grouped=False)
+
+
+@given(st.integers(1, 100), st.integers(0, 10**7), st.sampled_from(["uint8", "uint16"]))
+def test_images_of_any_size_are_one_long_dataset(n: int, n_elements: int, dtype: str) -> None:
+    group = extent_group("ragged", "train", "/train", n, n_elements, dtype)
+    assert (group.pixels.shape, group.pixels.dtype) == ((n_elements,), dtype)
+    assert group.pixels.chunk_rows is None
+    assert [d.name for d in group.datasets] == [
+        f"/train/{name}"
+        for name in ("images/pixels", "status", "checksums", "images/offsets", "images/shapes")
+    ]
+    assert group.offsets is not None
+    assert group.shapes is not None
+    assert (group.offsets.shape, group.offsets.dtype) == ((n + 1,), "int64")
+    assert (group.shapes.shape, group.shapes.dtype) == ((n, 3), "int32")
+    assert flat(group).stored_bytes == group.pixels.stored_bytes + 9 * n + 8 * (n + 1) + 12 * n
+    filters = (Filter(id=1, options=(4,)),)
+    filtered = extent_group("ragged", "", "", n, n_elements, dtype, filters=filters).pixels
+    assert filtered.filters == (filters if n_elements else ())
+    if n_elements:
+        assert filtered.chunk_rows == min(n_elements, 2**19 // np.dtype(dtype).itemsize)
+    else:
+        assert filtered.chunk_rows is None
+    encoded = extent_group("encoded", "", "", n, n_elements, "uint8")
+    assert encoded.pixels.name == "/images/data"
+
+
+def test_the_layout_of_a_tree_leaves_its_images_open() -> None:
+    group = tree_group("", "", 7, 1000)
+    assert [d.name for d in group.datasets] == ["/status", "/checksums"]
+    assert flat(group, "tree").stored_bytes == 1000 + 9 * 7
+
+
+def test_what_the_content_digest_takes_of_a_layout_is_types_shapes_and_kind() -> None:
+    image = ImageSpec(height=2, width=3, channels=1, dtype="uint8")
+    other = ImageSpec(height=3, width=2, channels=1, dtype="uint8")
+    deep = ImageSpec(height=2, width=3, channels=1, dtype="uint16")
+    group = stack_group("", "", 4, image)
+    same = [
+        flat(group),
+        flat(stack_group("", "", 4, image, chunk_rows=1)),
+        flat(stack_group("", "", 4, image, filters=(Filter(id=1, options=(4,)),))),
+    ]
+    different = [
+        flat(stack_group("", "", 4, other)),
+        flat(stack_group("", "", 4, deep)),
+        flat(stack_group("", "", 5, image)),
+        flat(stack_group("a", "/a", 4, image)),
+        flat(extent_group("ragged", "", "", 4, 24, "uint8"), "ragged"),
+        flat(extent_group("encoded", "", "", 4, 24, "uint8"), "encoded"),
+    ]
+    assert {one.identity for one in same} == {flat(group).identity}
+    assert len({one.identity for one in [*same, *different]}) == 1 + len(different)
 
 
 def test_a_dataset_without_chunks_is_stored_as_it_is() -> None:
@@ -356,16 +501,22 @@ def test_a_dataset_without_chunks_is_stored_as_it_is() -> None:
 
 def test_the_status_names_are_those_of_the_schema() -> None:
     assert layout.STATUS_NAMES == {"missing": 0, "ok": 1, "failed": 2}
-    assert layout.SCHEMA.endswith("stack 1")
+    group = tree_group("", "", 1, 1)
+    assert [flat(group, kind).schema for kind in layout.KINDS] == [
+        "h5ingest stack 1", "h5ingest ragged 1", "h5ingest tree 1", "h5ingest encoded 1",
+    ]  # fmt: skip
 
 
 def test_a_chunk_may_not_exceed_what_hdf5_can_address() -> None:
     # HDF5 stores the bytes of a chunk in 32 bits.
     image = ImageSpec(height=32768, width=32768, channels=1, dtype="uint8")  # 1 GiB
-    assert stack(10, image, chunk_rows=3).images.chunk_rows == 3
+    assert stack_group("", "", 10, image, chunk_rows=3).pixels.chunk_rows == 3
     with pytest.raises(errors.UsageError, match=r"--chunk.* at most 3 .*got 4"):
-        stack(10, image, chunk_rows=4)
-    assert stack(2, image, chunk_rows=4).images.chunk_rows == 2
+        stack_group("", "", 10, image, chunk_rows=4)
+    assert stack_group("", "", 2, image, chunk_rows=4).pixels.chunk_rows == 2
+    huge = ImageSpec(height=2**16, width=2**16, channels=1, dtype="uint8")
+    with pytest.raises(errors.UsageError, match="larger than an HDF5 chunk may be"):
+        stack_group("", "", 1, huge)
 
 
 # --- digest ------------------------------------------------------------------------------------

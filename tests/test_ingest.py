@@ -23,6 +23,7 @@ from support import (
     LAUNCHED,
     WHEELS,
     Flavour,
+    Meddler,
     clean_environment,
     damage,
     end_session,
@@ -43,20 +44,6 @@ from h5ingest.ingest import ingest
 from h5ingest.options import IngestOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Meddler:
-    """A `Watch` that does something between the look at the headers and the storing."""
-
-    meddle: Callable[[], object]
-
-    def phase(self, name: str, n_images: int) -> None:
-        if name == "store":
-            self.meddle()
-
-    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
     """Nine small gray images and their manifest, in a folder of one test's own."""
@@ -70,6 +57,10 @@ class Images:
     def left(self) -> list[str]:
         """The names of what was made: OUT, or anything that should not have stayed."""
         return sorted(file.name for file in self.out.parent.iterdir())
+
+
+UNFINISHED = ["out.h5.failed.tsv", "out.h5.journal", "out.h5.partial"]
+"""What stays of a job that can go on once its images have been mended."""
 
 
 @pytest.fixture
@@ -267,9 +258,12 @@ def test_an_existing_file_is_replaced_only_by_a_complete_one(images: Images) -> 
     with pytest.raises(SamplesFailedError, match=f"sample 4: {images.names[4]}"):
         ingest(images.manifest, images.out, IngestOptions(overwrite=True))
     assert images.out.read_bytes() == before
-    assert images.left() == ["out.h5"]
+    assert images.left() == ["out.h5", *UNFINISHED]
     write_manifest(images.manifest, images.names[:3])
-    ingest(images.manifest, images.out, IngestOptions(overwrite=True))
+    with pytest.raises(OutputError, match="--restart"):
+        ingest(images.manifest, images.out, IngestOptions(overwrite=True))
+    ingest(images.manifest, images.out, IngestOptions(overwrite=True, restart=True))
+    assert images.left() == ["out.h5"]
     np.testing.assert_array_equal(read_file(images.out).arrays["images"], images.pixels[:3])
 
 
@@ -299,7 +293,7 @@ def test_nothing_is_published_if_a_file_vanishes_after_its_header_was_read(image
         ingest(
             images.manifest, images.out, IngestOptions(cache_bytes=0), watch=Meddler(victim.unlink)
         )
-    assert images.left() == []
+    assert images.left() == UNFINISHED
 
 
 def test_files_that_fit_into_the_cache_are_opened_once(images: Images) -> None:
@@ -337,7 +331,7 @@ def test_what_is_no_image_is_named_with_its_reason(
     write_manifest(images.manifest, [*images.names, odd.name])
     with pytest.raises(SamplesFailedError, match=rf"(?s)1 of 10 .*sample 9: odd\.png: .*{reason}"):
         ingest(images.manifest, images.out)
-    assert images.left() == []
+    assert images.left() == ["out.h5.failed.tsv"]
 
 
 def test_an_ingest_leaves_no_hdf5_object_open(images: Images) -> None:

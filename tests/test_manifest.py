@@ -14,8 +14,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from threads import on_ranks
 
 from h5ingest.cells import all_integers, column_flags, convert, resolve
 from h5ingest.comm import SerialComm
@@ -157,9 +158,13 @@ def write(tmp_path: Path, content: bytes | str, name: str = "m.txt") -> Path:
 
 def read_all(path: Path, delimiter: str | None = None) -> tuple[Manifest, list[bytes]]:
     options = IngestOptions(delimiter=delimiter)
-    manifest, paths, held = read_manifest(path, options, SerialComm())
-    assert held == [range(manifest.n_rows)]
-    return manifest, list(paths)
+    manifest, held = read_manifest(path, options, SerialComm())
+    assert held.indices == range(manifest.n_rows)
+    assert held.groups.tolist() == [0] * manifest.n_rows
+    assert (manifest.group_by, manifest.group_names) == (None, (b"",))
+    assert manifest.group_rows == (manifest.n_rows,)
+    assert len(held.folders) == 0
+    return manifest, list(held.paths)
 
 
 def refusal(path: Path, delimiter: str | None = None) -> str:
@@ -747,9 +752,35 @@ def test_reading_takes_less_than_200_bytes_a_row(tmp_path: Path) -> None:
     del lines
     tracemalloc.start()
     try:
-        _, paths, _ = read_manifest(path, IngestOptions(), SerialComm())
+        _, held = read_manifest(path, IngestOptions(), SerialComm())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(paths) == n_rows
+    assert len(held.paths) == n_rows
     assert peak / n_rows < 200
+
+
+@given(rows=st.lists(st.sampled_from([b"train", b"test", b"", b"\xff", b"a/b"]), min_size=1),
+       n_ranks=st.integers(1, 5))  # fmt: skip
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_column_makes_groups_the_same_on_all_ranks(
+    tmp_path: Path, rows: list[bytes], n_ranks: int
+) -> None:
+    lines = [b"%d.png\t%s\t%d\n" % (i, cell, i) for i, cell in enumerate(rows)]
+    path = write(tmp_path, b"path\tsplit\tlabel\n" + b"".join(lines))
+    options = IngestOptions(group_by="split")
+    told = on_ranks(n_ranks, lambda comm: read_manifest(path, options, comm))
+    names = sorted(set(rows))
+    for manifest, held in told:
+        assert manifest.group_names == tuple(names)
+        assert manifest.group_rows == tuple(rows.count(name) for name in names)
+        assert [names[code] for code in held.groups] == rows[held.indices.start : held.indices.stop]
+    assert [i for _, held in told for i in held.indices] == list(range(len(rows)))
+
+
+def test_a_tree_has_a_folder_for_each_label_unless_there_are_groups(tmp_path: Path) -> None:
+    path = write(tmp_path, "path\tlabel\tsplit\na.png\t7\tx\nb.png\tant\ty\nc.png\t7\tx\n")
+    _, held = read_manifest(path, IngestOptions(layout="tree"), SerialComm())
+    assert list(held.folders) == [b"7", b"ant", b"7"]
+    grouped = IngestOptions(layout="tree", group_by="split")
+    assert len(read_manifest(path, grouped, SerialComm())[1].folders) == 0

@@ -168,7 +168,7 @@ def test_the_report_counts_over_all_ranks(runs: dict[int, Run], table: Table) ->
         assert report["n_ranks"] == n_ranks
         assert report["n_samples"] == report["files_before"] == 23
         assert report["files_after"] == 1
-        assert report["image"] == "6x5 RGB uint8"
+        assert report["image"] == "images of 6x5 RGB uint8"
         assert report["bytes_in"] == bytes_in
         assert report["bytes_out"] == one.file.stat().st_size
         assert report["failures"] == []
@@ -206,12 +206,13 @@ def test_help_version_and_usage_errors_are_printed_once(flavour: Flavour) -> Non
 
 
 def assert_refused(completed: Completed, code: int, out: Path, *said: str) -> None:
-    """Assert one message, the exit code, and that nothing was made."""
+    """Assert one message, the exit code, and that nothing was published."""
     assert completed.returncode == code, explain(completed)
     assert len(error_lines(completed)) == 1, explain(completed)
     for text in said:
         assert text in completed.stderr, explain(completed)
-    assert not list(out.parent.glob("out.*")), explain(completed)
+    assert not out.exists(), explain(completed)
+    assert not out.with_name(f"{out.name}.lock").exists(), explain(completed)
 
 
 DAMAGED = {7: "bad/0000.png", 500: "bad/0001.png", 999: "bad/0002.png"}

@@ -7,10 +7,12 @@ of another HDF5 version than wrote them, and by Debian's tools.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from stacks import stack
 from support import (
     FLAVOURS,
     ROOT,
@@ -32,15 +35,18 @@ from support import (
     write_images,
     write_manifest,
 )
+from xxhash import xxh3_64_intdigest
 
 from h5ingest.errors import OutputError, SetupError, UsageError
 from h5ingest.ingest import ingest
-from h5ingest.layout import ImageSpec, stack
+from h5ingest.layout import Layout, tree_group
 from h5ingest.options import IngestOptions
 from h5ingest.storage import journal
 from h5ingest.storage.filters import available, pipeline
-from h5ingest.storage.journal import Journal, Placement
+from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Undone
 from h5ingest.storage.placer import Placer
+from h5ingest.storage.state import done_spans
+from h5ingest.storage.writer import Image as TreeImage
 
 ALL: dict[str, Flavour] = {**FLAVOURS, "wheels": WHEELS}
 TESTS = Path(__file__).parent
@@ -156,6 +162,7 @@ class Case:
     shuffle: bool
     filters: list[int]
     out: Path
+    layout: str = "stack"
 
 
 def cases_of(data: dict[str, Data], folder: Path, wanted: Sequence[tuple[int, int]]) -> list[Case]:
@@ -182,10 +189,12 @@ def make_and_check(
             "manifest": str(case.data.manifest),
             "out": str(case.out),
             "options": {
+                "layout": case.layout,
                 "compression": case.compression,
                 "shuffle": case.shuffle,
                 "chunk_rows": case.data.chunk_rows,
                 "batch_bytes": 10_000,  # several batches a rank, of the small images
+                "checkpoint_s": 0.02,
             },
         }
         for case in cases
@@ -206,6 +215,8 @@ def make_and_check(
 
 
 def writer_of(flavour: Flavour, n_ranks: int, case: Case) -> str:
+    if case.layout == "tree":
+        return "placed datasets"
     if case.filters:
         return "placed chunks"
     if n_ranks == 1:
@@ -249,6 +260,24 @@ def test_every_filter_at_every_number_of_ranks_with_every_mpi(
     chosen = range(turn % 2, len(FILTERS), 2) if n_ranks == 5 else range(len(FILTERS))
     wanted = [(f, f + turn) for f in chosen]
     make_and_check(ALL[name], n_ranks, cases_of(data, tmp_path, wanted), tmp_path, 120)
+
+
+@pytest.mark.parametrize("name", ["mpich", "wheels"])
+@pytest.mark.parametrize("layout", ["ragged", "tree"])
+def test_every_filter_in_the_other_layouts(
+    layout: str, name: str, data: dict[str, Data], tmp_path: Path
+) -> None:
+    folder = tmp_path / "placed"
+    folder.mkdir()
+    like: dict[str, Data] = {}
+    for corpus in ("smooth", "depth"):
+        given = data[corpus]
+        report = ingest(given.manifest, tmp_path / f"{corpus}.h5", IngestOptions(layout=layout))
+        like[corpus] = replace(given, chunk_rows=None, digest=report.content_digest)
+    turn = name == "wheels"
+    wanted = [(f, f + turn) for f in range(1, len(FILTERS))]
+    cases = [replace(case, layout=layout) for case in cases_of(like, folder, wanted)]
+    make_and_check(ALL[name], 3, cases, folder, 120)
 
 
 @pytest.mark.soak
@@ -433,7 +462,8 @@ def test_a_codec_that_is_missing_here_is_named_with_those_that_are_not(
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     (shadow / "hdf5plugin.py").write_text(BROKEN[how])
-    env = {"PYTHONPATH": str(shadow), "HDF5_PLUGIN_PATH": str(shadow)}
+    before = filter(None, [str(shadow), os.environ.get("PYTHONPATH")])
+    env = {"PYTHONPATH": os.pathsep.join(before), "HDF5_PLUGIN_PATH": str(shadow)}
     out = tmp_path / "out.h5"
     flavour = ALL["mpich"].checked()
     completed = flavour.run(2, "--compression", "zstd:3", data["smooth"].manifest, out, env=env)
@@ -454,6 +484,10 @@ CANARIES = (
     "places_do_not_overlap_and_lie_within_the_file",
     "the_same_placements_come_to_the_same_offsets",
     "metadata_that_is_evicted_meanwhile_reaches_the_file",
+    "a_replay_keeps_what_has_been_written",
+    "a_replay_keeps_what_a_job_that_was_taken_up_before_has_written",
+    "unfiltered_chunks_lie_back_to_back",
+    "unfiltered_rows_are_in_the_file_as_soon_as_they_are_written",
     "one_chunk_in_memory_is_what_an_ordinary_file_stores",
 )
 
@@ -471,7 +505,7 @@ def test_canary_this_hdf5_still_does_what_placed_chunks_rely_on(
 
 
 def test_the_placer_itself_notices_when_hdf5_does_otherwise(tmp_path: Path) -> None:
-    placer = Placer(tmp_path / "a.h5", tiny(4))
+    placer = Placer(tmp_path / "a.h5", stack(4))
     metadata = vars(placer)["_metadata"]
     metadata.token = bytes(32)  # what it waits for is then not what comes
     placer.place(0, 0, 100, 0)  # (the payload is made with the token at its first use)
@@ -482,11 +516,6 @@ def test_the_placer_itself_notices_when_hdf5_does_otherwise(tmp_path: Path) -> N
 
 
 # --- the journal -------------------------------------------------------------------------------
-
-
-def tiny(n_chunks: int) -> Any:
-    image = ImageSpec(height=4, width=4, channels=1, dtype="uint8")
-    return stack(n_chunks, image, chunk_rows=1, filters=pipeline("gzip:1", shuffle=False))
 
 
 @pytest.fixture(scope="module", params=["mpich", "openmpi", "wheels"])
@@ -507,39 +536,119 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def test_a_chunk_is_in_the_journal_only_once_it_is_on_the_disk(stored: Path) -> None:
-    events = [json.loads((stored / f"events.{rank}").read_text()) for rank in range(3)]
-    durable: dict[int, float] = {}  # where a write began -> when it was on the disk
-    ends: dict[int, int] = {}
-    for of_rank in events:
-        open_writes: list[int] = []
-        for kind, moment_s, *what in of_rank:
-            if kind == "wrote":
-                open_writes.append(what[0])
-                ends[what[0]] = what[0] + what[1]
-            elif kind == "synced" and what[0].endswith("out.h5"):
-                durable.update(dict.fromkeys(open_writes, moment_s))
-                open_writes.clear()
-    starts = np.array(sorted(durable))
-    noted = [(moment_s, what[0]) for kind, moment_s, *what in events[0] if kind == "journal"]
-    seen = 0
-    for began_s, placements in noted:
-        for offset, n_bytes in placements[seen:]:
-            start = int(starts[np.searchsorted(starts, offset, "right") - 1])
-            assert start <= offset
-            assert offset + n_bytes <= ends[start]
-            assert durable[start] < began_s
-        seen = len(placements)
-    assert seen == 600
-    assert len({len(placements) for _, placements in noted} - {0, 600}) >= 3, "few checkpoints"
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one rank did, and until when; for the journal: since when."""
+
+    rank: int
+    kind: str
+    moment_s: float
+    what: list[Any]
 
 
-def test_the_journal_tells_where_all_chunks_lie(stored: Path) -> None:
-    about, placements = journal.read(stored / "out.journal")
+def events_of(stored: Path) -> list[Event]:
+    return [
+        Event(rank, kind, moment_s, what)
+        for rank in range(3)
+        for kind, moment_s, *what in json.loads((stored / f"events.{rank}").read_text())
+    ]
+
+
+def records_of(event: Event) -> list[Record]:
+    kinds: dict[str, Any] = {"Placement": Placement, "Begins": Begins, "Done": Done}
+    return [kinds[name](*fields) for name, *fields in event.what[0]]
+
+
+class OnDisk:
+    """When which bytes of the file had been brought to the disk by the rank that wrote them."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        found: list[tuple[int, int, float]] = []
+        for rank in range(3):
+            unsafe: list[list[int]] = []
+            for event in (event for event in events if event.rank == rank):
+                if event.kind == "wrote":
+                    unsafe.append(event.what)
+                elif event.kind == "synced" and event.what[0].endswith("out.h5"):
+                    found += [(at, at + n, event.moment_s) for at, n in unsafe if n]
+                    unsafe.clear()
+            assert not unsafe, "written after the last checkpoint"
+        self.writes = sorted(found)
+        self.starts = np.array([start for start, _, _ in self.writes])
+
+    def since_s(self, start: int, n_bytes: int) -> float:
+        """When all of an interval was there, whatever writes it came in."""
+        moments, end = [], start + n_bytes
+        while start < end:
+            first, stop, moment_s = self.writes[np.searchsorted(self.starts, start, "right") - 1]
+            assert first <= start < stop, f"byte {start} was never written"
+            moments.append(moment_s)
+            start = stop
+        return max(moments)
+
+
+def test_rows_are_done_in_the_journal_only_once_they_are_on_the_disk(stored: Path) -> None:
+    """Their chunks, their checksums and their status: by the rank that wrote them."""
+    events = events_of(stored)
+    on_disk = OnDisk(events)
+    chunks: dict[int, Placement] = {}
+    begins: dict[int, int] = {}
+    n_done = []
+    for event in (event for event in events if event.kind == "journal"):
+        assert event.rank == 0
+        for record in records_of(event):
+            if isinstance(record, Placement):
+                chunks[record.chunk] = record
+            elif isinstance(record, Begins):
+                begins[record.dataset] = record.offset
+            elif isinstance(record, Done):
+                rows = range(record.start, record.stop)
+                places = [chunks[row // 3] for row in rows]  # placed before, in the journal too
+                intervals = {(p.offset, p.n_bytes) for p in places}
+                intervals |= {(begins[1] + row, 1) for row in rows}
+                intervals |= {(begins[2] + 8 * row, 8) for row in rows}
+                for interval in intervals:
+                    assert on_disk.since_s(*interval) < event.moment_s, (record, interval)
+                n_done.append((event.moment_s, len(rows)))
+    assert sum(n for _, n in n_done) == 1800
+    moments = {moment_s for moment_s, _ in n_done}
+    assert len(moments) >= 4, "few checkpoints"
+
+
+def test_the_journal_itself_is_brought_to_the_disk_each_time(stored: Path) -> None:
+    events = [event for event in events_of(stored) if event.rank == 0]
+    for before, event in pairwise(events):
+        if event.kind == "journal":
+            assert before.kind == "synced"
+            assert before.what[0].endswith("out.journal")
+            assert before.moment_s >= event.moment_s, "an older one"
+
+
+def test_placements_are_in_the_journal_in_the_order_in_which_they_were_made(stored: Path) -> None:
+    """And where each was, before it was there: the places are taken in this order again."""
+    events = events_of(stored)
+    _, records, _ = journal.read(stored / "out.journal")
+    made = [Placement(*event.what) for event in events if event.kind == "placed"]
+    assert made == [record for record in records if isinstance(record, Placement)]
+    assert {event.rank for event in events if event.kind == "placed"} == {0}
+    assert [p.chunk for p in made] != list(range(600)), "the ranks did not take turns"
+    entered = [r for event in events if event.kind == "journal" for r in records_of(event)]
+    assert entered == records, "something was changed afterwards"
+    assert {record.dataset for record in records[:2] if isinstance(record, Begins)} == {1, 2}
+    assert not any(isinstance(record, Begins) for record in records[2:])
+
+
+def test_the_journal_tells_where_everything_lies_and_that_all_is_done(stored: Path) -> None:
+    about, records, n_bytes = journal.read(stored / "out.journal")
     assert about == {"n_rows": 1800}
-    assert (stored / "out.journal").stat().st_size < 100 + 32 * 600
+    assert n_bytes == (stored / "out.journal").stat().st_size
+    assert n_bytes < 100 + 32 * len(records)
+    placements = [record for record in records if isinstance(record, Placement)]
+    dones = [record for record in records if isinstance(record, Done)]
     assert sorted(p.chunk for p in placements) == list(range(600))
-    assert [p.chunk for p in placements] != list(range(600)), "the ranks did not take turns"
+    assert len(placements) + len(dones) + 2 == len(records)
+    assert done_spans(records, 1) == [[range(1800)]]
+    assert sum(done.stop - done.start for done in dones) == 1800, "done twice"
     with h5py.File(stored / "out.h5") as file:
         images = file["images"].id
         for p in placements[::7]:
@@ -547,85 +656,124 @@ def test_the_journal_tells_where_all_chunks_lie(stored: Path) -> None:
             assert (told.byte_offset, told.size, told.filter_mask) == (
                 p.offset, p.n_bytes, p.filter_mask
             )  # fmt: skip
+        found = {b.dataset: b.offset for b in records if isinstance(b, Begins)}
+        assert found == {1: file["status"].id.get_offset(), 2: file["checksums"].id.get_offset()}
+        assert (file["status"][()] == 1).all()
+        images = file["images"][()]
+        assert file["checksums"][()].tolist() == [xxh3_64_intdigest(i.data) for i in images]
 
 
-def layout_of_stored() -> Any:
-    image = ImageSpec(height=4, width=4, channels=1, dtype="uint8")
-    return stack(1800, image, chunk_rows=3, filters=pipeline("gzip:1", shuffle=False))
+def copy_written(stored: Path, path: Path, records: Sequence[Record]) -> None:
+    """Make a file of nothing but what its owners have written: no byte of HDF5's metadata."""
+    whole = (stored / "out.h5").read_bytes()
+    pieces = [(r.offset, r.n_bytes) for r in records if isinstance(r, Placement)]
+    row_bytes = {1: 1, 2: 8}
+    pieces += [(r.offset, 1800 * row_bytes[r.dataset]) for r in records if isinstance(r, Begins)]
+    with path.open("wb") as file:
+        for start, n_bytes in pieces:
+            file.seek(start)
+            file.write(whole[start : start + n_bytes])
+
+
+def assert_same(first: Path, again: Path) -> None:
+    with h5py.File(first) as one, h5py.File(again) as other:
+        for name in ("images", "status", "checksums"):
+            assert np.array_equal(one[name][()], other[name][()]), name
+            assert one[name][()].any()
 
 
 def test_a_replay_comes_to_the_same_offsets_and_the_same_file(stored: Path, tmp_path: Path) -> None:
     """Written by another HDF5 than this one too: 1.10 and 2.x place alike."""
-    _, placements = journal.read(stored / "out.journal")
-    placer = Placer(tmp_path / "again.h5", layout_of_stored())
-    placer.replay(placements)
+    _, records, _ = journal.read(stored / "out.journal")
+    copy_written(stored, tmp_path / "again.h5", records)
+    placer = Placer(tmp_path / "again.h5", stack(1800, chunk_rows=3), records)
+    placer.replay()
     placer.close()
-    whole = (stored / "out.h5").read_bytes()
-    with (tmp_path / "again.h5").open("r+b") as file:
-        for p in placements:
-            file.seek(p.offset)
-            file.write(whole[p.offset : p.offset + p.n_bytes])
-    with h5py.File(stored / "out.h5") as first, h5py.File(tmp_path / "again.h5") as again:
-        assert np.array_equal(first["images"][()], again["images"][()])
-        assert first["images"][()].any()
+    assert_same(stored / "out.h5", tmp_path / "again.h5")
 
 
 def test_half_a_replay_and_the_rest_placed_anew_is_a_whole_file(
     stored: Path, tmp_path: Path
 ) -> None:
-    _, placements = journal.read(stored / "out.journal")
+    _, records, _ = journal.read(stored / "out.journal")
+    known, rest = records[:350], [r for r in records[350:] if isinstance(r, Placement)]
+    assert len(rest) > 100
     whole = (stored / "out.h5").read_bytes()
-    placer = Placer(tmp_path / "half.h5", layout_of_stored())
-    placer.replay(placements[:250])
-    rest = [placer.place(0, p.chunk, p.n_bytes, p.filter_mask) for p in reversed(placements[250:])]
+    copy_written(stored, tmp_path / "half.h5", known)
+    placer = Placer(tmp_path / "half.h5", stack(1800, chunk_rows=3), known)
+    placer.replay()
+    anew = [placer.place(0, p.chunk, p.n_bytes, p.filter_mask) for p in reversed(rest)]
     placer.close()
-    offsets = {p.chunk: p.offset for p in placements}
     with (tmp_path / "half.h5").open("r+b") as file:
-        for p in [*placements[:250], *rest]:
-            file.seek(p.offset)
-            file.write(whole[offsets[p.chunk] : offsets[p.chunk] + p.n_bytes])
-    with h5py.File(stored / "out.h5") as first, h5py.File(tmp_path / "half.h5") as again:
-        assert np.array_equal(first["images"][()], again["images"][()])
+        for old, new in zip(reversed(rest), anew, strict=True):
+            file.seek(new.offset)
+            file.write(whole[old.offset : old.offset + old.n_bytes])
+    assert_same(stored / "out.h5", tmp_path / "half.h5")
 
 
-PLACEMENTS = [Placement(0, chunk, 4096 + 100 * chunk, 100, chunk % 2) for chunk in range(5)]
+RECORDS: list[Record] = [
+    Begins(1, 2048),
+    Placement(0, 2**20, 2**40 + 1, 100, 2**31 + 1),
+    Done(0, 2**34, 2**34 + 7, 1),
+    Undone(7, 2**34, 2**35),
+    Placement(3, 0, 4096, 2**32 - 1, 0),
+    Begins(IMAGES, 2**64 - 1),
+    Done(2**32 - 1, 0, 2**40, 0),
+]
+"""One of each kind, and the largest values."""
 
 
-def write_journal(path: Path, placements: list[Placement]) -> bytes:
+def write_journal(path: Path, records: list[Record]) -> bytes:
     book = Journal(path, {"manifest_sha256": "0" * 64, "note": "a\nb"})
-    book.append(journal.pack(placements[:2]))
-    book.append(journal.pack(placements[2:]))
+    book.append(journal.pack(records[:2]))
+    book.append(journal.pack(records[2:]))
     book.close()
     return path.read_bytes()
 
 
 def test_a_journal_is_read_back(tmp_path: Path) -> None:
-    write_journal(tmp_path / "j", PLACEMENTS)
-    about, placements = journal.read(tmp_path / "j")
+    data = write_journal(tmp_path / "j", RECORDS)
+    about, records, n_bytes = journal.read(tmp_path / "j")
     assert about == {"manifest_sha256": "0" * 64, "note": "a\nb"}
-    assert placements == PLACEMENTS
-    assert all(type(p.offset) is int for p in placements)
+    assert records == RECORDS
+    assert list(map(type, records)) == list(map(type, RECORDS))
+    assert all(type(field) is int for record in records for field in record)
+    assert n_bytes == len(data)
+
+
+def check_intact(path: Path, data: bytes, wanted: list[Record]) -> None:
+    """Only the first records are read; and a journal that goes on there has those and the new."""
+    path.write_bytes(data)
+    _, records, n_bytes = journal.read(path)
+    assert records == wanted
+    assert data[:n_bytes].endswith(wanted[-1].pack())
+    book = Journal(path, None, keep=n_bytes)
+    book.append(journal.pack([Done(0, 1, 2)]))
+    book.close()
+    assert path.read_bytes() == data[:n_bytes] + Done(0, 1, 2).pack()
+    assert journal.read(path)[1] == [*wanted, Done(0, 1, 2)]
 
 
 @pytest.mark.parametrize("n_lost", range(1, 65))
 def test_a_torn_record_and_all_after_it_never_happened(n_lost: int, tmp_path: Path) -> None:
-    data = write_journal(tmp_path / "j", PLACEMENTS)
-    (tmp_path / "j").write_bytes(data[:-n_lost])
-    assert journal.read(tmp_path / "j")[1] == PLACEMENTS[: 4 if n_lost <= 32 else 3]
+    data = write_journal(tmp_path / "j", RECORDS)
+    check_intact(tmp_path / "j", data[:-n_lost], RECORDS[: -1 if n_lost <= 32 else -2])
 
 
 @pytest.mark.parametrize("at", range(1, 33))
 def test_a_damaged_record_and_all_after_it_never_happened(at: int, tmp_path: Path) -> None:
-    data = bytearray(write_journal(tmp_path / "j", PLACEMENTS))
+    data = bytearray(write_journal(tmp_path / "j", RECORDS))
     data[-32 - at] ^= 1
-    (tmp_path / "j").write_bytes(data)
-    assert journal.read(tmp_path / "j")[1] == PLACEMENTS[:3]
+    check_intact(tmp_path / "j", bytes(data), RECORDS[:-2])
 
 
-def test_zeros_that_a_crash_left_are_no_records(tmp_path: Path) -> None:
-    data = write_journal(tmp_path / "j", PLACEMENTS)
-    (tmp_path / "j").write_bytes(data + bytes(4096))
-    assert journal.read(tmp_path / "j")[1] == PLACEMENTS
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\n"])
+@pytest.mark.parametrize("n_bytes", [1, 31, 32, 33, 4096])
+def test_what_a_crash_left_behind_the_records_is_no_record(
+    fill: bytes, n_bytes: int, tmp_path: Path
+) -> None:
+    data = write_journal(tmp_path / "j", RECORDS)
+    check_intact(tmp_path / "j", data + fill * n_bytes, RECORDS)
 
 
 @pytest.mark.parametrize(
@@ -637,15 +785,50 @@ def test_another_file_is_no_journal(text: bytes, tmp_path: Path) -> None:
         journal.read(tmp_path / "j")
 
 
-def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> None:
-    placer = Placer(tmp_path / "a.h5", tiny(10))
-    known = [placer.place(0, chunk, 20 + chunk, 0) for chunk in range(10)]
-    placer.close()
-    known[6] = Placement(0, 6, known[6].offset + 8, known[6].n_bytes, 0)
-    placer = Placer(tmp_path / "b.h5", tiny(10))
-    with pytest.raises(SetupError, match=rf"expected chunk 6 at byte {known[6].offset}") as info:
-        placer.replay(known)
+def refused(path: Path, known: list[Record], what: str) -> None:
+    placer = Placer(path, stack(10), known)
+    with pytest.raises(SetupError, match=what) as info:
+        placer.replay()
     assert info.value.exit_code == 6
+    placer.close()
+
+
+def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> None:
+    placer = Placer(tmp_path / "a.h5", stack(10))
+    placements = [placer.place(0, chunk, 20 + chunk, 0) for chunk in range(10)]
+    begins = placer.begins()
+    placer.close()
+    assert [b.dataset for b in begins] == [1, 2]
+    placer = Placer(tmp_path / "b.h5", stack(10), [*begins, *placements])
+    placer.replay()
+    placer.close()
+    moved = placements[6]._replace(offset=placements[6].offset + 8)
+    changed: list[Record] = [*begins, *placements[:6], moved, *placements[7:]]
+    refused(tmp_path / "c.h5", changed, rf"expected chunk 6 at {moved.offset:#x}.*--restart")
+    in_another_order: list[Record] = [*begins, *placements[:6], placements[7], placements[6]]
+    refused(tmp_path / "d.h5", in_another_order, "expected chunk 7 at")
+    elsewhere = Begins(2, begins[1].offset + 8)
+    refused(tmp_path / "e.h5", [begins[0], elsewhere], rf"a dataset at {elsewhere.offset:#x}")
+    for unknown in (Begins(0, 2048), Begins(3, 2048), Begins(IMAGES, 1)):
+        refused(tmp_path / "f.h5", [*begins, unknown], "expected a dataset at")
+
+
+def test_a_replay_of_a_tree_with_other_images_is_refused(tmp_path: Path) -> None:
+    layout = Layout(kind="tree", groups=(tree_group("", "", 3, 36),), grouped=False)
+    images = [TreeImage(0, row, b"", b"%d" % row, (3, 4), "uint8") for row in range(3)]
+    placer = Placer(tmp_path / "a.h5", layout)
+    placer.create_images(images)
+    known: list[Record] = [*placer.begins()]
+    placer.close()
+    assert known[-1][0] == IMAGES
+    placer = Placer(tmp_path / "a.h5", layout, known)
+    placer.create_images(images)
+    placer.replay()
+    placer.close()
+    placer = Placer(tmp_path / "a.h5", layout, known)
+    placer.create_images([*images[:1], images[1]._replace(shape=(300, 4)), images[2]])
+    with pytest.raises(SetupError, match="expected a dataset at"):
+        placer.replay()
     placer.close()
 
 
@@ -655,21 +838,23 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from stacks import stack
 from h5ingest.comm import SerialComm
-from h5ingest.layout import ImageSpec, stack
-from h5ingest.storage.filters import pipeline
 from h5ingest.storage.journal import Journal
+from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placed import Desk
 from h5ingest.storage.placer import Placer
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
-image = ImageSpec(height=4, width=4, channels=1, dtype="uint8")
-layout = stack(n, image, chunk_rows=1, filters=pipeline("gzip:1", shuffle=False))
-placer, book = Placer(folder / "a.h5", layout), Journal(folder / "a.journal", {})
-desk = Desk(placer, book, SerialComm())
+comm = SerialComm()
+placer, book = Placer(folder / "a.h5", stack(n)), Journal(folder / "a.journal", {})
+ledger = Ledger(comm, folder / "a.h5", book, None, 10_000)
+desk = Desk(placer, ledger, comm)
 for start in range(0, n, 1000):
-    desk.place(0, np.array([(0, c, 10 + c % 20, 0) for c in range(start, start + 1000)]))
-desk.close()
+    desk.place(np.array([(0, c, 10 + c % 20, 0) for c in range(start, start + 1000)]))
+    ledger.tick()
+ledger.finish()
+placer.close()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
@@ -680,7 +865,7 @@ def test_root_grows_by_less_than_100_bytes_a_chunk(name: str, tmp_path: Path) ->
     python = ALL[name].checked().bin / "python"
     peaks = []
     for n_chunks in (50_000, 200_000):
-        completed = run([python, "-c", GROWTH, tmp_path, str(n_chunks)])
+        completed = run([python, "-c", GROWTH, tmp_path, str(n_chunks)], cwd=TESTS)
         assert completed.returncode == 0, explain(completed)
         peaks.append(int(completed.stdout))
     assert (peaks[1] - peaks[0]) / 150_000 < 100, peaks

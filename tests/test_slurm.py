@@ -27,7 +27,6 @@ from support import (
     write_manifest,
 )
 
-from h5ingest.commands import app
 from h5ingest.errors import IngestError
 
 pytestmark = pytest.mark.cluster
@@ -320,10 +319,6 @@ def test_a_cancelled_job_leaves_what_it_has_and_another_goes_on_from_there(
     images.check(out)
 
 
-VERIFIES = any(command.name == "verify" for command in app.registered_commands)
-
-
-@pytest.mark.skipif(not VERIFIES, reason="this h5ingest cannot verify yet")
 def test_a_verify_job_runs_after_its_ingest_job(
     cluster: Slurm, site: Site, images: Images, jobs: Path, tmp_path: Path
 ) -> None:

@@ -7,16 +7,22 @@ and those imports are paid once.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from h5ingest.comm import Comm, abort_on_crash, launcher_rank, world
 from h5ingest.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
+from h5ingest.interrupt import Interrupt
 from h5ingest.options import IngestOptions
+
+if TYPE_CHECKING:
+    from h5ingest.job import Watch
 
 _LAST_WORDS_S: Final = 2.0
 
@@ -40,6 +46,18 @@ class Request:
     """Whether only errors are printed."""
     verbose: bool
     """Whether to say which libraries and which writer are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """One call of `verify`, as the command line asks for it."""
+
+    out: Path
+    sources: bool
+    root: Path | None
+    progress: str
+    report: Path | None
+    quiet: bool
 
 
 def main() -> None:
@@ -66,7 +84,9 @@ def run(arguments: list[str]) -> int:
             time.sleep(_LAST_WORDS_S)
         return error.exit_code
     with abort_on_crash(comm):
-        request: Request | int | None = None
+        if comm.size > 1:
+            comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
+        request: Request | VerifyRequest | int | None = None
         if comm.rank == 0:
             from h5ingest.commands import parse
 
@@ -75,47 +95,88 @@ def run(arguments: list[str]) -> int:
             except IngestError as error:  # of a verb that runs on one rank
                 _print_error(error)
                 request = error.exit_code
-        told = cast("Request | int", comm.bcast(request))
-        return told if isinstance(told, int) else _carry_out(told, comm)
+        told = cast("Request | VerifyRequest | int", comm.bcast(request))
+        if isinstance(told, int):
+            return told
+        try:
+            return _verify(told, comm) if isinstance(told, VerifyRequest) else _ingest(told, comm)
+        except IngestError as error:
+            if not error.agreed and comm.size > 1:
+                raise
+            if comm.rank == 0:
+                _print_error(error)
+            if comm.size == 1 and isinstance(error, OutputError):
+                comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
+            return error.exit_code
 
 
-def _carry_out(request: Request, comm: Comm) -> int:
-    """Ingest, and let root show how it goes. Collective."""
+def _ingest(request: Request, comm: Comm) -> int:
+    """Ingest, and let root show how it goes. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
     from h5ingest.ingest import ingest  # not for --help
 
+    interrupt = Interrupt()
+    interrupt.install()
+    if comm.size > 1:
+        comm.watch.start(request.options.peer_timeout_s)
+    try:
+        with _shown(request, comm) as watch:
+            report = ingest(
+                request.manifest,
+                request.out,
+                request.options,
+                comm,
+                watch=watch,
+                interrupt=interrupt,
+                command=request.command,
+            )
+    except SamplesFailedError as error:
+        if comm.rank == 0 and request.report is not None:
+            from h5ingest.printing import write_report
+
+            write_report(request.report, error)
+        raise
+    if comm.rank == 0:
+        from h5ingest.printing import tell
+
+        tell(report, request)
+    return EXIT_OK
+
+
+def _verify(request: VerifyRequest, comm: Comm) -> int:
+    """Verify, and let root say what was found. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    from h5ingest.verify import verify
+
+    with _shown(request, comm) as watch:
+        report = verify(request.out, comm, sources=request.sources, root=request.root, watch=watch)
+    found = comm.bcast(len(report.bad) + len(report.problems))
+    if comm.rank == 0:
+        from h5ingest.printing import tell_verification
+
+        tell_verification(report, request)
+    return SamplesFailedError.exit_code if found else EXIT_OK
+
+
+@contextlib.contextmanager
+def _shown(request: Request | VerifyRequest, comm: Comm) -> Iterator[Watch | None]:
+    """Let root show the progress of the block."""
     watch = None
     if comm.rank == 0 and not request.quiet:
         from h5ingest import progress
 
         watch = progress.start(request.progress, sys.stderr)
     try:
-        report = ingest(
-            request.manifest,
-            request.out,
-            request.options,
-            comm,
-            watch=watch,
-            command=request.command,
-        )
+        yield watch
+    finally:
         if watch is not None:
             watch.close()
-        if comm.rank == 0:
-            from h5ingest.commands import tell
-
-            tell(report, request)
-    except IngestError as error:
-        if watch is not None:
-            watch.close()
-        if comm.rank == 0:
-            _print_error(error)
-            if request.report is not None and isinstance(error, SamplesFailedError):
-                from h5ingest.commands import write_report
-
-                write_report(request.report, error)
-        if comm.size == 1 and isinstance(error, OutputError):
-            comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
-        return error.exit_code
-    return EXIT_OK
 
 
 def _print_error(error: IngestError) -> None:

@@ -33,7 +33,7 @@ from h5ingest.errors import (
     SetupError,
     describe_failures,
 )
-from h5ingest.layout import DatasetSpec, Filter, ImageSpec, default_chunk_rows, stack
+from h5ingest.layout import DatasetSpec, Filter, ImageSpec, default_chunk_rows, stack_group
 from h5ingest.options import MIB, IngestOptions
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
@@ -87,10 +87,10 @@ def measure(
     Raises:
         IngestError: see `ingest`; a codec that returns other pixels is a `SetupError`.
     """
-    manifest, paths, _ = read_manifest(manifest_path, options, SerialComm())
+    manifest, held = read_manifest(manifest_path, options, SerialComm())
     root = os.fsencode(os.path.abspath(options.root or manifest_path.parent))
     rows = evenly(manifest.n_rows, n_wanted)
-    sample = _decode([(row, paths[row]) for row in rows], root, options)
+    sample = _decode([(row, held.paths[row]) for row in rows], root, options)
     bytes_raw = sum(pixels.nbytes for pixels in sample.stacks.values())
     depth16 = any(spec.dtype == "uint16" for spec in sample.stacks)
     measured, missing = [], []
@@ -216,7 +216,7 @@ def _spec(image: ImageSpec, n: int, filters: tuple[Filter, ...]) -> DatasetSpec:
     A last chunk that is padded much would count for a codec what is no pixel.
     """
     n_chunks = -(-n // default_chunk_rows(image, n, filtered=bool(filters)))
-    return stack(n, image, chunk_rows=-(-n // n_chunks), filters=filters).images
+    return stack_group("", "", n, image, chunk_rows=-(-n // n_chunks), filters=filters).pixels
 
 
 def _write(path: Path, spec: DatasetSpec, pixels: NDArray[Any]) -> tuple[int, float]:

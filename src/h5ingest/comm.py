@@ -12,6 +12,8 @@ import contextlib
 import os
 import sys
 import textwrap
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,9 +22,15 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import EXIT_INTERNAL, IngestError, SetupError, agreed, from_plain, to_plain
-from h5ingest.packed import PackedStrings
-from h5ingest.plan import overlap
+from h5ingest.errors import (
+    EXIT_INTERNAL,
+    EXIT_STOPPED,
+    IngestError,
+    SetupError,
+    agreed,
+    from_plain,
+    to_plain,
+)
 
 T = TypeVar("T")
 
@@ -65,6 +73,57 @@ def launcher_size() -> int | None:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0")) or None
 
 
+class Watchdog:
+    """Ends this process if it waits for other ranks in vain: nothing else ends it everywhere.
+
+    A cut network link leaves MPICH, and by default Open MPI, waiting for ever.
+    """
+
+    def __init__(self) -> None:
+        """Begin asleep."""
+        self._wait: object | None = None
+        """Stands for the wait under way; None while nothing is waited for."""
+        self._timeout_s = 0.0
+
+    def begin(self) -> None:
+        """A wait for other ranks begins. Not collective."""
+        self._wait = object()
+
+    def end(self) -> None:
+        """It is over. Not collective."""
+        self._wait = None
+
+    def start(self, timeout_s: float) -> None:
+        """Watch from now on: a wait of more than `timeout_s` ends the process with exit code 75.
+
+        Seconds are counted, not read from a clock: a job that is suspended stands still. Called
+        again, it changes the time.
+        """
+        started, self._timeout_s = self._timeout_s > 0, timeout_s
+        if not started:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        seen, waited_s = None, 0.0
+        while True:
+            timeout_s = self._timeout_s
+            step_s = min(1.0, timeout_s / 4)
+            time.sleep(step_s)
+            wait = self._wait
+            waited_s = waited_s + step_s if wait is not None and wait is seen else 0.0
+            seen = wait
+            if waited_s > timeout_s:
+                rank = launcher_rank()
+                print(
+                    f"h5ingest: error: rank {rank}: no sign of life of another rank for "
+                    f"{timeout_s:.0f} s (--peer-timeout): a host or its network is gone. Start the "
+                    f"same command again to go on.",
+                    file=sys.__stderr__,
+                    flush=True,
+                )
+                _exit_now(EXIT_STOPPED)
+
+
 class Request(Protocol):
     """A non-blocking operation under way."""
 
@@ -85,6 +144,8 @@ class Comm(Protocol):
     """The `mpi4py.MPI.Comm` for h5py's MPI-IO driver; None without one."""
     info: Any
     """The `mpi4py.MPI.Info` that goes with it; None without one."""
+    watch: Watchdog
+    """Is told when this rank waits for others."""
 
     def bcast(self, value: T | None) -> T:
         """Return root's value. Collective."""
@@ -125,6 +186,9 @@ class SerialComm:
     library = ""
     handle = None
     info = None
+
+    def __init__(self) -> None:
+        self.watch = Watchdog()
 
     def bcast(self, value: T | None) -> T:  # noqa: D102 - see Comm
         return value  # type: ignore[return-value]  # root's value is not None
@@ -176,6 +240,7 @@ class MpiComm:
         self.size: int = self.handle.Get_size()
         self.library: str = _one_line(mpi.Get_library_version())
         self.info = mpi.INFO_NULL
+        self.watch = Watchdog()
         self._mpi = mpi
         # What is under way must not be mixed up with the steps' own collectives.
         self._sums = self.handle.Dup()
@@ -183,16 +248,20 @@ class MpiComm:
         self._status = mpi.Status()
 
     def bcast(self, value: T | None) -> T:  # noqa: D102 - see Comm
-        return self.handle.bcast(value)  # type: ignore[no-any-return]
+        with waiting(self):
+            return self.handle.bcast(value)  # type: ignore[no-any-return]
 
     def gather(self, value: T) -> list[T] | None:  # noqa: D102
-        return self.handle.gather(value)  # type: ignore[no-any-return]
+        with waiting(self):
+            return self.handle.gather(value)  # type: ignore[no-any-return]
 
     def allgather(self, value: T) -> list[T]:  # noqa: D102
-        return self.handle.allgather(value)  # type: ignore[no-any-return]
+        with waiting(self):
+            return self.handle.allgather(value)  # type: ignore[no-any-return]
 
     def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
-        return self.handle.alltoall(list(parts))  # type: ignore[no-any-return]
+        with waiting(self):
+            return self.handle.alltoall(list(parts))  # type: ignore[no-any-return]
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
         return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
@@ -255,6 +324,16 @@ def world() -> Comm:
             f"(srun --mpi=list shows what there is)."
         )
     return comm
+
+
+@contextlib.contextmanager
+def waiting(comm: Comm) -> Iterator[None]:
+    """Let the watchdog see a block that waits for other ranks. Not collective itself."""
+    comm.watch.begin()
+    try:
+        yield
+    finally:
+        comm.watch.end()
 
 
 def library_unstarted() -> str:
@@ -320,22 +399,3 @@ def abort_on_crash(comm: Comm) -> Iterator[None]:
         text += "This rank failed alone: ending all ranks.\n"
         print(textwrap.indent(text, where), end="", file=sys.__stderr__, flush=True)
         comm.abort(code)
-
-
-def redistribute(
-    comm: Comm, strings: PackedStrings, held: Sequence[range], wanted: Sequence[range]
-) -> PackedStrings:
-    """Return the strings of the rows `wanted[comm.rank]`. Collective.
-
-    Args:
-        comm: the ranks.
-        strings: those of the rows `held[comm.rank]`.
-        held: global rows of each rank; disjoint, in order, together all rows.
-        wanted: likewise.
-    """
-    mine = held[comm.rank]
-    parts = []
-    for rows in wanted:
-        common = overlap(mine, rows)
-        parts.append(strings.slice(range(common.start - mine.start, common.stop - mine.start)))
-    return PackedStrings.concatenate(comm.exchange(parts))

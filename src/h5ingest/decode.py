@@ -57,13 +57,16 @@ def decoder_version() -> str:
     return f"imagecodecs {imagecodecs.__version__}"
 
 
-def probe(data: bytes, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> ImageSpec | None:
+def probe(
+    data: bytes, *, whole: bool = True, max_pixels: int = MAX_PIXELS, raw: bool = False
+) -> ImageSpec | None:
     """Return what the image decodes to, judged by its header alone.
 
     Args:
         data: the file's first bytes.
         whole: whether `data` is all of the file.
         max_pixels: height times width beyond which the header is refused.
+        raw: whether palette indices and low-bit gray are to be kept as they are (PNG only).
 
     Returns:
         The spec; None if `data` is not the whole file and does not tell yet.
@@ -78,19 +81,20 @@ def probe(data: bytes, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> I
         transparent = _png_has_transparency(data, whole=whole)
         if transparent is None:
             return None
-        return _png_spec(data[8:33], transparent, max_pixels)
+        return _png_spec(data[8:33], transparent, max_pixels, raw)
     if not whole:
         return None
     return _other_spec(data, max_pixels)
 
 
-def decode_into(data: bytes, out: NDArray[Any]) -> None:
+def decode_into(data: bytes, out: NDArray[Any], *, raw: bool = False) -> None:
     """Decode the whole file `data` into `out`.
 
     Args:
         data: all bytes of an image file.
         out: (H, W) or (H, W, C) uint8 or uint16, C-contiguous, as `probe` told; on an error its
             content is undefined.
+        raw: as for `probe`.
 
     Raises:
         SampleError: the image is damaged, or is not what `out` was made for.
@@ -103,15 +107,97 @@ def decode_into(data: bytes, out: NDArray[Any]) -> None:
     if not data.endswith(_IEND) and not _png_is_complete(data):
         # libpng stops at the last row: it never looks for the end of the file.
         raise SampleError("damaged", "the file is truncated: no IEND chunk at its end")
-    spec = _png_spec(data[8:33], bool(_png_has_transparency(data, whole=True)), None)
+    spec = _png_spec(data[8:33], bool(_png_has_transparency(data, whole=True)), None, raw)
     if spec.shape != out.shape or spec.dtype != out.dtype:
         raise SampleError("changed", f"expected {out.shape} {out.dtype}, found {spec}")
+    scale = 1
+    if raw and data[25] in (0, 3) and (data[24] < 8 or data[25] == 3):
+        data, scale = _as_plain_gray(data), 255 // (2 ** data[24] - 1)
     try:
         pixels = _png_decode()(data, out=out)
     except (RuntimeError, ValueError) as error:  # PngError is a RuntimeError; a bad chunk name
         raise SampleError("damaged", _one_line(error)) from None  # makes a UnicodeDecodeError
     if pixels is not out:
         raise AssertionError("the PNG decoder returned another array than the one to fill")
+    if scale > 1:
+        out //= out.dtype.type(scale)
+
+
+def decode_otherwise(data: bytes) -> NDArray[Any] | None:
+    """Return the pixels by another decoder than `decode_into` uses; None where none is exact.
+
+    Pillow, through imageio, is exact for PNG of 8 bits a sample and less, but for gray and RGB with
+    a tRNS chunk, and for 16-bit gray. For other formats there is no other decoder.
+
+    Raises:
+        SampleError: it cannot read the image.
+    """
+    if not data.startswith(_SIGNATURE):
+        return None
+    depth, colour = data[24], data[25]
+    transparent = _png_has_transparency(data, whole=True)
+    if (depth == 16 and colour != 0) or (transparent and colour != 3):
+        return None
+    with _other_open(data) as file:
+        wanted = {"mode": "RGBA" if transparent else "RGB"} if colour == 3 else {}
+        pixels = np.asarray(_guarded(lambda: file.read(index=0, **wanted)))
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    return pixels
+
+
+def palette(data: bytes) -> bytes | None:
+    """Return the RGB entries of a palette PNG (3 bytes each), from its first bytes; else None."""
+    if not data.startswith(_SIGNATURE) or data[25:26] != b"\3":
+        return None
+    position = 33
+    while position + 8 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, position)
+        if kind == b"PLTE":  # (a damaged one does not harm indices)
+            colours = data[position + 8 : position + 8 + length]
+            return None if length % 3 or len(colours) < length else colours
+        position += 12 + length
+    return None
+
+
+def check_intact(data: bytes) -> None:
+    """Check a file that is stored as it is: every checksum of a PNG; others are taken as they are.
+
+    Raises:
+        SampleError: damaged or truncated.
+    """
+    if not data.startswith(_SIGNATURE):
+        return
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, position)
+        end = position + 12 + length
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end]
+        ):
+            name = kind.decode("ascii", "backslashreplace")
+            raise SampleError("damaged", f"the {name} chunk is damaged or truncated")
+        if kind == b"IEND":
+            return
+        position = end
+    raise SampleError("damaged", "the file is truncated: no IEND chunk at its end")
+
+
+def _as_plain_gray(data: bytes) -> bytes:
+    """Return a palette or gray PNG as plain gray of the same depth: its samples are the indices.
+
+    The pixels of both are stored alike (PNG specification, 4.4): so the fast decoder serves here
+    too, and gray of 1, 2, 4 bits, which it scales, is scaled back exactly.
+    """
+    head = b"IHDR" + data[16:25] + b"\0" + data[26:29]
+    parts = [_SIGNATURE, data[8:12], head, zlib.crc32(head).to_bytes(4)]
+    position = 33
+    while position + 8 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, position)
+        if kind not in (b"PLTE", b"tRNS"):
+            parts.append(data[position : position + 12 + length])
+        position += 12 + length
+    return b"".join(parts)
 
 
 def _png_has_transparency(data: bytes, *, whole: bool) -> bool | None:
@@ -157,7 +243,9 @@ def _png_is_complete(data: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _png_spec(ihdr: bytes, transparent: bool, max_pixels: int | None) -> ImageSpec:
+def _png_spec(
+    ihdr: bytes, transparent: bool, max_pixels: int | None, raw: bool = False
+) -> ImageSpec:
     """Return the spec that an IHDR chunk (25 bytes: length, type, data, CRC) describes."""
     if len(ihdr) < 25:
         raise SampleError("damaged", "the file is truncated in its header")
@@ -176,10 +264,13 @@ def _png_spec(ihdr: bytes, transparent: bool, max_pixels: int | None) -> ImageSp
             f"({interlace})",
         )
     _check_pixels(height, width, max_pixels)
+    channels = _CHANNELS[colour] + (transparent and colour in (0, 2, 3))
+    if raw and (colour == 3 or (colour == 0 and depth < 8)):
+        channels = 1  # indices, or labels: what is transparent is for those who show them
     return ImageSpec(
         height=height,
         width=width,
-        channels=_CHANNELS[colour] + (transparent and colour in (0, 2, 3)),
+        channels=channels,
         dtype="uint16" if depth == 16 else "uint8",
     )
 

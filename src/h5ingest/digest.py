@@ -39,6 +39,10 @@ class ContentDigest:
         """Add the next values of a dataset of strings, each ended by a NUL (none holds one)."""
         self._hash(name, "text").update(b"".join(value + b"\0" for value in values))
 
+    def add_pixels(self, name: str, kinds: Iterable[str]) -> None:
+        """Add type and shape (`uint8(3, 4)`) of datasets whose values enter by their checksums."""
+        self.add_strings(f"{name}:pixels", (kind.encode() for kind in kinds))
+
     def _hash(self, name: str, kind: str) -> Any:
         if self._kinds.setdefault(name, kind) != kind:
             raise ValueError(f"{name}: expected {self._kinds[name]}, got {kind}")

@@ -5,7 +5,8 @@
     ├── SamplesFailedError  3  images could not be read, or do not fit together
     ├── ManifestError       4  the manifest says something it cannot mean
     ├── OutputError         5  the output exists, has no space, no permission
-    └── SetupError          6  MPI, HDF5 or a codec is missing or does not fit
+    ├── SetupError          6  MPI, HDF5 or a codec is missing or does not fit
+    └── StoppedError       75  asked to stop; the same command goes on from here
 
 These are errors of the *job*: every rank agrees on one of them and raises the same (`Comm.agree`).
 A *sample* that cannot be read is not an exception but a value, `Failure`; inside the decoder it
@@ -21,6 +22,8 @@ from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 1
+EXIT_STOPPED: Final = 75
+"""EX_TEMPFAIL of sysexits.h: started again, the same command goes on from here."""
 
 
 class IngestError(Exception):
@@ -67,9 +70,22 @@ class SetupError(IngestError, RuntimeError):
     exit_code = 6
 
 
+class StoppedError(IngestError):
+    """A signal asked to stop; the same command, started again, goes on from here."""
+
+    exit_code = EXIT_STOPPED
+
+
 _BY_NAME: Final = {
     cls.__name__: cls
-    for cls in (UsageError, SamplesFailedError, ManifestError, OutputError, SetupError)
+    for cls in (
+        UsageError,
+        SamplesFailedError,
+        ManifestError,
+        OutputError,
+        SetupError,
+        StoppedError,
+    )
 }
 
 
@@ -133,7 +149,7 @@ class Failure:
         return cls(index=index, path=path, kind=kind, reason=reason)
 
 
-def describe_failures(failures: list[Failure], *, first: int = 10) -> str:
+def describe_failures(failures: Sequence[Failure], *, first: int = 10) -> str:
     """Return a count per kind, then the first few by name.
 
     >>> print(describe_failures([Failure(index=3, path="a.png", kind="missing", reason="gone")]))

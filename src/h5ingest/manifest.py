@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from h5ingest.cells import all_integers, column_flags
 from h5ingest.lines import LONGEST_LINE, Dialect, LineError, parse
 from h5ingest.packed import PackedStrings
@@ -40,6 +43,12 @@ class Manifest:
     """Sorted names, where labels are not integers."""
     column_kinds: Mapping[str, str]
     """`int64`, `float64` or `text` for each extra column."""
+    group_by: str | None
+    """The column whose cells are groups."""
+    group_names: tuple[bytes, ...]
+    """Sorted cells of that column; one empty name where there is no such column."""
+    group_rows: tuple[int, ...]
+    """Samples in each group."""
 
 
 class Digest(Protocol):
@@ -61,11 +70,19 @@ class ManifestPart:
     """Whether every label in the range is an integer."""
     flags: tuple[int, ...]
     """Per extra column the kinds of cells seen (see `cells`)."""
+    names: tuple[bytes, ...]
+    """Distinct cells of the column asked for, in order of appearance."""
+    codes: NDArray[np.int32]
+    """(n,) for each row the position of its cell in `names`; (0,) if no column was asked for."""
 
     @classmethod
     def nothing(cls) -> ManifestPart:
         """Return what an empty range says."""
-        return cls(paths=PackedStrings.pack([]), n_lines=0, integer_labels=True, flags=())
+        nothing = PackedStrings.pack([])
+        return cls(
+            paths=nothing, n_lines=0, integer_labels=True, flags=(), names=(),
+            codes=np.zeros(0, np.int32),
+        )  # fmt: skip
 
 
 def share(path: Path, dialect: Dialect, part: int, n_parts: int) -> tuple[int, int]:
@@ -119,8 +136,16 @@ def blocks(file: BinaryIO, start: int, stop: int, *, size: int = BLOCK_BYTES) ->
         yield rest
 
 
-def read_part(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> ManifestPart:
+def read_part(
+    path: Path, dialect: Dialect, byte_range: tuple[int, int], coded: str | None = None
+) -> ManifestPart:
     """Return what the lines of one byte range say.
+
+    Args:
+        path: the manifest.
+        dialect: how to read it.
+        byte_range: start and stop, see `share`.
+        coded: the column whose cells are wanted for each row.
 
     Raises:
         LineError: a line cannot be read (numbered from the start of the range).
@@ -129,6 +154,8 @@ def read_part(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> Mani
     n_lines = 0
     integer_labels = True
     flags = (0,) * len(dialect.extra_columns)
+    names: dict[bytes, int] = {}
+    codes = [np.zeros(0, np.int32)]
     for columns, block_lines in _parsed_blocks(path, dialect, byte_range):
         n_lines += block_lines
         packed.append(PackedStrings.pack(columns["path"]))
@@ -136,8 +163,18 @@ def read_part(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> Mani
             integer_labels = integer_labels and all_integers(columns["label"])
         cells = (columns[name] for name in dialect.extra_columns)
         flags = tuple(f | column_flags(c) for f, c in zip(flags, cells, strict=True))
-    paths = PackedStrings.concatenate(packed)
-    return ManifestPart(paths=paths, n_lines=n_lines, integer_labels=integer_labels, flags=flags)
+        if coded is not None:
+            wanted = columns[coded]
+            numbers = (names.setdefault(cell, len(names)) for cell in wanted)
+            codes.append(np.fromiter(numbers, np.int32, len(wanted)))
+    return ManifestPart(
+        paths=PackedStrings.concatenate(packed),
+        n_lines=n_lines,
+        integer_labels=integer_labels,
+        flags=flags,
+        names=tuple(names),
+        codes=np.concatenate(codes),
+    )
 
 
 def read_class_names(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> frozenset[bytes]:

@@ -61,6 +61,26 @@ class IngestOptions:
     """What relative paths are relative to; None: the manifest's own folder."""
     delimiter: str | None = None
     """Separates the manifest's columns; None: a comma in `.csv`, a tab elsewhere."""
+    layout: str = "stack"
+    """`stack` (one dataset), `ragged` (any size), `tree` (a dataset each), `encoded` (files)."""
+    group_by: str | None = None
+    """Column of the manifest whose values become HDF5 groups."""
+    channels: str = "auto"
+    """`auto` (the fewest that lose nothing), `gray`, `rgb` or `rgba`."""
+    dtype: str = "auto"
+    """`auto` (as the images are), `uint8` or `uint16`."""
+    reduce_depth: bool = False
+    """Let `dtype="uint8"` take half of the bits of 16-bit images."""
+    samples: str = "scaled"
+    """`scaled`, or `raw`: palette indices and unscaled gray of 1, 2, 4 bits, for label masks."""
+    fit: str = "error"
+    """For images of another size, in a stack: `error`, `pad`, `crop` or `resize`."""
+    size: tuple[int, int] | None = None
+    """(height, width) of a stack's images; None: the largest, or the commonest for `crop`."""
+    pad_value: int = 0
+    """Value of the padding, in every channel."""
+    resample: str | None = None
+    """Pillow's filter for `resize`; None: bicubic, and nearest for raw samples."""
     compression: str | None = None
     """Codec with its level, such as `zstd:3`; see `storage.filters` for all forms."""
     shuffle: bool = False
@@ -75,6 +95,12 @@ class IngestOptions:
     """`fail`: nothing is published if an image failed. `blank`: zero pixels and status 2."""
     max_pixels: int = MAX_PIXELS
     """Height times width beyond which a header is refused before anything is allocated."""
+    checkpoint_s: float = 30.0
+    """Seconds of work that a job that is killed can lose, about."""
+    peer_timeout_s: float = 300.0
+    """Seconds without a sign of life after which another host is taken for dead."""
+    restart: bool = False
+    """Discard what an unfinished job left, instead of going on with it."""
     overwrite: bool = False
     """Replace an existing output, once the new one is whole."""
     dry_run: bool = False
@@ -88,25 +114,83 @@ class IngestOptions:
                 f"--delimiter: expected one ASCII character that is no quote and no line end, "
                 f"got {self.delimiter!r}"
             )
-        if self.on_error not in ("fail", "blank"):
-            raise UsageError(f"--on-error: expected fail or blank, got {self.on_error!r}")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: expected {', '.join(allowed)}, got {value!r}"
+                )
+        self._check_combinations()
         for name in ("chunk_rows", "batch_bytes", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "chunk" if name == "chunk_rows" else name.replace("_", "-")
                 raise UsageError(f"--{option}: expected at least 1, got {value}")
+        for name in ("checkpoint_s", "peer_timeout_s"):
+            if not getattr(self, name) > 0:
+                option = name.removesuffix("_s").replace("_", "-")
+                raise UsageError(f"--{option}: expected seconds, got {getattr(self, name)}")
         if self.cache_bytes < 0:
             raise UsageError(f"--cache-bytes: expected 0 or more, got {self.cache_bytes}")
+
+    def _check_combinations(self) -> None:
+        """Refuse what would have no effect: silence would promise something else."""
+        if self.size is not None and min(self.size) < 1:
+            raise UsageError(
+                f"--size: expected a height and a width of at least 1, got {self.size}"
+            )
+        if not 0 <= self.pad_value <= 65535:
+            raise UsageError(f"--pad-value: expected 0 to 65535, got {self.pad_value}")
+        if self.layout != "stack":
+            for option, given in (
+                ("--fit", self.fit != "error"),
+                ("--size", self.size is not None),
+                ("--chunk", self.chunk_rows is not None),
+            ):
+                if given:
+                    raise UsageError(f"{option} is for --layout stack only, got {self.layout}")
+        if self.size is not None and self.fit == "error":
+            raise UsageError("--size: say how with --fit pad, crop or resize")
+        if self.pad_value and self.fit != "pad":
+            raise UsageError("--pad-value goes with --fit pad")
+        if self.resample is not None and self.fit != "resize":
+            raise UsageError("--resample goes with --fit resize")
+        if self.layout == "encoded":
+            if self.compression not in (None, "none") or self.shuffle:
+                raise UsageError(
+                    "--layout encoded stores the image files' own bytes, which are compressed "
+                    "already: --compression and --shuffle would only cost time"
+                )
+            if (self.channels, self.dtype, self.samples) != ("auto", "auto", "scaled"):
+                raise UsageError(
+                    "--layout encoded stores the image files as they are: --channels, --dtype and "
+                    "--samples cannot apply"
+                )
+        if self.samples == "raw" and self.channels != "auto":
+            raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
+        if self.samples == "raw" and self.reduce_depth:
+            raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
+        if self.reduce_depth and self.dtype != "uint8":
+            raise UsageError("--reduce-depth goes with --dtype uint8")
 
     def content(self) -> dict[str, object]:
         """Return the options that decide the content of the file, for its `options` attribute.
 
         How the file is made (batch and cache sizes) is left out: it must not show in it.
         """
-        return {
-            "layout": "stack",
-            "compression": self.compression,
-            "shuffle": self.shuffle,
-            "chunk_rows": self.chunk_rows,
-            "on_error": self.on_error,
-        }
+        return {name: getattr(self, name) for name in _CONTENT}
+
+
+_CONTENT: Final = (
+    "layout", "group_by", "channels", "dtype", "reduce_depth", "samples", "fit", "size",
+    "pad_value", "resample", "compression", "shuffle", "chunk_rows", "on_error", "max_pixels",
+)  # fmt: skip
+_CHOICES: Final = {
+    "layout": ("stack", "ragged", "tree", "encoded"),
+    "channels": ("auto", "gray", "rgb", "rgba"),
+    "dtype": ("auto", "uint8", "uint16"),
+    "samples": ("scaled", "raw"),
+    "fit": ("error", "pad", "crop", "resize"),
+    "resample": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+    "on_error": ("fail", "blank"),
+}

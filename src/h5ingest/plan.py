@@ -1,82 +1,105 @@
-"""Who writes which rows, and when: a function of the layout and the number of ranks.
+"""Who writes what, and when: a function of the layout and the number of ranks.
 
-The plan cannot change the file: it hands out whole chunks, so no chunk has two owners.
+The plan cannot change the file. It cuts the pixels of the groups, one after the other, into one
+piece per rank of about the same number of bytes, at borders of chunks where there are chunks: so no
+chunk has two owners.
 
 May not: touch a file, a buffer, a communicator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from h5ingest.layout import DatasetSpec
 
 
+class Cut(NamedTuple):
+    """A border between two ranks; cuts are in order."""
+
+    group: int
+    """The group in which the next rank begins."""
+    position: int
+    """Where in `pixels` (axis 0) it begins: a row of a stack, else an element."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The division of rows among ranks, and of each rank's rows into batches.
+class Piece:
+    """What one rank writes in one group."""
 
-    >>> plan = Plan(n_rows=10, chunk_rows=3, size=2, batch_rows=3)
-    >>> [plan.rows(rank) for rank in range(2)]
-    [range(0, 6), range(6, 10)]
-    >>> plan.batches(1)
-    [range(6, 9), range(9, 10)]
+    group: int
+    """Position of the group in the layout."""
+    span: range
+    """Rows of a stack, else elements of `pixels`; whole chunks."""
+
+
+def unit(spec: DatasetSpec) -> int:
+    """Return the positions on axis 0 that must stay with one rank."""
+    return spec.chunk_rows or 1
+
+
+def cut(pixels: Sequence[DatasetSpec], size: int) -> list[Cut]:
+    """Return the size - 1 borders between ranks: equal bytes, rounded to whole chunks.
+
+    The last chunk of a group counts like the others: so the ranks' shares differ by at most one
+    chunk, and none is idle while there are chunks for all.
+
+    >>> spec = DatasetSpec(name="/images", shape=(10, 4), dtype="uint8", chunk_rows=3)
+    >>> cut([spec], 2)
+    [Cut(group=0, position=6)]
     """
+    n_bytes = [spec.stored_bytes for spec in pixels]
+    ends = np.cumsum(n_bytes, dtype=object)
+    cuts = []
+    for rank in range(1, size):
+        target = int(ends[-1]) * rank // size
+        group = min(int(np.searchsorted(ends, target, side="right")), len(pixels) - 1)
+        spec = pixels[group]
+        inside = target - (int(ends[group]) - n_bytes[group])
+        step = unit(spec) * spec.row_bytes
+        cuts.append(Cut(group, min((inside + step // 2) // step * unit(spec), spec.shape[0])))
+    return cuts
 
-    n_rows: int
-    """Global rows."""
-    chunk_rows: int
-    """Rows in a chunk."""
-    size: int
-    """Ranks."""
-    batch_rows: int
-    """Rows in a batch: whole chunks."""
 
-    def __post_init__(self) -> None:
-        if self.n_rows < 0 or self.chunk_rows < 1 or self.size < 1:
-            raise ValueError(f"not a plan: {self}")
-        if self.batch_rows < 1 or self.batch_rows % self.chunk_rows:
-            raise ValueError(
-                f"expected batches of whole chunks of {self.chunk_rows} rows, got {self.batch_rows}"
-            )
+def pieces(cuts: Sequence[Cut], lengths: Sequence[int], rank: int) -> list[Piece]:
+    """Return the pieces of one rank: one, maybe empty, for each group between its borders.
 
-    @classmethod
-    def of(cls, dataset: DatasetSpec, *, size: int, batch_bytes: int) -> Plan:
-        """Return the plan for a chunked dataset and `size` ranks.
+    Args:
+        cuts: borders between the ranks, in order.
+        lengths: positions on axis 0 of each group's `pixels`.
+        rank: whose.
 
-        A batch is as many whole chunks as `batch_bytes` hold, but at least one.
-        """
-        if dataset.chunk_rows is None:
-            raise ValueError(f"expected a chunked dataset, got {dataset}")
-        chunks = max(1, batch_bytes // (dataset.chunk_rows * dataset.row_bytes))
-        return cls(
-            n_rows=dataset.shape[0],
-            chunk_rows=dataset.chunk_rows,
-            size=size,
-            batch_rows=chunks * dataset.chunk_rows,
-        )
+    >>> pieces([Cut(0, 6)], [10], 1)
+    [Piece(group=0, span=range(6, 10))]
+    """
+    ends = [Cut(0, 0), *cuts, Cut(len(lengths) - 1, lengths[-1])]
+    first, last = ends[rank], ends[rank + 1]
+    found = []
+    for group in range(first.group, last.group + 1):
+        start = first.position if group == first.group else 0
+        stop = last.position if group == last.group else lengths[group]
+        found.append(Piece(group=group, span=range(start, stop)))
+    return found
 
-    @property
-    def n_chunks(self) -> int:
-        """Chunks, the ragged last one included."""
-        return -(-self.n_rows // self.chunk_rows)
 
-    def rows(self, rank: int) -> range:
-        """Return the rows of one rank: whole chunks, shares that differ by at most one chunk."""
-        start, stop = (self.n_chunks * r // self.size * self.chunk_rows for r in (rank, rank + 1))
-        return range(min(start, self.n_rows), min(stop, self.n_rows))
+def batches(span: range, step: int, batch_positions: int) -> list[range]:
+    """Return the interval in batches of whole units, as many as `batch_positions` hold.
 
-    def batches(self, rank: int) -> list[range]:
-        """Return the rows of one rank a batch at a time, in order."""
-        rows = self.rows(rank)
-        return [
-            range(start, min(start + self.batch_rows, rows.stop))
-            for start in range(rows.start, rows.stop, self.batch_rows)
-        ]
+    >>> batches(range(6, 20), step=3, batch_positions=7)
+    [range(6, 12), range(12, 18), range(18, 20)]
+    """
+    size = max(1, batch_positions // step) * step
+    return [
+        range(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)
+    ]
 
 
 def overlap(a: range, b: range) -> range:
-    """Return the rows in both intervals; empty, and within `a`, if there are none.
+    """Return the positions in both intervals; empty, and within `a`, if there are none.
 
     >>> overlap(range(0, 5), range(3, 9)), overlap(range(0, 2), range(4, 6))
     (range(3, 5), range(2, 2))

@@ -18,13 +18,13 @@ class LineProgress:
         self._started_s = self._next_s = 0.0
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `ingest.Watch`."""
+        """See `job.Watch`."""
         self._phase, self._n_images = name, n_images
         self._started_s = time.monotonic()
         self._next_s = self._started_s + LINE_EVERY_S
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `ingest.Watch`."""
+        """See `job.Watch`."""
         now_s = time.monotonic()
         finished = n_images == self._n_images
         if now_s < self._next_s and not finished:
@@ -43,6 +43,10 @@ class LineProgress:
             file=self._stream,
             flush=True,
         )
+
+    def notice(self, text: str) -> None:
+        """See `job.Watch`."""
+        print(f"h5ingest: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the stream as it is."""
@@ -75,12 +79,12 @@ class BarProgress:
         self._started_s = 0.0
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `ingest.Watch`."""
+        """See `job.Watch`."""
         self._task = self._bar.add_task(name, total=n_images, rate="")
         self._started_s = time.monotonic()
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `ingest.Watch`."""
+        """See `job.Watch`."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         rate = f"{n_images / seconds:,.0f} images/s"
         if n_bytes:
@@ -88,6 +92,10 @@ class BarProgress:
         if n_failed:
             rate += f" [red]{n_failed:,} failed[/red]"
         self._bar.update(self._task, completed=n_images, rate=rate)
+
+    def notice(self, text: str) -> None:
+        """See `job.Watch`."""
+        self._bar.console.print(f"h5ingest: {text}", markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the last state of the bar on the terminal."""

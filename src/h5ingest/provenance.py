@@ -11,13 +11,19 @@ import h5py
 from h5ingest import __version__
 from h5ingest.comm import Comm
 from h5ingest.decode import decoder_version
-from h5ingest.layout import SCHEMA
+from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
 
 
 def provenance(
-    manifest: Manifest, options: IngestOptions, comm: Comm, command: str, *, n_failed: int
+    layout: Layout,
+    manifest: Manifest,
+    options: IngestOptions,
+    comm: Comm,
+    command: str,
+    *,
+    n_failed: int,
 ) -> dict[str, str | int]:
     """Return the attributes of the file, apart from its digest."""
     # Reproducible builds set this: the file then does not hold the moment either.
@@ -29,9 +35,12 @@ def provenance(
         "MPI": comm.library,
         "decoder": decoder_version(),
     }
-    return {
+    attributes: dict[str, str | int] = {}
+    if layout.grouped:
+        attributes["groups"] = _json([group.prefix[1:] for group in layout.groups])
+    return attributes | {
         "h5ingest_version": __version__,
-        "schema": SCHEMA,
+        "schema": layout.schema,
         "status": "complete",
         "created": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "n_samples": manifest.n_rows,

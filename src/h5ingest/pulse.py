@@ -55,15 +55,18 @@ class Pulse:
         if time.monotonic() >= self._next_s:
             self._advance(counters, done=False)
 
-    def finish(self, *counters: int, meanwhile: Callable[[], bool] = lambda: True) -> None:
+    def finish(
+        self, count: Callable[[], tuple[int, ...]], meanwhile: Callable[[], bool] = lambda: True
+    ) -> None:
         """Wait until every rank is here; the last sum is then complete. Collective.
 
         Args:
-            counters: what this rank has counted in the end.
+            count: returns what this rank has counted; asked for each sum, since a signal may come
+                while it waits.
             meanwhile: called again and again; returns whether this rank has nothing left to do.
         """
         self._next_s = 0.0
-        while not self._advance(counters, done=meanwhile()):
+        while not self._advance(count(), done=meanwhile()):
             time.sleep(_NAP_S)
 
     def _advance(self, counters: tuple[int, ...], *, done: bool) -> bool:
@@ -72,12 +75,14 @@ class Pulse:
             if not self._request.test():
                 return False
             self._request = None
+            self._comm.watch.end()
             self._on_sum(self._total[:-1])
             if self._total[-1] == self._comm.size:
                 return True
         self._local[:-1] = counters
         self._local[-1] = done
         self._request = self._comm.start_sum(self._local, self._total)
+        self._comm.watch.begin()
         if not done:
             self._next_s = time.monotonic() + self._interval_s
         return False

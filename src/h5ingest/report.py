@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
 
-from h5ingest.errors import Failure
+from h5ingest.errors import Failure, OutputError
+
+_ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +36,16 @@ class IngestReport:
     """Path of the file."""
     n_samples: int
     """Rows of the file: lines of the manifest."""
+    n_resumed: int = 0
+    """Those that an earlier run had stored already."""
     image: str
-    """The one size and type, in words."""
+    """What the images are in the file, in words."""
+    conversions: tuple[str, ...] = ()
+    """What was converted without loss, a line for each kind."""
+    losses: tuple[str, ...] = ()
+    """What conversions dropped, a line for each kind."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know of the cost."""
     n_ranks: int
     """Processes that worked."""
     writer: str
@@ -66,3 +79,43 @@ class IngestReport:
             "files_before": self.n_samples,
             "files_after": 1,
         }
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    r"""Write a table of the images that failed; take away that of an earlier run if none did.
+
+    Columns index, path, kind and reason, tab-separated, UTF-8 with undecodable bytes as they are;
+    tabs, line ends and backslashes in a path are written \t, \n, \r and \\.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        if not failures:
+            path.unlink(missing_ok=True)
+            return
+        lines = ["index\tpath\tkind\treason"]
+        lines += [
+            f"{f.index}\t{f.path.translate(_ESCAPES)}\t{f.kind}\t{f.reason.translate(_ESCAPES)}"
+            for f in sorted(failures, key=lambda failure: failure.index)
+        ]
+        replace_text(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and through no link that lies in wait beside it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = path.with_name(path.name + ".partial")
+    beside.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(
+        beside, "w", encoding="utf-8", errors="surrogateescape",
+        opener=lambda name, _: os.open(name, flags, 0o666),
+    ) as file:  # fmt: skip
+        file.write(text)
+    beside.replace(path)

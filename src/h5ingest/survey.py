@@ -7,18 +7,22 @@ missing, unreadable or oddly shaped file is known, and nothing has been written 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 from operator import or_
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from h5ingest import source
 from h5ingest.cells import resolve
 from h5ingest.comm import Comm, agreeing
-from h5ingest.decode import HEAD_BYTES, probe
+from h5ingest.decode import HEAD_BYTES, palette, probe
 from h5ingest.errors import (
     Failure,
     ManifestError,
@@ -39,6 +43,7 @@ from h5ingest.manifest import (
 )
 from h5ingest.options import IngestOptions
 from h5ingest.packed import PackedStrings
+from h5ingest.target import Target, decide
 
 REMEDY: Final = (
     "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
@@ -48,29 +53,66 @@ REMEDY: Final = (
 
 _MOST_SPECS: Final = 1000
 """Different specs that one rank reports: a message names a few, a folder may hold a million."""
-
+_BEAT_S: Final = 0.02
+"""Seconds between two beats, at most, if the files allow it."""
 _OBJECT_BYTES: Final = 128
 """What a cached file takes beside its bytes: the bytes object, its index, its place in the dict."""
+
+Seen = dict[tuple[int, ImageSpec], tuple[int, int, str]]
+"""(group, spec) -> (how many, index of the first, its path)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The lines of the manifest that one rank has read."""
+
+    indices: range
+    """Global indices of its samples."""
+    paths: PackedStrings
+    """(n,) as in the manifest."""
+    groups: NDArray[np.int32]
+    """(n,) position of each sample's group in `Manifest.group_names`."""
+    folders: PackedStrings
+    """(n,) names of HDF5 groups for the layout `tree`; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """What one rank found in the headers of its images."""
 
-    specs: dict[ImageSpec, tuple[int, int, str]]
-    """spec -> (how many, index of the first, its path)."""
+    seen: Seen
+    """Kinds of images."""
+    shapes: NDArray[np.int32]
+    """(n, 4) height, width, channels, bytes a value; zeros for what cannot be read. (0, 4) for the
+    layout `stack`, which has one shape."""
+    sizes: NDArray[np.int64]
+    """(n,) bytes of each file; (0,) for the layout `stack`."""
     failures: list[Failure]
     """Images that cannot be read."""
     n_bytes: int
     """Size of the files."""
+    palettes: frozenset[bytes]
+    """Different palettes seen, two at most: RGB entries."""
     cache: dict[int, bytes]
     """index -> all bytes of the file, for as many as the memory budget holds."""
 
 
-def read_manifest(
-    path: Path, options: IngestOptions, comm: Comm
-) -> tuple[Manifest, PackedStrings, list[range]]:
-    """Return the manifest, this rank's paths, and the rows that each rank holds. Collective.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What all ranks know of the images."""
+
+    targets: tuple[Target, ...]
+    """What the images of each group become."""
+    conversions: tuple[str, ...]
+    """What that changes without loss, for the summary."""
+    n_bytes: int
+    """Size of all files."""
+    palette: bytes | None
+    """The one palette of all palette images, RGB entries; None if there are none or several."""
+
+
+def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, Held]:
+    """Return the manifest, and the lines that this rank has read. Collective.
 
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
@@ -79,12 +121,16 @@ def read_manifest(
     with agreeing(comm):
         if comm.rank == 0:
             head = sniff(path, options.delimiter), file_sha256(path)
+            _check_group_column(path, head[0], options.group_by)
     dialect, sha256 = comm.bcast(head)
+    coded = options.group_by
+    if coded is None and options.layout == "tree" and "label" in dialect.columns:
+        coded = "label"
     part, problem = ManifestPart.nothing(), None
     with agreeing(comm):
         try:
             byte_range = share(path, dialect, comm.rank, comm.size)
-            part = read_part(path, dialect, byte_range)
+            part = read_part(path, dialect, byte_range, coded)
         except OSError as error:
             raise ManifestError(f"{path}: cannot be read by rank {comm.rank}: {error}") from None
         except LineError as error:
@@ -98,94 +144,140 @@ def read_manifest(
     bounds = [0, *accumulate(n_rows for _, n_rows, *_ in told)]
     if bounds[-1] == 0:
         raise agreed(ManifestError(f"{path}: expected at least one image, found only the header"))
-    names = None
+    class_names = None
     if "label" in dialect.columns and not all(integer for _, _, integer, *_ in told):
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
-        names = tuple(sorted(frozenset().union(*parts)))
+        class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
+    group_names, groups = _agree_on_names(part, options.group_by is not None, comm)
+    counts = np.bincount(groups, minlength=len(group_names))
     manifest = Manifest(
         path=path,
         dialect=dialect,
         sha256=sha256,
         n_rows=bounds[-1],
-        class_names=names,
+        class_names=class_names,
         column_kinds=dict(zip(dialect.extra_columns, map(resolve, flags), strict=True)),
+        group_by=options.group_by,
+        group_names=group_names,
+        group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
     )
-    return manifest, part.paths, [range(a, b) for a, b in pairwise(bounds)]
+    folders = PackedStrings.pack([])
+    if coded == "label" and options.group_by is None:
+        folders = PackedStrings.pack([part.names[code] for code in part.codes.tolist()])
+    held = Held(
+        indices=range(bounds[comm.rank], bounds[comm.rank + 1]),
+        paths=part.paths,
+        groups=groups,
+        folders=folders,
+    )
+    return manifest, held
+
+
+def _check_group_column(path: Path, dialect: Dialect, column: str | None) -> None:
+    if column is not None and column not in dialect.columns[1:]:
+        raise ManifestError(
+            f"{path}: expected a column {column!r} to group by, found {', '.join(dialect.columns)}"
+        )
+
+
+def _agree_on_names(
+    part: ManifestPart, grouped: bool, comm: Comm
+) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
+    """Return the sorted names of all groups, and the group of each local row. Collective."""
+    if not grouped:
+        return (b"",), np.zeros(len(part.paths), np.int32)
+    names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
+    codes = {name: code for code, name in enumerate(names)}
+    recoded = np.array([codes[name] for name in part.names], np.int32)
+    return names, recoded[part.codes]
 
 
 def probe_images(
-    paths: PackedStrings,
-    rows: range,
-    root: bytes,
-    options: IngestOptions,
-    beat: Callable[[int], None],
+    held: Held, root: bytes, options: IngestOptions, beat: Callable[[int], None]
 ) -> Probed:
     """Read the headers of this rank's images. Not collective.
 
     Args:
-        paths: one per row.
-        rows: their global indices.
+        held: the samples.
         root: folder that relative paths are relative to.
-        options: for its `max_pixels` and `cache_bytes`.
+        options: for its `max_pixels`, `cache_bytes`, `samples` and `layout`.
         beat: called now and then with the number of images probed so far.
     """
-    specs: dict[ImageSpec, tuple[int, int, str]] = {}
+    seen: Seen = {}
+    next_beat_s = 0.0
     failures = []
     cache: dict[int, bytes] = {}
+    palettes: set[bytes] = set()
     n_bytes, budget = 0, options.cache_bytes
-    for index, path in zip(rows, paths, strict=True):
-        file = os.path.join(root, path)
+    raw = options.samples == "raw"
+    n_kept = 0 if options.layout == "stack" else len(held.paths)
+    shapes, sizes = np.zeros((n_kept, 4), np.int32), np.zeros(n_kept, np.int64)
+    for i, (path, group) in enumerate(zip(held.paths, held.groups.tolist(), strict=True)):
+        index = held.indices[i]
+        if time.monotonic() >= next_beat_s:  # files may be slow to open, and a signal waits
+            beat(i)
+            next_beat_s = time.monotonic() + _BEAT_S
         try:
+            file = os.path.join(root, path)
             data, size = source.read(file, None if budget > 0 else HEAD_BYTES)
-            whole = len(data) == size
-            spec = probe(data, whole=whole, max_pixels=options.max_pixels)
+            spec = probe(data, whole=len(data) == size, max_pixels=options.max_pixels, raw=raw)
             if spec is None:
                 data, size = source.read(file)
-                spec = probe(data, max_pixels=options.max_pixels)
+                spec = probe(data, max_pixels=options.max_pixels, raw=raw)
                 assert spec is not None, "the whole file tells"
         except SampleError as error:
             failures.append(error.at(index, path))
             continue
         n_bytes += size
-        count, first, first_path = specs.get(spec) or (0, index, os.fsdecode(path))
-        specs[spec] = count + 1, first, first_path
+        count, first, first_path = seen.get((group, spec)) or (0, index, os.fsdecode(path))
+        seen[group, spec] = count + 1, first, first_path
+        if n_kept:
+            wide = 2 if spec.dtype == "uint16" else 1
+            shapes[i], sizes[i] = (spec.height, spec.width, spec.channels, wide), size
+        if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
+            palettes.add(colours)
         if len(data) == size <= budget:
             cache[index] = data
             budget -= size + _OBJECT_BYTES
-        if not index & 63:
-            beat(index - rows.start)
-    return Probed(specs=specs, failures=failures, n_bytes=n_bytes, cache=cache)
+    return Probed(
+        seen=seen,
+        shapes=shapes,
+        sizes=sizes,
+        failures=failures,
+        n_bytes=n_bytes,
+        palettes=frozenset(palettes),
+        cache=cache,
+    )
 
 
-def agree_on_spec(
+def agree_on_images(
     probed: Probed, manifest: Manifest, root: bytes, options: IngestOptions, comm: Comm
-) -> tuple[ImageSpec, int]:
-    """Return the one spec of all images, and the bytes of all files. Collective.
+) -> Findings:
+    """Return what the images become. Collective.
 
     Raises:
-        SamplesFailedError: images that cannot be read (unless they may be blank), or images of
-            different shape or type.
+        SamplesFailedError: images that cannot be read (unless they may be blank), or that do not
+            fit together as the options have it.
     """
     told = comm.gather(
         (
-            [(s, *seen) for s, seen in islice(probed.specs.items(), _MOST_SPECS)],
+            [(*kind, *seen) for kind, seen in islice(probed.seen.items(), _MOST_SPECS)],
             [failure.to_plain() for failure in probed.failures],
             probed.n_bytes,
+            probed.palettes,
         )
     )
-    found: tuple[ImageSpec, int] | None = None
+    found: Findings | None = None
     with agreeing(comm):
         if told is not None:
             found = _judge(told, manifest, root, options)
     return comm.bcast(found)
 
 
-def _judge(
-    told: list[Any], manifest: Manifest, root: bytes, options: IngestOptions
-) -> tuple[ImageSpec, int]:
-    """Return what `agree_on_spec` promises, from what all ranks told. Root only."""
-    failures = [Failure.from_plain(plain) for _, plains, _ in told for plain in plains]
+def _judge(told: list[Any], manifest: Manifest, root: bytes, options: IngestOptions) -> Findings:
+    """Return what `agree_on_images` promises, from what all ranks told. Root only."""
+    failures = [Failure.from_plain(plain) for _, plains, *_ in told for plain in plains]
     if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
         first = os.fsdecode(os.path.join(root, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
@@ -194,35 +286,42 @@ def _judge(
             f"otherwise.",
             failures,
         )
-    specs: dict[ImageSpec, tuple[int, int, str]] = {}
-    for seen, _, _ in told:
-        for spec, count, index, path in seen:
-            known = specs.get(spec, (0, index, path))
-            specs[spec] = known[0] + count, known[1], known[2]
-    problems = []
-    if failures and (options.on_error == "fail" or not specs):
+    seen: list[dict[ImageSpec, tuple[int, int, str]]] = [{} for _ in manifest.group_names]
+    for kinds, *_ in told:
+        for group, spec, count, index, path in kinds:
+            known = seen[group].get(spec, (0, index, path))
+            seen[group][spec] = known[0] + count, known[1], known[2]
+    problems, targets = [], []
+    if failures and (options.on_error == "fail" or not any(seen)):
         problems.append(
             f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
             f"{describe_failures(failures)}\n{REMEDY}"
         )
-    if len(specs) > 1:
-        problems.append(_describe_mixture(specs))
+    for name, kinds in zip(manifest.group_names, seen, strict=True):
+        try:
+            targets.append(decide(os.fsdecode(name), kinds, options))
+        except SamplesFailedError as error:
+            problems.append(str(error))
     if problems:
         raise SamplesFailedError(f"{manifest.path}: " + "\n".join(problems), failures)
-    return next(iter(specs)), sum(n_bytes for *_, n_bytes in told)
-
-
-def _describe_mixture(specs: dict[ImageSpec, tuple[int, int, str]]) -> str:
-    shown = sorted(specs.items(), key=lambda item: (-item[1][0], item[1][1]))[:10]
-    lines = [f"expected images of one size and type, found {len(specs):,} kinds:"]
-    lines += [
-        f"  {count:,} x {spec} (first: sample {index}: {path})"
-        for spec, (count, index, path) in shown
-    ]
-    if len(specs) > len(shown):
-        lines.append(f"  … and {len(specs) - len(shown):,} kinds more")
-    lines.append(
-        "Give each kind a manifest of its own. (Planned, not in this version: --channels and "
-        "--dtype to convert, --fit pad|crop|resize, --layout ragged.)"
+    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
+    return Findings(
+        targets=tuple(targets),
+        conversions=tuple(_conversions(seen, targets)),
+        n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
+        palette=next(iter(palettes)) if len(palettes) == 1 else None,
     )
-    return "\n".join(lines)
+
+
+def _conversions(
+    seen: list[dict[ImageSpec, tuple[int, int, str]]], targets: list[Target]
+) -> list[str]:
+    """Return what the targets change, a line for each kind of change."""
+    changed: dict[str, int] = {}
+    for kinds, target in zip(seen, targets, strict=True):
+        for spec, (count, *_) in kinds.items():
+            new = target.apply(spec)
+            if new != spec:
+                text = f"{spec} to {new}"
+                changed[text] = changed.get(text, 0) + count
+    return [f"{count:,} images from {text}" for text, count in list(changed.items())[:10]]

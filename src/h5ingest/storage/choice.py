@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 
 from h5ingest.comm import Comm
 from h5ingest.layout import Layout
-from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal import Record
+from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.placed import PlacedWriter
 from h5ingest.storage.writer import Writer
@@ -16,6 +18,8 @@ from h5ingest.storage.writer import Writer
 
 def choose(layout: Layout, comm: Comm) -> tuple[type[MpioWriter] | type[PlacedWriter], str]:
     """Return the class of writer to use, and its name with the reason. Not collective."""
+    if layout.kind == "tree":
+        return PlacedWriter, "placed datasets (one for each image)"
     if any(spec.filters for spec in layout.datasets):
         return PlacedWriter, "placed chunks (they are compressed)"
     if comm.size == 1:
@@ -25,13 +29,20 @@ def choose(layout: Layout, comm: Comm) -> tuple[type[MpioWriter] | type[PlacedWr
     return PlacedWriter, "placed rows (this h5py is not parallel)"
 
 
-def open_writer(path: Path, layout: Layout, comm: Comm, journal: Journal | None) -> Writer:
-    """Create the file with all its datasets. Collective.
+def open_writer(
+    path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record]
+) -> Writer:
+    """Create the file with all its datasets, or take up one that was begun. Collective.
+
+    Args:
+        path: the file; it exists.
+        layout: its datasets.
+        comm: the ranks.
+        ledger: is told what has been written.
+        known: what the journal says.
 
     Raises:
         OutputError: HDF5 cannot create it (on all ranks).
     """
     writer, _ = choose(layout, comm)
-    if writer is PlacedWriter:
-        return PlacedWriter(path, layout, comm, journal)
-    return MpioWriter(path, layout, comm)
+    return writer(path, layout, comm, ledger, known)

@@ -10,10 +10,15 @@ import h5py
 import numpy as np
 
 from h5ingest.errors import OutputError
-from h5ingest.layout import DatasetSpec
+from h5ingest.layout import DatasetSpec, Layout
 
 LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
 """Readable by every HDF5 from 1.10 on. With 'latest', HDF5 2.0 writes what no 1.10 can open."""
+
+
+def hdf5_version() -> str:
+    """Return the version of HDF5: another one may lay out a file in another way."""
+    return str(h5py.version.hdf5_version)
 
 
 def file_creation() -> Any:
@@ -28,11 +33,23 @@ def file_access() -> Any:
 
     No chunk cache: writers hand over whole chunks. And an error comes when a chunk is written, not
     when HDF5 flushes its cache at close, where a full disk makes it crash (seen with 1.10 and 2.0).
+    No sieve buffer either: what has been written to a contiguous dataset must be in the file, and
+    not in 64 KiB of memory, when a checkpoint says that it is safe (one process; found by kills).
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_cache(0, 0, 0, 0.0)
+    access.set_sieve_buf_size(0)
     access.set_libver_bounds(*LIBVER)
     return access
+
+
+def create_all(file: Any, layout: Layout) -> list[Any]:
+    """Create the HDF5 groups and return the datasets of a layout. Collective."""
+    folders = {spec.name.rpartition("/")[0] for spec in layout.datasets}
+    folders |= {group.prefix for group in layout.groups}
+    for folder in sorted(folders - {""}):  # a folder sorts before what is in it
+        create_group(file, folder)
+    return [create(file, spec) for spec in layout.datasets]
 
 
 def create(file: Any, spec: DatasetSpec) -> Any:
@@ -44,15 +61,31 @@ def create(file: Any, spec: DatasetSpec) -> Any:
     else:
         # Explicit: under MPI-IO HDF5 would force EARLY only after choosing a chunk index for LATE.
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        if not spec.zeroed:  # the default would write every byte of the dataset once, in vain
-            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        # The default would write every byte of the dataset once, in vain: what was never written in
+        # a new file reads as zeros (POSIX), and zero is what a status of 0 says.
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     creation.set_fill_value(np.zeros((), spec.dtype))
     if spec.chunk_rows:
         creation.set_chunk((spec.chunk_rows, *spec.shape[1:]))
     for filter_ in spec.filters:  # optional: a codec may decline a chunk that it cannot shrink
         creation.set_filter(filter_.id, h5py.h5z.FLAG_OPTIONAL, filter_.options)
     space = h5py.h5s.create_simple(spec.shape)
-    return h5py.h5d.create(file, spec.name.encode(), file_type(spec), space, creation)
+    name = spec.name.encode("utf-8", "surrogateescape")
+    return h5py.h5d.create(file, name, file_type(spec), space, creation)
+
+
+def create_group(file: Any, name: str) -> None:
+    """Create an HDF5 group. Collective."""
+    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    h5py.h5g.create(file, name.encode("utf-8", "surrogateescape"), gcpl=creation)
+
+
+def offset_of(dataset: Any) -> int:
+    """Return where an unfiltered dataset begins; an empty one begins nowhere."""
+    if dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+        return int(dataset.get_chunk_info(0).byte_offset)
+    return dataset.get_offset() or 0
 
 
 def file_type(spec: DatasetSpec) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,86 +18,151 @@ from numpy.typing import NDArray
 
 from h5ingest import cells
 from h5ingest.digest import ContentDigest
-from h5ingest.errors import ManifestError
-from h5ingest.layout import SCHEMA, Layout
+from h5ingest.errors import ManifestError, OutputError
+from h5ingest.layout import STATUS_FAILED, STATUS_OK, Layout
 from h5ingest.lines import LineError
 from h5ingest.manifest import Manifest, stream
-from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.datasets import create_group, output_errors
 
 _BLOCK_ROWS: Final = 1024**2
+_INDEX: Final = "\0index"
+"""Stands for the row in the manifest among its columns, none of which can have this name."""
 _TEXT: Final = h5py.string_dtype("utf-8")
 
 
 def finalize(
-    partial: Path, layout: Layout, manifest: Manifest, attributes: dict[str, str | int]
+    partial: Path,
+    layout: Layout,
+    manifest: Manifest,
+    attributes: dict[str, str | int],
+    *,
+    names: dict[int, list[tuple[str, str]]] | None = None,
+    palette: bytes | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> str:
     """Write labels, names, paths, columns and attributes; return the content digest.
 
     Not collective: root only, while no rank has the file open.
 
+    Args:
+        partial: the file.
+        layout: its datasets.
+        manifest: read once more.
+        attributes: of the root group.
+        names: group -> (HDF5 path, shape and type) of each row's dataset, in a tree.
+        palette: RGB entries that the samples are indices of.
+        beat: called now and then.
+
     Raises:
-        OutputError: no space, or another error of the file system.
+        OutputError: no space, or another error of the file system; or images are missing.
         ManifestError: the manifest is not what it was when the run began.
+        Exception: whatever `beat` raises; the file may be ended another time.
     """
-    digest = ContentDigest(f"{SCHEMA}\t{layout.n_samples}\t{layout.image}")
+    beat()
+    _check_status(partial, layout, int(attributes["n_failed"]))
+    digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
     with (
         output_errors(f"{partial}: the final pass"),
         h5py.File(partial, "r+", libver=("v110", "v110")) as file,
     ):
-        for spec in layout.datasets:
-            _label_dims(file[spec.name], spec.dims)
-        for name in (layout.status.name, layout.checksums.name):
-            _digest_numbers(digest, name, file[name])
-        _write_tables(file, layout.n_samples, manifest, digest)
+        for number, group in enumerate(layout.groups):
+            for spec in group.datasets:
+                _label_dims(file[spec.name], spec.dims)
+                if spec is group.pixels:
+                    digest.add_pixels(spec.name, [f"{spec.dtype}{spec.shape}"])
+                else:
+                    _digest_numbers(digest, spec.name, file[spec.name], beat)
+            if palette is not None:  # of a tree, whose images have no dataset in common: the group
+                colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+                file[group.pixels.name or group.prefix or "/"].attrs["palette"] = colours
+            if layout.grouped:
+                name = group.name.encode("utf-8", "surrogateescape")
+                file[group.prefix].attrs.create("name", name, dtype=_TEXT)
+            if names is not None:
+                paths = [name.encode("utf-8", "surrogateescape") for name, _ in names[number]]
+                _write_all(file, f"{group.prefix}/datasets", paths, digest)
+                digest.add_pixels(f"{group.prefix}/datasets", (kind for _, kind in names[number]))
+            if manifest.class_names is not None:
+                _write_all(file, f"{group.prefix}/label_names", manifest.class_names, digest)
+        _write_tables(file, layout, manifest, digest, beat)
         content_digest = digest.hexdigest()
         for key, value in (attributes | {"content_digest": content_digest}).items():
             file.attrs[key] = value
     return content_digest
 
 
-def _write_tables(file: h5py.File, n_rows: int, manifest: Manifest, digest: ContentDigest) -> None:
-    """Stream the manifest into `/paths`, `/labels` and `/columns`."""
+def _write_all(file: h5py.File, name: str, values: Sequence[bytes], digest: ContentDigest) -> None:
+    dataset = _create(file, name, "text", len(values))
+    dataset[:] = cells.convert(values, "text")
+    digest.add_strings(name, values)
+
+
+def _write_tables(
+    file: h5py.File,
+    layout: Layout,
+    manifest: Manifest,
+    digest: ContentDigest,
+    beat: Callable[[], None],
+) -> None:
+    """Stream the manifest into `paths`, `labels`, `columns` and `samples` of each group."""
     kinds = {"path": "text", **manifest.column_kinds}
     if "label" in manifest.dialect.columns:
         kinds["label"] = "int64"
-    if manifest.column_kinds:
-        _create_group(file, "columns")
-    targets = {
-        column: _create(file, _target(column), kind, n_rows) for column, kind in kinds.items()
-    }
-    for row, block in _converted_blocks(manifest, kinds, n_rows):
-        for column, values in block.items():
-            dataset = targets[column]
-            dataset[row : row + len(values)] = values
-            if kinds[column] == "text":
-                digest.add_strings(dataset.name, values)
-            else:
-                digest.add_numbers(dataset.name, values)
-    if manifest.class_names is not None:
-        names = _create(file, "/label_names", "text", len(manifest.class_names))
-        names[:] = cells.convert(manifest.class_names, "text")
-        digest.add_strings(names.name, manifest.class_names)
+    if layout.grouped:
+        kinds[_INDEX] = "int64"
+    targets: list[dict[str, h5py.Dataset]] = []
+    for group in layout.groups:
+        if manifest.column_kinds:
+            create_group(file.id, f"{group.prefix}/columns")
+        targets.append(
+            {
+                column: _create(file, group.prefix + _target(column), kind, group.n_rows)
+                for column, kind in kinds.items()
+            }
+        )
+    rows = [0] * len(layout.groups)
+    for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
+        beat()
+        for number in np.unique(codes).tolist():
+            mine = slice(None) if len(rows) == 1 else codes == number
+            n_block = len(codes[mine])
+            for column, values in block.items():
+                dataset, part = targets[number][column], values[mine]
+                dataset[rows[number] : rows[number] + n_block] = part
+                if kinds[column] == "text":
+                    digest.add_strings(dataset.name, part)
+                else:
+                    digest.add_numbers(dataset.name, part)
+            rows[number] += n_block
 
 
 def _converted_blocks(
     manifest: Manifest, kinds: Mapping[str, str], n_rows: int
-) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield (first row, column -> values) and check that the manifest is still the same."""
-    codes = {name: code for code, name in enumerate(manifest.class_names or ())}
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """Yield (group of each row, column -> values); check that the manifest is still the same."""
+    labels = {name: code for code, name in enumerate(manifest.class_names or ())}
+    groups = {name: code for code, name in enumerate(manifest.group_names)}
     sha256 = hashlib.sha256()
     row = 0
     try:
         for columns in stream(manifest.path, manifest.dialect, sha256):
-            block = {
-                column: np.fromiter(map(codes.__getitem__, columns[column]), np.int64)
-                if column == "label" and codes
-                else cells.convert(columns[column], kind)
-                for column, kind in kinds.items()
-            }
-            if row + len(block["path"]) > n_rows:
+            n_block = len(columns["path"])
+            if row + n_block > n_rows:
                 break
-            yield row, block
-            row += len(block["path"])
+            block = {}
+            for column, kind in kinds.items():
+                if column == _INDEX:
+                    block[column] = np.arange(row, row + n_block)
+                elif column == "label" and labels:
+                    block[column] = np.fromiter(map(labels.__getitem__, columns[column]), np.int64)
+                else:
+                    block[column] = cells.convert(columns[column], kind)
+            codes = np.zeros(n_block, np.int64)
+            if manifest.group_by is not None:
+                wanted = columns[manifest.group_by]
+                codes[:] = np.fromiter(map(groups.__getitem__, wanted), np.int64)
+            yield codes, block
+            row += n_block
     except (LineError, OSError, KeyError, ValueError):
         row = -1  # what could be read when the run began cannot be read now
     if row != n_rows or sha256.hexdigest() != manifest.sha256:
@@ -108,19 +173,14 @@ def _converted_blocks(
 
 
 def _target(column: str) -> str:
-    return {"path": "/paths", "label": "/labels"}.get(column, f"/columns/{column}")
-
-
-def _create_group(file: h5py.File, name: str) -> None:
-    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-    creation.set_obj_track_times(False)
-    h5py.h5g.create(file.id, name.encode(), gcpl=creation)
+    names = {"path": "/paths", "label": "/labels", _INDEX: "/samples"}
+    return names.get(column, f"/columns/{column}")
 
 
 def _create(file: h5py.File, name: str, kind: str, n_rows: int) -> h5py.Dataset:
     dtype = _TEXT if kind == "text" else np.dtype(kind).newbyteorder("<")
     dataset = file.create_dataset(name, shape=(n_rows,), dtype=dtype)
-    dataset.dims[0].label = "class" if name == "/label_names" else "sample"
+    dataset.dims[0].label = "class" if name.endswith("/label_names") else "sample"
     return dataset
 
 
@@ -129,21 +189,31 @@ def _label_dims(dataset: h5py.Dataset, labels: tuple[str, ...]) -> None:
         dim.label = label
 
 
-def _digest_numbers(digest: ContentDigest, name: str, dataset: h5py.Dataset) -> None:
+def _digest_numbers(
+    digest: ContentDigest, name: str, dataset: h5py.Dataset, beat: Callable[[], None]
+) -> None:
     for start in range(0, len(dataset), _BLOCK_ROWS):
+        beat()
         digest.add_numbers(name, dataset[start : start + _BLOCK_ROWS])
 
 
-def reserve(path: Path) -> None:
-    """Create the file, empty, so that errors say what is wrong. Not collective: root only.
+def _check_status(partial: Path, layout: Layout, n_failed: int) -> None:
+    """Raise if a row was not stored: nothing incomplete is published, whatever went wrong.
 
-    HDF5's own error for any of them, on every rank, would be "unable to create file".
-
-    Raises:
-        OutputError: it cannot be created, or is a symbolic link.
+    Not collective: root only.
     """
-    with output_errors(f"{path}: cannot be created"):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666))
+    found = np.zeros(256, np.int64)
+    with output_errors(f"{partial}: cannot be read"), h5py.File(partial, "r") as file:
+        for group in layout.groups:
+            for start in range(0, group.n_rows, _BLOCK_ROWS):
+                status = file[group.status.name][start : start + _BLOCK_ROWS]
+                found += np.bincount(status, minlength=256)
+    if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_samples - n_failed, n_failed):
+        raise OutputError(
+            f"{partial}: expected {layout.n_samples - n_failed:,} images stored and {n_failed:,} "
+            f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: the file or its "
+            f"journal was changed by others. --restart begins again."
+        )
 
 
 def sync(path: Path) -> None:

@@ -1,36 +1,45 @@
-"""The journal beside a file that is being made: which chunks lie where, durably.
+"""The journal beside a file that is being made: what a job that was killed can build on.
 
-A line of JSON that says what it belongs to, then one record of 32 bytes per placed chunk, in the
-order of placement. Only chunks whose bytes have reached the disk are in it: whatever follows the
-last whole, intact record never happened. Replaying the records on a new file gives the same offsets
-(`Placer.replay`), which is how a job that was killed can go on.
+A line of JSON that says what it belongs to, then records of 32 bytes with a checksum each; whatever
+follows the last whole, intact one never happened. There are four kinds:
+
+- `Begins`: where an unfiltered dataset lies, to be compared when the file is made again;
+- `Placement`: space taken for a chunk, in the order in which it was taken. Taking it again in this
+  order on a new file gives the same offsets (`Placer.replay`);
+- `Done`: pixels, checksums and status that are on the disk. Only these are not made again;
+- `Undone`: what turned out to be wrong with what was done before it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from h5ingest.errors import OutputError
 from h5ingest.storage.datasets import output_errors
 
 FORMAT: Final = "h5ingest journal 1"
-_RECORD: Final = struct.Struct("<IIQQII")
 _BODY: Final = struct.Struct("<IIQQI")
+_RECORD: Final = struct.Struct("<IIQQII")
+IMAGES: Final = 2**32 - 4
+"""In place of a dataset's position: all images of a tree, and a hash for an offset."""
+_UNDONE: Final = 2**32 - 3
+_BEGINS: Final = 2**32 - 2
+_DONE: Final = 2**32 - 1
+"""In place of a dataset's position: kinds of records."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where one chunk lies."""
 
     dataset: int
-    """Position of the dataset in `Layout.datasets`."""
+    """Position of the dataset in `Layout.datasets`; images of a tree follow those."""
     chunk: int
     """Position of the chunk on axis 0, in chunks."""
     offset: int
@@ -40,75 +49,152 @@ class Placement:
     filter_mask: int
     """Bit k set: filter k of the pipeline declined this chunk."""
 
+    def pack(self) -> bytes:
+        """Return the record."""
+        return _pack(self.dataset, self.filter_mask, self.chunk, self.offset, self.n_bytes)
+
+
+class Begins(NamedTuple):
+    """Where an unfiltered dataset lies."""
+
+    dataset: int
+    """As in `Placement`; `IMAGES`: all of a tree."""
+    offset: int
+    """Bytes from the start of the file; a hash of them."""
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        return _pack(_BEGINS, self.dataset, 0, self.offset, 0)
+
+
+class Done(NamedTuple):
+    """What is on the disk."""
+
+    group: int
+    """Position of the group in `Layout.groups`."""
+    start: int
+    """First position on axis 0 of the group's `pixels`."""
+    stop: int
+    """Behind the last."""
+    joint: int = 0
+    """1: an image that begins before `start` ends behind it, and was decoded once more for that."""
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        return _pack(_DONE, self.group, self.start, self.stop, self.joint)
+
+
+class Undone(NamedTuple):
+    """What is to be made again."""
+
+    group: int
+    """Position of the group in `Layout.groups`."""
+    start: int
+    """First position on axis 0 of the group's `pixels`; whole chunks."""
+    stop: int
+    """Behind the last."""
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        return _pack(_UNDONE, self.group, self.start, self.stop, 0)
+
+
+Record = Placement | Begins | Done | Undone
+
+
+def _pack(kind: int, small: int, first: int, second: int, last: int) -> bytes:
+    body = _BODY.pack(kind, small, first, second, last)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _unpack(record: bytes) -> Record | None:
+    kind, small, first, second, last, crc = _RECORD.unpack(record)
+    if zlib.crc32(record[: _BODY.size]) != crc:
+        return None
+    if kind == _DONE:
+        return Done(small, first, second, last)
+    if kind == _UNDONE:
+        return Undone(small, first, second)
+    if kind == _BEGINS:
+        return Begins(small, second)
+    return Placement(kind, first, second, last, small)
+
 
 class Journal:
-    """An append-only file of placements. Root only; not collective."""
+    """An append-only file of records. Root only; not collective."""
 
-    def __init__(self, path: Path, about: dict[str, object]) -> None:
-        """Begin a new journal.
+    def __init__(self, path: Path, about: dict[str, object] | None, keep: int = 0) -> None:
+        """Begin a new journal, or go on with one.
+
+        Args:
+            path: the file.
+            about: what a new journal belongs to; None to go on.
+            keep: bytes of the old one that are intact (`read`); the rest is cut off.
 
         Raises:
             OutputError: it cannot be written.
         """
         self._path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_NONBLOCK  # or a FIFO that lies there would wait for ever
         with output_errors(f"{path}: cannot be created"):
-            self._file = path.open("wb", buffering=0)
-        self._append(json.dumps({"format": FORMAT, **about}).encode() + b"\n")
+            self._fd = os.open(path, flags, 0o666)
+            os.ftruncate(self._fd, keep)
+        if about is not None:
+            self.append(json.dumps({"format": FORMAT, **about}).encode() + b"\n")
 
     def append(self, records: bytes) -> None:
-        """Add the records (`pack`) of chunks that are on the disk, and bring the journal there.
+        """Add packed records and bring the journal to the disk.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self._append(records)
+        with output_errors(f"{self._path}: cannot be written"):
+            view = memoryview(records)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file; it stays."""
-        self._file.close()
-
-    def _append(self, data: bytes) -> None:
-        with output_errors(f"{self._path}: cannot be written"):
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
-            os.fsync(self._file.fileno())
+        os.close(self._fd)
 
 
-def read(path: Path) -> tuple[dict[str, object], list[Placement]]:
-    """Return what a journal belongs to, and its placements up to the first torn record.
+def read(path: Path) -> tuple[dict[str, object], list[Record], int]:
+    """Return what a journal belongs to, its intact records, and how many bytes those are.
 
     Raises:
         OutputError: it is not a journal of this format.
     """
-    data = path.read_bytes()
+    with output_errors(f"{path}: cannot be read"):
+        data = _read_file(path)
     head, _, body = data.partition(b"\n")
     try:
         about = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
-        raise OutputError(f"{path}: expected a journal ({FORMAT}), found something else")
-    placements = []
+        raise OutputError(
+            f"{path}: expected a journal ({FORMAT}), found something else: what is beside it "
+            f"cannot be resumed. --restart discards both."
+        )
+    records: list[Record] = []
     for start in range(0, len(body) - _RECORD.size + 1, _RECORD.size):
-        dataset, mask, chunk, offset, n_bytes, crc = _RECORD.unpack_from(body, start)
-        if zlib.crc32(body[start : start + _BODY.size]) != crc:
+        record = _unpack(body[start : start + _RECORD.size])
+        if record is None:
             break
-        placements.append(Placement(dataset, chunk, offset, n_bytes, mask))
-    return about, placements
+        records.append(record)
+    return about, records, len(head) + 1 + len(records) * _RECORD.size
 
 
-def pack(placements: Iterable[Placement]) -> bytes:
-    """Return the records of placements, 32 bytes each."""
-    return b"".join(map(_pack, placements))
+def _read_file(path: Path) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OutputError(f"{path}: expected a file, found something else")
+        return file.read()
 
 
-def _pack(placement: Placement) -> bytes:
-    body = _BODY.pack(
-        placement.dataset,
-        placement.filter_mask,
-        placement.chunk,
-        placement.offset,
-        placement.n_bytes,
-    )
-    return body + zlib.crc32(body).to_bytes(4, "little")
+def pack(records: Iterable[Record]) -> bytes:
+    """Return the records, 32 bytes each."""
+    return b"".join(record.pack() for record in records)

@@ -2,40 +2,71 @@
 
 With the explicit early allocation the chunks lie back to back in the file and need no index (the
 'implicit' index of HDF5 1.10), so a rank knows where its rows go and no rank waits for another
-between creating and closing. One rank does the same through HDF5's ordinary driver.
+between opening and closing. One rank does the same through HDF5's ordinary driver.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Comm
+from h5ingest.comm import Comm, agreeing, waiting
 from h5ingest.layout import Layout
-from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
+from h5ingest.storage.datasets import file_access, output_errors
+from h5ingest.storage.journal import Done, Record, pack
+from h5ingest.storage.ledger import Ledger
+from h5ingest.storage.placer import Placer
+from h5ingest.storage.writer import Image
+
+_MOST_BYTES: Final = 2**30
+"""In one write: MPI counts in 32 bits, and not every HDF5 1.10 works around that."""
 
 
 class MpioWriter:
     """One shared file, open on all ranks."""
 
-    def __init__(self, path: Path, layout: Layout, comm: Comm) -> None:
-        """Create the file with all datasets at their full size. Collective.
+    def __init__(
+        self, path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record] = ()
+    ) -> None:
+        """Create the file with all datasets at their full size, and open it. Collective.
+
+        Root creates it alone, as for `PlacedWriter`: so a file is the same whoever fills it, and a
+        job that did not end can be taken up by either.
+
+        Args:
+            path: the file; it exists.
+            layout: its datasets.
+            comm: the ranks.
+            ledger: is told what has been written.
+            known: the journal of a job that did not end: what it wrote is kept.
 
         Raises:
-            OutputError: HDF5 cannot create it (on all ranks).
+            OutputError: HDF5 cannot create or open it.
         """
+        with agreeing(comm):
+            if comm.rank == 0:
+                placer = Placer(path, layout, known)
+                if not known:
+                    ledger.enter(pack(placer.begins()))
+                placer.replay()
+                placer.close()
         access = file_access()
         if comm.size > 1:
             access.set_fapl_mpio(comm.handle, comm.info)
-        with output_errors(f"{path}: cannot be created", ValueError):
-            self._file = h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, file_creation(), access)
-            self._datasets = {spec.name: create(self._file, spec) for spec in layout.datasets}
-            # Without this flush a job that is killed leaves a file that never opens again.
-            h5py.h5f.flush(self._file)
+        with output_errors(f"{path}: cannot be opened"), waiting(comm):
+            self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
+            self._datasets = {
+                spec.name: h5py.h5d.open(self._file, spec.name.encode("utf-8", "surrogateescape"))
+                for spec in layout.datasets
+            }
         self._path = path
+        self._comm = comm
+        self._ledger = ledger
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """Write `values` (len(rows), …) to the rows. Not collective.
@@ -45,16 +76,43 @@ class MpioWriter:
         """
         if not rows:
             return
-        dataset = self._datasets[name]
-        rest = values.shape[1:]
-        in_file = dataset.get_space()
-        in_file.select_hyperslab((rows.start, *(0,) * len(rest)), values.shape)
-        in_memory = h5py.h5s.create_simple(values.shape)
+        self._ledger.guard()
         with output_errors(f"{self._path}: writing rows {rows.start}-{rows.stop - 1} of {name}"):
-            dataset.write(in_memory, in_file, values)
+            self._write(self._datasets[name], (rows.start,), values)
+
+    def _write(self, dataset: Any, at: tuple[int, ...], values: NDArray[Any]) -> None:
+        """Write values that begin at `at` on the first axes, and at 0 on the others."""
+        if values.nbytes > _MOST_BYTES:
+            axis = len(at) - 1
+            if values.shape[axis] == 1:  # lines of one image
+                return self._write(dataset, (*at, 0), values)
+            half = values.shape[axis] // 2
+            first, second = np.split(values, [half], axis)
+            self._write(dataset, at, first)
+            return self._write(dataset, (*at[:-1], at[-1] + half), second)
+        in_file = dataset.get_space()
+        in_file.select_hyperslab((*at, *(0,) * (values.ndim - len(at))), values.shape)
+        dataset.write(h5py.h5s.create_simple(values.shape), in_file, values)
+
+    def create_images(self, images: Sequence[Image]) -> None:
+        """See `Writer.create_images`."""
+        raise AssertionError("a tree is written by placing")
+
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+        """See `Writer.write_image`."""
+        raise AssertionError("a tree is written by placing")
+
+    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+        """See `Writer.mark`."""
+        self._ledger.note(Done(group, span.start, span.stop, int(joint)))
+
+    def names(self) -> dict[int, list[tuple[str, str]]] | None:
+        """See `Writer.names`."""
+        return None
 
     def advance(self) -> bool:
-        """See `Writer.advance`: nothing is ever under way here."""
+        """See `Writer.advance`: nothing but checkpoints is ever under way here."""
+        self._ledger.tick()
         return True
 
     def close(self) -> None:
@@ -63,7 +121,8 @@ class MpioWriter:
         Raises:
             OutputError: what was written could not reach the file.
         """
-        with output_errors(f"{self._path}: cannot be closed"):
+        self._ledger.finish()
+        with output_errors(f"{self._path}: cannot be closed"), waiting(self._comm):
             for dataset in self._datasets.values():
                 dataset._close()
             self._file.close()

@@ -23,19 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request, agreeing
-from h5ingest.layout import Layout
+from h5ingest.layout import DatasetSpec, Layout
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.journal import Journal, pack
+from h5ingest.storage.journal import Done, Record, pack
+from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placer import Placer
-
-CHECKPOINT_S: Final = 30.0
+from h5ingest.storage.writer import Image
 
 _ASK: Final = 1
 _ANSWER: Final = 2
-_DURABLE: Final = 3
 _MOST_WAITING: Final = 4
 """Batches whose offsets a rank may be waiting for before it pauses: bounds its memory."""
+_MOST_COMPRESSORS: Final = 64
+"""Shapes of a tree's images for which a rank keeps a compressor."""
 _NAP_S: Final = 0.0005
 _MOST_VECTORS: Final = 512
 """Buffers in one pwritev; IOV_MAX is 1024 on Linux."""
@@ -44,14 +45,17 @@ _MOST_VECTORS: Final = 512
 class PlacedWriter:
     """One shared file: root has it open in HDF5, every rank as bytes."""
 
-    def __init__(self, path: Path, layout: Layout, comm: Comm, journal: Journal | None) -> None:
+    def __init__(
+        self, path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record] = ()
+    ) -> None:
         """Create the file with all datasets. Collective.
 
         Args:
-            path: the file.
+            path: the file; it exists.
             layout: its datasets.
             comm: the ranks.
-            journal: on root, takes the placements at each checkpoint.
+            ledger: is told what has been written.
+            known: on root, the journal of a job that did not end: its bytes are kept.
 
         Raises:
             OutputError: HDF5 cannot create it (on all ranks).
@@ -61,22 +65,29 @@ class PlacedWriter:
         self._specs = layout.datasets
         self._names = {spec.name: i for i, spec in enumerate(layout.datasets)}
         self._compressors: dict[int, Compressor] = {}
-        self._waiting: deque[list[bytes]] = deque()
-        """Chunks of each batch whose offsets root has not told yet, oldest first."""
+        self._waiting: deque[tuple[list[bytes], list[Done]]] = deque()
+        """Chunks of each batch whose offsets root has not told yet, oldest first, and what is done
+        when they have been written."""
         self._sends: list[Request] = []
-        self._n_written = 0
-        """Batches whose bytes have been written."""
-        self._next_checkpoint_s = time.monotonic() + CHECKPOINT_S
+        self._ledger = ledger
         self._desk: Desk | None = None
+        self._filters = layout.filters
+        self._is_tree = layout.kind == "tree"
+        self._image_compressors: dict[tuple[tuple[int, ...], str], Compressor] = {}
+        self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
+        """(group, row) of a tree -> (number of the dataset, where it begins)."""
         offsets: list[int | None] | None = None
         with agreeing(comm):
             if comm.rank == 0:
-                placer = Placer(path, layout)
+                placer = Placer(path, layout, known)
                 offsets = placer.offsets()
-                self._desk = Desk(placer, journal, comm)
+                self._desk = Desk(placer, ledger, comm)
+                if layout.kind != "tree":  # that has more datasets first: `create_images`
+                    self._recall(placer, known)
+        self._known = known
         self._offsets: list[int | None] = comm.bcast(offsets)
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """See `Writer.write`. The values may be reused at once."""
@@ -88,16 +99,77 @@ class PlacedWriter:
             little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
             self._write_at(start + rows.start * self._specs[dataset].row_bytes, [little.data])
             return
-        while len(self._waiting) >= _MOST_WAITING:
-            if self.advance():
-                break
+        self._send(*self._compress(dataset, rows, values))
+
+    def _send(self, ask: NDArray[np.int64], chunks: list[bytes]) -> None:
+        """Ask root where chunks belong; they are written when it has answered."""
+        while len(self._waiting) >= _MOST_WAITING and not self.advance():
             time.sleep(_NAP_S)
-        ask, chunks = self._compress(dataset, rows, values)
-        self._waiting.append(chunks)
+        self._waiting.append((chunks, []))
         if self._desk is not None:
-            self._store(self._desk.place(0, ask))
+            self._store(self._desk.place(ask))
         else:
             self._sends.append(self._comm.send(0, _ASK, ask))
+
+    def create_images(self, images: Sequence[Image]) -> None:
+        """See `Writer.create_images`."""
+        every = self._comm.gather(list(images))
+        answers: list[list[int | None]] = [[] for _ in range(self._comm.size)]
+        with agreeing(self._comm):
+            if self._desk is not None and every is not None:
+                placer = self._desk.placer
+                begin = iter(placer.create_images(image for told in every for image in told))
+                answers = [[next(begin) for _ in told] for told in every]
+                self._recall(placer, self._known)
+        offsets = self._comm.exchange(answers)[0]
+        first = len(self._specs) + sum(self._comm.allgather(len(images))[: self._comm.rank])
+        for number, (image, offset) in enumerate(zip(images, offsets, strict=True), first):
+            self._images[image.group, image.row] = number, offset
+
+    def _recall(self, placer: Placer, known: Sequence[Record]) -> None:
+        """Compare the new file with what an earlier job knew, or have it known. Root only."""
+        if known:
+            placer.replay()
+        else:
+            self._ledger.enter(pack(placer.begins()))
+
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+        """See `Writer.write_image`. The values may be reused at once."""
+        number, offset = self._images[group, row]
+        if offset is not None:
+            little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+            self._write_at(offset, [little.data])
+            return
+        key = (values.shape, values.dtype.name)
+        compressor = self._image_compressors.get(key)
+        if compressor is None:
+            if len(self._image_compressors) >= _MOST_COMPRESSORS:
+                self._image_compressors.clear()
+            compressor = self._image_compressors[key] = Compressor(
+                DatasetSpec(
+                    name="/image",
+                    shape=values.shape,
+                    dtype=values.dtype.name,
+                    chunk_rows=values.shape[0],
+                    filters=self._filters,
+                )
+            )
+        mask, data = compressor.compress(values)
+        self._send(np.array([[number, 0, len(data), mask]], np.int64), [data])
+
+    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+        """See `Writer.mark`."""
+        done = Done(group, span.start, span.stop, int(joint))
+        if self._waiting:  # what was written last may be waiting still
+            self._waiting[-1][1].append(done)
+        else:
+            self._ledger.note(done)
+
+    def names(self) -> dict[int, list[tuple[str, str]]] | None:
+        """See `Writer.names`."""
+        if self._desk is None or not self._is_tree:
+            return None
+        return self._desk.placer.names()
 
     def advance(self) -> bool:
         """See `Writer.advance`. On root it also serves the other ranks."""
@@ -105,19 +177,18 @@ class PlacedWriter:
             self._desk.serve()
         elif (answer := self._comm.receive(_ANSWER)) is not None:
             self._store(answer[1])
-        self._sends = [send for send in self._sends if not send.test()]
-        if time.monotonic() >= self._next_checkpoint_s:
-            self._checkpoint()
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.test()]
+        self._ledger.tick()
         return not self._waiting and not self._sends
 
     def close(self) -> None:
         """See `Writer.close`."""
-        with agreeing(self._comm), output_errors(f"{self._path}: cannot be closed"):
-            os.fsync(self._fd)
-            os.close(self._fd)
+        self._ledger.finish()
+        os.close(self._fd)
         with agreeing(self._comm):
             if self._desk is not None:
-                self._desk.close()
+                self._desk.placer.close()
 
     def _compress(
         self, dataset: int, rows: range, values: NDArray[Any]
@@ -144,17 +215,20 @@ class PlacedWriter:
         """Write the oldest waiting batch, neighbouring chunks in one call."""
         run: list[bytes] = []
         run_start = run_end = 0
-        for offset, data in zip(offsets.tolist(), self._waiting.popleft(), strict=True):
+        chunks, dones = self._waiting.popleft()
+        for offset, data in zip(offsets.tolist(), chunks, strict=True):
             if offset != run_end or len(run) == _MOST_VECTORS:
                 self._write_at(run_start, run)
                 run, run_start = [], offset
             run.append(data)
             run_end = offset + len(data)
         self._write_at(run_start, run)
-        self._n_written += 1
+        for done in dones:
+            self._ledger.note(done)
 
     def _write_at(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
-        views = [memoryview(part).cast("B") for part in parts]
+        self._ledger.guard()
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
         with output_errors(f"{self._path}: writing at byte {offset} on rank {self._comm.rank}"):
             while views:
                 n_written = os.pwritev(self._fd, views, offset)
@@ -164,66 +238,28 @@ class PlacedWriter:
                 if n_written:
                     views[0] = views[0][n_written:]
 
-    def _checkpoint(self) -> None:
-        """Bring this rank's bytes to the disk and tell root, for the journal. Not collective."""
-        with output_errors(f"{self._path}: cannot be brought to the disk"):
-            os.fsync(self._fd)
-        if self._desk is not None:
-            self._desk.confirm(0, self._n_written)
-        else:
-            count = np.array([self._n_written], np.int64)
-            self._sends.append(self._comm.send(0, _DURABLE, count))
-        self._next_checkpoint_s = time.monotonic() + CHECKPOINT_S
-
 
 class Desk:
-    """Root's side: takes what ranks ask, places, answers, and keeps the journal."""
+    """Root's side: takes what ranks ask, places, answers, and has it entered in the journal."""
 
-    def __init__(self, placer: Placer, journal: Journal | None, comm: Comm) -> None:
+    def __init__(self, placer: Placer, ledger: Ledger, comm: Comm) -> None:
         """Begin. Root only."""
-        self._placer = placer
-        self._journal = journal
+        self.placer = placer
+        self._ledger = ledger
         self._comm = comm
         self._sends: list[Request] = []
-        self._unsaved: deque[tuple[int, int, bytes]] = deque()
-        """(rank, number of the batch on that rank, records for the journal), oldest first."""
-        self._n_placed = [0] * comm.size
-        """Batches placed for each rank."""
-        self._n_durable = [0] * comm.size
-        """Batches that each rank has brought to the disk."""
 
     def serve(self) -> None:
         """Answer what ranks have asked so far. Never waits."""
         while (message := self._comm.receive(_ASK)) is not None:
             rank, ask = message
-            answer = self.place(rank, ask.reshape(-1, 4))
+            answer = self.place(ask.reshape(-1, 4))
             self._sends.append(self._comm.send(rank, _ANSWER, answer))
-        while (message := self._comm.receive(_DURABLE)) is not None:
-            self.confirm(message[0], int(message[1][0]))
-        self._sends = [send for send in self._sends if not send.test()]
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.test()]
 
-    def place(self, rank: int, ask: NDArray[np.int64]) -> NDArray[np.int64]:
+    def place(self, ask: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the offsets (chunks,) of what a rank asks (chunks, 4)."""
-        placements = [self._placer.place(*row) for row in ask.tolist()]
-        if self._journal is not None:
-            self._unsaved.append((rank, self._n_placed[rank], pack(placements)))
-        self._n_placed[rank] += 1
+        placements = [self.placer.place(*row) for row in ask.tolist()]
+        self._ledger.enter(pack(placements))
         return np.array([placement.offset for placement in placements], np.int64)
-
-    def confirm(self, rank: int, n_durable: int) -> None:
-        """Note how many batches of a rank are on the disk; save what has none missing before it."""
-        self._n_durable[rank] = n_durable
-        if self._journal is None:
-            return
-        ready: list[bytes] = []
-        while self._unsaved and self._unsaved[0][1] < self._n_durable[self._unsaved[0][0]]:
-            ready.append(self._unsaved.popleft()[2])
-        if ready:
-            self._journal.append(b"".join(ready))
-
-    def close(self) -> None:
-        """End the file; every rank's bytes are on the disk. Not collective."""
-        self.serve()  # a last word on durability may still be here
-        if self._journal is not None:
-            self._journal.append(b"".join(records for _, _, records in self._unsaved))
-        self._placer.close()

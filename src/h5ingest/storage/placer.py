@@ -14,17 +14,26 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from h5ingest.errors import SetupError
 from h5ingest.layout import Layout
-from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
-from h5ingest.storage.journal import Placement
+from h5ingest.storage.datasets import (
+    create_all,
+    file_access,
+    file_creation,
+    offset_of,
+    output_errors,
+)
+from h5ingest.storage.journal import IMAGES, Begins, Placement, Record
+from h5ingest.storage.tree import Tree
+from h5ingest.storage.writer import Image
 
 _TOKEN_BYTES: Final = 32
 
@@ -36,9 +45,14 @@ class _Metadata(io.RawIOBase):
     alone: h5py before 3.16 hands out a copy.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    def __init__(self, path: Path, *, keep: bool) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(path, flags if keep else flags | os.O_TRUNC, 0o666)
+        self.keep = keep
+        """Whether there may be bytes to be kept behind HDF5's end of the file."""
         self._position = 0
+        self._end = 0
+        """Where the file ends as far as HDF5 knows: it would open one that is not empty."""
         self.token = os.urandom(_TOKEN_BYTES)
         self.expected: int | None = None
         """Length of the payload that is to come, while one is."""
@@ -49,8 +63,7 @@ class _Metadata(io.RawIOBase):
         return True
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        end = os.fstat(self._fd).st_size if whence == os.SEEK_END else 0
-        self._position = position + end
+        self._position = position + (self._end if whence == os.SEEK_END else 0)
         return self._position
 
     def tell(self) -> int:
@@ -73,11 +86,14 @@ class _Metadata(io.RawIOBase):
                 n_written = os.pwrite(self._fd, view, at)
                 view, at = view[n_written:], at + n_written
         self._position += length
+        self._end = max(self._end, self._position)
         return length
 
     def truncate(self, size: int | None = None) -> int:
         size = self._position if size is None else size
-        os.ftruncate(self._fd, size)
+        self._end = size
+        if not self.keep or size > os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, size)
         return size
 
     def flush(self) -> None:
@@ -92,22 +108,35 @@ class _Metadata(io.RawIOBase):
 class Placer:
     """The file on root. Not collective."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, known: Sequence[Record] = ()) -> None:
         """Create the file with all datasets.
+
+        Args:
+            path: the file.
+            layout: its datasets.
+            known: the journal of a job that did not end. What it wrote is kept: HDF5's metadata is
+                made anew around it, in the same places.
 
         Raises:
             OutputError: it cannot be created.
         """
         self._path = path
         self._specs = layout.datasets
+        self._tree = Tree([group.prefix for group in layout.groups], layout.filters)
+        self._images: list[str] = []
+        self._images_lie: int | None = None
+        """A hash of where the images of a tree begin."""
+        self._known = known
+        self._replayed: set[tuple[int, int]] = set()
+        """(dataset, chunk) that has a place already, and may get another one."""
         with output_errors(f"{path}: cannot be created", ValueError):
-            self._metadata = _Metadata(path)
+            self._metadata = _Metadata(path, keep=bool(known))
             access = file_access()
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.
             name = f"{id(self._metadata):#x}".encode()
             self._file = h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, file_creation(), access)
-            self._datasets = [create(self._file, spec) for spec in self._specs]
+            self._datasets = create_all(self._file, layout)
             # Zeros of a dataset could be in HDF5's buffers still, and come after the rows.
             h5py.h5f.flush(self._file)
         self._payload = np.zeros(0, np.uint8)
@@ -115,13 +144,35 @@ class Placer:
     def offsets(self) -> list[int | None]:
         """Return where each dataset begins; None for filtered ones, whose chunks are placed."""
         return [
-            None
-            if spec.filters
-            else dataset.get_chunk_info(0).byte_offset
-            if spec.chunk_rows
-            else dataset.get_offset()
+            None if spec.filters else offset_of(dataset)
             for spec, dataset in zip(self._specs, self._datasets, strict=True)
         ]
+
+    def create_images(self, images: Iterable[Image]) -> list[int | None]:
+        """Create the datasets of a tree, and return where each begins; None if it is filtered.
+
+        To be called once, with all of them. As `dataset` of `place` they have the numbers after
+        those of the layout, in order.
+
+        Raises:
+            OutputError: HDF5 cannot.
+        """
+        assert not self._images, "flushed in between, the datasets would lie elsewhere"
+        offsets: list[int | None] = []
+        with output_errors(f"{self._path}: creating the datasets of the images"):
+            for image in images:
+                dataset = self._tree.add(self._file, image)
+                self._images.append(self._tree.names[image.group][-1][0])
+                filtered = dataset.get_create_plist().get_nfilters() > 0
+                offsets.append(None if filtered else offset_of(dataset))
+            h5py.h5f.flush(self._file)
+        places = np.array([-1 if offset is None else offset for offset in offsets], "<i8")
+        self._images_lie = xxh3_64_intdigest(places.data)
+        return offsets
+
+    def names(self) -> dict[int, list[tuple[str, str]]]:
+        """Return (HDF5 path, kind) of each row's dataset, for each group of a tree."""
+        return self._tree.names
 
     def place(self, dataset: int, chunk: int, n_bytes: int, filter_mask: int) -> Placement:
         """Take space for one chunk and enter it in the index; its bytes are for others to write.
@@ -136,17 +187,25 @@ class Placer:
             OutputError: HDF5 cannot.
             SetupError: HDF5 or h5py works in another way than this relies on.
         """
-        if n_bytes > len(self._payload):  # zero pages that nobody touches take no memory
-            self._payload = np.zeros(2 * n_bytes, np.uint8)
+        if n_bytes >= len(self._payload):  # zero pages that nobody touches take no memory
+            self._payload = np.zeros(2 * n_bytes + 1, np.uint8)
             head = np.frombuffer(self._metadata.token, np.uint8)
             self._payload[:_TOKEN_BYTES] = head[: len(self._payload)]
-        spec = self._specs[dataset]
-        rows = chunk * (spec.chunk_rows or 1)
-        self._metadata.expected, self._metadata.noted = n_bytes, None
+        if dataset < len(self._specs):
+            spec, target = self._specs[dataset], self._datasets[dataset]
+            at = (chunk * (spec.chunk_rows or 1), *(0,) * (len(spec.shape) - 1))
+        else:  # too many to be kept open
+            name = self._images[dataset - len(self._specs)]
+            target = h5py.h5d.open(self._file, name.encode("utf-8", "surrogateescape"))
+            at = (0,) * target.rank
         with output_errors(f"{self._path}: placing a chunk"):
-            self._datasets[dataset].write_direct_chunk(
-                (rows, *(0,) * (len(spec.shape) - 1)), self._payload[:n_bytes], filter_mask
-            )
+            if (dataset, chunk) in self._replayed:
+                # HDF5 (1.10.8 and 2.0) keeps the old filter mask of a chunk that is written anew
+                # with the same length: so it gets another length first.
+                self._metadata.expected = n_bytes + 1  # dropped: others' bytes may lie there
+                target.write_direct_chunk(at, self._payload[: n_bytes + 1], filter_mask)
+            self._metadata.expected, self._metadata.noted = n_bytes, None
+            target.write_direct_chunk(at, self._payload[:n_bytes], filter_mask)
         if self._metadata.noted is None:
             raise SetupError(
                 f"this h5py {h5py.version.version} with HDF5 {h5py.version.hdf5_version} does not "
@@ -154,20 +213,36 @@ class Placer:
             )
         return Placement(dataset, chunk, self._metadata.noted, n_bytes, filter_mask)
 
-    def replay(self, placements: Iterable[Placement]) -> None:
-        """Place chunks again, in the order of a journal, on a file made anew.
+    def begins(self) -> list[Begins]:
+        """Return where the unfiltered datasets lie; a tree's images have one hash for all."""
+        found = [Begins(i, o) for i, o in enumerate(self.offsets()) if o is not None]
+        if self._images_lie is not None:
+            found.append(Begins(IMAGES, self._images_lie))
+        return found
+
+    def replay(self) -> None:
+        """Take space again as the journal says, in its order, and compare.
 
         Raises:
-            SetupError: a chunk comes to lie elsewhere than it did: another HDF5 version.
+            SetupError: something comes to lie elsewhere than it did: another HDF5 version.
         """
-        for known in placements:
+        offsets = {begins.dataset: begins.offset for begins in self.begins()}
+        for known in self._known:
+            if isinstance(known, Begins) and offsets.get(known.dataset) != known.offset:
+                raise SetupError(self._moved("a dataset", known.offset))
+            if not isinstance(known, Placement):
+                continue
             new = self.place(known.dataset, known.chunk, known.n_bytes, known.filter_mask)
+            self._replayed.add((known.dataset, known.chunk))
             if new != known:
-                raise SetupError(
-                    f"{self._path}: expected chunk {known.chunk} at byte {known.offset}, HDF5 "
-                    f"{h5py.version.hdf5_version} places it at {new.offset}: the journal was "
-                    f"written with another HDF5. Use that one, or begin again."
-                )
+                raise SetupError(self._moved(f"chunk {known.chunk}", known.offset))
+
+    def _moved(self, what: str, offset: int) -> str:
+        return (
+            f"{self._path}: expected {what} at {offset:#x}; HDF5 {h5py.version.hdf5_version} has "
+            f"it elsewhere: the job that did not end used another version. Use that one, or begin "
+            f"again with --restart."
+        )
 
     def close(self) -> None:
         """Write the rest of HDF5's metadata and close the file.
@@ -178,5 +253,6 @@ class Placer:
         with output_errors(f"{self._path}: cannot be closed"):
             for dataset in self._datasets:
                 dataset._close()
+            self._metadata.keep = False  # now HDF5 knows all that there is
             self._file.close()
             self._metadata.close()

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
+
+
+class Image(NamedTuple):
+    """An image that gets a dataset of its own."""
+
+    group: int
+    """Position of the group in the layout."""
+    row: int
+    """Row within the group."""
+    folder: bytes
+    """Name of the HDF5 group that it belongs in; empty: none."""
+    stem: bytes
+    """Name that it gets if no other has it."""
+    shape: tuple[int, ...]
+    """(H, W) or (H, W, C)."""
+    dtype: str
+    """`uint8` or `uint16`."""
 
 
 class Writer(Protocol):
@@ -19,6 +37,35 @@ class Writer(Protocol):
         Raises:
             OutputError: no space, or another error of the file system, on this rank.
         """
+
+    def create_images(self, images: Sequence[Image]) -> None:
+        """Create a dataset for each image of this rank, in row order. Collective.
+
+        Raises:
+            OutputError: HDF5 cannot (on all ranks).
+        """
+
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+        """Write the pixels of one of this rank's images. Not collective.
+
+        Raises:
+            OutputError: no space, or another error of the file system, on this rank.
+        """
+
+    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+        """Note that all of a span of a group's `pixels` has been given to `write`. Not collective.
+
+        It is on the disk, and in the journal, some time later.
+
+        Args:
+            group: position of the group in the layout.
+            span: positions on axis 0.
+            joint: whether an image that begins before the span ends in it, and had to be decoded
+                once more for that.
+        """
+
+    def names(self) -> dict[int, list[tuple[str, str]]] | None:
+        """Return, on root, (HDF5 path, kind) of each row's dataset for each group of a tree."""
 
     def advance(self) -> bool:
         """Move on what is under way; return whether nothing is. Not collective, never waits.

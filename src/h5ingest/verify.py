@@ -1,0 +1,359 @@
+"""Checking a finished file: its structure, every image against its checksum, its content digest.
+
+With the sources at hand every image is decoded again, where that is exact by another decoder than
+the one that wrote it, and compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from h5ingest import source
+from h5ingest.comm import Comm, abort_on_crash, agreeing
+from h5ingest.convert import Fit, Losses, convert_into
+from h5ingest.decode import check_intact, decode_into, decode_otherwise, probe
+from h5ingest.digest import ContentDigest
+from h5ingest.errors import OutputError, SampleError
+from h5ingest.job import Nobody, Watch
+from h5ingest.layout import KINDS, SCHEMA_VERSION, STATUS_FAILED, STATUS_MISSING
+from h5ingest.pulse import Pulse
+
+_BLOCK_BYTES: Final = 16 * 1024**2
+_BLOCK_ROWS: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """One row that is not as it should be."""
+
+    dataset: str
+    """HDF5 path of the group's images."""
+    row: int
+    """Row within the group."""
+    path: str
+    """Of the source, as the manifest had it."""
+    reason: str
+    """What was expected and found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a verification found."""
+
+    path: str
+    """The file."""
+    n_samples: int
+    """Rows compared."""
+    n_failed: int
+    """Rows that the file itself calls failed."""
+    bad: tuple[Bad, ...]
+    """Rows that differ; all of them, on root."""
+    problems: tuple[str, ...]
+    """What is wrong with the file as a whole."""
+    n_sources: int = 0
+    """Sources that were decoded again and compared."""
+    n_other: int = 0
+    """Of these, by another decoder than the one that wrote them."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is what it should be."""
+        return not self.bad and not self.problems
+
+
+def verify(
+    path: Path,
+    comm: Comm,
+    *,
+    sources: bool = False,
+    root: Path | None = None,
+    watch: Watch | None = None,
+) -> VerifyReport:
+    """Check a finished file. Collective.
+
+    Args:
+        path: the file.
+        comm: the ranks: each checks a share of the rows.
+        sources: whether to decode the sources again.
+        root: folder that relative paths are relative to; None: the file's own.
+        watch: sees the progress.
+
+    Raises:
+        OutputError: it cannot be opened, or is not a file of h5ingest.
+    """
+    with contextlib.suppress(ImportError):
+        import hdf5plugin  # noqa: F401 - registers its filters with HDF5
+    with abort_on_crash(comm), agreeing(comm):
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be opened: {error}") from None
+        prefixes, problems = _structure(path, file)
+    with abort_on_crash(comm), file:
+        watch = watch or Nobody()
+        work = _Work(file, comm, watch, _Sources(file, root or path.parent) if sources else None)
+        if not problems:
+            work.run(prefixes)
+        told = comm.gather(work.bad)
+        counts = np.sum(comm.allgather(work.counts()), axis=0).tolist()
+        if comm.rank == 0 and not problems:
+            problems += _digest_problems(file, prefixes)
+            if counts[1] != file.attrs["n_failed"]:
+                problems.append(f"n_failed: expected {counts[1]}, found {file.attrs['n_failed']}")
+        return VerifyReport(
+            path=str(path),
+            n_samples=counts[0],
+            n_failed=counts[1],
+            bad=tuple(one for part in told or [] for one in part),
+            problems=tuple(comm.bcast(problems)),
+            n_sources=counts[2],
+            n_other=counts[3],
+        )
+
+
+class _Work:
+    """The rows of one rank."""
+
+    def __init__(self, file: h5py.File, comm: Comm, watch: Watch, sources: _Sources | None) -> None:
+        self._file = file
+        self._comm = comm
+        self._watch = watch
+        self._sources = sources
+        self.bad: list[Bad] = []
+        self._n_done = self._n_failed = self._n_bytes = 0
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return rows, failed rows, sources compared, and those by another decoder."""
+        again = (self._sources.n_done, self._sources.n_other) if self._sources else (0, 0)
+        return self._n_done, self._n_failed, *again
+
+    def run(self, prefixes: list[str]) -> None:
+        """Check this rank's share of all groups. Collective."""
+        self._watch.phase("verify", sum(len(self._file[f"{p}/status"]) for p in prefixes))
+        pulse = Pulse(self._comm, 3, on_sum=lambda total: self._watch.advance(*total.tolist()))
+        for prefix in prefixes:
+            for rows, images in _blocks(self._file, prefix, self._comm):
+                self._check(prefix, rows, images, pulse)
+        pulse.finish(lambda: (self._n_done, self._n_bytes, len(self.bad)))
+
+    def _check(
+        self, prefix: str, rows: range, images: Iterator[NDArray[Any]], pulse: Pulse
+    ) -> None:
+        cut = slice(rows.start, rows.stop)
+        status = self._file[f"{prefix}/status"][cut].tolist()
+        checksums = self._file[f"{prefix}/checksums"][cut].tolist()
+        paths = self._file[f"{prefix}/paths"]
+        paths = paths[cut] if self._sources else _Lazy(paths, rows.start)
+        for k, image in enumerate(images):
+            reason = None
+            if status[k] == STATUS_MISSING:
+                reason = "it was never stored (status 0)"
+            elif (found := xxh3_64_intdigest(np.ascontiguousarray(image).data)) != checksums[k]:
+                reason = f"expected checksum {checksums[k]:016x}, found {found:016x}"
+            elif status[k] == STATUS_FAILED:
+                self._n_failed += 1
+            elif self._sources is not None:
+                reason = self._sources.compare(paths[k], image)
+            if reason is not None:
+                path = os.fsdecode(paths[k])
+                name = f"{prefix}/images"
+                self.bad.append(Bad(dataset=name, row=rows[k], path=path, reason=reason))
+            self._n_done, self._n_bytes = self._n_done + 1, self._n_bytes + image.nbytes
+            if not self._n_done & 63:
+                pulse.beat(self._n_done, self._n_bytes, len(self.bad))
+
+
+class _Lazy:
+    """Rows of a dataset, read one at a time when they are wanted."""
+
+    def __init__(self, dataset: h5py.Dataset, start: int) -> None:
+        self._dataset = dataset
+        self._start = start
+
+    def __getitem__(self, k: int) -> bytes:
+        value: bytes = self._dataset[self._start + k]
+        return value
+
+
+class _Sources:
+    """The images' files, decoded again as the file's options say."""
+
+    def __init__(self, file: h5py.File, root: Path) -> None:
+        options = json.loads(file.attrs["options"])
+        self._root = os.fsencode(root.absolute())
+        self._raw = options["samples"] == "raw"
+        resample = options["resample"] or ("nearest" if self._raw else "bicubic")
+        self._fit = Fit(how=options["fit"], pad_value=options["pad_value"], resample=resample)
+        self._encoded = options["layout"] == "encoded"
+        self.n_done = self.n_other = 0
+
+    def compare(self, path: bytes, stored: NDArray[Any]) -> str | None:
+        """Return what differs between a stored image and its source, if anything."""
+        try:
+            data, _ = source.read(os.path.join(self._root, path))
+            if self._encoded:
+                check_intact(data)
+                expected = np.frombuffer(data, np.uint8)
+            else:
+                expected = self._decode(data, stored)
+        except SampleError as error:
+            return f"its source cannot be read now: {error.reason}"
+        self.n_done += 1
+        if np.array_equal(expected, stored):
+            return None
+        return "its pixels differ from those of its source"
+
+    def _decode(self, data: bytes, stored: NDArray[Any]) -> NDArray[Any]:
+        pixels = None if self._raw else decode_otherwise(data)
+        self.n_other += pixels is not None
+        if pixels is None:
+            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
+            assert spec is not None, "the whole file tells"
+            pixels = np.empty(spec.shape, spec.dtype)
+            decode_into(data, pixels, raw=self._raw)
+        expected = np.empty(stored.shape, stored.dtype)
+        convert_into(pixels, expected, self._fit, Losses())
+        return expected
+
+
+def _structure(path: Path, file: h5py.File) -> tuple[list[str], list[str]]:
+    """Return the prefix of each group of samples, and what is wrong with the structure."""
+    words = str(file.attrs.get("schema", "")).split()
+    if len(words) != 3 or words[0] != "h5ingest" or words[1] not in KINDS:
+        raise OutputError(f"{path}: expected a file made by h5ingest, found no schema of it")
+    if words[2] != str(SCHEMA_VERSION):
+        raise OutputError(
+            f"{path}: expected schema version {SCHEMA_VERSION}, found {words[2]}: a newer h5ingest "
+            f"is needed"
+        )
+    if file.attrs.get("status") != "complete":
+        return [], ["its status is not 'complete'"]
+    groups = json.loads(file.attrs["groups"]) if "groups" in file.attrs else [""]
+    prefixes = [f"/{name}" if name else "" for name in groups]
+    problems = [
+        problem for prefix in prefixes for problem in _group_problems(file, prefix, words[1])
+    ]
+    n_rows = 0 if problems else sum(len(file[f"{prefix}/status"]) for prefix in prefixes)
+    if not problems and n_rows != file.attrs["n_samples"]:
+        problems.append(f"n_samples: expected {n_rows}, found {file.attrs['n_samples']}")
+    return prefixes, problems
+
+
+def _group_problems(file: h5py.File, prefix: str, kind: str) -> list[str]:
+    pixels = {
+        "stack": ["images"],
+        "ragged": ["images/pixels", "images/offsets", "images/shapes"],
+        "encoded": ["images/data", "images/offsets", "images/shapes"],
+        "tree": ["datasets"],
+    }[kind]
+    wanted = [f"{prefix}/{name}" for name in ("status", "checksums", "paths", *pixels)]
+    missing = [name for name in wanted if name not in file]
+    if missing:
+        return [f"expected a dataset {name}, found none" for name in missing]
+    n_rows = len(file[f"{prefix}/status"])
+    problems = []
+    optional = [name for name in ("labels", "samples", "sizes") if f"{prefix}/{name}" in file]
+    columns = [f"columns/{name}" for name in file.get(f"{prefix}/columns", ())]
+    for name in [*wanted, *(f"{prefix}/{name}" for name in optional + columns)]:
+        expected = n_rows + name.endswith("/offsets")
+        if name.endswith(("/pixels", "/data")):
+            expected = int(file[f"{prefix}/images/offsets"][-1])
+        if len(file[name]) != expected:
+            problems.append(f"{name}: expected {expected} rows, found {len(file[name])}")
+    return problems
+
+
+def _blocks(
+    file: h5py.File, prefix: str, comm: Comm
+) -> Iterator[tuple[range, Iterator[NDArray[Any]]]]:
+    """Yield (rows, their images) of this rank's share of a group."""
+    n_rows = len(file[f"{prefix}/status"])
+    target = file.get(f"{prefix}/images")
+    if f"{prefix}/datasets" in file:
+        names = file[f"{prefix}/datasets"]
+        for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
+            yield rows, (file[name][()] for name in names[rows.start : rows.stop])
+    elif isinstance(target, h5py.Dataset):
+        step = target.chunks[0] if target.chunks else 1
+        row_bytes = target.dtype.itemsize * int(np.prod(target.shape[1:]))
+        block = max(1, _BLOCK_BYTES // (row_bytes * step)) * step
+        for rows in _share(n_rows, step, block, comm):
+            yield rows, iter(target[rows.start : rows.stop])
+    else:
+        for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
+            yield rows, _extents(target, rows)
+
+
+def _extents(target: h5py.Group, rows: range) -> Iterator[NDArray[Any]]:
+    """Yield images of any size, or files as (n,) bytes."""
+    pixels = target["data"] if "data" in target else target["pixels"]
+    offsets = target["offsets"][rows.start : rows.stop + 1].tolist()
+    shapes = target["shapes"][rows.start : rows.stop].tolist()
+    for start, stop, shape in zip(offsets, offsets[1:], shapes, strict=False):
+        image = pixels[start:stop]
+        if "data" not in target and image.size == int(np.prod(shape)):
+            image = image.reshape(shape if shape[2] > 1 else shape[:2])
+        yield image
+
+
+def _share(n_rows: int, step: int, block: int, comm: Comm) -> Iterator[range]:
+    """Yield this rank's rows in blocks: whole chunks of `step` rows."""
+    n_chunks = -(-n_rows // step)
+    ends = (n_chunks * rank // comm.size * step for rank in (comm.rank, comm.rank + 1))
+    start, stop = (min(n_rows, end) for end in ends)
+    for first in range(start, stop, block):
+        yield range(first, min(first + block, stop))
+
+
+def _digest_problems(file: h5py.File, prefixes: list[str]) -> list[str]:
+    """Return a line if the content digest is not what the datasets say. Root only."""
+    digest = ContentDigest(f"{file.attrs['schema']}\t{file.attrs['n_samples']}")
+    for prefix in prefixes:
+        names = [f"{prefix}/{name}" for name in _BESIDE]
+        names += [f"{prefix}/columns/{name}" for name in file.get(f"{prefix}/columns", ())]
+        for name in names:
+            if name in file:
+                _add(digest, name, file[name])
+        for name in (f"{prefix}/{name}" for name in _PIXELS):
+            if isinstance(file.get(name), h5py.Dataset):
+                digest.add_pixels(name, [_kind(file[name])])
+        if f"{prefix}/datasets" in file:
+            kinds = (_kind(file[name]) for name in file[f"{prefix}/datasets"][:])
+            digest.add_pixels(f"{prefix}/datasets", kinds)
+    found = digest.hexdigest()
+    if found == file.attrs["content_digest"]:
+        return []
+    return [f"content_digest: expected {file.attrs['content_digest']}, found {found}"]
+
+
+def _kind(dataset: h5py.Dataset) -> str:
+    return f"{dataset.dtype.name}{dataset.shape}"
+
+
+def _add(digest: ContentDigest, name: str, dataset: h5py.Dataset) -> None:
+    for start in range(0, len(dataset), _BLOCK_ROWS):
+        values = dataset[start : start + _BLOCK_ROWS]
+        if h5py.check_string_dtype(dataset.dtype) is not None:
+            digest.add_strings(name, values)
+        else:
+            digest.add_numbers(name, values)
+
+
+_PIXELS: Final = ("images", "images/pixels", "images/data")
+_BESIDE: Final = (
+    "status", "checksums", "labels", "label_names", "paths", "samples", "sizes", "datasets",
+    "images/offsets", "images/shapes",
+)  # fmt: skip
+"""Datasets beside the pixels, of all layouts."""

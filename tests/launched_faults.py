@@ -1,0 +1,236 @@
+"""Run h5ingest as its command does, with faults arranged at chosen places.
+
+    launched_faults.py run FAULTS ARGUMENTS...   FAULTS is a JSON list of faults, see `Fault`
+    launched_faults.py serve                     one process, no launcher: a line of JSON on stdin
+                                                 asks for a run, a line on stdout says how it ended
+
+Serving forks a process for each run after all imports: a run then takes milliseconds.
+Chunks are made small here, so that a few small images are many chunks.
+Launched by tests; never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5ingest.layout
+import h5ingest.storage.final
+from h5ingest.cli import run
+from h5ingest.comm import launcher_rank
+
+SITES = {
+    "lock": "h5ingest.storage.lock:Lock._create",
+    "probe": "h5ingest.survey:probe",
+    "begin": "h5ingest.ingest:begin",
+    "reserve": "h5ingest.storage.state:reserve",
+    "create": "h5ingest.storage.placer:Placer.__init__",
+    "metadata": "h5ingest.storage.placer:_Metadata.write",
+    "images": "h5ingest.storage.placer:Placer.create_images",
+    "replay": "h5ingest.storage.placer:Placer.replay",
+    "place": "h5ingest.storage.placer:Placer.place",
+    "decode": "h5ingest.pipeline:Pipeline._decode",
+    "write": "h5ingest.pipeline:Pipeline._write",
+    "book": "h5ingest.pipeline:Pipeline._write_book",
+    "mark": "h5ingest.pipeline:Pipeline._mark",
+    "raw": "h5ingest.storage.placed:PlacedWriter._write_at",
+    "checkpoint": "h5ingest.storage.ledger:Ledger._checkpoint",
+    "sync": "h5ingest.storage.ledger:Ledger._sync",
+    "journal": "h5ingest.storage.journal:Journal.append",
+    "finish": "h5ingest.storage.ledger:Ledger.finish",
+    "close": "h5ingest.storage.placer:Placer.close",
+    "join": "h5ingest.ingest:_join",
+    "final": "h5ingest.ingest:finalize",
+    "table": "h5ingest.storage.final:_create",
+    "final beat": "h5ingest.job:Job.final_beat",
+    "digest": "h5ingest.storage.final:_digest_numbers",
+    "publish": "h5ingest.ingest:publish",
+    "rename": "h5ingest.storage.final:sync",
+    "discard": "h5ingest.ingest:discard",
+    "release": "h5ingest.storage.lock:Lock.release",
+}
+
+SIGNALS = {
+    "term": signal.SIGTERM,
+    "int": signal.SIGINT,
+    "usr1": signal.SIGUSR1,
+    "stop": signal.SIGSTOP,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that happens to one rank."""
+
+    act: str
+    """`kill`, `kill-all` (the whole session, mpirun too), `crash`, `nap:SECONDS`; `term`, `int`,
+    `usr1` or `stop`, maybe with `-later:SECONDS`."""
+    site: str = ""
+    """A key of `SITES`; empty: after so many seconds."""
+    rank: int = 0
+    call: int = 1
+    """Which call of the site on that rank; 0: each of them."""
+    when: str = "before"
+    """`before`, `after`, or `torn`: after half of the bytes have been written."""
+    after_s: float = 0.0
+
+    def strike(self) -> None:
+        me = os.getpid()
+        if self.act == "kill":
+            os.kill(me, signal.SIGKILL)
+        elif self.act == "kill-all":
+            kill_session()
+        elif self.act == "crash":
+            raise ZeroDivisionError("arranged by a test")
+        elif self.act.startswith("nap:"):
+            time.sleep(float(self.act.partition(":")[2]))
+        else:
+            name, _, later_s = self.act.partition("-later:")
+            if later_s:
+                threading.Timer(float(later_s), os.kill, (me, SIGNALS[name])).start()
+            else:
+                os.kill(me, SIGNALS[name])
+
+    def arrange(self) -> None:
+        if not self.site:
+            threading.Thread(target=self._wait, daemon=True).start()
+            return
+        module_name, _, path = SITES[self.site].partition(":")
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module_name)
+        for part in owners:
+            owner = getattr(owner, part)
+        setattr(owner, name, self._around(getattr(owner, name)))
+
+    def _wait(self) -> None:
+        time.sleep(self.after_s)
+        self.strike()
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        n_calls = 0
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **how: Any) -> Any:
+            nonlocal n_calls
+            n_calls += 1
+            now = self.call in (0, n_calls)
+            if now and self.when == "before":
+                self.strike()
+            elif now and self.when == "torn":
+                tear(self.site, *args)
+                self.strike()
+            result = function(*args, **how)
+            if now and self.when == "after":
+                self.strike()
+            return result
+
+        return wrapped
+
+
+def tear(site: str, *args: Any) -> None:
+    """Write the first half of what the call was to write."""
+    if site == "journal":
+        journal, records = args
+        os.write(journal._fd, records[: max(1, len(records) // 2 + 7)])
+    elif site == "raw":
+        writer, offset, parts = args
+        data = b"".join(bytes(part) for part in parts)
+        os.pwrite(writer._fd, data[: len(data) // 2], offset)
+    elif site == "metadata":
+        file, data = args
+        os.pwrite(file._fd, bytes(data)[: len(data) // 2], file._position)
+    else:
+        raise ValueError(f"{site} cannot be torn")
+
+
+def kill_session() -> None:
+    """Kill all processes of this session: mpirun, its helpers, all ranks, this one last."""
+    session, me = os.getsid(0), os.getpid()
+    if session != me and "mpi" not in Path(f"/proc/{session}/comm").read_text():
+        raise AssertionError("this is not a session that a test has started")
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid = int(stat.parent.name)
+            if pid != me and int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+                os.kill(pid, signal.SIGKILL)
+    os.kill(me, signal.SIGKILL)
+
+
+def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
+    """Arrange this rank's faults and run the command."""
+    vars(h5ingest.layout)["MIB"] = 1024  # of stacks
+    vars(h5ingest.layout)["EXTENT_CHUNK_BYTES"] = 512  # chunks of 512 values
+    vars(h5ingest.storage.final)["_BLOCK_ROWS"] = 4
+    for fault in faults:
+        if fault.get("rank", 0) in (launcher_rank() or 0, "all"):
+            Fault(**fault).arrange()
+    sys.argv[1:] = arguments
+    return run(arguments)
+
+
+def serve() -> None:
+    """Run what is asked for, one after the other, each in a process of its own."""
+    for module in ("commands", "ingest", "progress"):
+        importlib.import_module(f"h5ingest.{module}")
+    importlib.import_module("imagecodecs")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            with open(asked["log"], "wb", buffering=0) as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            code = 1
+            try:
+                code = go(asked["faults"], asked["arguments"])
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else 1
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(json.dumps({"code": wait(child, asked["timeout_s"])}), flush=True)
+
+
+def wait(child: int, timeout_s: float) -> int | None:
+    """Return a process's exit code, minus a signal's number, or None: it hung and was killed."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def main() -> None:
+    verb, *arguments = sys.argv[1:]
+    if verb == "serve":
+        serve()
+    else:
+        code = go(json.loads(arguments[0]), arguments[1:])
+        print(f"rank {launcher_rank()} ends with {code}", file=sys.stderr, flush=True)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

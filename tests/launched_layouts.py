@@ -1,0 +1,72 @@
+"""Many ingests in a single launch: starting MPI takes a second.
+
+    launched_layouts.py CASES.json REPORTS.json [CHUNK_BYTES]
+
+Root writes for each case the digest, the writer, what was lost, the failures, the pixels' bytes
+that each rank has written; or the error that all ranks agreed on. CHUNK_BYTES replaces the size of
+the chunks of images of any size, so that small images cross their borders.
+
+Launched by tests; never imported.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from h5ingest import ingest as ingest_module
+from h5ingest import layout
+from h5ingest.comm import abort_on_crash, world
+from h5ingest.errors import IngestError
+from h5ingest.ingest import ingest
+from h5ingest.options import IngestOptions
+from h5ingest.pipeline import Pipeline
+
+_made: list[Pipeline] = []
+
+
+class Seen(Pipeline):
+    """Remembers itself, for the bytes that it writes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        _made.append(self)
+
+
+def main() -> None:
+    cases, reports = map(Path, sys.argv[1:3])
+    if len(sys.argv) > 3:
+        vars(layout)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
+    vars(ingest_module)["Pipeline"] = Seen
+    comm = world()
+    found: list[dict[str, Any]] = []
+    with abort_on_crash(comm):
+        for case in json.loads(cases.read_text()):
+            _made.clear()
+            known = case["options"]
+            if known.get("size"):
+                known["size"] = tuple(known["size"])
+            try:
+                report = ingest(
+                    Path(case["manifest"]), Path(case["out"]), IngestOptions(**known), comm
+                )
+            except IngestError as error:
+                found.append({"error": str(error)})
+                continue
+            found.append(
+                {
+                    "digest": report.content_digest,
+                    "writer": report.writer,
+                    "losses": report.losses,
+                    "failed": sorted(failure.index for failure in report.failures),
+                    "bytes": comm.allgather(_made[0].work.n_written_bytes),
+                }
+            )
+    if comm.rank == 0:
+        reports.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The smallest layout there is, for tests that go below `ingest`."""
+
+from __future__ import annotations
+
+from h5ingest.layout import ImageSpec, Layout, stack_group
+from h5ingest.storage.filters import pipeline
+
+
+def stack(
+    n_rows: int, *, chunk_rows: int = 1, side: int = 4, compression: str = "gzip:1"
+) -> Layout:
+    """Square gray images of one byte a pixel: `/images`, `/status`, `/checksums`."""
+    image = ImageSpec(height=side, width=side, channels=1, dtype="uint8")
+    filters = pipeline(compression, shuffle=False)
+    group = stack_group("", "", n_rows, image, chunk_rows=chunk_rows, filters=filters)
+    return Layout(kind="stack", groups=(group,), grouped=False, filters=filters)

@@ -1,0 +1,296 @@
+"""Asked to stop, or left alone by another rank: every rank ends soon, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults import (
+    ALL_FLAVOURS,
+    FAULTS,
+    LAYOUTS,
+    SMALL,
+    Fault,
+    Images,
+    Runner,
+    differences,
+    n_done,
+    say,
+    serving,
+)
+from support import (
+    FLAVOURS,
+    WHEELS,
+    Completed,
+    Flavour,
+    clean_environment,
+    end_session,
+    error_lines,
+    explain,
+)
+
+SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
+SLOW: list[Fault] = [
+    {"act": "nap:0.3", "site": "probe", "rank": "all", "call": 0},
+    {"act": "nap:0.6", "site": "decode", "rank": "all", "call": 0},
+    {"act": "nap:0.15", "site": "final beat", "call": 0},
+]
+"""On 3 ranks: 6 s of probing, 12 s of storing, 9 s of the final pass."""
+AT = {
+    "probe": {"site": "probe", "call": 2},
+    "store": {"site": "decode", "call": 2},
+    "final pass": {"site": "digest", "call": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images.write(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def runner(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    with serving(ALL_FLAVOURS["mpich"]) as server:
+        yield Runner(server=server, images=images, folder=tmp_path_factory.mktemp("signals"))
+
+
+def launch(
+    flavour: Flavour, images: Images, layout: str, out: Path, n_ranks: int, faults: list[Fault],
+    *more: str,
+) -> subprocess.Popen[str]:  # fmt: skip
+    command = [
+        *flavour.mpirun, "-n", str(n_ranks), flavour.checked().bin / "python", FAULTS, "run",
+        json.dumps(faults), images.manifest(layout), out, *LAYOUTS[layout], *SMALL,
+        "--cache-bytes", "0", "--report", out.with_suffix(".json"), *more,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [str(word) for word in command], env=clean_environment(), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float) -> Completed:
+    """Wait for the end; leave nothing behind."""
+    try:
+        _, said = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        end_session(process)
+        _, said = process.communicate()
+        pytest.fail(f"did not end within {timeout_s} s\n{said}")
+    words = [str(word) for word in process.args]  # type: ignore[union-attr]  # it is a list
+    return subprocess.CompletedProcess(words, process.returncode, "", said)
+
+
+def session(leader: int) -> list[int]:
+    """Return all processes that a launched command consists of."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 2, "all"])
+@pytest.mark.parametrize("phase", AT)
+def test_a_signal_ends_every_rank_soon_and_the_job_can_go_on(
+    runner: Runner, flavour: Flavour, phase: str, rank: int | str, tmp_path: Path
+) -> None:
+    name = random.Random(f"{flavour.name} {phase} {rank}").choice(list(SIGNALS))
+    if phase == "final pass" and rank == 2:  # which only waits there: another place must do
+        at: Fault = {"act": f"{name}-later:0.5", "site": "finish", "rank": rank, "when": "after"}
+    else:
+        at = {"act": name, "rank": rank, **AT[phase]}
+    slow = SLOW[list(AT).index(phase)]
+    out = tmp_path / "out.h5"
+    started_s = time.monotonic()
+    completed = ended(launch(flavour, runner.images, "ragged", out, 3, [slow, at]), 30)
+    seconds = time.monotonic() - started_s
+    assert completed.returncode == 75, explain(completed)
+    codes = re.findall(r"rank (\d) ends with (\d+)", completed.stderr)
+    assert sorted(codes) == [(str(number), "75") for number in range(3)], explain(completed)
+    (line,) = error_lines(completed)
+    assert "stopped as asked" in line
+    assert "start the same command again to go on" in line
+    assert seconds < 5 + 4, "start and end of the processes included"
+    assert not out.exists()
+    assert not (tmp_path / "out.h5.lock").exists()
+    n_known = n_done(out)
+    if phase == "final pass":
+        assert n_known > 0
+    runner.check("ragged", out, runner.run("ragged", out), resumed=n_known > 0)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("phase", AT)
+def test_a_job_without_a_launcher_stops_as_asked(
+    runner: Runner, phase: str, name: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    at: Fault = {"act": name, **AT[phase]}
+    if phase == "store":
+        at["call"] = 40
+    completed = runner.run("stack zstd", out, 1, [at])
+    assert completed.returncode == 75, explain(completed)
+    assert "stopped as asked" in completed.stderr
+    if phase == "store":
+        (n_stored,) = re.findall(r"stopped as asked, (\d+) images were stored", completed.stderr)
+        assert 20 <= int(n_stored) <= 60
+    runner.check("stack zstd", out, runner.run("stack zstd", out), resumed=phase != "probe")
+
+
+def test_a_second_interrupt_ends_the_job_at_once(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    faults: list[Fault] = [  # in the order in which the last one comes first
+        {"act": "nap:30", "site": "finish"},
+        {"act": "int", "site": "finish"},
+        {"act": "int", "site": "finish"},
+    ]
+    started_s = time.monotonic()
+    completed = runner.run("stack", out, 1, faults)
+    assert completed.returncode == -signal.SIGINT, explain(completed)
+    assert time.monotonic() - started_s < 10
+    runner.check("stack", out, runner.run("stack", out), resumed=True)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("which", ALL_FLAVOURS)
+def test_a_signal_to_mpirun_reaches_the_ranks(
+    runner: Runner, which: str, name: str, tmp_path: Path
+) -> None:
+    # What a batch system does. mpirun of Open MPI then says 1 after SIGTERM and SIGINT, though
+    # every rank has ended with 75; MPICH's says 75.
+    out = tmp_path / "out.h5"
+    process = launch(ALL_FLAVOURS[which], runner.images, "stack", out, 2, SLOW[1:2])
+    try:
+        end_s = time.monotonic() + 20
+        while n_done(out) < 1 and time.monotonic() < end_s and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, SIGNALS[name])
+        sent_s = time.monotonic()
+    finally:
+        completed = ended(process, 20)
+    assert time.monotonic() - sent_s < 5
+    expected = 1 if which == "openmpi" and name != "usr1" else 75
+    assert completed.returncode == expected, explain(completed)
+    assert not out.exists()
+    again = ended(launch(ALL_FLAVOURS[which], runner.images, "stack", out, 1, []), 30)
+    runner.check("stack", out, again, resumed=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_gives_no_sign_of_life_ends_the_others(
+    runner: Runner, flavour: Flavour, rank: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    stop: Fault = {"act": "stop", "site": "decode", "rank": rank, "call": 5}
+    started_s = time.monotonic()
+    process = launch(flavour, runner.images, "stack", out, 3, [stop], "--peer-timeout", "2")
+    completed = ended(process, 40)
+    assert time.monotonic() - started_s < 20
+    assert "no sign of life of another rank for 2 s (--peer-timeout)" in completed.stderr
+    # 75, or the signal by which mpirun had to end the rank that stood still
+    assert completed.returncode in (75, 9, 137), explain(completed)
+    assert not out.exists()
+    while session(process.pid) and time.monotonic() - started_s < 30:
+        time.sleep(0.1)  # Open MPI's mpirun leaves before what it has killed is gone
+    assert session(process.pid) == []
+    assert differences(runner.one_shot("stack"), resumed(runner, out)) == []
+
+
+def resumed(runner: Runner, out: Path) -> Path:
+    completed = runner.run("stack", out)
+    assert completed.returncode == 0, explain(completed)
+    return out
+
+
+def test_a_job_that_is_suspended_as_a_whole_goes_on(
+    runner: Runner, flavour: Flavour, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    slow: Fault = {"act": "nap:0.1", "site": "decode", "rank": "all", "call": 0}
+    process = launch(flavour, runner.images, "stack", out, 2, [slow], "--peer-timeout", "3")
+    try:
+        while n_done(out) < 1:
+            assert process.poll() is None
+            time.sleep(0.02)
+        everyone = session(process.pid)
+        for pid in everyone:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)
+        for pid in everyone:
+            os.kill(pid, signal.SIGCONT)
+    finally:
+        completed = ended(process, 30)
+    assert completed.returncode == 0, explain(completed)
+    assert differences(runner.one_shot("stack"), out) == []
+
+
+ACTS = ("kill", "kill-all", "term", "int", "usr1", "crash", "stop", "nap:0.5", "")
+ANYWHERE = ("probe", "decode", "write", "book", "mark", "sync", "checkpoint", "finish")
+ON_ROOT = ("begin", "create", "metadata", "journal", "close", "join", "final", "table", "publish")
+EXPECTED = {
+    "kill": {-9, 9, 137, 255}, "kill-all": {-9, 9, 137, 255}, "crash": {1}, "nap:0.5": {0},
+    "term": {0, 75}, "int": {0, 75}, "usr1": {0, 75}, "": {0},
+}  # fmt: skip
+
+
+def hunt(dice: random.Random, images: Images, out: Path) -> str:
+    """Run one random job with a random fault; return what is wrong with how it ended, if any."""
+    flavour = dice.choice([*FLAVOURS.values(), WHEELS])
+    layout, n_ranks = dice.choice(list(LAYOUTS)), dice.choice((2, 3, 4, 5))
+    act = dice.choice(ACTS)
+    rank = dice.randrange(n_ranks)
+    site = dice.choice([*ANYWHERE, *ON_ROOT] if rank == 0 else ANYWHERE)
+    fault: Fault = {"act": act, "site": site, "rank": rank, "call": dice.randint(1, 6)}
+    if act != "stop" and dice.random() < 0.2:  # (nobody watches before MPI has started)
+        fault = {"act": act, "rank": rank, "after_s": dice.uniform(0, 0.3)}
+    more = ["--batch-bytes", str(dice.choice((1, 100, 5000, 10**6)))]
+    more += ["--checkpoint", str(dice.choice((0.0001, 0.05, 30))), "--peer-timeout", "3"]
+    faults = [fault] if act else []
+    started_s = time.monotonic()
+    process = launch(flavour, images, layout, out, n_ranks, faults, *more)
+    try:
+        _, said = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        end_session(process)
+        process.communicate()
+        return f"{flavour.name}, {layout}, {n_ranks} ranks, {fault}: hung"
+    seconds, code = time.monotonic() - started_s, process.returncode
+    expected = EXPECTED.get(act, set(range(-20, 256))) | ({0} if "call" in fault else set())
+    if "after_s" in fault:
+        expected = expected | {0, 1, -15, 15, 143, 2, 130, 10, 138}  # before signals are handled
+    if code in expected:
+        return ""
+    return f"{flavour.name}, {layout}, {n_ranks} ranks, {fault}: {code} in {seconds:.1f} s\n{said}"
+
+
+def test_no_random_job_hangs(images: Images, tmp_path: Path) -> None:
+    dice = random.Random(11)
+    wrong = [hunt(dice, images, tmp_path / f"{number}.h5") for number in range(15)]
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2 * 3600)
+def test_no_job_of_many_hangs(images: Images, tmp_path: Path) -> None:
+    """`H5INGEST_JOBS` says how many."""
+    n_jobs = int(os.environ.get("H5INGEST_JOBS", "300"))
+    wrong = []
+    for number in range(n_jobs):
+        wrong.append(hunt(random.Random(f"hang {number}"), images, tmp_path / f"{number}.h5"))
+        if number % 50 == 49:
+            say(f"{number + 1} jobs, {len(list(filter(None, wrong)))} ended wrongly")
+    assert not any(wrong), "\n".join(filter(None, wrong))
