@@ -10,6 +10,10 @@ flavour=${1:-}
 case $flavour in
   mpich)
     packages=(gcc libc6-dev hdf5-tools mpich libmpich-dev libhdf5-mpich-dev)
+    # For the test of a page; elsewhere the package is called otherwise or is none, and it is skipped.
+    if [[ $(sed -n 's/^ID=//p' /etc/os-release 2>/dev/null) == debian ]]; then
+      packages+=(chromium)
+    fi
     mpirun=(mpirun.mpich) ;;
   openmpi)
     packages=(gcc libc6-dev hdf5-tools openmpi-bin libopenmpi-dev libhdf5-openmpi-dev)

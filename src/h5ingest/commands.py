@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from h5ingest import __version__, main_verbs, verbs
+from h5ingest import __version__, bench_verbs, main_verbs, verbs
 from h5ingest.cli import Request, VerifyRequest
 from h5ingest.errors import EXIT_INTERNAL
 
@@ -88,3 +88,4 @@ for _verb in (
     verbs.doctor,
 ):
     app.command()(_verb)
+app.add_typer(bench_verbs.app, name="bench")

@@ -1,0 +1,67 @@
+"""What a measurement was made on, in words, without naming the machine or its folders."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from h5ingest import __version__
+from h5ingest.filesystem import look
+from h5ingest.options import size
+
+
+def describe(folder: Path, libraries: tuple[str, ...]) -> dict[str, str]:
+    """Return what is worth knowing: processor, memory, file system of `folder`, versions."""
+    mount = look(folder).mount
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} usable",
+        "memory": size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "file system": mount.name if mount else "unknown",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "h5ingest": __version__,
+        **{name: _version(name) for name in libraries},
+    }
+
+
+def load() -> float:
+    """Return the processes that wanted to run, on average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "cpu"):
+                return " ".join(value.split())
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _version(name: str) -> str:
+    """Return the version of a library, and of the one beneath it that matters."""
+    version = importlib.metadata.version(name)
+    if name == "h5py":
+        return f"{version} with HDF5 {importlib.import_module('h5py').version.hdf5_version}"
+    if name == "lmdb":
+        beneath = ".".join(map(str, importlib.import_module("lmdb").version()))
+        return f"{version} with LMDB {beneath}"
+    return version
+
+
+def memory_available() -> int:
+    """Return the bytes that can be allocated without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,184 @@
+"""Clocks, disks and caches: what the benchmarks measure with."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One thing, measured several times.
+
+    >>> Spread((3.0, 1.0, 2.0)).to_json()
+    {'median': 2.0, 'min': 1.0, 'max': 3.0, 'runs': [3.0, 1.0, 2.0]}
+    """
+
+    runs: tuple[float, ...]
+    """In the order measured; at least one."""
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.runs)
+
+    @property
+    def low(self) -> float:
+        """The least."""
+        return min(self.runs)
+
+    @property
+    def high(self) -> float:
+        """The most."""
+        return max(self.runs)
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {"median": self.median, "min": self.low, "max": self.high, "runs": list(self.runs)}
+
+
+def timed(action: Callable[[], T]) -> tuple[T, float]:
+    """Return what the action returns, and the seconds that it took."""
+    started_s = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - started_s
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a file, or a folder with all that is in it, takes of a disk."""
+
+    n_bytes: int
+    """Blocks in use, in bytes: files end in the middle of a block, and small files waste most."""
+    n_inodes: int
+    """Files and folders."""
+
+
+def usage(place: Path) -> Usage:
+    """Return what a file or a folder takes, as `du` counts: a file of two names once."""
+    found = {(told.st_dev, told.st_ino): told.st_blocks for told in _stats(place)}
+    return Usage(512 * sum(found.values()), len(found))
+
+
+def _stats(place: Path) -> Iterator[os.stat_result]:
+    yield place.lstat()
+    if place.is_dir() and not place.is_symlink():
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _stats(Path(entry.path))
+                else:
+                    yield entry.stat(follow_symlinks=False)
+
+
+def files_of(place: Path) -> list[Path]:
+    """Return the file, or all files of a folder."""
+    if not place.is_dir():
+        return [place]
+    return [path for path in place.rglob("*") if path.is_file()]
+
+
+def flush(place: Path) -> None:
+    """Let the system write what it has not written yet to the file system of `place`."""
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        # Not os.sync(): that waits for every other file system too, network mounts among them.
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            raise OSError(ctypes.get_errno(), f"syncfs {place}")
+    finally:
+        os.close(fd)
+
+
+def evict(place: Path) -> None:
+    """Ask the system to forget what it holds in memory of a file, or of a folder's files.
+
+    What has not been written yet stays: `flush` first.
+    """
+    for path in files_of(place):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def resident(place: Path) -> float:
+    """Return the share of the pages of a file, or of a folder's files, that is in memory."""
+    n_pages = n_resident = 0
+    for path in files_of(place):
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                continue
+            mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        view = np.frombuffer(mapped, np.uint8)
+        if ctypes.CDLL(None).mincore(
+            ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(size), pages
+        ):
+            raise OSError(f"mincore {path}")
+        n_pages += len(pages)
+        n_resident += sum(page & 1 for page in pages)
+    return n_resident / n_pages if n_pages else 0.0
+
+
+def plain(value: Any) -> Any:
+    """Return a dataclass, or what holds some, as plain values for JSON.
+
+    >>> plain((Usage(512, 1),))
+    [{'n_bytes': 512, 'n_inodes': 1}]
+    """
+    if isinstance(value, Spread):
+        return value.to_json()
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def seconds(value: float) -> str:
+    """Return a time for people, three digits or so.
+
+    >>> seconds(83.21), seconds(1.234), seconds(0.0123), seconds(0.00004567)
+    ('83.2 s', '1.23 s', '12.3 ms', '45.7 µs')
+    """
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{digits(value * factor)} {unit}"
+    return f"{digits(value * 1e6)} µs"
+
+
+def volume(n_bytes: float) -> str:
+    """Return a number of bytes for people, in the units of disks.
+
+    >>> volume(512), volume(12_288), volume(41_295_872)
+    ('512 B', '12.3 kB', '41.3 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{digits(n_bytes / factor)} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def digits(value: float) -> str:
+    """Return a number with three digits that count.
+
+    >>> digits(1234567.8), digits(83.21), digits(1.5)
+    ('1,230,000', '83.2', '1.50')
+    """
+    if value >= 1000:
+        step = 10 ** (len(f"{value:.0f}") - 3)
+        return f"{round(value / step) * step:,}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
