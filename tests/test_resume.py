@@ -243,8 +243,9 @@ def test_a_thousand_kills(images: Images, tmp_path: Path) -> None:
 
 def kill_after_a_checkpoint(runner: Runner, layout: str, out: Path, *more: str | Path) -> bytes:
     """Leave a partial file and its journal, with something done; return both, to be compared."""
+    slow = {"act": "nap:0.02", "site": "decode", "rank": "all", "call": 0}
     fault = {"act": "kill", "site": "mark", "call": 5, "when": "after"}
-    completed = runner.run(layout, out, 1, [fault], *more)
+    completed = runner.run(layout, out, 1, [slow, fault], *more)
     assert completed.returncode == -9, explain(completed)
     assert n_done(out) > 0
     return left_by(out)

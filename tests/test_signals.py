@@ -98,7 +98,7 @@ def session(leader: int) -> list[int]:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == leader:
+        if int(fields[3]) == leader and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
 
@@ -170,8 +170,9 @@ def test_a_second_interrupt_ends_the_job_at_once(runner: Runner, tmp_path: Path)
 def test_a_signal_to_mpirun_reaches_the_ranks(
     runner: Runner, which: str, name: str, tmp_path: Path
 ) -> None:
-    # What a batch system does. mpirun of Open MPI then says 1 after SIGTERM and SIGINT, though
-    # every rank has ended with 75; MPICH's says 75.
+    # What a batch system does. Every rank ends with 75; what mpirun itself then says is not ours:
+    # Open MPI's 1 after SIGTERM and SIGINT, MPICH's 75, or now and then 0 after SIGINT. What the
+    # ranks print last may be lost with it. That the job stopped in good order shows below.
     out = tmp_path / "out.h5"
     process = launch(ALL_FLAVOURS[which], runner.images, "stack", out, 2, SLOW[1:2])
     try:
@@ -183,8 +184,10 @@ def test_a_signal_to_mpirun_reaches_the_ranks(
     finally:
         completed = ended(process, 20)
     assert time.monotonic() - sent_s < 5
-    expected = 1 if which == "openmpi" and name != "usr1" else 75
-    assert completed.returncode == expected, explain(completed)
+    expected = {1} if which == "openmpi" and name != "usr1" else {75}
+    if which != "openmpi" and name == "int":
+        expected.add(0)
+    assert completed.returncode in expected, explain(completed)
     assert not out.exists()
     again = ended(launch(ALL_FLAVOURS[which], runner.images, "stack", out, 1, []), 30)
     runner.check("stack", out, again, resumed=True)
@@ -204,8 +207,6 @@ def test_a_rank_that_gives_no_sign_of_life_ends_the_others(
     # 75, or the signal by which mpirun had to end the rank that stood still
     assert completed.returncode in (75, 9, 137), explain(completed)
     assert not out.exists()
-    while session(process.pid) and time.monotonic() - started_s < 30:
-        time.sleep(0.1)  # Open MPI's mpirun leaves before what it has killed is gone
     assert session(process.pid) == []
     assert differences(runner.one_shot("stack"), resumed(runner, out)) == []
 
