@@ -8,8 +8,10 @@ SHELL := bash
 DEMO := build/demo
 SCRIPTS := .ci/run $(wildcard scripts/*.sh) jobs/env.sh $(wildcard jobs/*.sbatch) docker/smoke-test
 PYTEST_ARGS ?=
+BENCH_DATA ?=
+BENCH_ARGS ?=
 
-.PHONY: help demo check lint types test soak cluster-test image image-test format clean venvs
+.PHONY: help demo check lint types test soak bench cluster-test image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
@@ -46,6 +48,11 @@ soak: venvs ## the tests that take minutes: every filter, all data, all ranks, a
 cluster-test: venvs ## job scripts on a real SLURM, jobs over several hosts (root, Debian; 3 minutes)
 	@scripts/packages.sh slurmctld slurmd slurm-client munge iproute2
 	@.venv/mpich/bin/pytest -m cluster $(PYTEST_ARGS) tests/test_slurm.py tests/test_hosts.py
+
+# BENCH_DATA is a folder with mnist, cifar and kodak, each with PNG files at any depth; images that are
+# not there are drawn. BENCH_ARGS='--runs 3 --only MNIST', see benchmarks/against_baselines.py.
+bench: venv-mpich ## h5ingest against baselines, on an idle machine: a table in build/bench (4 minutes)
+	@.venv/mpich/bin/python benchmarks/against_baselines.py $(if $(BENCH_DATA),--data $(BENCH_DATA)) $(BENCH_ARGS)
 
 image: ## the container image (docker/README.md), with docker, podman or, without a daemon, buildah
 	@scripts/image.sh build

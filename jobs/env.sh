@@ -27,9 +27,11 @@ if [[ -n $image ]]; then
   program=(apptainer exec --bind "$bind" "$image" h5ingest)
 fi
 case $mpi in
-  *mpirun* | *mpiexec*) launch=("$mpi" -n "$SLURM_NTASKS") ;;
+  *mpirun* | *mpiexec*) launch=("$mpi") ;;
   # Without the second option a rank that dies leaves the others waiting until the time limit.
   *) launch=(srun --mpi="$mpi" --kill-on-bad-exit=1) ;;
 esac
+# Older SLURMs tell the number of ranks only if it was asked for as such.
+ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}
 # shellcheck disable=SC2034  # it is what the job scripts run
-h5ingest=("${launch[@]}" "${program[@]}")
+h5ingest=("${launch[@]}" -n "$ranks" "${program[@]}")

@@ -6,6 +6,7 @@
     launched.py slow SECONDS ARGUMENTS...            every rank sleeps so long in each decode
     launched.py full RANK CALLS ARGUMENTS...   nothing more can be written there, as on a full disk
     launched.py peak ARGUMENTS...              print the peak memory of each rank at the end
+    launched.py modules FOLDER ARGUMENTS...    each rank lists what it has imported in FOLDER/RANK
 
 Launched by tests; never imported.
 """
@@ -23,8 +24,8 @@ from typing import Any
 
 from h5ingest import pipeline
 from h5ingest.cli import run
-from h5ingest.comm import launcher_rank
 from h5ingest.decode import decode_into
+from h5ingest.launcher import launcher_rank
 
 
 def on_decode(act: Callable[[], object], rank: int, n_calls: int) -> None:
@@ -81,11 +82,15 @@ def main() -> None:
     elif verb in acts:
         rank, n_calls, *arguments = arguments
         on_decode(acts[verb], int(rank), int(n_calls))
+    elif verb == "modules":
+        listed, *arguments = arguments
     sys.argv[1:] = arguments
     code = run(arguments)
     if verb == "peak":
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(f"peak of rank {launcher_rank()}: {peak_kib} KiB", file=sys.stderr, flush=True)
+    if verb == "modules":
+        Path(listed, str(launcher_rank())).write_text("\n".join(sys.modules))
     sys.exit(code)
 
 

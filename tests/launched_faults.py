@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,15 +29,16 @@ from typing import Any
 import h5ingest.layout
 import h5ingest.storage.final
 from h5ingest.cli import run
-from h5ingest.comm import launcher_rank
+from h5ingest.launcher import launcher_rank
 
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
     "probe": "h5ingest.survey:probe",
-    "begin": "h5ingest.ingest:begin",
+    "begin": "h5ingest.beginning:begin",
     "reserve": "h5ingest.storage.state:reserve",
     "create": "h5ingest.storage.placer:Placer.__init__",
-    "metadata": "h5ingest.storage.placer:_Metadata.write",
+    "metadata": "h5ingest.storage.placer:_Metadata.store",
+    "last metadata": "h5ingest.storage.rawfile:RawFile.store",
     "images": "h5ingest.storage.placer:Placer.create_images",
     "replay": "h5ingest.storage.placer:Placer.replay",
     "place": "h5ingest.storage.placer:Placer.place",
@@ -50,14 +52,14 @@ SITES = {
     "journal": "h5ingest.storage.journal:Journal.append",
     "finish": "h5ingest.storage.ledger:Ledger.finish",
     "close": "h5ingest.storage.placer:Placer.close",
-    "join": "h5ingest.ingest:_join",
-    "final": "h5ingest.ingest:finalize",
+    "join": "h5ingest.ingest:join",
+    "final": "h5ingest.storage.final:finalize",
     "table": "h5ingest.storage.final:_create",
     "final beat": "h5ingest.job:Job.final_beat",
     "digest": "h5ingest.storage.final:_digest_numbers",
-    "publish": "h5ingest.ingest:publish",
+    "publish": "h5ingest.storage.final:publish",
     "rename": "h5ingest.storage.final:sync",
-    "discard": "h5ingest.ingest:discard",
+    "discard": "h5ingest.ending:discard",
     "release": "h5ingest.storage.lock:Lock.release",
 }
 
@@ -74,8 +76,9 @@ class Fault:
     """Something that happens to one rank."""
 
     act: str
-    """`kill`, `kill-all` (the whole session, mpirun too), `crash`, `nap:SECONDS`; `term`, `int`,
-    `usr1` or `stop`, maybe with `-later:SECONDS`."""
+    """`kill`, `kill-all` (the whole session, mpirun too), `crash`, `nap:SECONDS`, `fill:FILE` (take
+    all space of its file system), `sh:COMMAND`; `term`, `int`, `usr1` or `stop`, maybe with
+    `-later:SECONDS`."""
     site: str = ""
     """A key of `SITES`; empty: after so many seconds."""
     rank: int = 0
@@ -95,6 +98,10 @@ class Fault:
             raise ZeroDivisionError("arranged by a test")
         elif self.act.startswith("nap:"):
             time.sleep(float(self.act.partition(":")[2]))
+        elif self.act.startswith("fill:"):
+            fill(self.act.partition(":")[2])
+        elif self.act.startswith("sh:"):
+            subprocess.run(self.act.partition(":")[2], shell=True, check=True, timeout=30)
         else:
             name, _, later_s = self.act.partition("-later:")
             if later_s:
@@ -149,9 +156,18 @@ def tear(site: str, *args: Any) -> None:
         os.pwrite(writer._fd, data[: len(data) // 2], offset)
     elif site == "metadata":
         file, data = args
-        os.pwrite(file._fd, bytes(data)[: len(data) // 2], file._position)
+        os.pwrite(file.fd, bytes(data)[: len(data) // 2], file.position)
     else:
         raise ValueError(f"{site} cannot be torn")
+
+
+def fill(path: str) -> None:
+    """Leave no space on a file system."""
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+        for size in (2**16, 2**12):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
 
 
 def kill_session() -> None:

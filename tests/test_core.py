@@ -94,7 +94,7 @@ def test_only_comm_imports_mpi4py(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_command_line_imports_typer(module: str) -> None:
-    edge = ("commands", "main_verbs", "verbs", "bench_verbs")
+    edge = ("commands", "main_verbs", "verbs", "bench_verbs", "option_types")
     assert module in edge or "typer" not in packages(imports_of(module))
 
 

@@ -5,16 +5,31 @@ from __future__ import annotations
 import doctest
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import FLAVOURS, WHEELS, Flavour, explain, run
+from support import (
+    FLAVOURS,
+    WHEELS,
+    Flavour,
+    error_lines,
+    explain,
+    make_pixels,
+    run,
+    write_images,
+    write_manifest,
+)
 
 from h5ingest import doctor, filesystem, libraries
+from h5ingest.comm import SerialComm
 from h5ingest.doctor import Facts, advise, describe, examine, examine_here
+from h5ingest.errors import OutputError, StorageError
 from h5ingest.filesystem import FileSystem, Mount, find, look
 from h5ingest.libraries import Libraries, import_apart, mpi_files
+from h5ingest.options import IngestOptions
+from h5ingest.preflight import advising, told_before
 
 # As /proc/self/mountinfo has them on clusters, with made-up names.
 MOUNTINFO = r"""
@@ -146,6 +161,89 @@ def test_a_place_that_other_hosts_do_not_see_is_a_problem_for_a_job_of_several()
     assert "fuse.sshfs" in at("/home/my data", MPICH)
 
 
+def test_hosts_are_counted_by_the_ranks_or_else_by_slurm() -> None:
+    facts = Facts(libraries=MPICH, environment={"SLURM_JOB_NUM_NODES": "8"})
+    assert facts.n_hosts == 8
+    assert replace(facts, n_hosts_seen=1).n_hosts == 1
+    assert replace(facts, environment={}).n_hosts == 1
+    assert "64 on 2 hosts" in describe(replace(facts, n_ranks=64, n_hosts_seen=2))
+
+
+def told(
+    folder: str,
+    known: Libraries,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    hosts: int = 1,
+    **options: str,
+) -> str:
+    """What a run on four ranks is told before it begins on the cluster above."""
+    place_here(folder, known, monkeypatch, hosts)
+    comm = SerialComm()
+    comm.size = 4
+    return told_before(Path("out.h5"), IngestOptions(**options), comm, verbose=False)  # type: ignore[arg-type]
+
+
+def place_here(
+    folder: str, known: Libraries, monkeypatch: pytest.MonkeyPatch, hosts: int = 1
+) -> None:
+    """Let this be a folder of the cluster above."""
+    mount = find(MOUNTINFO, Path(folder))
+    stripes = "stripe_count: 1" if "lustre" in str(mount) else ""
+    place = FileSystem(folder=folder, mount=mount, free_bytes=1, free_inodes=None, stripes=stripes)
+    facts = Facts(libraries=known, filesystem=place, n_hosts_seen=hosts, shared_memory_bytes=1)
+    monkeypatch.setattr(doctor, "examine_here", lambda *_, **__: facts)
+
+
+def test_a_run_is_told_unasked_only_what_can_spoil_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert advise(Facts(libraries=MPICH, shared_memory_bytes=1))  # said by doctor and with -v
+    for folder in ("/scratch", "/projects", "/gpfs/projects", "/tmp", "/images"):
+        assert told(folder, MPICH, monkeypatch) == ""
+    assert told("/home", replace(MPICH, hdf5="1.10.8"), monkeypatch) == ""
+    on_nfs = told("/home", replace(MPICH, hdf5="1.10.8"), monkeypatch, hosts=2)
+    assert on_nfs.startswith("warning: NFS does not keep")
+    assert on_nfs.endswith("(--nodes=1)\n")
+    assert told("/tmp", MPICH, monkeypatch, hosts=2).startswith("PROBLEM: /tmp (tmpfs) is on one")
+
+
+def test_a_known_bad_combination_is_told_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = told("/scratch", OPEN_MPI_4, monkeypatch)
+    assert said.count("\n") == 2
+    assert "OMPI_MCA_io=romio321" in said
+    assert told("/scratch", OPEN_MPI_4, monkeypatch, layout="ragged") == said
+    assert told("/scratch", OPEN_MPI_4, monkeypatch, compression="none") == said
+    # None of these goes through MPI-IO.
+    assert told("/scratch", OPEN_MPI_4, monkeypatch, compression="zstd") == ""
+    assert told("/scratch", OPEN_MPI_4, monkeypatch, layout="tree") == ""
+    assert told("/scratch", replace(OPEN_MPI_4, parallel=False), monkeypatch) == ""
+    assert "HDF5_DO_MPI_FILE_SYNC=0" in told("/home", MPICH, monkeypatch)
+
+
+def test_an_error_of_the_file_system_comes_with_the_advice_that_fits_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder, known, n_lines in (
+        ("/scratch", MPICH, 0),  # of one stripe and a small /dev/shm: neither gives such an error
+        ("/projects", MPICH, 1),
+        ("/projects", OPEN_MPI_4, 2),
+        ("/home", MPICH, 2),
+        ("/tmp", MPICH, 1),
+    ):
+        place_here(folder, known, monkeypatch)
+        refused = StorageError("out.h5.partial: writing rows: Input/output error")
+        refused.agreed = True
+        with pytest.raises(StorageError) as caught, advising(Path("out.h5"), SerialComm()):
+            raise refused
+        assert caught.value.agreed
+        first, *more = str(caught.value).splitlines()
+        assert first == str(refused)
+        assert len(more) == n_lines, more
+        assert all(line.startswith("known here: ") for line in more)
+    with pytest.raises(OutputError) as other, advising(Path("out.h5"), SerialComm()):
+        raise OutputError("out.h5: exists already")
+    assert str(other.value) == "out.h5: exists already"
+
+
 def test_two_mpi_libraries_in_one_process_are_a_problem() -> None:
     both = replace(MPICH, mpi_files=("/a/libmpi.so.40", "/b/libmpich.so.12"))
     (advice,) = advise(Facts(libraries=both))
@@ -220,6 +318,47 @@ def test_under_mpirun_it_is_said_once(flavour: Flavour) -> None:
     assert shown.stdout.count("program ") == 1
     assert "ranks" in shown.stdout
     assert "orte" not in shown.stdout
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A manifest of nine images."""
+    return write_manifest(tmp_path / "few.txt", write_images(tmp_path, make_pixels(9, (4, 4))))
+
+
+def test_a_verbose_run_begins_with_the_facts_once(flavour: Flavour, few: Path) -> None:
+    for more in ((), ("-v",), ("-v", "-q")):
+        done = flavour.run(2, few, few.with_name("out.h5"), "--overwrite", *more)
+        assert done.returncode == 0, explain(done)
+        rows = [line.split()[0] for line in done.stderr.splitlines() if line]
+        for name in ("program", "ranks", "h5py", "HDF5", "mpi4py", "output", "free"):
+            assert rows.count(name) == (more == ("-v",)), explain(done)
+    done = flavour.run(2, few, few.with_name("out.h5"), "--overwrite", "-v", "--progress", "line")
+    assert done.stderr.index("program ") < done.stderr.index("probe: 9 of 9")
+    assert "2 on 1 host\n" in done.stderr
+    assert "HDF5_USE_FILE_LOCKING" in done.stderr
+
+
+def test_a_verbose_run_into_no_folder_is_refused_as_ever(mpich: Flavour, few: Path) -> None:
+    refused = mpich.alone(few, few.with_name("absent") / "out.h5", "-v")
+    assert refused.returncode == 5, explain(refused)
+    (line,) = error_lines(refused)
+    assert "expected an existing folder" in line
+
+
+@pytest.mark.parametrize(("n_ranks", "failing"), [(1, 0), (3, 1)])
+def test_a_full_memory_disk_is_told_with_what_it_is(
+    mpich: Flavour, few: Path, n_ranks: int, failing: int
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        refused = mpich.run_launched(
+            n_ranks, "full", str(failing), "2", few, f"{folder}/out.h5",
+            "--chunk", "1", "--batch-bytes", "16",
+        )  # fmt: skip
+        assert refused.returncode == 5, explain(refused)
+        (line,) = error_lines(refused)
+        assert "out.h5.partial: writing rows" in line
+        assert refused.stderr.count(f"known here: {folder} is in memory") == 1, explain(refused)
 
 
 def test_the_wheels_have_a_serial_h5py() -> None:

@@ -207,7 +207,12 @@ def test_the_file_describes_itself(images: Images) -> None:
     assert attrs["content_digest"] == report.content_digest
     assert attrs["command"] == "h5ingest as typed"
     assert json.loads(attrs["options"])["layout"] == "stack"
-    assert json.loads(attrs["libraries"])["h5py"] == h5py.version.version
+    libraries = json.loads(attrs["libraries"])
+    assert libraries["h5py"] == h5py.version.version
+    assert libraries["HDF5"] == h5py.version.hdf5_version
+    assert libraries["numpy"] == np.__version__
+    assert "imagecodecs" in libraries["decoder"]
+    assert {"MPI", "imageio", "hdf5plugin"} <= libraries.keys()
 
 
 def test_color_images_have_a_channel_axis(tmp_path: Path) -> None:

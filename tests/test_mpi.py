@@ -152,6 +152,48 @@ def test_the_content_digest_is_that_of_a_single_process_without_mpi(
         assert expected in one.completed.stdout
 
 
+SLURM_JOB = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_RESTART_COUNT": "1",
+}
+
+
+def test_the_file_says_which_job_made_it_unless_it_is_to_be_reproducible(
+    flavour: Flavour, table: Table, runs: dict[int, Run], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    completed = flavour.run(2, table.manifest, out, "-q", env=SLURM_JOB)
+    assert completed.returncode == 0, explain(completed)
+    attrs = read_file(out).attrs
+    assert json.loads(attrs["job"]) == {
+        "ranks": 2, "hosts": 1,
+        "slurm_job": "4711", "slurm_nodes": "n[1-2]", "slurm_restarts": "1",
+    }  # fmt: skip
+    assert {"mpich": "MPICH", "openmpi": "Open MPI"}[flavour.name] in attrs["libraries"]
+    shown = flavour.alone("show", out)
+    assert "slurm_job 4711, slurm_nodes n[1-2], slurm_restarts 1" in shown.stdout, explain(shown)
+    kept = runs[2].file  # made with SOURCE_DATE_EPOCH
+    assert attrs["content_digest"] == read_file(kept).attrs["content_digest"]
+    assert "job" not in read_file(kept).attrs
+    assert "MPI" not in json.loads(read_file(kept).attrs["libraries"])
+
+
+def test_a_reproducible_file_does_not_depend_on_the_job_or_on_mpi(
+    flavour: Flavour, table: Table, tmp_path: Path
+) -> None:
+    command = (table.manifest, "out.h5", "-q")
+    for folder in ("alone", "job"):
+        (tmp_path / folder).mkdir()
+    done = flavour.alone(*command, cwd=tmp_path / "alone", env=MOMENT)
+    assert done.returncode == 0, explain(done)
+    done = flavour.run(3, *command, cwd=tmp_path / "job", env={**MOMENT, **SLURM_JOB})
+    assert done.returncode == 0, explain(done)
+    alone, job = (tmp_path / folder / "out.h5" for folder in ("alone", "job"))
+    assert alone.read_bytes() == job.read_bytes()
+
+
 def test_progress_goes_to_a_log_as_one_line_a_phase(runs: dict[int, Run]) -> None:
     for one in runs.values():
         lines = one.completed.stderr.splitlines()
@@ -159,6 +201,19 @@ def test_progress_goes_to_a_log_as_one_line_a_phase(runs: dict[int, Run]) -> Non
             "probe: 23 of 23 images (100%)",
             "store: 23 of 23 images (100%)",
         ]
+
+
+def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
+    flavour: Flavour, table: Table, tmp_path: Path
+) -> None:
+    for n_ranks in (1, 3):
+        completed = flavour.run(
+            n_ranks, table.manifest, tmp_path / "out.h5", "--compression", "gzip:9",
+            "--chunk", "1", "--batch-bytes", "90", "--overwrite",
+        )  # fmt: skip
+        assert completed.returncode == 0, explain(completed)
+        assert completed.stderr.count("store: 23 of 23 images (100%)") == 1, explain(completed)
+        assert completed.stderr.count("probe: 23 of 23 images (100%)") == 1, explain(completed)
 
 
 def test_the_report_counts_over_all_ranks(runs: dict[int, Run], table: Table) -> None:

@@ -18,7 +18,7 @@ from support import Meddler, read_file
 from test_layouts import extent_chunks, ingest_on
 from threads import on_ranks
 
-from h5ingest import pipeline, source
+from h5ingest import ahead, source
 from h5ingest.errors import SamplesFailedError
 from h5ingest.ingest import ingest
 from h5ingest.layout import KINDS
@@ -76,20 +76,22 @@ def read_differently(
     """The second time that a file is read for storing, there is something else in it."""
     read, counts, lock = source.read, Counter[str](), threading.Lock()
 
-    def meddling(path: bytes, limit: int | None = None) -> tuple[bytes, int]:
+    def meddling(path: bytes, limit: int | None = None, **how: Any) -> tuple[bytes, int]:
+        if limit is not None:  # the probe
+            return read(path, limit, **how)
         found = os.path.basename(os.fsdecode(path))
         with lock:
             counts[found] += 1
         if found == name and counts[found] == 2:
             if other is None:
-                return read(path + b" is gone")
+                return read(path + b" is gone", **how)
             return other, len(other)
-        return read(path, limit)
+        return read(path, limit, **how)
 
     class Source:
         read = staticmethod(meddling)
 
-    monkeypatch.setattr(pipeline, "source", Source)
+    monkeypatch.setattr(ahead, "source", Source)
     return counts
 
 

@@ -116,7 +116,10 @@ def test_an_ingest_job_makes_the_file(
     log = log_of(ended)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log
     assert ended["NodeList"] == "n[1-2]"
-    images.check(out)
+    attrs = images.check(out)
+    assert json.loads(attrs["job"]) == {
+        "ranks": 4, "hosts": 1, "slurm_job": str(job), "slurm_nodes": "n[1-2]"
+    }  # fmt: skip
     assert json.loads(out.with_name("out.h5.report.json").read_text())["n_ranks"] == 4
     assert "store: 300 of 300 images (100%)" in log
     assert "on 4 ranks" in log
@@ -273,7 +276,8 @@ def test_a_job_that_is_told_to_stop_is_requeued_and_finishes(
     assert "restarts: 0 of at most 20" in log
     assert "asking the ranks to save and stop (time limit)" in log
     assert "restarts: 1 of at most 20" in log
-    images.check(out)
+    made_by = json.loads(images.check(out)["job"])
+    assert (made_by["slurm_job"], made_by["slurm_restarts"]) == (str(job), "1")
 
 
 @needs_resume
@@ -336,3 +340,19 @@ def test_a_verify_job_runs_after_its_ingest_job(
     third = cluster.submit(*TWO_BY_TWO, "verify.sbatch", out, cwd=jobs, env=site.env)
     (ended,) = cluster.wait(third)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "3:0"), log_of(ended)
+
+
+def test_a_scaling_job_measures_each_number_of_ranks_and_draws_it(
+    cluster: Slurm, site: Site, images: Images, jobs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scaling"
+    job = cluster.submit(
+        *TWO_BY_TWO, "scaling.sbatch", images.manifest, out, "--runs", "1", "--scaling", "strong",
+        cwd=jobs, env=site.env,
+    )  # fmt: skip
+    (ended,) = cluster.wait(job, timeout_s=180)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log_of(ended)
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert sorted({result["ranks"] for result in results}) == [1, 2, 4]
+    assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(out.glob("h5ingest-bench-*"))

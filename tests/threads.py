@@ -9,17 +9,19 @@ from __future__ import annotations
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Request, Watchdog
+from h5ingest.comm import Request
 from h5ingest.storage import choice
+from h5ingest.watchdog import Watchdog
 
 T = TypeVar("T")
 _TIMEOUT_S = 60
@@ -39,16 +41,22 @@ class _World:
 class ThreadComm:
     """One of them."""
 
+    n_hosts = 1
     library = "threads"
     handle = None
-    info = None
 
     def __init__(self, world: _World, rank: int) -> None:
         self.rank = rank
-        self.watch = Watchdog()
+        self.watch = Watchdog(self.rank)
         self.size = world.size
         self._world = world
         self._n_sums = 0
+
+    def info(self, hints: Mapping[str, str]) -> Any:
+        return None
+
+    def create(self, path: Path, hints: Mapping[str, str]) -> None:
+        path.touch(exist_ok=False)
 
     def bcast(self, value: T | None) -> T:
         return self.allgather(value)[0]  # type: ignore[return-value]  # root's is not None
@@ -66,6 +74,9 @@ class ThreadComm:
 
     def exchange(self, parts: Sequence[T]) -> list[T]:
         return [told[self.rank] for told in self.allgather(list(parts))]
+
+    def rest(self) -> None:
+        self.allgather(None)
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:
         with self._world.lock:

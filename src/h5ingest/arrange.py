@@ -60,6 +60,7 @@ def arrange(
         groups=groups,
         grouped=manifest.group_by is not None,
         filters=filters,
+        alignment=options.alignment,
     )
     runs = []
     for group in range(n_groups):

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from h5ingest.comm import Comm, abort_on_crash, launcher_rank, world
+from h5ingest.comm import Comm, abort_on_crash, world
 from h5ingest.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
 from h5ingest.interrupt import Interrupt
+from h5ingest.launcher import launcher_rank
 from h5ingest.options import IngestOptions
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Request:
     quiet: bool
     """Whether only errors are printed."""
     verbose: bool
-    """Whether to say which libraries and which writer are used."""
+    """Whether to say which libraries, file system and writer are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,10 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say and return the exit code, the same on all ranks. Collective."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if launcher_rank() is not None and on_interrupt is signal.default_int_handler:
+        # A KeyboardInterrupt would end in MPI_Finalize, which waits for ranks that wait for us.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         comm = world()
     except SetupError as error:
@@ -84,6 +89,7 @@ def run(arguments: list[str]) -> int:
             time.sleep(_LAST_WORDS_S)
         return error.exit_code
     with abort_on_crash(comm):
+        signal.signal(signal.SIGINT, on_interrupt)
         if comm.size > 1:
             comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
         request: Request | VerifyRequest | int | None = None
@@ -95,19 +101,25 @@ def run(arguments: list[str]) -> int:
             except IngestError as error:  # of a verb that runs on one rank
                 _print_error(error)
                 request = error.exit_code
-        told = cast("Request | VerifyRequest | int", comm.bcast(request))
-        if isinstance(told, int):
-            return told
-        try:
-            return _verify(told, comm) if isinstance(told, VerifyRequest) else _ingest(told, comm)
-        except IngestError as error:
-            if not error.agreed and comm.size > 1:
-                raise
-            if comm.rank == 0:
-                _print_error(error)
-            if comm.size == 1 and isinstance(error, OutputError):
-                comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
-            return error.exit_code
+        code = _carry_out(cast("Request | VerifyRequest | int", comm.bcast(request)), comm)
+        comm.rest()  # root may still describe the file; MPI_Finalize would wait for it at full load
+        return code
+
+
+def _carry_out(told: Request | VerifyRequest | int, comm: Comm) -> int:
+    """Do what root has read from the arguments, and return the exit code. Collective."""
+    if isinstance(told, int):
+        return told
+    try:
+        return _verify(told, comm) if isinstance(told, VerifyRequest) else _ingest(told, comm)
+    except IngestError as error:
+        if not error.agreed and comm.size > 1:
+            raise
+        if comm.rank == 0:
+            _print_error(error)
+        if comm.size == 1 and isinstance(error, OutputError):
+            comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
+        return error.exit_code
 
 
 def _ingest(request: Request, comm: Comm) -> int:
@@ -120,6 +132,13 @@ def _ingest(request: Request, comm: Comm) -> int:
 
     interrupt = Interrupt()
     interrupt.install()
+    if comm.rank == 0 and not request.quiet:
+        from h5ingest.preflight import told_before
+
+        print(
+            told_before(request.out, request.options, comm, verbose=request.verbose),
+            end="", file=sys.stderr, flush=True,
+        )  # fmt: skip
     if comm.size > 1:
         comm.watch.start(request.options.peer_timeout_s)
     try:

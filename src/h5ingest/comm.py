@@ -1,4 +1,4 @@
-"""The one adapter to MPI: `Comm`, with MPI behind it or, for a single process, nothing.
+"""`Comm`: what ranks need of each other, with MPI behind it (`mpi`) or, for one process, nothing.
 
 mpi4py is imported only here, and only where a launcher started this process: on a laptop, one rank
 needs no MPI library at all.
@@ -9,119 +9,29 @@ May not: know images, files.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import textwrap
-import threading
-import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.errors import (
     EXIT_INTERNAL,
-    EXIT_STOPPED,
     IngestError,
     SetupError,
     agreed,
     from_plain,
     to_plain,
 )
+from h5ingest.launcher import launcher_rank, launcher_size
+from h5ingest.watchdog import Watchdog, exit_now
 
 T = TypeVar("T")
-
-_RANK_VARIABLES: Final = (
-    "OMPI_COMM_WORLD_RANK",  # Open MPI's mpirun
-    "PMI_RANK",  # MPICH, Intel MPI, MVAPICH; srun --mpi=pmi2
-    "PMIX_RANK",  # srun --mpi=pmix, PRRTE
-    "MV2_COMM_WORLD_RANK",
-    "PALS_RANKID",  # Cray
-    "ALPS_APP_PE",
-    "FLUX_TASK_RANK",
-    "JSM_NAMESPACE_RANK",
-)
-_SIZE_VARIABLES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-
-
-def launcher_rank() -> int | None:
-    """Return this process's rank as the launcher's environment says it; None without a launcher.
-
-    Known before MPI_Init, and even where MPI does not work: it decides who prints.
-    """
-    for name in _RANK_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    # A SLURM batch script also has SLURM_PROCID; only srun's tasks have a step with a task count.
-    if "SLURM_STEP_NUM_TASKS" in os.environ:
-        return int(os.environ.get("SLURM_PROCID", "0"))
-    return None
-
-
-def launcher_size() -> int | None:
-    """Return how many processes the launcher says it started; None if it does not say.
-
-    mpirun inside a SLURM job starts its helpers with srun, one a node: so SLURM's count is asked
-    last.
-    """
-    for name in _SIZE_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0")) or None
-
-
-class Watchdog:
-    """Ends this process if it waits for other ranks in vain: nothing else ends it everywhere.
-
-    A cut network link leaves MPICH, and by default Open MPI, waiting for ever.
-    """
-
-    def __init__(self) -> None:
-        """Begin asleep."""
-        self._wait: object | None = None
-        """Stands for the wait under way; None while nothing is waited for."""
-        self._timeout_s = 0.0
-
-    def begin(self) -> None:
-        """A wait for other ranks begins. Not collective."""
-        self._wait = object()
-
-    def end(self) -> None:
-        """It is over. Not collective."""
-        self._wait = None
-
-    def start(self, timeout_s: float) -> None:
-        """Watch from now on: a wait of more than `timeout_s` ends the process with exit code 75.
-
-        Seconds are counted, not read from a clock: a job that is suspended stands still. Called
-        again, it changes the time.
-        """
-        started, self._timeout_s = self._timeout_s > 0, timeout_s
-        if not started:
-            threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        seen, waited_s = None, 0.0
-        while True:
-            timeout_s = self._timeout_s
-            step_s = min(1.0, timeout_s / 4)
-            time.sleep(step_s)
-            wait = self._wait
-            waited_s = waited_s + step_s if wait is not None and wait is seen else 0.0
-            seen = wait
-            if waited_s > timeout_s:
-                rank = launcher_rank()
-                print(
-                    f"h5ingest: error: rank {rank}: no sign of life of another rank for "
-                    f"{timeout_s:.0f} s (--peer-timeout): a host or its network is gone. Start the "
-                    f"same command again to go on.",
-                    file=sys.__stderr__,
-                    flush=True,
-                )
-                _exit_now(EXIT_STOPPED)
 
 
 class Request(Protocol):
@@ -138,14 +48,24 @@ class Comm(Protocol):
     """Of this process."""
     size: int
     """Processes."""
+    n_hosts: int
+    """Hosts that they are on."""
     library: str
     """Name and version of the MPI library; empty without one."""
     handle: Any
     """The `mpi4py.MPI.Comm` for h5py's MPI-IO driver; None without one."""
-    info: Any
-    """The `mpi4py.MPI.Info` that goes with it; None without one."""
     watch: Watchdog
     """Is told when this rank waits for others."""
+
+    def info(self, hints: Mapping[str, str]) -> Any:
+        """Return an `mpi4py.MPI.Info`; None without MPI. Not collective."""
+
+    def create(self, path: Path, hints: Mapping[str, str]) -> None:
+        """Create an empty file, through MPI-IO where there is MPI. Not collective.
+
+        Raises:
+            OSError: it exists, or cannot be created.
+        """
 
     def bcast(self, value: T | None) -> T:
         """Return root's value. Collective."""
@@ -158,6 +78,9 @@ class Comm(Protocol):
 
     def exchange(self, parts: Sequence[T]) -> list[T]:
         """Send part r to rank r; return what each rank sent here, in order. Collective."""
+
+    def rest(self) -> None:
+        """Wait until every rank is here, however long that takes one of them. Collective."""
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:
         """Begin to add up `local` over all ranks into `total`. Collective, does not wait.
@@ -183,12 +106,18 @@ class SerialComm:
 
     rank = 0
     size = 1
+    n_hosts = 1
     library = ""
     handle = None
-    info = None
 
     def __init__(self) -> None:
-        self.watch = Watchdog()
+        self.watch = Watchdog(self.rank)
+
+    def info(self, hints: Mapping[str, str]) -> Any:  # noqa: D102
+        return None
+
+    def create(self, path: Path, hints: Mapping[str, str]) -> None:  # noqa: D102
+        path.touch(exist_ok=False)
 
     def bcast(self, value: T | None) -> T:  # noqa: D102 - see Comm
         return value  # type: ignore[return-value]  # root's value is not None
@@ -202,6 +131,9 @@ class SerialComm:
     def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
         return list(parts)
 
+    def rest(self) -> None:  # noqa: D102
+        pass
+
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
         total[:] = local
         return _Complete()
@@ -213,82 +145,12 @@ class SerialComm:
         return None
 
     def abort(self, code: int) -> None:  # noqa: D102
-        _exit_now(code)
+        exit_now(code)
 
 
 class _Complete:
     def test(self) -> bool:
         return True
-
-
-class _MpiRequest:
-    def __init__(self, request: Any, values: Any = None) -> None:
-        self._request = request
-        self._values = values  # MPI reads them until the request is complete
-
-    def test(self) -> bool:
-        return bool(self._request.Test())
-
-
-class MpiComm:
-    """All processes that the launcher started."""
-
-    def __init__(self, mpi: Any) -> None:
-        """Take `mpi4py.MPI`. Collective."""
-        self.handle = mpi.COMM_WORLD
-        self.rank: int = self.handle.Get_rank()
-        self.size: int = self.handle.Get_size()
-        self.library: str = _one_line(mpi.Get_library_version())
-        self.info = mpi.INFO_NULL
-        self.watch = Watchdog()
-        self._mpi = mpi
-        # What is under way must not be mixed up with the steps' own collectives.
-        self._sums = self.handle.Dup()
-        self._messages = self.handle.Dup()
-        self._status = mpi.Status()
-
-    def bcast(self, value: T | None) -> T:  # noqa: D102 - see Comm
-        with waiting(self):
-            return self.handle.bcast(value)  # type: ignore[no-any-return]
-
-    def gather(self, value: T) -> list[T] | None:  # noqa: D102
-        with waiting(self):
-            return self.handle.gather(value)  # type: ignore[no-any-return]
-
-    def allgather(self, value: T) -> list[T]:  # noqa: D102
-        with waiting(self):
-            return self.handle.allgather(value)  # type: ignore[no-any-return]
-
-    def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
-        with waiting(self):
-            return self.handle.alltoall(list(parts))  # type: ignore[no-any-return]
-
-    def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
-        return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
-
-    def send(self, rank: int, tag: int, values: NDArray[np.int64]) -> Request:  # noqa: D102
-        return _MpiRequest(self._messages.Isend(values, rank, tag), values)
-
-    def receive(self, tag: int) -> tuple[int, NDArray[np.int64]] | None:  # noqa: D102
-        if not self._messages.Iprobe(self._mpi.ANY_SOURCE, tag, self._status):
-            return None
-        source = self._status.Get_source()
-        values = np.empty(self._status.Get_count(self._mpi.INT64_T), np.int64)
-        self._messages.Recv(values, source, tag)
-        return source, values
-
-    def abort(self, code: int) -> None:  # noqa: D102
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.handle.Abort(code)
-        _exit_now(code)  # some MPI libraries return from Abort
-
-
-def _exit_now(code: int) -> None:
-    # Not sys.exit: closing a parallel file on the way out is collective and would wait for ever.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def world() -> Comm:
@@ -313,6 +175,8 @@ def world() -> Comm:
             f"Install an MPI library that mpi4py finds (for example: pip install mpich), "
             f"or run without mpirun or srun."
         ) from None
+    from h5ingest.mpi import MpiComm
+
     comm = MpiComm(MPI)
     started = launcher_size()
     if started is not None and started != comm.size:
@@ -349,10 +213,11 @@ def library_unstarted() -> str:
     mpi4py.rc.initialize = False
     from mpi4py import MPI
 
-    return _one_line(MPI.Get_library_version())
+    return one_line(MPI.Get_library_version())
 
 
-def _one_line(version: str) -> str:
+def one_line(version: str) -> str:
+    """Return the first line of what `MPI.Get_library_version` says."""
     return " ".join(version.partition("\n")[0].rstrip("\0").split())  # Open MPI counts its NUL
 
 

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from h5ingest import __version__
 from h5ingest.filesystem import FileSystem, look
@@ -29,6 +29,7 @@ _PREFIXES: Final = (
 _NAMES: Final = ("LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_NUM_THREADS", "TMPDIR")
 _NOT_SHOWN: Final = re.compile(r"OMPI_MCA_(ess|orte)|KEY|SECRET|TOKEN|PASS|CRED", re.IGNORECASE)
 """What mpirun sets for itself, and whatever may be nobody's business."""
+_LOCKING: Final = "HDF5_USE_FILE_LOCKING"
 _LITTLE_SHARED_MEMORY: Final = 256 * 1024**2
 
 
@@ -46,10 +47,14 @@ class Facts:
     program: str = ""
     """Version of h5ingest, of Python and of the system."""
     n_ranks: int = 1
+    n_hosts_seen: int = 0
+    """Hosts of the ranks; 0 if they were not asked."""
 
     @property
     def n_hosts(self) -> int:
-        """Hosts of this SLURM job; 1 outside of one."""
+        """Hosts of the ranks or, unasked, of this SLURM job; 1 outside of one."""
+        if self.n_hosts_seen:
+            return self.n_hosts_seen
         told = self.environment.get("SLURM_JOB_NUM_NODES", "")
         return int(told) if told.isdigit() else 1
 
@@ -62,6 +67,10 @@ class Advice:
     remedy: str
     fatal: bool = False
     """Whether nothing can work until it is mended."""
+    said: Literal["if asked", "after an error", "always"] = "if asked"
+    """When a run says it: with -v; also if the file system gave an error; or in any case."""
+    of_mpi_io: bool = False
+    """Whether it matters only to what is written through MPI-IO."""
 
 
 def examine(out: Path | None, n_ranks: int = 1) -> Facts:
@@ -74,32 +83,40 @@ def examine(out: Path | None, n_ranks: int = 1) -> Facts:
     Raises:
         OSError: the folder of `out` cannot be looked at.
     """
-    return _facts(out, import_apart(), n_ranks)
+    return _facts(out, import_apart(), n_ranks, 0, thorough=True)
 
 
-def examine_here(out: Path, mpi: str, n_ranks: int) -> Facts:
+def examine_here(
+    out: Path, mpi: str, n_ranks: int, n_hosts: int = 0, *, thorough: bool = True
+) -> Facts:
     """Look at everything from within a run that has its libraries imported. Not collective.
 
     Args:
         out: the output.
         mpi: `comm.library`.
         n_ranks: of this job.
+        n_hosts: of this job; 0 if that is not known.
+        thorough: try all codecs, and start `lfs` on Lustre, too.
 
     Raises:
         OSError: the folder of `out` cannot be looked at.
     """
-    return _facts(out, import_here(mpi), n_ranks)
+    libraries = import_here(mpi, with_codecs=thorough)
+    return _facts(out, libraries, n_ranks, n_hosts, thorough=thorough)
 
 
-def _facts(out: Path | None, libraries: Libraries, n_ranks: int) -> Facts:
+def _facts(
+    out: Path | None, libraries: Libraries, n_ranks: int, n_hosts: int, *, thorough: bool
+) -> Facts:
     return Facts(
         libraries=libraries,
-        filesystem=look(out) if out is not None else None,
+        filesystem=look(out, with_stripes=thorough) if out is not None else None,
         environment={name: os.environ[name] for name in sorted(os.environ) if _is_shown(name)},
         shared_memory_bytes=_size("/dev/shm"),
         program=f"h5ingest {__version__}, Python {platform.python_version()}, "
         f"{platform.platform()}, host {socket.gethostname()}",
         n_ranks=n_ranks,
+        n_hosts_seen=n_hosts,
     )
 
 
@@ -137,6 +154,7 @@ def _of_libraries(facts: Facts) -> Iterable[Advice]:
             + " and ".join(libraries.mpi_files),
             remedy="build both again with one MPI, with pip's --no-cache-dir (docs/install.md)",
             fatal=True,
+            said="always",
         )
     if libraries.mpi and libraries.h5py and not libraries.parallel:
         yield Advice(
@@ -162,6 +180,7 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
             problem="NFS does not keep what several hosts write to one file at a time apart",
             remedy="write to the cluster's parallel file system and copy the file, or keep to one "
             "node (--nodes=1)",
+            said="always" if facts.n_hosts > 1 else "after an error",
         )
     if mount.kind == "overlay":
         yield Advice(
@@ -174,22 +193,26 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
             f"{facts.n_hosts}: the others cannot see it",
             remedy="write to a shared file system, or use one node (--nodes=1)",
             fatal=True,
+            said="always",
         )
     if mount.kind == "memory":
         yield Advice(
             problem=f"{place.folder} is in memory: the file takes the job's memory, and is lost",
             remedy="write to a disk",
+            said="after an error",
         )
     if mount.kind == "other" and (mount.type.startswith("fuse.") or mount.type in ("9p", "cifs")):
         yield Advice(
             problem=f"{mount.type} is not known to keep what several processes write to one file",
             remedy="try with one rank, or write elsewhere; `h5ingest verify` checks the file",
+            said="after an error",
         )
     if place.free_inodes == 0:
         yield Advice(
             problem="no inode is free: not even one file can be made",
             remedy="remove files, or ask for a larger quota",
             fatal=True,
+            said="always",
         )
     if mount.type == "lustre" and re.search(r"stripe_count: *1\b", place.stripes):
         yield Advice(
@@ -200,6 +223,7 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
         yield Advice(
             problem="this Lustre is mounted without flock: HDF5 cannot lock files there",
             remedy="export HDF5_USE_FILE_LOCKING=FALSE (readers need it too)",
+            said="after an error",
         )
 
 
@@ -209,16 +233,19 @@ def _of_combinations(facts: Facts) -> Iterable[Advice]:
     kind = place.mount.kind if place and place.mount else ""
     io = facts.environment.get("OMPI_MCA_io", "")
     is_open_mpi = libraries.mpi_family == "open mpi"
+    if not libraries.parallel:
+        return  # nothing is written through MPI-IO
     if is_open_mpi and libraries.mpi_version < (5,) and type_ == "lustre" and "romio" not in io:
         yield Advice(
             problem="Open MPI 4 writes through OMPIO, which was seen to hang on Lustre "
             "(open-mpi/ompi issues 9479, 11182)",
             remedy="export OMPI_MCA_io=romio321 (`ompi_info | grep 'MCA io'` has the name)",
+            said="always",
+            of_mpi_io=True,
         )
     sync = facts.environment.get("HDF5_DO_MPI_FILE_SYNC", "").upper()
     if (
         kind == "nfs"
-        and libraries.parallel
         and libraries.hdf5_version >= (1, 13, 2)
         and (libraries.mpi_family == "mpich" or "romio" in io)
         and sync not in ("0", "FALSE")
@@ -227,6 +254,8 @@ def _of_combinations(facts: Facts) -> Iterable[Advice]:
             problem=f"HDF5 {libraries.hdf5} refuses to write through ROMIO to NFS: 'MPI_File_sync "
             "is required by ROMIO driver' (h5py/h5py issue 2330)",
             remedy="export HDF5_DO_MPI_FILE_SYNC=0, and keep to one node",
+            said="always",
+            of_mpi_io=True,
         )
 
 
@@ -236,7 +265,7 @@ def describe(facts: Facts) -> str:
     how = "parallel" if libraries.parallel else "serial"
     rows = [
         ("program", facts.program),
-        ("ranks", str(facts.n_ranks)),
+        ("ranks", f"{facts.n_ranks} on {facts.n_hosts} host{'s' * (facts.n_hosts > 1)}"),
         ("h5py", libraries.h5py and f"{libraries.h5py}, {how}"),
         ("HDF5", libraries.hdf5),
         ("mpi4py", libraries.mpi4py),
@@ -258,7 +287,7 @@ def describe(facts: Facts) -> str:
             rows.append(("stripes", place.stripes))
     if facts.shared_memory_bytes is not None:
         rows.append(("/dev/shm", f"{facts.shared_memory_bytes / 1024**3:,.2f} GiB"))
-    rows += facts.environment.items()
+    rows += {_LOCKING: "not set: HDF5's default", **facts.environment}.items()
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {value or 'none'}" for name, value in rows]
     return "\n".join([*lines, "", describe_advice(advise(facts)) or "No known problem."])

@@ -5,6 +5,7 @@
     ├── SamplesFailedError  3  images could not be read, or do not fit together
     ├── ManifestError       4  the manifest says something it cannot mean
     ├── OutputError         5  the output exists, has no space, no permission
+    │   └── StorageError    5  the system or HDF5 refused to read or write it
     ├── SetupError          6  MPI, HDF5 or a codec is missing or does not fit
     └── StoppedError       75  asked to stop; the same command goes on from here
 
@@ -64,6 +65,10 @@ class OutputError(IngestError, OSError):
     exit_code = 5
 
 
+class StorageError(OutputError):
+    """The system or HDF5 refused to read or write: the place itself may be the reason."""
+
+
 class SetupError(IngestError, RuntimeError):
     """MPI, HDF5 or a codec is missing here, or they do not fit each other."""
 
@@ -83,6 +88,7 @@ _BY_NAME: Final = {
         SamplesFailedError,
         ManifestError,
         OutputError,
+        StorageError,
         SetupError,
         StoppedError,
     )
@@ -108,6 +114,13 @@ def agreed(error: IngestError) -> IngestError:
     """Return the error, marked as one that every rank raises."""
     error.agreed = True
     return error
+
+
+def extended(error: OutputError, text: str) -> OutputError:
+    """Return the error with more words, in lines of their own."""
+    more = type(error)(f"{error}\n{text}")
+    more.agreed = error.agreed
+    return more
 
 
 class SampleError(Exception):
@@ -169,3 +182,8 @@ def describe_failures(failures: Sequence[Failure], *, first: int = 10) -> str:
             f"  … and {len(failures) - len(shown):,} more (--report FILE.json lists them all)"
         )
     return "\n".join(lines)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line; its class name if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -91,11 +91,15 @@ class FileSystem:
     free_inodes: int | None
     """Files that can still be made; None where the file system has no limit of its own."""
     stripes: str = ""
-    """What `lfs getstripe` says of the folder; empty if there is no Lustre."""
+    """What `lfs getstripe` says of the folder; empty if there is no Lustre, or it was not asked."""
 
 
-def look(path: Path) -> FileSystem:
+def look(path: Path, *, with_stripes: bool = True) -> FileSystem:
     """Return where a file is, or would be.
+
+    Args:
+        path: the file, or its folder.
+        with_stripes: start `lfs` if it is on Lustre.
 
     Raises:
         OSError: its folder cannot be looked at.
@@ -111,7 +115,7 @@ def look(path: Path) -> FileSystem:
         mount=mount,
         free_bytes=told.f_bavail * told.f_frsize,
         free_inodes=told.f_favail if told.f_files else None,
-        stripes=_stripes(folder) if mount and mount.type == "lustre" else "",
+        stripes=_stripes(folder) if with_stripes and mount and mount.type == "lustre" else "",
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, agree, agreeing
-from h5ingest.errors import OutputError, StoppedError
+from h5ingest.errors import OutputError, StoppedError, extended
 from h5ingest.interrupt import Interrupt, StopRequested
 from h5ingest.options import MIB, IngestOptions
 from h5ingest.pulse import Pulse
@@ -66,6 +66,8 @@ class Job:
     interrupt: Interrupt
     command: str
     started_s: float = field(default_factory=time.perf_counter)
+    started_cpu_s: float = field(default_factory=time.process_time)
+    """CPU seconds of this process until then: start-up."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Phase -> seconds of this rank."""
     stopping: bool = False
@@ -210,12 +212,11 @@ class Job:
             if not full or _FREE in text:
                 raise
             need = f", {n_bytes - used:,} more are needed" if n_bytes > used else ""
-            more = OutputError(
-                f"{text}\n{free:,} bytes {_FREE} {self.beside.out.parent}{need}. What is stored is "
-                f"kept: make room and start the same command again."
+            more = (
+                f"{free:,} bytes {_FREE} {self.beside.out.parent}{need}. What is stored is kept: "
+                f"make room and start the same command again."
             )
-            more.agreed = error.agreed
-            raise more from None
+            raise extended(error, more) from None
 
     def _space(self) -> tuple[int, int]:
         """Return the bytes that are free for the file, and those that it has."""
@@ -229,6 +230,12 @@ class Job:
         """Return the seconds of each phase over all ranks. Collective."""
         told = self.comm.allgather(self.seconds)
         return {name: Spread.of([seconds[name] for seconds in told]) for name in self.seconds}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the CPU seconds of all ranks and their threads, before and since. Collective."""
+        work_s = time.process_time() - self.started_cpu_s
+        told = self.comm.allgather((self.started_cpu_s, work_s))
+        return {"start": sum(start for start, _ in told), "work": sum(work for _, work in told)}
 
     def _on_asked(self, total: NDArray[np.int64]) -> None:
         self.stopping = self.stopping or int(total[0]) > 0

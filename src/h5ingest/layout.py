@@ -168,6 +168,8 @@ class Layout:
     """Whether the groups are HDF5 groups; else there is one, at the root."""
     filters: tuple[Filter, ...] = ()
     """Of the pixels."""
+    alignment: int = 0
+    """Bytes: what is as large begins at multiples of it; 0: anywhere."""
 
     @property
     def schema(self) -> str:
@@ -183,6 +185,11 @@ class Layout:
     def datasets(self) -> tuple[DatasetSpec, ...]:
         """Of all groups, in the order in which they are created."""
         return tuple(spec for group in self.groups for spec in group.datasets)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all images, without what fills the last chunks."""
+        return sum(group.pixels.shape[0] * group.pixels.row_bytes for group in self.groups)
 
     @property
     def stored_bytes(self) -> int:

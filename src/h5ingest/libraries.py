@@ -83,11 +83,12 @@ def import_apart() -> Libraries:
     return Libraries(**told)
 
 
-def import_here(mpi: str = "") -> Libraries:
+def import_here(mpi: str = "", *, with_codecs: bool = True) -> Libraries:
     """Import the libraries in this process. Not collective.
 
     Args:
         mpi: `comm.library` of a run under MPI; otherwise MPI is asked without being started.
+        with_codecs: try which codecs there are.
     """
     errors: list[str] = []
     found: dict[str, Any] = {}
@@ -107,13 +108,14 @@ def import_here(mpi: str = "") -> Libraries:
             "hdf5": h5py.version.hdf5_version,
             "parallel": bool(h5py.get_config().mpi),
         }
-        from h5ingest.storage.filters import available
+        if with_codecs:
+            from h5ingest.storage.filters import available
 
-        found["codecs"] = tuple(available())
+            found["codecs"] = tuple(available())
     except (ImportError, RuntimeError) as error:
         errors.append(f"h5py: {error}")
     try:
-        from h5ingest.decode import decoder_version
+        from h5ingest.png import decoder_version
 
         found["decoder"] = decoder_version()
     except ImportError as error:

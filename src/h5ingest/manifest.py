@@ -9,7 +9,6 @@ May not: open an image, decide on shapes, know a communicator.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,5 +212,7 @@ def _parsed_blocks(
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of the file, in hexadecimal."""
+    import hashlib  # one rank needs it
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,14 @@ MIB: Final = 1024**2
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
+
+MAX_READERS: Final = 256
+"""Threads of one rank: far beyond what a metadata server thanks for."""
+
+_MOST_ALIGNMENT: Final = 1024**3
+"""Bytes: more would only make holes."""
+_STRIPE_UNIT: Final = 64 * KIB
+"""Lustre's LOV_MIN_STRIPE_SIZE."""
 
 _UNITS: Final = {
     "": 1, "b": 1,
@@ -46,6 +53,8 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: not a number with an optional unit.
     """
+    from fractions import Fraction  # here, on root only: 7 files less for each rank to open
+
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
@@ -89,8 +98,18 @@ class IngestOptions:
     """Images per chunk; None: chosen from the image size (`layout.default_chunk_rows`)."""
     batch_bytes: int = 4 * MIB
     """Pixels that one rank decodes before it writes, in bytes; at least one chunk is taken."""
+    alignment: int = 0
+    """Bytes: datasets and chunks of that size and more begin at multiples of it; 0: anywhere."""
+    stripe_count: int | None = None
+    """Lustre storage targets of the file; None: by its size. 0: as its folder has it."""
+    stripe_size: int | None = None
+    """Bytes of a Lustre stripe; None: 4 MiB, if the count is set."""
+    hints: tuple[tuple[str, str], ...] = ()
+    """(key, value) for MPI-IO."""
     cache_bytes: int = 32 * MIB
     """File bytes that one rank keeps from the probe, so that it opens those files once."""
+    readers: int | None = None
+    """Threads of each rank that read files ahead; 0: none; None: once files are slow to open."""
     on_error: str = "fail"
     """`fail`: nothing is published if an image failed. `blank`: zero pixels and status 2."""
     max_pixels: int = MAX_PIXELS
@@ -130,8 +149,34 @@ class IngestOptions:
             if not getattr(self, name) > 0:
                 option = name.removesuffix("_s").replace("_", "-")
                 raise UsageError(f"--{option}: expected seconds, got {getattr(self, name)}")
+        if self.readers is not None and not 0 <= self.readers <= MAX_READERS:
+            raise UsageError(f"--readers: expected auto or 0 to {MAX_READERS}, got {self.readers}")
+        self._check_tuning()
         if self.cache_bytes < 0:
             raise UsageError(f"--cache-bytes: expected 0 or more, got {self.cache_bytes}")
+
+    def _check_tuning(self) -> None:
+        if not 0 <= self.alignment <= _MOST_ALIGNMENT:
+            raise UsageError(f"--alignment: expected 0 to 1GiB, got {self.alignment} bytes")
+        if self.stripe_count is not None and self.stripe_count < 0:
+            raise UsageError(
+                f"--stripe-count: expected a number of storage targets, or 0 for what the folder "
+                f"has, got {self.stripe_count}"
+            )
+        if self.stripe_size is not None:
+            if self.stripe_count == 0:
+                raise UsageError("--stripe-size: --stripe-count 0 leaves the stripes as they are")
+            if self.stripe_size % _STRIPE_UNIT or not 0 < self.stripe_size < 4 * 1024**3:
+                raise UsageError(
+                    f"--stripe-size: expected a multiple of 64KiB below 4GiB, as Lustre does, got "
+                    f"{self.stripe_size} bytes"
+                )
+        for key, value in self.hints:
+            text = f"{key}={value}"
+            if not (key and value and text.isascii() and text.isprintable() and " " not in key):
+                raise UsageError(f"--hint: expected KEY=VALUE in printable ASCII, got {text!r}")
+        if len(dict(self.hints)) < len(self.hints):
+            raise UsageError("--hint: expected each key once")
 
     def _check_combinations(self) -> None:
         """Refuse what would have no effect: silence would promise something else."""

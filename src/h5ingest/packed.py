@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,10 @@ class PackedStrings:
 
     def __iter__(self) -> Iterator[bytes]:
         start = 0
-        for end in self.ends.tolist():
-            yield self.text[start:end]
-            start = end
+        for first in range(0, len(self.ends), _BLOCK):  # a list of all would take 40 bytes each
+            for end in self.ends[first : first + _BLOCK].tolist():
+                yield self.text[start:end]
+                start = end
 
     def slice(self, rows: range) -> PackedStrings:
         """Return the strings of the half-open interval `rows` (0-based, step 1)."""

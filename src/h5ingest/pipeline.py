@@ -10,50 +10,27 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from h5ingest import source
+from h5ingest.ahead import Files
 from h5ingest.convert import Fit, Losses, convert_into, holds
 from h5ingest.decode import check_intact, decode_into, probe
 from h5ingest.division import Portion
-from h5ingest.errors import Failure, SampleError
-from h5ingest.layout import STATUS_FAILED, STATUS_OK, Group, Layout
+from h5ingest.errors import SampleError
+from h5ingest.layout import STATUS_FAILED, STATUS_OK, Group, ImageSpec, Layout
 from h5ingest.options import IngestOptions
-from h5ingest.plan import batches, overlap, unit
+from h5ingest.plan import batches, element_batches, overlap, unit
 from h5ingest.samples import Samples
 from h5ingest.storage.writer import Image, Writer
+from h5ingest.work import Book, Work
 
 _BEAT_S: Final = 0.02
 """Seconds between two beats, at most, if images allow it: their files may be slow to open."""
-
-
-@dataclass(slots=True)
-class Work:
-    """What one rank has done so far."""
-
-    n_done: int = 0
-    """Images decoded, failed ones included."""
-    n_kept: int = 0
-    """Those whose batch has been written."""
-    n_read_bytes: int = 0
-    """Bytes of the files decoded."""
-    n_written_bytes: int = 0
-    """Bytes of pixels written."""
-    failures: list[Failure] = field(default_factory=list)
-    """Images that could not be stored."""
-    joints: list[tuple[int, int]] = field(default_factory=list)
-    """(group, element) where a portion began inside an image, which was decoded once more."""
-    losses: Losses = field(default_factory=Losses)
-    """What conversions dropped."""
-    decode_s: float = 0.0
-    """Seconds in reading, decoding and checksums."""
-    write_s: float = 0.0
-    """Seconds in writing."""
 
 
 class Pipeline:
@@ -64,7 +41,7 @@ class Pipeline:
         layout: Layout,
         options: IngestOptions,
         writer: Writer,
-        root: bytes,
+        files: Files,
         cache: dict[int, bytes],
         beat: Callable[[Work], None],
     ) -> None:
@@ -74,16 +51,16 @@ class Pipeline:
             layout: the datasets.
             options: how samples are read and converted.
             writer: takes the batches.
-            root: folder that relative paths are relative to.
+            files: the samples' files; its `waiting` may call `beat` of this object.
             cache: bytes of files that have been read already, by global index; emptied.
             beat: called now and then.
         """
         self._layout = layout
         self._options = options
         self._writer = writer
-        self._root = root
+        self._files = files
         self._cache = cache
-        self._beat = beat
+        self._on_beat = beat
         self._raw = options.samples == "raw"
         resample = options.resample or ("nearest" if self._raw else "bicubic")
         self._fit = Fit(
@@ -91,10 +68,12 @@ class Pipeline:
         )
         self._buffer = np.empty(0, np.uint8)
         self._next_beat_s = 0.0
+        self._usual: ImageSpec | None = None  # what is stored as it is in this portion of a stack
         self.work = Work()
 
     def store(self, portion: Portion) -> None:
         """Store the samples of one portion, their checksums and status. Not collective."""
+        self._usual = None
         kind = self._layout.kind
         if kind == "stack":
             self._store_rows(portion)
@@ -109,13 +88,12 @@ class Pipeline:
         spec, samples = group.pixels, portion.samples
         steps = batches(portion.span, unit(spec), self._options.batch_bytes // spec.row_bytes)
         buffer = self._array((len(steps[0]), *spec.shape[1:]), spec.dtype)
-        book = _Book.of(samples)
-        every = enumerate(zip(samples.indices.tolist(), samples.paths, strict=True))
+        book = Book.of(samples)
+        feed = self._feed(samples)
         for batch in steps:
-            with self._timed("decode_s"):
-                for image in buffer[: len(batch)]:
-                    k, (index, path) = next(every)
-                    size = self._load(index, path, image, book, k)
+            with self._decoding():
+                for k, image in enumerate(buffer[: len(batch)], batch.start - samples.rows.start):
+                    size = self._load(samples, k, feed, image, book)
                     if group.sizes is not None:
                         book.sizes[k] = size or image.shape[:2]
             self._write(spec.name, batch, buffer[: len(batch)])
@@ -130,14 +108,15 @@ class Pipeline:
         """
         group = self._layout.groups[portion.group]
         spec, samples = group.pixels, portion.samples
-        book = _Book.of(samples)
+        book = Book.of(samples)
         steps = self._element_batches(portion, spec.row_bytes, unit(spec))
+        feed = self._feed(samples)
         buffer = self._array((max(len(span) for span, *_ in steps),), spec.dtype)
         encoded = self._layout.kind == "encoded"
         carried: tuple[int, NDArray[Any]] | None = None
         for span, rows, begun in steps:
             values = buffer[: len(span)]
-            with self._timed("decode_s"):
+            with self._decoding():
                 for row in rows:
                     k = row - samples.rows.start
                     start, n = int(samples.starts[k]), int(samples.lengths[k])
@@ -149,11 +128,11 @@ class Pipeline:
                         at = start - span.start
                         image = values[at : at + n] if whole else np.empty(n, spec.dtype)
                         self._load(
-                            int(samples.indices[k]),
-                            samples.paths[k],
+                            samples,
+                            k,
+                            feed,
                             image if encoded else image.reshape(_shape(samples.shapes[k])),
                             book,
-                            k,
                             counts=row in portion.owned,
                         )
                         carried = None if whole else (row, image)
@@ -166,55 +145,25 @@ class Pipeline:
             self._write_book(group, samples, begun, book)
             self._mark(portion, span, book, rows)
 
-    def _element_batches(
-        self, portion: Portion, element_bytes: int, step: int
-    ) -> list[tuple[range, range, range]]:
-        """Return (elements, rows with a part in them, rows that begin in them), in order.
-
-        Chunks are kept whole where there are chunks, images where there are none. An empty image
-        belongs to the batch that begins where it does.
-        """
-        samples, base = portion.samples, portion.samples.rows.start
-        most = max(1, self._options.batch_bytes // element_bytes)
-        ends = samples.starts + samples.lengths
-        found: list[tuple[range, range, range]] = []
-        if step > 1:
-            for span in batches(portion.span, step, most):
-                begin = int(np.searchsorted(samples.starts, span.start))
-                first = min(begin, int(np.searchsorted(ends, span.start, side="right")))
-                stop = int(np.searchsorted(samples.starts, span.stop))
-                if span.stop == portion.span.stop:
-                    stop = len(ends)
-                begun = range(max(base + begin, portion.owned.start), base + stop)
-                found.append((span, range(base + first, base + stop), begun))
-            return found or [(portion.span, samples.rows, portion.owned)]
-        first = 0
-        while first < len(ends):
-            begin = int(samples.starts[first])
-            stop = max(first + 1, int(np.searchsorted(ends, begin + most, side="right")))
-            rows = range(base + first, base + stop)
-            found.append((range(begin, int(ends[stop - 1])), rows, rows))
-            first = stop
-        return found
-
     def _store_images(self, portion: Portion) -> None:
         """Store images that have a dataset each."""
         group, samples = self._layout.groups[portion.group], portion.samples
-        book = _Book.of(samples)
+        book = Book.of(samples)
+        feed = self._feed(samples)
         for span, rows, _ in self._element_batches(portion, 1, 1):
             for row in rows:
                 k = row - samples.rows.start
                 shape = samples.shapes[k]
-                with self._timed("decode_s"):
+                with self._decoding():
                     image = self._array(_shape(shape), "uint16" if shape[3] == 2 else "uint8")
-                    self._load(int(samples.indices[k]), samples.paths[k], image, book, k)
-                with self._timed("write_s"):
+                    self._load(samples, k, feed, image, book)
+                with self._writing():
                     self._writer.write_image(portion.group, row, image)
                     self.work.n_written_bytes += image.nbytes
             self._write_book(group, samples, rows, book)
             self._mark(portion, span, book, rows)
 
-    def _mark(self, portion: Portion, span: range, book: _Book, rows: range | None = None) -> None:
+    def _mark(self, portion: Portion, span: range, book: Book, rows: range | None = None) -> None:
         """Note a span as done, unless an image in it failed: a later run shall try it again."""
         self.work.n_kept = self.work.n_done
         rows = span if rows is None else rows
@@ -223,53 +172,72 @@ class Pipeline:
             joint = (portion.group, span.start) in self.work.joints[-1:]
             self._writer.mark(portion.group, span, joint=joint)
 
+    def _feed(self, samples: Samples) -> Iterator[tuple[int, bytes | SampleError]]:
+        """Yield each sample's position, in order, and its file's bytes, or why there are none.
+
+        Files that are not in the cache are read ahead.
+        """
+        known = np.fromiter(self._cache, np.int64, len(self._cache))
+        cached = np.isin(samples.indices, known)
+        read = self._files.read(compress(samples.paths, ~cached))
+        for k, hit in enumerate(cached):
+            if hit:
+                yield k, self._cache.pop(int(samples.indices[k]))
+            else:
+                file = next(read)
+                yield k, file if isinstance(file, SampleError) else file[0]
+
     def _load(
         self,
-        index: int,
-        path: bytes,
-        image: NDArray[Any],
-        book: _Book,
+        samples: Samples,
         k: int,
+        feed: Iterator[tuple[int, bytes | SampleError]],
+        image: NDArray[Any],
+        book: Book,
         *,
         counts: bool = True,
     ) -> tuple[int, int] | None:
         """Fill `image` with a sample, or with zeros, and enter it in the book.
 
         Args:
-            index: global index of the sample.
-            path: its path.
+            samples: of the portion.
+            k: position in them.
+            feed: their files; this one is next.
             image: (H, W) or (H, W, C), or (n,) for a file as it is.
             book: of the portion.
-            k: position in the book.
             counts: whether the sample is this rank's to count and to report.
 
         Returns:
             The size within a padded image; None if there is no image.
         """
+        work = self.work
         size = None
-        losses = Losses()
+        position, data = next(feed)
+        assert position == k, "files are asked for in order"
         try:
-            data = self._cache.pop(index, None)
-            if data is None:
-                data, _ = source.read(os.path.join(self._root, path))
-            size = self._decode(data, image, losses)
+            if isinstance(data, SampleError):
+                raise data
+            size = self._decode(data, image, counts)
             book.status[k] = STATUS_OK
             if counts:
-                self.work.n_read_bytes += len(data)
-                self.work.losses.add(losses)
+                work.n_read_bytes += len(data)
         except SampleError as error:
             image[...] = 0
             book.status[k] = STATUS_FAILED
             if counts:
-                self.work.failures.append(error.at(index, path))
-        book.checksums[k] = xxh3_64_intdigest(image.data)
-        self.work.n_done += counts
-        if not index & 15 or time.monotonic() >= self._next_beat_s:
-            self._beat(self.work)
-            self._next_beat_s = time.monotonic() + _BEAT_S
+                work.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
+        book.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
+        work.n_done += counts
+        if not k & 15 or time.monotonic() >= self._next_beat_s:
+            self.beat()
         return size
 
-    def _decode(self, data: bytes, image: NDArray[Any], losses: Losses) -> tuple[int, int] | None:
+    def beat(self) -> None:
+        """Take part in what all ranks do together."""
+        self._on_beat(self.work)
+        self._next_beat_s = time.monotonic() + _BEAT_S
+
+    def _decode(self, data: bytes, image: NDArray[Any], counts: bool) -> tuple[int, int] | None:
         """Fill `image`; return the size of what is in it."""
         options = self._options
         if image.ndim == 1:
@@ -281,8 +249,9 @@ class Pipeline:
             return None
         spec = probe(data, max_pixels=options.max_pixels, raw=self._raw)
         assert spec is not None, "the whole file tells"
-        if spec.shape == image.shape and spec.dtype == image.dtype:
-            decode_into(data, image, raw=self._raw)
+        if spec is self._usual or (spec.shape == image.shape and spec.dtype == image.dtype):
+            self._usual = spec if self._layout.kind == "stack" else None
+            decode_into(data, image, raw=self._raw, spec=spec)
             return spec.height, spec.width
         channels = image.shape[2] if image.ndim == 3 else 1
         lossy = spec.dtype == "uint16" and image.dtype == np.uint8 and not options.reduce_depth
@@ -293,8 +262,12 @@ class Pipeline:
         ):  # what the header said when it was probed did fit
             raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
         pixels = np.empty(spec.shape, spec.dtype)
-        decode_into(data, pixels, raw=self._raw)
-        return convert_into(pixels, image, self._fit, losses)
+        decode_into(data, pixels, raw=self._raw, spec=spec)
+        losses = Losses()
+        size = convert_into(pixels, image, self._fit, losses)
+        if counts:
+            self.work.losses.add(losses)
+        return size
 
     def _array(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Return an array in the one buffer, its content undefined."""
@@ -304,16 +277,16 @@ class Pipeline:
         return self._buffer[:n_bytes].view(dtype).reshape(shape)
 
     def _write(self, name: str, span: range, values: NDArray[Any]) -> None:
-        with self._timed("write_s"):
+        with self._writing():
             self._writer.write(name, span, values)
             self.work.n_written_bytes += values.nbytes
 
-    def _write_book(self, group: Group, samples: Samples, rows: range, book: _Book) -> None:
+    def _write_book(self, group: Group, samples: Samples, rows: range, book: Book) -> None:
         """Write what is known of each row beside its pixels."""
         if not rows:
             return
         cut = slice(rows.start - samples.rows.start, rows.stop - samples.rows.start)
-        with self._timed("write_s"):
+        with self._writing():
             self._writer.write(group.checksums.name, rows, book.checksums[cut])
             self._writer.write(group.status.name, rows, book.status[cut])
             if group.sizes is not None:
@@ -325,29 +298,34 @@ class Pipeline:
                 shapes = np.ascontiguousarray(samples.shapes[cut, :3])
                 self._writer.write(group.shapes.name, rows, shapes)
 
+    def _element_batches(
+        self, portion: Portion, element_bytes: int, step: int
+    ) -> list[tuple[range, range, range]]:
+        samples = portion.samples
+        return element_batches(
+            portion.span,
+            portion.owned,
+            samples.rows.start,
+            samples.starts,
+            samples.lengths,
+            step,
+            max(1, self._options.batch_bytes // element_bytes),
+        )
+
     @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _decoding(self) -> Iterator[None]:
+        """Count the seconds of the block: those in waiting for files, and the others."""
+        started_s, before_s = time.perf_counter(), self._files.seconds
+        yield
+        read_s = self._files.seconds - before_s
+        self.work.read_s += read_s
+        self.work.decode_s += time.perf_counter() - started_s - read_s
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         started_s = time.perf_counter()
         yield
-        setattr(self.work, what, getattr(self.work, what) + time.perf_counter() - started_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Book:
-    """What is known of each sample of a portion beside its pixels."""
-
-    checksums: NDArray[np.uint64]
-    """(n,)"""
-    status: NDArray[np.uint8]
-    """(n,)"""
-    sizes: NDArray[np.uint32]
-    """(n, 2) height and width without padding; (n, 2) zeros where nothing is padded."""
-
-    @classmethod
-    def of(cls, samples: Samples) -> _Book:
-        """Return an empty book."""
-        n = len(samples.rows)
-        return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))
+        self.work.write_s += time.perf_counter() - started_s
 
 
 def _shape(shape: NDArray[np.int32]) -> tuple[int, ...]:

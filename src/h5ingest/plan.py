@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.layout import DatasetSpec
 
@@ -96,6 +97,51 @@ def batches(span: range, step: int, batch_positions: int) -> list[range]:
     return [
         range(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)
     ]
+
+
+def element_batches(
+    span: range,
+    owned: range,
+    first_row: int,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    step: int,
+    batch_positions: int,
+) -> list[tuple[range, range, range]]:
+    """Return (elements, rows with a part in them, rows that begin in them), in order.
+
+    Units are kept whole where they have several positions, images where they have one. An empty
+    image belongs to the batch that begins where it does.
+
+    Args:
+        span: elements.
+        owned: rows that begin in it.
+        first_row: of those that follow.
+        starts: (n,) the element at which each row begins, non-decreasing.
+        lengths: (n,) elements of each.
+        step: elements of a unit.
+        batch_positions: elements of a batch, about.
+    """
+    ends = starts + lengths
+    found: list[tuple[range, range, range]] = []
+    if step > 1:
+        for part in batches(span, step, batch_positions):
+            begin = int(np.searchsorted(starts, part.start))
+            first = min(begin, int(np.searchsorted(ends, part.start, side="right")))
+            stop = int(np.searchsorted(starts, part.stop))
+            if part.stop == span.stop:
+                stop = len(ends)
+            begun = range(max(first_row + begin, owned.start), first_row + stop)
+            found.append((part, range(first_row + first, first_row + stop), begun))
+        return found or [(span, range(first_row, first_row + len(ends)), owned)]
+    first = 0
+    while first < len(ends):
+        begin = int(starts[first])
+        stop = max(first + 1, int(np.searchsorted(ends, begin + batch_positions, side="right")))
+        rows = range(first_row + first, first_row + stop)
+        found.append((range(begin, int(ends[stop - 1])), rows, rows))
+        first = stop
+    return found
 
 
 def overlap(a: range, b: range) -> range:

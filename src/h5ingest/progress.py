@@ -16,20 +16,23 @@ class LineProgress:
         self._stream = stream
         self._phase, self._n_images = "", 0
         self._started_s = self._next_s = 0.0
+        self._finished = False
+        """Whether the last line of the phase is written: what still comes are sums of the same."""
 
     def phase(self, name: str, n_images: int) -> None:
         """See `job.Watch`."""
         self._phase, self._n_images = name, n_images
         self._started_s = time.monotonic()
         self._next_s = self._started_s + LINE_EVERY_S
+        self._finished = False
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
         """See `job.Watch`."""
         now_s = time.monotonic()
         finished = n_images == self._n_images
-        if now_s < self._next_s and not finished:
+        if self._finished or (now_s < self._next_s and not finished):
             return
-        self._next_s = now_s + LINE_EVERY_S
+        self._finished, self._next_s = finished, now_s + LINE_EVERY_S
         seconds = max(now_s - self._started_s, 1e-6)
         rate = n_images / seconds
         left = (

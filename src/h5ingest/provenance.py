@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
+from typing import Final
 
 import h5py
 
 from h5ingest import __version__
 from h5ingest.comm import Comm
-from h5ingest.decode import decoder_version
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
+from h5ingest.png import decoder_version
+from h5ingest.storage.filters import canonical
+
+_SLURM: Final = {
+    "slurm_job": "SLURM_JOB_ID",
+    "slurm_nodes": "SLURM_JOB_NODELIST",
+    "slurm_restarts": "SLURM_RESTART_COUNT",
+    "slurm_array_job": "SLURM_ARRAY_JOB_ID",
+    "slurm_array_task": "SLURM_ARRAY_TASK_ID",
+}
+"""Name in the file -> variable that SLURM sets, where it applies (sbatch(1), output variables)."""
+_PACKAGES: Final = ("numpy", "imageio", "hdf5plugin")
 
 
 def provenance(
@@ -25,19 +37,26 @@ def provenance(
     *,
     n_failed: int,
 ) -> dict[str, str | int]:
-    """Return the attributes of the file, apart from its digest."""
-    # Reproducible builds set this: the file then does not hold the moment either.
+    """Return the attributes of the file, apart from its digest.
+
+    Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
+    else of the run that made it, and is the same, byte for byte, wherever it is made again.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    reproducible = epoch.isdigit()
+    moment = datetime.fromtimestamp(int(epoch), UTC) if reproducible else datetime.now(UTC)
     libraries = {
         "h5py": h5py.version.version,
         "HDF5": h5py.version.hdf5_version,
-        "MPI": comm.library,
         "decoder": decoder_version(),
+        **{name: _version(name) for name in _PACKAGES},
     }
     attributes: dict[str, str | int] = {}
     if layout.grouped:
         attributes["groups"] = _json([group.prefix[1:] for group in layout.groups])
+    if not reproducible:
+        libraries["MPI"] = comm.library
+        attributes["job"] = _json(_job(comm))
     return attributes | {
         "h5ingest_version": __version__,
         "schema": layout.schema,
@@ -47,10 +66,27 @@ def provenance(
         "n_failed": n_failed,
         "manifest_name": manifest.path.name,
         "manifest_sha256": manifest.sha256,
-        "options": _json(options.content()),
+        "options": _json({**options.content(), "compression": canonical(options.compression)}),
         "libraries": _json(libraries),
         "command": command,
     }
+
+
+def _job(comm: Comm) -> dict[str, str | int]:
+    """Return which job made the file; one that was gone on with: the last."""
+    told = {
+        name: os.environ[variable] for name, variable in _SLURM.items() if variable in os.environ
+    }
+    return {"ranks": comm.size, "hosts": comm.n_hosts, **told}
+
+
+def _version(package: str) -> str:
+    from importlib import metadata  # 40 files: for root alone
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _json(value: object) -> str:

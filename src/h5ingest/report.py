@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from h5ingest.errors import Failure, OutputError
 
@@ -25,7 +26,7 @@ class Spread:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
         """Return the spread of one value per rank."""
-        return cls(min=min(seconds), median=statistics.median(seconds), max=max(seconds))
+        return cls(min=min(seconds), median=float(np.median(seconds)), max=max(seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class IngestReport:
     conversions: tuple[str, ...] = ()
     """What was converted without loss, a line for each kind."""
     losses: tuple[str, ...] = ()
-    """What conversions dropped, a line for each kind."""
+    """What conversions dropped, a line for each kind; of the images that this run stored."""
     warnings: tuple[str, ...] = ()
     """What the user should know of the cost."""
     n_ranks: int
@@ -54,6 +55,8 @@ class IngestReport:
     """Bytes of the image files."""
     bytes_out: int
     """Bytes of the finished file; on a dry run, of its preallocated datasets."""
+    bytes_images: int = 0
+    """Bytes of all images in it, before compression."""
     dry_run: bool = False
     """Whether nothing was written."""
     failures: tuple[Failure, ...] = ()
@@ -64,6 +67,8 @@ class IngestReport:
     """Wall time from start to end."""
     phases: dict[str, Spread]
     """Phase -> seconds over the ranks."""
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of all ranks together: `start` until the work began, `work` from then on."""
 
     @property
     def images_per_s(self) -> float:

@@ -253,7 +253,7 @@ def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
         if name in ("schema", "groups", "n_samples", "n_failed", "status"):
             continue  # said already
         text = str(value)
-        if name in ("options", "libraries"):
+        if name in ("options", "libraries", "job"):
             pairs = json.loads(text)
             text = ", ".join(
                 f"{key} {_plain(pairs[key])}" for key in pairs if pairs[key] is not None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
 from operator import or_
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest import source
+from h5ingest.ahead import Files
 from h5ingest.cells import resolve
 from h5ingest.comm import Comm, agreeing
-from h5ingest.decode import HEAD_BYTES, palette, probe
+from h5ingest.decode import HEAD_BYTES, probe
 from h5ingest.errors import (
     Failure,
     ManifestError,
@@ -43,6 +44,7 @@ from h5ingest.manifest import (
 )
 from h5ingest.options import IngestOptions
 from h5ingest.packed import PackedStrings
+from h5ingest.png import END, palette
 from h5ingest.target import Target, decide
 
 REMEDY: Final = (
@@ -204,44 +206,58 @@ def probe_images(
         options: for its `max_pixels`, `cache_bytes`, `samples` and `layout`.
         beat: called now and then with the number of images probed so far.
     """
-    seen: Seen = {}
-    next_beat_s = 0.0
+    seen: dict[tuple[int, ImageSpec], _Kind] = {}
     failures = []
     cache: dict[int, bytes] = {}
     palettes: set[bytes] = set()
     n_bytes, budget = 0, options.cache_bytes
-    raw = options.samples == "raw"
+    raw, max_pixels = options.samples == "raw", options.max_pixels
     n_kept = 0 if options.layout == "stack" else len(held.paths)
     shapes, sizes = np.zeros((n_kept, 4), np.int32), np.zeros(n_kept, np.int64)
-    for i, (path, group) in enumerate(zip(held.paths, held.groups.tolist(), strict=True)):
-        index = held.indices[i]
-        if time.monotonic() >= next_beat_s:  # files may be slow to open, and a signal waits
-            beat(i)
-            next_beat_s = time.monotonic() + _BEAT_S
-        try:
-            file = os.path.join(root, path)
-            data, size = source.read(file, None if budget > 0 else HEAD_BYTES)
-            spec = probe(data, whole=len(data) == size, max_pixels=options.max_pixels, raw=raw)
-            if spec is None:
-                data, size = source.read(file)
-                spec = probe(data, max_pixels=options.max_pixels, raw=raw)
-                assert spec is not None, "the whole file tells"
-        except SampleError as error:
-            failures.append(error.at(index, path))
-            continue
-        n_bytes += size
-        count, first, first_path = seen.get((group, spec)) or (0, index, os.fsdecode(path))
-        seen[group, spec] = count + 1, first, first_path
-        if n_kept:
-            wide = 2 if spec.dtype == "uint16" else 1
-            shapes[i], sizes[i] = (spec.height, spec.width, spec.channels, wide), size
-        if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
-            palettes.add(colours)
-        if len(data) == size <= budget:
-            cache[index] = data
-            budget -= size + _OBJECT_BYTES
+    i, next_beat_s = 0, 0.0
+    kind = _Kind(-1, None, 0, b"")
+    files = Files(
+        root,
+        options.readers,
+        end=END,
+        limit=None if budget > 0 else HEAD_BYTES,
+        waiting=lambda: beat(i),
+    )
+    with files:
+        groups = held.groups if held.groups.any() else repeat(0)
+        found = zip(held.paths, files.read(held.paths), groups, strict=False)
+        for i, (path, file, group) in enumerate(found):
+            if time.monotonic() >= next_beat_s:
+                beat(i)
+                next_beat_s = time.monotonic() + _BEAT_S
+            index = held.indices[i]
+            try:
+                if isinstance(file, SampleError):
+                    raise file
+                data, size = file
+                spec = probe(data, whole=len(data) == size, max_pixels=max_pixels, raw=raw)
+                if spec is None:
+                    data, size = source.read(os.path.join(root, path))
+                    spec = probe(data, max_pixels=max_pixels, raw=raw)
+                    assert spec is not None, "the whole file tells"
+            except SampleError as error:
+                failures.append(error.at(index, path))
+                continue
+            n_bytes += size
+            if spec is not kind.spec or group != kind.group:
+                kind = seen.setdefault((int(group), spec), _Kind(group, spec, index, path))
+            kind.count += 1
+            if n_kept:
+                shapes[i], sizes[i] = kind.shape, size
+            if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
+                palettes.add(colours)
+            if len(data) == size <= budget:
+                cache[index] = data
+                budget -= size + _OBJECT_BYTES
+                if budget <= 0:
+                    files.limit = HEAD_BYTES
     return Probed(
-        seen=seen,
+        seen={of: (kind.count, kind.index, os.fsdecode(kind.path)) for of, kind in seen.items()},
         shapes=shapes,
         sizes=sizes,
         failures=failures,
@@ -249,6 +265,20 @@ def probe_images(
         palettes=frozenset(palettes),
         cache=cache,
     )
+
+
+class _Kind:
+    """Images of one group and kind."""
+
+    __slots__ = ("count", "group", "index", "path", "shape", "spec")
+
+    def __init__(self, group: int, spec: ImageSpec | None, index: int, path: bytes) -> None:
+        self.group, self.spec, self.index, self.path = group, spec, index, path
+        self.count = 0
+        self.shape = np.zeros(4, np.int32)
+        if spec is not None:
+            wide = 2 if spec.dtype == "uint16" else 1
+            self.shape[:] = spec.height, spec.width, spec.channels, wide
 
 
 def agree_on_images(

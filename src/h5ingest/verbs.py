@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from h5ingest import option_types as opt
 from h5ingest.errors import IngestError, OutputError, SetupError, UsageError
 from h5ingest.options import IngestOptions
 from h5ingest.printing import Status, check_folder, separator, write_json
@@ -64,7 +65,7 @@ def manifest(
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Write a manifest of the images below DIR, in the order of their paths.
 
@@ -94,9 +95,7 @@ def manifest(
 
 def codecs(
     ctx: typer.Context,
-    manifest: Annotated[
-        Path, typer.Argument(help="The manifest of an ingest.", show_default=False)
-    ],
+    manifest: opt.IngestedManifest,
     sample: Annotated[int, typer.Option(min=1, help="Images to measure, taken evenly.")] = 500,
     json_file: Annotated[
         Path | None,
@@ -110,22 +109,8 @@ def codecs(
             show_default=False,
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder that relative paths are relative to. (default: the manifest's folder)",
-            show_default=False,
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHAR",
-            help="Separates the manifest's columns. (default: a comma in .csv, else a tab)",
-            show_default=False,
-        ),
-    ] = None,
+    root: opt.Root = None,
+    delimiter: opt.Delimiter = None,
 ) -> None:
     """Measure each codec on a sample of the images of MANIFEST, and say which to choose.
 

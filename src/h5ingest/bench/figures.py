@@ -73,7 +73,7 @@ def lines(
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.yaxis.set_major_formatter(lambda y, _: tick(y))
-    _plain(axes)
+    tidy(axes)
 
 
 def tick(value: float) -> str:
@@ -139,11 +139,12 @@ def bars(
     )
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    _plain(axes)
+    tidy(axes)
     axes.grid(visible=False, axis="y")
 
 
-def _plain(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """Give axes the looks of all pictures."""
     from matplotlib.ticker import NullFormatter
 
     for axis in (axes.xaxis, axes.yaxis):  # a log axis of less than a decade would name them all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -30,7 +30,12 @@ def choose(layout: Layout, comm: Comm) -> tuple[type[MpioWriter] | type[PlacedWr
 
 
 def open_writer(
-    path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record]
+    path: Path,
+    layout: Layout,
+    comm: Comm,
+    ledger: Ledger,
+    known: Sequence[Record],
+    hints: Mapping[str, str],
 ) -> Writer:
     """Create the file with all its datasets, or take up one that was begun. Collective.
 
@@ -40,9 +45,12 @@ def open_writer(
         comm: the ranks.
         ledger: is told what has been written.
         known: what the journal says.
+        hints: for MPI-IO, where that is what writes.
 
     Raises:
         OutputError: HDF5 cannot create it (on all ranks).
     """
     writer, _ = choose(layout, comm)
+    if writer is MpioWriter:
+        return MpioWriter(path, layout, comm, ledger, known, hints)
     return writer(path, layout, comm, ledger, known)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
 
-from h5ingest.errors import OutputError
+from h5ingest.errors import StorageError
 from h5ingest.layout import DatasetSpec, Layout
 
 LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -28,18 +30,23 @@ def file_creation() -> Any:
     return creation
 
 
-def file_access() -> Any:
+def file_access(alignment: int = 0) -> Any:
     """Return the property list to create or open a file with.
 
     No chunk cache: writers hand over whole chunks. And an error comes when a chunk is written, not
     when HDF5 flushes its cache at close, where a full disk makes it crash (seen with 1.10 and 2.0).
     No sieve buffer either: what has been written to a contiguous dataset must be in the file, and
     not in 64 KiB of memory, when a checkpoint says that it is safe (one process; found by kills).
+
+    Args:
+        alignment: bytes; what is as large gets a place at a multiple of it.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_cache(0, 0, 0, 0.0)
     access.set_sieve_buf_size(0)
     access.set_libver_bounds(*LIBVER)
+    if alignment:
+        access.set_alignment(alignment, alignment)
     return access
 
 
@@ -97,11 +104,27 @@ def file_type(spec: DatasetSpec) -> Any:
 
 @contextlib.contextmanager
 def output_errors(what: str, *also: type[Exception]) -> Iterator[None]:
-    """Turn HDF5's and the system's errors into an `OutputError` that says what was tried.
+    """Turn HDF5's and the system's errors into a `StorageError` that says what was tried.
 
     h5py maps HDF5's errors to OSError and RuntimeError, in H5Fcreate also to ValueError.
     """
     try:
         yield
     except (OSError, RuntimeError, *also) as error:  # type: ignore[misc]  # a tuple of classes
-        raise OutputError(f"{what}: {' '.join(str(error).split())}") from None
+        raise StorageError(f"{what}: {' '.join(str(error).split())}") from None
+
+
+def sync(path: Path) -> None:
+    """Bring what this host has written to the file, or to the folder, to the disk.
+
+    Not collective. HDF5's close does not do it, and each host can only speak for itself.
+
+    Raises:
+        OutputError: the system says that data did not reach the disk.
+    """
+    with output_errors(f"{path}: cannot be brought to the disk"):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -6,7 +6,7 @@ hdf5plugin is imported only where one of its filters is asked for.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import h5py
 
@@ -31,18 +31,28 @@ _CODECS: Final = {
 }
 """The codecs within a codec."""
 
-# codec -> (lowest, highest level); what the codecs themselves accept
-_LEVELS: Final[dict[str, tuple[int, int] | None]] = {
-    "gzip": (0, 9),
+_LEVELS: Final[dict[str, tuple[int, int, int] | None]] = {
+    "gzip": (0, 4, 9),
     "lzf": None,
     "szip": None,
-    "zstd": (1, 22),
+    "zstd": (1, 3, 22),
     "lz4": None,
-    "bzip2": (1, 9),
-    "blosc": (0, 9),
-    "blosc2": (0, 9),
-    "bitshuffle": (1, 22),
+    "bzip2": (1, 9, 9),
+    "blosc": (0, 5, 9),
+    "blosc2": (0, 5, 9),
+    "bitshuffle": (1, 3, 22),
 }
+"""Codec -> lowest level that it takes, default (that of h5py or hdf5plugin), highest."""
+
+
+class _Choice(NamedTuple):
+    """What `--compression` asks for, with all that it leaves open."""
+
+    name: str
+    codec: str | None = None
+    """Within `blosc`, `blosc2` and `bitshuffle`."""
+    level: int | None = None
+    shuffle: str | None = None
 
 
 def pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, ...]:
@@ -57,8 +67,62 @@ def pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, ...]:
         SetupError: the codec is not in this HDF5.
     """
     first = (SHUFFLE,) if shuffle else ()
-    if compression is None or compression == "none":
+    choice = _parse(compression)
+    if choice is None:
         return first
+    try:
+        chosen = _make(choice)
+    except ImportError as error:
+        raise SetupError(
+            f"--compression {choice.name} needs the package hdf5plugin, which cannot be imported: "
+            f"{error}; available are {', '.join(available())}"
+        ) from None
+    if not _is_available(chosen):
+        raise SetupError(
+            f"--compression {choice.name}: this HDF5 {h5py.version.hdf5_version} cannot write it; "
+            f"available are {', '.join(available())}"
+        )
+    return (*first, chosen)
+
+
+def canonical(compression: str | None) -> str | None:
+    """Return the one form of all that ask for the same codec, every default written out.
+
+    >>> canonical("ZSTD"), canonical("blosc:5:lz4"), canonical("none")
+    ('zstd:3', 'blosc:lz4:5:shuffle', None)
+
+    Raises:
+        UsageError: see `pipeline`.
+    """
+    choice = _parse(compression)
+    return choice and ":".join(str(word) for word in choice if word is not None)
+
+
+def available() -> list[str]:
+    """Return the names of the codecs that this HDF5 can write."""
+    names = []
+    for name in _LEVELS:
+        with contextlib.suppress(ImportError):
+            if _is_available(_make(_default(name))):
+                names.append(name)
+    return names
+
+
+def _default(name: str, codec: str | None = None) -> _Choice:
+    levels = _LEVELS[name]
+    level = levels[1] if levels else None
+    if name in ("blosc", "blosc2"):
+        # Shuffling single bytes does nothing; bits are what neighbouring pixels share.
+        return _Choice(name, codec or ("zstd" if name == "blosc2" else "lz4"), level, "shuffle")
+    if name == "bitshuffle":
+        codec = codec or "lz4"
+    return _Choice(name, codec, level if codec in (None, "zstd") else None)
+
+
+def _parse(compression: str | None) -> _Choice | None:
+    """Return what is asked for, defaults for the rest; None for no compression."""
+    if compression is None or compression.lower() == "none":
+        return None
     name, *words = compression.lower().split(":")
     if name in _REFUSED:
         raise UsageError(
@@ -69,57 +133,33 @@ def pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, ...]:
         raise UsageError(
             f"--compression {compression}: no such codec; available are {', '.join(available())}"
         )
-    chosen = _build(name, words, compression)
-    if not _is_available(chosen):
-        raise SetupError(
-            f"--compression {name}: this HDF5 {h5py.version.hdf5_version} cannot write it; "
-            f"available are {', '.join(available())}"
-        )
-    return (*first, chosen)
-
-
-def available() -> list[str]:
-    """Return the names of the codecs that this HDF5 can write."""
-    names = []
-    for name in _LEVELS:
-        with contextlib.suppress(ImportError):
-            if _is_available(_make(name, None, None, None)):
-                names.append(name)
-    return names
-
-
-def _build(name: str, words: list[str], text: str) -> Filter:
-    """Return the filter with the options that the words ask for, defaults for the rest."""
-    codec, level, shuffle = None, None, None
+    given: dict[str, Any] = {}
     codecs = _CODECS.get(name, ())
     for word in words:
-        if word in codecs and codec is None:
-            codec = word
-        elif word in _SHUFFLES and shuffle is None and name in ("blosc", "blosc2"):
-            shuffle = word
-        elif word.isdigit() and level is None and _LEVELS[name] is not None:
-            level = _check_level(name, int(word), text)
+        if word in codecs and "codec" not in given:
+            given["codec"] = word
+        elif word in _SHUFFLES and "shuffle" not in given and name in ("blosc", "blosc2"):
+            given["shuffle"] = word
+        elif word.isdigit() and "level" not in given and _LEVELS[name] is not None:
+            given["level"] = _check_level(name, int(word), compression)
         else:
-            raise UsageError(f"--compression {text}: cannot take {word!r}; {_form(name, codecs)}")
-    if name == "bitshuffle" and level is not None and codec != "zstd":
-        raise UsageError(f"--compression {text}: only bitshuffle:zstd takes a level")
-    try:
-        return _make(name, codec, level, shuffle)
-    except ImportError as error:
-        raise SetupError(
-            f"--compression {name} needs the package hdf5plugin, which cannot be imported: "
-            f"{error}; available are {', '.join(available())}"
-        ) from None
+            raise UsageError(
+                f"--compression {compression}: cannot take {word!r}; {_form(name, codecs)}"
+            )
+    if name == "bitshuffle" and "level" in given and given.get("codec") != "zstd":
+        raise UsageError(f"--compression {compression}: only bitshuffle:zstd takes a level")
+    return _default(name, given.get("codec"))._replace(**given)
 
 
-def _make(name: str, codec: str | None, level: int | None, shuffle: str | None) -> Filter:
-    """Return the filter; None is a default.
+def _make(choice: _Choice) -> Filter:
+    """Return the filter.
 
     Raises:
         ImportError: hdf5plugin is needed and missing.
     """
+    name, codec, level, shuffle = choice
     if name == "gzip":
-        return Filter(id=h5py.h5z.FILTER_DEFLATE, options=(4 if level is None else level,))
+        return Filter(id=h5py.h5z.FILTER_DEFLATE, options=(level or 0,))
     if name == "lzf":
         return Filter(id=h5py.h5z.FILTER_LZF, options=())
     if name == "szip":  # nearest-neighbour coding, 16 pixels a block: h5py's choice
@@ -129,12 +169,10 @@ def _make(name: str, codec: str | None, level: int | None, shuffle: str | None) 
     given: dict[str, Any] = {}
     if level is not None:
         given["blocksize" if name == "bzip2" else "clevel"] = level
-    if name in ("blosc", "blosc2"):
-        given["cname"] = codec or ("zstd" if name == "blosc2" else "lz4")
-        # Shuffling single bytes does nothing; bits are what neighbouring pixels share.
-        given["filters" if name == "blosc2" else "shuffle"] = _SHUFFLES.index(shuffle or "shuffle")
-    if name == "bitshuffle":
-        given["cname"] = codec or "lz4"
+    if codec is not None:
+        given["cname"] = codec
+    if shuffle is not None:
+        given["filters" if name == "blosc2" else "shuffle"] = _SHUFFLES.index(shuffle)
     made = {
         "zstd": hdf5plugin.Zstd,
         "lz4": hdf5plugin.LZ4,
@@ -147,7 +185,7 @@ def _make(name: str, codec: str | None, level: int | None, shuffle: str | None) 
 
 
 def _check_level(name: str, level: int, text: str) -> int:
-    low, high = _LEVELS[name] or (0, 0)
+    low, _, high = _LEVELS[name] or (0, 0, 0)
     if not low <= level <= high:
         raise UsageError(f"--compression {text}: expected a level from {low} to {high}")
     return level

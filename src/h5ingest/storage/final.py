@@ -7,7 +7,6 @@ more: its memory does not grow with the number of samples. Publishing is a renam
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,8 @@ from h5ingest.errors import ManifestError, OutputError
 from h5ingest.layout import STATUS_FAILED, STATUS_OK, Layout
 from h5ingest.lines import LineError
 from h5ingest.manifest import Manifest, stream
-from h5ingest.storage.datasets import create_group, output_errors
+from h5ingest.storage.datasets import create_group, output_errors, sync
+from h5ingest.storage.rawfile import reopened
 
 _BLOCK_ROWS: Final = 1024**2
 _INDEX: Final = "\0index"
@@ -61,10 +61,7 @@ def finalize(
     beat()
     _check_status(partial, layout, int(attributes["n_failed"]))
     digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
-    with (
-        output_errors(f"{partial}: the final pass"),
-        h5py.File(partial, "r+", libver=("v110", "v110")) as file,
-    ):
+    with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
             for spec in group.datasets:
                 _label_dims(file[spec.name], spec.dims)
@@ -214,22 +211,6 @@ def _check_status(partial: Path, layout: Layout, n_failed: int) -> None:
             f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: the file or its "
             f"journal was changed by others. --restart begins again."
         )
-
-
-def sync(path: Path) -> None:
-    """Bring what this host has written to the file, or to the folder, to the disk.
-
-    Not collective. HDF5's close does not do it, and each host can only speak for itself.
-
-    Raises:
-        OutputError: the system says that data did not reach the disk.
-    """
-    with output_errors(f"{path}: cannot be brought to the disk"):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def publish(partial: Path, out: Path) -> None:

@@ -18,6 +18,7 @@ from xxhash import xxh3_64_intdigest
 from h5ingest.layout import STATUS_FAILED, Layout
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.journal import Undone
+from h5ingest.storage.rawfile import reopened
 
 
 class Torn(NamedTuple):
@@ -70,10 +71,7 @@ def blank(partial: Path, layout: Layout, torn: Sequence[Torn]) -> None:
     Raises:
         OutputError: the file system refuses.
     """
-    with (
-        output_errors(f"{partial}: the final pass"),
-        h5py.File(partial, "r+", libver=("v110", "v110")) as file,
-    ):
+    with reopened(partial, "the final pass") as file:
         for number, row, start, stop in torn:
             group = layout.groups[number]
             zeros = np.zeros(stop - start, group.pixels.dtype)

@@ -17,16 +17,25 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.errors import OutputError
 from h5ingest.storage.datasets import output_errors
 
 FORMAT: Final = "h5ingest journal 1"
 _BODY: Final = struct.Struct("<IIQQI")
-_RECORD: Final = struct.Struct("<IIQQII")
+_RECORD: Final = np.dtype(
+    [("kind", "<u4"), ("small", "<u4"), ("first", "<u8"), ("second", "<u8"), ("last", "<u4"),
+     ("crc", "<u4")]
+)  # fmt: skip
+_BLOCK: Final = 4096
+"""Records that are looked at together."""
 IMAGES: Final = 2**32 - 4
 """In place of a dataset's position: all images of a tree, and a hash for an offset."""
 _UNDONE: Final = 2**32 - 3
@@ -107,10 +116,46 @@ def _pack(kind: int, small: int, first: int, second: int, last: int) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def _unpack(record: bytes) -> Record | None:
-    kind, small, first, second, last, crc = _RECORD.unpack(record)
-    if zlib.crc32(record[: _BODY.size]) != crc:
-        return None
+class Records(Sequence[Record]):
+    """What a journal says: 32 bytes a record, each made an object only when it is looked at."""
+
+    def __init__(self, packed: NDArray[np.void]) -> None:
+        """Take (n,) packed records."""
+        self._packed = packed
+
+    @classmethod
+    def none(cls) -> Records:
+        """Return those of a new journal."""
+        return cls(np.zeros(0, _RECORD))
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        if isinstance(index, slice):
+            return Records(self._packed[index])
+        return _unpack(*self._packed[index].item())
+
+    def __iter__(self) -> Iterator[Record]:
+        for start in range(0, len(self), _BLOCK):
+            yield from starmap(_unpack, self._packed[start : start + _BLOCK].tolist())
+
+    def spans(self) -> Records:
+        """Return those that say what is done, and undone."""
+        kinds = self._packed["kind"]
+        return Records(self._packed[(kinds == _DONE) | (kinds == _UNDONE)])
+
+    def joints(self) -> list[tuple[int, int]]:
+        """Return (group, element) where a span that is done begins inside an image."""
+        joint = self._packed[(self._packed["kind"] == _DONE) & (self._packed["last"] != 0)]
+        return list(zip(joint["small"].tolist(), joint["first"].tolist(), strict=True))
+
+
+def _unpack(kind: int, small: int, first: int, second: int, last: int, crc: int) -> Record:
     if kind == _DONE:
         return Done(small, first, second, last)
     if kind == _UNDONE:
@@ -160,7 +205,7 @@ class Journal:
         os.close(self._fd)
 
 
-def read(path: Path) -> tuple[dict[str, object], list[Record], int]:
+def read(path: Path) -> tuple[dict[str, object], Records, int]:
     """Return what a journal belongs to, its intact records, and how many bytes those are.
 
     Raises:
@@ -168,9 +213,9 @@ def read(path: Path) -> tuple[dict[str, object], list[Record], int]:
     """
     with output_errors(f"{path}: cannot be read"):
         data = _read_file(path)
-    head, _, body = data.partition(b"\n")
+    start = data.find(b"\n") + 1  # 0: the line has no end, so it was never written whole
     try:
-        about = json.loads(head)
+        about = json.loads(data[:start])
     except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
@@ -178,13 +223,21 @@ def read(path: Path) -> tuple[dict[str, object], list[Record], int]:
             f"{path}: expected a journal ({FORMAT}), found something else: what is beside it "
             f"cannot be resumed. --restart discards both."
         )
-    records: list[Record] = []
-    for start in range(0, len(body) - _RECORD.size + 1, _RECORD.size):
-        record = _unpack(body[start : start + _RECORD.size])
-        if record is None:
-            break
-        records.append(record)
-    return about, records, len(head) + 1 + len(records) * _RECORD.size
+    packed = np.frombuffer(data, _RECORD, (len(data) - start) // _RECORD.itemsize, start)
+    packed = packed[: _n_intact(packed)]
+    return about, Records(packed), start + packed.nbytes
+
+
+def _n_intact(packed: NDArray[np.void]) -> int:
+    """Return how many of the first records have the right checksum."""
+    size = _RECORD.itemsize
+    for start in range(0, len(packed), _BLOCK):
+        block = packed[start : start + _BLOCK]
+        data = memoryview(block.tobytes())
+        for i, crc in enumerate(block["crc"].tolist()):
+            if zlib.crc32(data[i * size : i * size + _BODY.size]) != crc:
+                return start + i
+    return len(packed)
 
 
 def _read_file(path: Path) -> bytes:

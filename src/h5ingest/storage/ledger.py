@@ -6,7 +6,6 @@ then tells root, which enters it in the journal.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request, agreeing
-from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.datasets import sync
 from h5ingest.storage.journal import Done, Journal, pack
 from h5ingest.storage.lock import Fence
 
@@ -133,12 +132,7 @@ class Ledger:
 
     def _sync(self) -> None:
         self.guard()
-        with output_errors(f"{self._path}: cannot be brought to the disk"):
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        sync(self._path)
 
 
 def _packed(values: NDArray[np.int64]) -> bytes:

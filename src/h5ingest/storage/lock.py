@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import stat
 import threading
 import time
@@ -49,7 +48,7 @@ class Lock:
         self._content = json.dumps(
             {
                 "token": self.token,
-                "host": socket.gethostname(),
+                "host": os.uname().nodename,
                 "pid": os.getpid(),
                 "pids": _process_numbers(),
                 "started": _process_start(os.getpid()),
@@ -59,9 +58,9 @@ class Lock:
         ).encode()
         # Complete from the first moment that it is seen: written beside, then given its name.
         self._beside = path.with_name(f"{path.name}.{self.token}")
-        with output_errors(f"{path}: cannot be created"):
-            self._write(self._beside)
         try:
+            with output_errors(f"{path}: cannot be created"):
+                self._write(self._beside)
             if not self._create():
                 self.notice = self._take_over(stale_s)
                 if not self._create():
@@ -99,6 +98,9 @@ class Lock:
                     self._write(self.path)
                 except FileExistsError:
                     return False
+                except OSError:
+                    self.path.unlink(missing_ok=True)  # half of a lock would be nobody's
+                    raise
         return True
 
     def _take_over(self, stale_s: float) -> str:
@@ -219,7 +221,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_gone(holder: dict[str, Any], age_s: float, stale_s: float) -> bool:
     """Return whether the job that wrote a lock has ended."""
-    if holder.get("host") == socket.gethostname() and holder.get("pids") == _process_numbers():
+    if holder.get("host") == os.uname().nodename and holder.get("pids") == _process_numbers():
         pid = holder.get("pid")
         return not isinstance(pid, int) or _process_start(pid) != holder.get("started")
     return age_s > stale_s  # what is no lock may be one that is being written: it has time, too

@@ -7,8 +7,9 @@ between opening and closing. One rank does the same through HDF5's ordinary driv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import h5py
@@ -31,7 +32,13 @@ class MpioWriter:
     """One shared file, open on all ranks."""
 
     def __init__(
-        self, path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record] = ()
+        self,
+        path: Path,
+        layout: Layout,
+        comm: Comm,
+        ledger: Ledger,
+        known: Sequence[Record] = (),
+        hints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Create the file with all datasets at their full size, and open it. Collective.
 
@@ -44,6 +51,7 @@ class MpioWriter:
             comm: the ranks.
             ledger: is told what has been written.
             known: the journal of a job that did not end: what it wrote is kept.
+            hints: for MPI-IO; one that it does not know means nothing to it.
 
         Raises:
             OutputError: HDF5 cannot create or open it.
@@ -57,7 +65,7 @@ class MpioWriter:
                 placer.close()
         access = file_access()
         if comm.size > 1:
-            access.set_fapl_mpio(comm.handle, comm.info)
+            access.set_fapl_mpio(comm.handle, comm.info(hints))
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
             self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
             self._datasets = {

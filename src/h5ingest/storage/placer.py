@@ -12,9 +12,11 @@ What this relies on is checked for every chunk (`place` fails loudly) and by a c
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +34,14 @@ from h5ingest.storage.datasets import (
     output_errors,
 )
 from h5ingest.storage.journal import IMAGES, Begins, Placement, Record
+from h5ingest.storage.rawfile import RawFile
 from h5ingest.storage.tree import Tree
 from h5ingest.storage.writer import Image
 
 _TOKEN_BYTES: Final = 32
 
 
-class _Metadata(io.RawIOBase):
+class _Metadata(RawFile):
     """What HDF5 sees as the file: everything passes but the payload, whose offset is noted.
 
     The payload is told apart by its length and its first bytes, a random token. Not by its address
@@ -46,63 +49,40 @@ class _Metadata(io.RawIOBase):
     """
 
     def __init__(self, path: Path, *, keep: bool) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags if keep else flags | os.O_TRUNC, 0o666)
+        super().__init__(path, create=True)
         self.keep = keep
         """Whether there may be bytes to be kept behind HDF5's end of the file."""
-        self._position = 0
-        self._end = 0
-        """Where the file ends as far as HDF5 knows: it would open one that is not empty."""
+        if not keep:
+            os.ftruncate(self.fd, 0)
         self.token = os.urandom(_TOKEN_BYTES)
         self.expected: int | None = None
         """Length of the payload that is to come, while one is."""
         self.noted: int | None = None
         """Where HDF5 wanted it."""
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        self._position = position + (self._end if whence == os.SEEK_END else 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = os.pread(self._fd, len(buffer), self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def write(self, data: Any) -> int:
+    def store(self, data: Any) -> None:
         length = len(data)
         head = memoryview(data)[:_TOKEN_BYTES]
         if length == self.expected and head == self.token[:length]:
-            self.noted, self.expected = self._position, None
+            self.noted, self.expected = self.position, None
         else:
-            view, at = memoryview(data), self._position
-            while view:
-                n_written = os.pwrite(self._fd, view, at)
-                view, at = view[n_written:], at + n_written
-        self._position += length
-        self._end = max(self._end, self._position)
-        return length
+            super().store(data)
 
-    def truncate(self, size: int | None = None) -> int:
-        size = self._position if size is None else size
-        self._end = size
-        if not self.keep or size > os.fstat(self._fd).st_size:
-            os.ftruncate(self._fd, size)
-        return size
+    def resize(self, size: int) -> None:
+        if not self.keep or size > os.fstat(self.fd).st_size:
+            super().resize(size)
 
-    def flush(self) -> None:
-        pass  # nothing is buffered here
 
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
+def _abandon(file: Any, metadata: _Metadata) -> None:
+    """Close the file as it is: another job will make HDF5's metadata anew.
+
+    It must not stay open: HDF5 would close it after Python, which has the driver, has ended.
+    """
+    metadata.give_up()
+    # Also what only a frame of a traceback still holds; as h5py.File does.
+    file._close_open_objects(h5py.h5f.OBJ_LOCAL | ~h5py.h5f.OBJ_FILE)
+    file.close()
+    metadata.close()
 
 
 class Placer:
@@ -127,19 +107,38 @@ class Placer:
         self._images_lie: int | None = None
         """A hash of where the images of a tree begin."""
         self._known = known
-        self._replayed: set[tuple[int, int]] = set()
-        """(dataset, chunk) that has a place already, and may get another one."""
+        counts = [-(-s.shape[0] // (s.chunk_rows or 1)) if s.filters else 0 for s in self._specs]
+        self._slots = [0, *accumulate(counts)]
+        """Where the chunks of each dataset begin in `_placed`; then come the images of a tree."""
+        self._placed = bytearray(self._slots[-1] if known else 0)
+        """1: the chunk has a place already, in a file that is taken up, and may get another one."""
         with output_errors(f"{path}: cannot be created", ValueError):
             self._metadata = _Metadata(path, keep=bool(known))
-            access = file_access()
+            access = file_access(layout.alignment)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.
             name = f"{id(self._metadata):#x}".encode()
             self._file = h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, file_creation(), access)
+            access._close()  # it has the driver, too
+        # When this object is no longer used, or the process ends, unless `close` was called.
+        self._abandon = weakref.finalize(self, _abandon, self._file, self._metadata)
+        self._datasets: list[Any] = []
+        with self._changing("cannot be created"):
             self._datasets = create_all(self._file, layout)
             # Zeros of a dataset could be in HDF5's buffers still, and come after the rows.
             h5py.h5f.flush(self._file)
         self._payload = np.zeros(0, np.uint8)
+
+    @contextlib.contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """Give the file up if the block, or a write that HDF5 made in it, fails."""
+        try:
+            with output_errors(f"{self._path}: {what}"):
+                yield
+                self._metadata.check()
+        except BaseException:
+            self._abandon()
+            raise
 
     def offsets(self) -> list[int | None]:
         """Return where each dataset begins; None for filtered ones, whose chunks are placed."""
@@ -159,13 +158,15 @@ class Placer:
         """
         assert not self._images, "flushed in between, the datasets would lie elsewhere"
         offsets: list[int | None] = []
-        with output_errors(f"{self._path}: creating the datasets of the images"):
+        with self._changing("creating the datasets of the images"):
             for image in images:
                 dataset = self._tree.add(self._file, image)
                 self._images.append(self._tree.names[image.group][-1][0])
                 filtered = dataset.get_create_plist().get_nfilters() > 0
                 offsets.append(None if filtered else offset_of(dataset))
             h5py.h5f.flush(self._file)
+        if self._known:
+            self._placed.extend(bytes(len(offsets)))
         places = np.array([-1 if offset is None else offset for offset in offsets], "<i8")
         self._images_lie = xxh3_64_intdigest(places.data)
         return offsets
@@ -198,8 +199,8 @@ class Placer:
             name = self._images[dataset - len(self._specs)]
             target = h5py.h5d.open(self._file, name.encode("utf-8", "surrogateescape"))
             at = (0,) * target.rank
-        with output_errors(f"{self._path}: placing a chunk"):
-            if (dataset, chunk) in self._replayed:
+        with self._changing("placing a chunk"):
+            if self._placed and self._placed[self._slot(dataset, chunk)]:
                 # HDF5 (1.10.8 and 2.0) keeps the old filter mask of a chunk that is written anew
                 # with the same length: so it gets another length first.
                 self._metadata.expected = n_bytes + 1  # dropped: others' bytes may lie there
@@ -207,6 +208,7 @@ class Placer:
             self._metadata.expected, self._metadata.noted = n_bytes, None
             target.write_direct_chunk(at, self._payload[:n_bytes], filter_mask)
         if self._metadata.noted is None:
+            self._abandon()
             raise SetupError(
                 f"this h5py {h5py.version.version} with HDF5 {h5py.version.hdf5_version} does not "
                 f"write a chunk as h5ingest expects: please report it, and use no --compression"
@@ -233,9 +235,15 @@ class Placer:
             if not isinstance(known, Placement):
                 continue
             new = self.place(known.dataset, known.chunk, known.n_bytes, known.filter_mask)
-            self._replayed.add((known.dataset, known.chunk))
+            self._placed[self._slot(known.dataset, known.chunk)] = 1
             if new != known:
                 raise SetupError(self._moved(f"chunk {known.chunk}", known.offset))
+
+    def _slot(self, dataset: int, chunk: int) -> int:
+        n_specs = len(self._specs)
+        if dataset < n_specs:
+            return self._slots[dataset] + chunk
+        return self._slots[-1] + dataset - n_specs
 
     def _moved(self, what: str, offset: int) -> str:
         return (
@@ -250,9 +258,10 @@ class Placer:
         Raises:
             OutputError: it could not reach the file.
         """
-        with output_errors(f"{self._path}: cannot be closed"):
+        self._abandon.detach()
+        with output_errors(f"{self._path}: cannot be closed"), contextlib.closing(self._metadata):
             for dataset in self._datasets:
                 dataset._close()
             self._metadata.keep = False  # now HDF5 knows all that there is
             self._file.close()
-            self._metadata.close()
+            self._metadata.check()

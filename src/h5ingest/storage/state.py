@@ -7,16 +7,15 @@ exists before the partial file does, so that a partial file without one is nobod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from h5ingest.errors import OutputError
 from h5ingest.storage import journal
-from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.final import sync
-from h5ingest.storage.journal import Done, Journal, Record, Undone
+from h5ingest.storage.datasets import output_errors, sync
+from h5ingest.storage.journal import Done, Journal, Record, Records, Undone
 
 FINGERPRINTS: Final = ("sizes and places of the images",)
 """What a job is known by whose value would tell the user nothing."""
@@ -54,8 +53,12 @@ class Beside:
 
 
 def begin(
-    beside: Beside, about: Mapping[str, object], *, restart: bool
-) -> tuple[Journal, list[Record]]:
+    beside: Beside,
+    about: Mapping[str, object],
+    *,
+    restart: bool,
+    create: Callable[[Path], object],
+) -> tuple[Journal, Records]:
     """Return the journal, and what it knows: nothing, or what an unfinished job left.
 
     Not collective: root only.
@@ -64,6 +67,7 @@ def begin(
         beside: the files.
         about: what the job is: whatever must be the same for its work to be of use.
         restart: whether to discard what there is.
+        create: makes a new file, empty.
 
     Raises:
         OutputError: what there is belongs to another job; names what differs.
@@ -78,9 +82,9 @@ def begin(
         )
     if not has_partial:
         started = Journal(beside.journal, dict(about))
-        reserve(beside.partial)
+        create(beside.partial)
         sync(beside.out.parent)  # their names, too, survive a crash of the machine
-        return started, []
+        return started, Records.none()
     known_about, records, n_bytes = journal.read(beside.journal)
     differing = _differences(known_about, about)
     if differing:
@@ -112,7 +116,7 @@ def reserve(path: Path) -> None:
         os.close(os.open(path, flags, 0o666))
 
 
-def done_spans(records: Sequence[Record], n_groups: int) -> list[list[range]]:
+def done_spans(records: Iterable[Record], n_groups: int) -> list[list[range]]:
     """Return, for each group, what is done: disjoint intervals in order.
 
     >>> done_spans([Done(0, 4, 8), Done(0, 0, 4), Done(0, 10, 12)], 1)

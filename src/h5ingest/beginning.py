@@ -1,0 +1,112 @@
+"""The beginning of a job: whether OUT can be made, and what an earlier job left of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from h5ingest import __version__
+from h5ingest.comm import agreeing
+from h5ingest.errors import OutputError
+from h5ingest.job import Job
+from h5ingest.layout import Layout
+from h5ingest.manifest import Manifest
+from h5ingest.samples import Samples
+from h5ingest.storage.choice import choose
+from h5ingest.storage.datasets import hdf5_version
+from h5ingest.storage.filters import canonical
+from h5ingest.storage.journal import Journal, Records
+from h5ingest.storage.mpio import MpioWriter
+from h5ingest.storage.state import begin, discard, done_spans
+from h5ingest.storage.stripes import create_empty, hints
+
+
+def check_output(job: Job) -> None:
+    """Raise if the output cannot be made, before any work is done. Root only."""
+    out = job.beside.out
+    folder = out.parent
+    if not folder.is_dir():
+        raise OutputError(f"{out}: expected an existing folder {folder}; make it first")
+    if out.is_dir():
+        raise OutputError(f"{out}: expected the name of a file to make, found a folder")
+    if job.options.dry_run or not any(map(os.path.lexists, (job.beside.journal, job.beside.lock))):
+        _refuse_existing(job)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: no permission to create files in {folder}")
+
+
+def check_left(job: Job) -> None:
+    """Take away what a job left that was killed right after it had published. Root only.
+
+    Not before the lock is ours: for a moment, that of a living job looks the same.
+    """
+    beside = job.beside
+    if beside.out.exists() and not os.path.lexists(beside.partial):
+        discard(beside)
+    _refuse_existing(job)
+
+
+def _refuse_existing(job: Job) -> None:
+    if job.beside.out.exists() and not job.options.overwrite:
+        raise OutputError(
+            f"{job.beside.out}: exists already; --overwrite replaces it once the new one is whole"
+        )
+
+
+def about_job(
+    job: Job, manifest: Manifest, layout: Layout, runs: Sequence[Samples]
+) -> dict[str, object]:
+    """Return what must be the same for the work of a job to be of use to another. Collective."""
+    fingerprints = job.comm.allgather(sum(run.fingerprint() for run in runs))
+    options = job.options.content()
+    del options["on_error"]  # a policy for the end: what is stored until then is the same
+    return {
+        "manifest": manifest.sha256,
+        "root": os.fsdecode(job.root),
+        "options": {
+            **options,
+            "size": list(job.options.size or []) or None,
+            "compression": canonical(job.options.compression),
+        },
+        "images": layout.description,
+        "samples": manifest.n_rows,
+        "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
+        "alignment": job.options.alignment,
+        "versions": {"h5ingest": __version__, "HDF5": hdf5_version()},
+    }
+
+
+def begin_file(
+    job: Job, layout: Layout, about: dict[str, object]
+) -> tuple[Journal | None, Records, list[list[range]]]:
+    """Return the journal and what it knows, both on root, and what of each group is done.
+
+    Collective.
+    """
+    journal: Journal | None = None
+    known = Records.none()
+    done: list[list[range]] = []
+    with agreeing(job.comm):
+        if job.comm.rank == 0:
+            if not layout.filters:  # else the size shows only in the end
+                job.check_space(layout.stored_bytes)
+            options = job.options
+
+            def create(path: Path) -> None:
+                wanted = options.stripe_count, options.stripe_size
+                if notice := create_empty(path, job.comm, layout.stored_bytes, *wanted):
+                    job.watch.notice(notice)
+
+            journal, known = begin(job.beside, about, restart=options.restart, create=create)
+            done = done_spans(known.spans(), len(layout.groups))
+    return journal, known, job.comm.bcast(done)
+
+
+def mpi_hints(job: Job, layout: Layout) -> dict[str, str]:
+    """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
+    options = job.options
+    writer, why = choose(layout, job.comm)
+    if options.hints and (writer is not MpioWriter or job.comm.size == 1):
+        job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {why}")
+    return hints(options.stripe_count, options.stripe_size) | dict(options.hints)

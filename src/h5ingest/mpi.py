@@ -1,0 +1,162 @@
+"""`MpiComm`: a `Comm` with MPI behind it, whose ranks sleep while they wait.
+
+MPI's blocking calls spin: a rank that waits takes a whole core, and where there are more ranks than
+cores it takes that of the one that is waited for. So every collective here is a non-blocking one,
+looked at now and then. (Open MPI yields the core if it knows that it is oversubscribed; in
+Debian's MPICH 4.0.2, MPIR_CVAR_POLLS_BEFORE_YIELD=1 changed nothing.)
+
+May not: know images, files.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.comm import Request, one_line, waiting
+from h5ingest.watchdog import Watchdog, exit_now
+
+T = TypeVar("T")
+
+_FIRST_NAP_S: Final = 20e-6
+_LONGEST_NAP_S: Final = 0.02
+_NAP_GROWTH: Final = 1.25
+"""Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
+
+
+class MpiComm:
+    """All processes that the launcher started."""
+
+    def __init__(self, mpi: Any) -> None:
+        """Take `mpi4py.MPI`. Collective."""
+        self.handle = mpi.COMM_WORLD
+        self.rank: int = self.handle.Get_rank()
+        self.size: int = self.handle.Get_size()
+        self.library: str = one_line(mpi.Get_library_version())
+        self.watch = Watchdog(self.rank)
+        self._mpi = mpi
+        # What is under way must not be mixed up with the steps' own collectives.
+        self._sums, sums = self.handle.Idup()
+        self._messages, messages = self.handle.Idup()
+        for request in (sums, messages):
+            _sleep_until(request)
+        self._status = mpi.Status()
+        self.n_hosts = len(set(self.allgather(mpi.Get_processor_name())))
+
+    def info(self, hints: Mapping[str, str]) -> Any:  # noqa: D102 - see Comm
+        return self._mpi.Info.Create(dict(hints)) if hints else self._mpi.INFO_NULL
+
+    def create(self, path: Path, hints: Mapping[str, str]) -> None:  # noqa: D102
+        mpi = self._mpi
+        mode = mpi.MODE_CREATE | mpi.MODE_EXCL | mpi.MODE_WRONLY
+        try:
+            mpi.File.Open(mpi.COMM_SELF, str(path), mode, self.info(hints)).Close()
+        except mpi.Exception as error:
+            raise OSError(str(error)) from None
+
+    def bcast(self, value: T | None) -> T:  # noqa: D102
+        with waiting(self):
+            data = _pickled(value) if self.rank == 0 else b""
+            length = np.array([len(data)], np.int64)
+            _sleep_until(self.handle.Ibcast(length))
+            buffer = bytearray(data) if self.rank == 0 else bytearray(int(length[0]))
+            _sleep_until(self.handle.Ibcast([buffer, self._mpi.BYTE]))
+            return value if self.rank == 0 else pickle.loads(buffer)  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T] | None:  # noqa: D102
+        with waiting(self):
+            data = _pickled(value)
+            lengths = np.zeros(self.size if self.rank == 0 else 0, np.int64)
+            _sleep_until(self.handle.Igather(np.array([len(data)], np.int64), lengths))
+            buffer = bytearray(int(lengths.sum()))
+            told = [buffer, lengths, self._mpi.BYTE] if self.rank == 0 else None
+            _sleep_until(self.handle.Igatherv([data, self._mpi.BYTE], told))
+            return _unpickled(buffer, lengths) if self.rank == 0 else None
+
+    def allgather(self, value: T) -> list[T]:  # noqa: D102
+        with waiting(self):
+            data = b"" if value is None else _pickled(value)
+            lengths = np.zeros(self.size, np.int64)
+            _sleep_until(self.handle.Iallgather(np.array([len(data)], np.int64), lengths))
+            buffer = bytearray(int(lengths.sum()))
+            if buffer:  # mostly nobody has an error to tell: one round is enough for that
+                told = [buffer, lengths, self._mpi.BYTE]
+                _sleep_until(self.handle.Iallgatherv([data, self._mpi.BYTE], told))
+            return _unpickled(buffer, lengths)
+
+    def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
+        with waiting(self):
+            # What stays here, mostly nearly all, is not copied.
+            data = [b"" if r == self.rank else _pickled(part) for r, part in enumerate(parts)]
+            to = np.array([len(part) for part in data], np.int64)
+            lengths = np.zeros(self.size, np.int64)
+            _sleep_until(self.handle.Ialltoall(to, lengths))
+            outgoing, buffer = b"".join(data), bytearray(int(lengths.sum()))
+            del data
+            byte = self._mpi.BYTE
+            _sleep_until(self.handle.Ialltoallv([outgoing, to, byte], [buffer, lengths, byte]))
+            told: list[Any] = _unpickled(buffer, lengths)
+            told[self.rank] = parts[self.rank]
+            return told
+
+    def rest(self) -> None:  # noqa: D102
+        _sleep_until(self.handle.Ibarrier())
+
+    def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
+        return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
+
+    def send(self, rank: int, tag: int, values: NDArray[np.int64]) -> Request:  # noqa: D102
+        return _MpiRequest(self._messages.Isend(values, rank, tag), values)
+
+    def receive(self, tag: int) -> tuple[int, NDArray[np.int64]] | None:  # noqa: D102
+        if not self._messages.Iprobe(self._mpi.ANY_SOURCE, tag, self._status):
+            return None
+        source = self._status.Get_source()
+        values = np.empty(self._status.Get_count(self._mpi.INT64_T), np.int64)
+        self._messages.Recv(values, source, tag)
+        return source, values
+
+    def abort(self, code: int) -> None:  # noqa: D102
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
+            self.handle.Abort(code)
+        exit_now(code)  # some MPI libraries return from Abort
+
+
+class _MpiRequest:
+    def __init__(self, request: Any, values: Any = None) -> None:
+        self._request = request
+        self._values = values  # MPI reads them until the request is complete
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
+
+
+def _sleep_until(request: Any) -> None:
+    """Return when the request is complete."""
+    nap_s = _FIRST_NAP_S
+    while not request.Test():
+        time.sleep(nap_s)
+        nap_s = min(nap_s * _NAP_GROWTH, _LONGEST_NAP_S)
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def _unpickled(data: bytearray, lengths: NDArray[np.int64]) -> list[Any]:
+    """Return the values that lie one after the other; None where there is nothing."""
+    view, end = memoryview(data), 0
+    values = []
+    for length in lengths.tolist():
+        start, end = end, end + length
+        values.append(pickle.loads(view[start:end]) if length else None)
+    return values

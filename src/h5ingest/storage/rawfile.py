@@ -1,0 +1,119 @@
+"""A file as HDF5 sees it through Python, whose failure can be survived.
+
+HDF5 crashes, at the latest when the process ends, if it cannot close what it has open, as on a full
+disk; and h5py prints tracebacks of its own after an exception in a driver. So what root does alone
+goes through this: the first write that fails is remembered, to be asked for (`check`); after it
+nothing is written any more, and to HDF5 all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from h5ingest.storage.datasets import output_errors
+
+
+class RawFile(io.RawIOBase):
+    """What h5py's driver for file objects needs; nothing is buffered here."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open an existing file, or an empty one.
+
+        Args:
+            path: the file.
+            create: let HDF5 begin with an empty file, whatever is there.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.fd = os.open(path, flags | os.O_CREAT if create else flags, 0o666)
+        self.position = 0
+        self._end = 0 if create else os.fstat(self.fd).st_size
+        """Where the file ends as far as HDF5 knows."""
+        self._error: OSError | None = None
+        """The first that came."""
+
+    def check(self) -> None:
+        """Raise what has gone wrong so far.
+
+        Raises:
+            OSError: a write failed.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def give_up(self) -> None:
+        """Write nothing any more; HDF5 can still close the file."""
+        self._error = self._error or OSError("given up")
+
+    def store(self, data: Any) -> None:
+        """Write the bytes at the position."""
+        view, at = memoryview(data), self.position
+        try:
+            while view and self._error is None:
+                n_written = os.pwrite(self.fd, view, at)
+                view, at = view[n_written:], at + n_written
+        except OSError as error:
+            self._error = error
+
+    def resize(self, size: int) -> None:
+        """Set the size of the file."""
+        try:
+            if self._error is None:
+                os.ftruncate(self.fd, size)
+        except OSError as error:
+            self._error = error
+
+    def seekable(self) -> bool:  # noqa: D102 - from here on see io.RawIOBase
+        return True
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:  # noqa: D102
+        self.position = position + (self._end if whence == os.SEEK_END else 0)
+        return self.position
+
+    def tell(self) -> int:  # noqa: D102
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:  # noqa: D102
+        n_read = os.preadv(self.fd, [buffer], self.position)
+        self.position += n_read
+        return n_read
+
+    def write(self, data: Any) -> int:  # noqa: D102
+        self.store(data)
+        self.position += len(data)
+        self._end = max(self._end, self.position)
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:  # noqa: D102
+        self._end = self.position if size is None else size
+        self.resize(self._end)
+        return self._end
+
+    def flush(self) -> None:  # noqa: D102
+        pass
+
+    def close(self) -> None:  # noqa: D102
+        if not self.closed:
+            os.close(self.fd)
+        super().close()
+
+
+@contextlib.contextmanager
+def reopened(path: Path, what: str) -> Iterator[h5py.File]:
+    """Open a finished file to be changed. Not collective.
+
+    Raises:
+        OutputError: something could not be written, or HDF5 refuses.
+    """
+    with output_errors(f"{path}: {what}"), contextlib.closing(RawFile(path)) as raw:
+        try:
+            with h5py.File(raw, "r+", libver=("v110", "v110")) as file:
+                yield file
+        finally:
+            raw.check()  # HDF5, which did not notice, may have been puzzled by what it read back

@@ -1,0 +1,59 @@
+"""What one rank keeps of its work: counts, failures, and what is stored beside the pixels.
+
+May not: know files, a writer, a communicator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.convert import Losses
+from h5ingest.errors import Failure
+from h5ingest.samples import Samples
+
+
+@dataclass(slots=True)
+class Work:
+    """What one rank has done so far."""
+
+    n_done: int = 0
+    """Images decoded, failed ones included."""
+    n_kept: int = 0
+    """Those whose batch has been written."""
+    n_read_bytes: int = 0
+    """Bytes of the files decoded."""
+    n_written_bytes: int = 0
+    """Bytes of pixels written."""
+    failures: list[Failure] = field(default_factory=list)
+    """Images that could not be stored."""
+    joints: list[tuple[int, int]] = field(default_factory=list)
+    """(group, element) where a portion began inside an image, which was decoded once more."""
+    losses: Losses = field(default_factory=Losses)
+    """What conversions dropped."""
+    read_s: float = 0.0
+    """Seconds in waiting for files."""
+    decode_s: float = 0.0
+    """Seconds in decoding, converting and checksums."""
+    write_s: float = 0.0
+    """Seconds in writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What is known of each sample of a portion beside its pixels."""
+
+    checksums: NDArray[np.uint64]
+    """(n,)"""
+    status: NDArray[np.uint8]
+    """(n,)"""
+    sizes: NDArray[np.uint32]
+    """(n, 2) height and width without padding; (n, 2) zeros where nothing is padded."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> Book:
+        """Return an empty book."""
+        n = len(samples.rows)
+        return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))

@@ -1,0 +1,94 @@
+/* LD_PRELOAD: what the environment asks for happens to files whose path contains IOFAULT_MATCH.
+ *
+ *   IOFAULT_WRITE=ERRNO   writes fail, after IOFAULT_AFTER of them on this process
+ *   IOFAULT_SYNC=ERRNO    fsync fails
+ *   IOFAULT_OPEN_US=N     each open takes so much longer
+ *
+ * Compiled and used by test_io.py.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static char ours[65536];
+static long n_writes;
+
+static long asked(const char *name) {
+    const char *value = getenv(name);
+    return value ? atol(value) : 0;
+}
+
+static int matches(const char *path) {
+    const char *match = getenv("IOFAULT_MATCH");
+    return match && path && strstr(path, match) != NULL;
+}
+
+static int opened(const char *path, int fd) {
+    if (fd >= 0 && fd < (int)sizeof ours) ours[fd] = matches(path);
+    if (matches(path) && asked("IOFAULT_OPEN_US")) usleep(asked("IOFAULT_OPEN_US"));
+    return fd;
+}
+
+static int fails(int fd) {
+    if (fd < 0 || fd >= (int)sizeof ours || !ours[fd] || !asked("IOFAULT_WRITE")) return 0;
+    if (++n_writes <= asked("IOFAULT_AFTER")) return 0;
+    errno = (int)asked("IOFAULT_WRITE");
+    return 1;
+}
+
+#define REAL(type, name, ...) static type (*real)(__VA_ARGS__); \
+    if (!real) real = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+
+#define OPEN(name) int name(const char *path, int flags, ...) { \
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest); \
+    REAL(int, #name, const char *, int, ...); \
+    return opened(path, real(path, flags, mode)); }
+OPEN(open)
+OPEN(open64)
+
+#define OPENAT(name) int name(int folder, const char *path, int flags, ...) { \
+    va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest); \
+    REAL(int, #name, int, const char *, int, ...); \
+    return opened(path, real(folder, path, flags, mode)); }
+OPENAT(openat)
+OPENAT(openat64)
+
+ssize_t write(int fd, const void *data, size_t n) {
+    REAL(ssize_t, "write", int, const void *, size_t);
+    return fails(fd) ? -1 : real(fd, data, n);
+}
+
+#define PWRITE(name, offset_type) ssize_t name(int fd, const void *data, size_t n, offset_type at) { \
+    REAL(ssize_t, #name, int, const void *, size_t, offset_type); \
+    return fails(fd) ? -1 : real(fd, data, n, at); }
+PWRITE(pwrite, off_t)
+PWRITE(pwrite64, off64_t)
+
+#define PWRITEV(name, offset_type) \
+    ssize_t name(int fd, const struct iovec *parts, int n, offset_type at) { \
+    REAL(ssize_t, #name, int, const struct iovec *, int, offset_type); \
+    return fails(fd) ? -1 : real(fd, parts, n, at); }
+PWRITEV(pwritev, off_t)
+PWRITEV(pwritev64, off64_t)
+
+#define PWRITEV2(name, offset_type) \
+    ssize_t name(int fd, const struct iovec *parts, int n, offset_type at, int flags) { \
+    REAL(ssize_t, #name, int, const struct iovec *, int, offset_type, int); \
+    return fails(fd) ? -1 : real(fd, parts, n, at, flags); }
+PWRITEV2(pwritev2, off_t)
+PWRITEV2(pwritev64v2, off64_t)
+
+int fsync(int fd) {
+    REAL(int, "fsync", int);
+    if (fd >= 0 && fd < (int)sizeof ours && ours[fd] && asked("IOFAULT_SYNC")) {
+        errno = (int)asked("IOFAULT_SYNC");
+        return -1;
+    }
+    return real(fd);
+}
