@@ -26,7 +26,7 @@ from h5ingest.watchdog import Watchdog, exit_now
 T = TypeVar("T")
 
 _FIRST_NAP_S: Final = 20e-6
-_LONGEST_NAP_S: Final = 0.02
+_LONGEST_NAP_S: Final = 0.005
 _NAP_GROWTH: Final = 1.25
 """Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
 

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request
 
-_NAP_S = 0.005
+_FIRST_NAP_S = 50e-6
+_LONGEST_NAP_S = 0.002
+_NAP_GROWTH = 1.25
+"""Each nap is about a fifth of the time waited so far."""
 
 
 class Pulse:
@@ -66,8 +69,10 @@ class Pulse:
             meanwhile: called again and again; returns whether this rank has nothing left to do.
         """
         self._next_s = 0.0
+        nap_s = _FIRST_NAP_S
         while not self._advance(count(), done=meanwhile()):
-            time.sleep(_NAP_S)
+            time.sleep(nap_s)
+            nap_s = min(nap_s * _NAP_GROWTH, _LONGEST_NAP_S)
 
     def _advance(self, counters: tuple[int, ...], *, done: bool) -> bool:
         """Look at the sum under way and begin the next one; return whether all ranks are done."""

@@ -120,7 +120,7 @@ def _write_tables(
     rows = [0] * len(layout.groups)
     for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
         beat()
-        for number in np.unique(codes).tolist():
+        for number in np.flatnonzero(np.bincount(codes)).tolist():
             mine = slice(None) if len(rows) == 1 else codes == number
             n_block = len(codes[mine])
             for column, values in block.items():
