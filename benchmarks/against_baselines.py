@@ -188,6 +188,8 @@ def run(way: Way, corpus: Corpus, work: Path) -> Run:
     """Run one command, compare what it made, and take that away."""
     out, report = work / "out", work / "report.json"
     flush(work)  # what others have written is not to be waited for below
+    for path in set(corpus.paths):  # a slow way before this one may have pushed them out
+        path.read_bytes()
     places = {"MANIFEST": corpus.manifest, "OUT": out, "REPORT": report}
     command = [str(places.get(str(word), word)) for word in way.command]
     with (work / "stdout").open("w+") as stdout:
