@@ -29,6 +29,8 @@ _FIRST_NAP_S: Final = 20e-6
 _LONGEST_NAP_S: Final = 0.005
 _NAP_GROWTH: Final = 1.25
 """Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
+_LAST_WORDS_S: Final = 0.3
+"""MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
 
 
 class MpiComm:
@@ -127,6 +129,7 @@ class MpiComm:
         sys.stdout.flush()
         sys.stderr.flush()
         if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
+            time.sleep(_LAST_WORDS_S)
             self.handle.Abort(code)
         exit_now(code)  # some MPI libraries return from Abort
 
