@@ -96,6 +96,7 @@ def test_the_ranks_of_a_job_whose_link_is_cut_end(
     try:
         with launched(command) as job:
             job.wait_for(partial)
+            time.sleep(2)  # until images are stored: in HDF5's own calls no watchdog can look
             two.cut("h2")
             deadline_s = time.monotonic() + 40
             while ranks_of(out) and time.monotonic() < deadline_s:
