@@ -952,5 +952,5 @@ def test_the_memory_of_a_rank_does_not_grow_with_the_images(name: str, tmp_path:
         assert len(found) == 2
         peaks.append({rank: int(kib) for rank, kib in found})
     for rank, kib in peaks[0].items():
-        # Of 60 MB that it has more of; malloc keeps some of what is freed (`ahead`).
+        # Of 60 MB that it has more of; malloc keeps some of what is freed (`beginning`).
         assert peaks[1][rank] - kib < 24 * 1024, peaks

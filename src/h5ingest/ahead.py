@@ -18,8 +18,6 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-import numpy as np
-
 from h5ingest import source
 from h5ingest.errors import SampleError
 
@@ -66,7 +64,6 @@ class Files:
             limit: see `source.read`; may be set anew while files are read.
             waiting: called every 20 ms while a file is waited for (with threads only).
         """
-        _keep_freed_memory()
         self._root = root
         self._end = end
         self._waiting = waiting
@@ -169,14 +166,3 @@ class _Some(NamedTuple):
     """Of all of them."""
     seconds: float
     """It took to read them."""
-
-
-def _keep_freed_memory() -> None:
-    """Let malloc keep what is freed, instead of giving it back to the system after each image.
-
-    glibc raises its limits for that with the largest block that has been freed, up to 32 MiB
-    (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it takes no memory; other
-    libraries do as they like. Otherwise the page faults of each photograph, its file and its
-    pixels, take as long as decoding it (docs/performance.md).
-    """
-    np.empty(32 * 1024**2 - 64 * 1024, np.uint8)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from h5ingest import __version__
 from h5ingest.comm import agreeing
 from h5ingest.errors import OutputError
@@ -20,6 +22,17 @@ from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.state import begin, discard, done_spans
 from h5ingest.storage.stripes import create_empty, hints
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed, instead of giving it back to the system after each image.
+
+    glibc raises its limits for that with the largest block that has been freed, up to 32 MiB
+    (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it takes no memory; other
+    libraries do as they like. Otherwise the page faults of each photograph, its file and its
+    pixels, take as long as decoding it (docs/performance.md).
+    """
+    np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
 
 
 def check_output(job: Job) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import textwrap
+import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ from h5ingest.launcher import launcher_rank, launcher_size
 from h5ingest.watchdog import Watchdog, exit_now
 
 T = TypeVar("T")
+
+_FIRST_NAP_S: Final = 20e-6
+_NAP_GROWTH: Final = 1.25
+"""Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
 
 
 class Request(Protocol):
@@ -151,6 +156,14 @@ class SerialComm:
 class _Complete:
     def test(self) -> bool:
         return True
+
+
+def sleep_until(done: Callable[[], bool], longest_nap_s: float) -> None:
+    """Ask again and again, and sleep in between: MPI's own waits would spin. Not collective."""
+    nap_s = _FIRST_NAP_S
+    while not done():
+        time.sleep(nap_s)
+        nap_s = min(nap_s * _NAP_GROWTH, longest_nap_s)
 
 
 def world() -> Comm:

@@ -40,7 +40,7 @@ def probe(
     """
     if data.startswith(png.SIGNATURE):
         spec = png.spec_of(data, whole=whole, raw=raw)
-        if spec is not None and spec.height * spec.width > max_pixels:
+        if spec is not None:
             formats.check_pixels(spec.height, spec.width, max_pixels)
         return spec
     if not data:

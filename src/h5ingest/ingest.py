@@ -12,7 +12,14 @@ from pathlib import Path
 
 from h5ingest.ahead import Files
 from h5ingest.arrange import arrange
-from h5ingest.beginning import about_job, begin_file, check_left, check_output, mpi_hints
+from h5ingest.beginning import (
+    about_job,
+    begin_file,
+    check_left,
+    check_output,
+    keep_freed_memory,
+    mpi_hints,
+)
 from h5ingest.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.convert import Losses
 from h5ingest.division import Portion, divide
@@ -78,6 +85,7 @@ def ingest(
         interrupt=interrupt or Interrupt(),
         command=command,
     )
+    keep_freed_memory()
     with abort_on_crash(comm), advising(out, comm):
         with agreeing(comm):
             if comm.rank == 0:

@@ -20,15 +20,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Request, one_line, waiting
+from h5ingest.comm import Request, one_line, sleep_until, waiting
 from h5ingest.watchdog import Watchdog, exit_now
 
 T = TypeVar("T")
 
-_FIRST_NAP_S: Final = 20e-6
 _LONGEST_NAP_S: Final = 0.005
-_NAP_GROWTH: Final = 1.25
-"""Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
 _LAST_WORDS_S: Final = 0.3
 """MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
 
@@ -145,10 +142,7 @@ class _MpiRequest:
 
 def _sleep_until(request: Any) -> None:
     """Return when the request is complete."""
-    nap_s = _FIRST_NAP_S
-    while not request.Test():
-        time.sleep(nap_s)
-        nap_s = min(nap_s * _NAP_GROWTH, _LONGEST_NAP_S)
+    sleep_until(request.Test, _LONGEST_NAP_S)
 
 
 def _pickled(value: object) -> bytes:

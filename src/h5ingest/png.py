@@ -18,7 +18,7 @@ import functools
 import logging
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -109,13 +109,10 @@ def palette(data: bytes) -> bytes | None:
     """Return the RGB entries of a palette PNG (3 bytes each), from its first bytes; else None."""
     if not data.startswith(SIGNATURE) or data[25:26] != b"\3":
         return None
-    position = 33
-    while position + 8 <= len(data):
-        length, kind = _CHUNK.unpack_from(data, position)
+    for kind, start, end in _chunks(data, 33):
         if kind == b"PLTE":  # (a damaged one does not harm indices)
-            colours = data[position + 8 : position + 8 + length]
-            return None if length % 3 or len(colours) < length else colours
-        position += 12 + length
+            colours = data[start + 8 : end - 4]
+            return None if len(colours) % 3 or len(data) < end - 4 else colours
     return None
 
 
@@ -125,15 +122,13 @@ def check_intact(data: bytes) -> None:
     Raises:
         SampleError: damaged or truncated.
     """
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = _CHUNK.unpack_from(data, position)
-        end = position + 12 + length
-        if _crc(data, position, end) != int.from_bytes(data[end - 4 : end]):
+    for kind, start, end in _chunks(data, 8):
+        if start + 12 > len(data):
+            break
+        if not _has_right_crc(data, start, end):
             raise SampleError("damaged", f"the {_name(kind)} chunk is damaged or truncated")
         if kind == b"IEND":
             return
-        position = end
     raise SampleError("damaged", "the file is truncated: no IEND chunk at its end")
 
 
@@ -223,20 +218,16 @@ def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
     chunk the transparency would be lost without a word.
     """
     found = False
-    position = 33
-    while position + 8 <= len(data):
-        length, kind = _CHUNK.unpack_from(data, position)
+    for kind, start, end in _chunks(data, 33):
         if kind == b"IDAT":
             return found
-        end = position + 12 + length
         if kind == b"IEND" or (whole and end > len(data)):
             break
         if end > len(data):
             return None
-        if _crc(data, position, end) != int.from_bytes(data[end - 4 : end]):
+        if not _has_right_crc(data, start, end):
             raise SampleError("damaged", f"the checksum of the {_name(kind)} chunk is wrong")
         found = found or kind == b"tRNS"
-        position = end
     else:
         if not whole:
             return None
@@ -245,12 +236,9 @@ def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
 
 def _is_complete(data: bytes) -> bool:
     """Return whether an intact IEND chunk ends the chunks (bytes after it are no part of it)."""
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = _CHUNK.unpack_from(data, position)
+    for kind, start, _ in _chunks(data, 8):
         if kind == b"IEND":
-            return data[position : position + 12] == END
-        position += 12 + length
+            return data[start : start + 12] == END
     return False
 
 
@@ -262,18 +250,24 @@ def _as_plain_gray(data: bytes) -> bytes:
     """
     head = b"IHDR" + data[16:25] + b"\0" + data[26:29]
     parts = [SIGNATURE, data[8:12], head, zlib.crc32(head).to_bytes(4)]
-    position = 33
-    while position + 8 <= len(data):
-        length, kind = _CHUNK.unpack_from(data, position)
-        if kind not in (b"PLTE", b"tRNS"):
-            parts.append(data[position : position + 12 + length])
-        position += 12 + length
+    parts += [
+        data[start:end] for kind, start, end in _chunks(data, 33) if kind not in (b"PLTE", b"tRNS")
+    ]
     return b"".join(parts)
 
 
-def _crc(data: bytes, start: int, end: int) -> int:
-    """Return the CRC-32 of type and data of the chunk data[start:end]."""
-    return zlib.crc32(memoryview(data)[start + 4 : end - 4])
+def _chunks(data: bytes, start: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, begin and end of each chunk from `start` on; the last may end beyond the data."""
+    while start + 8 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, start)
+        end = start + 12 + length
+        yield kind, start, end
+        start = end
+
+
+def _has_right_crc(data: bytes, start: int, end: int) -> bool:
+    """Return whether the CRC-32 that ends the chunk data[start:end] is that of type and data."""
+    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
 
 
 def _name(kind: bytes) -> str:

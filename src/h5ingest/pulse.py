@@ -14,12 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Comm, Request
+from h5ingest.comm import Comm, Request, sleep_until
 
-_FIRST_NAP_S = 50e-6
 _LONGEST_NAP_S = 0.002
-_NAP_GROWTH = 1.25
-"""Each nap is about a fifth of the time waited so far."""
 
 
 class Pulse:
@@ -69,10 +66,7 @@ class Pulse:
             meanwhile: called again and again; returns whether this rank has nothing left to do.
         """
         self._next_s = 0.0
-        nap_s = _FIRST_NAP_S
-        while not self._advance(count(), done=meanwhile()):
-            time.sleep(nap_s)
-            nap_s = min(nap_s * _NAP_GROWTH, _LONGEST_NAP_S)
+        sleep_until(lambda: self._advance(count(), done=meanwhile()), _LONGEST_NAP_S)
 
     def _advance(self, counters: tuple[int, ...], *, done: bool) -> bool:
         """Look at the sum under way and begin the next one; return whether all ranks are done."""
