@@ -32,7 +32,7 @@ import png
 from numpy.typing import NDArray
 from PIL import Image
 
-from h5ingest.decode import decode_into, probe
+from h5ingest.decode import Prober, decode_into, probe
 from h5ingest.errors import SampleError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -224,9 +224,28 @@ def decoded(data: bytes, *, raw: bool) -> NDArray[Any] | None:
     return None if refused else pixels
 
 
-def check(data: bytes, *, raw: bool) -> str:
-    """Return how a case came out; raises if h5ingest is wrong."""
+def check_beside(seed: bytes, data: bytes, found: NDArray[Any] | None, *, raw: bool) -> None:
+    """Raise if a case comes out otherwise because the file before it was its seed."""
+    prober = Prober(MAX_PIXELS, raw=raw)
+    try:
+        spec = prober(seed)
+        assert spec is not None, "the whole file tells"
+    except SampleError:
+        return
+    both = np.empty((2, *spec.shape), spec.dtype)
+    if prober.decode_alike([seed, data], both):
+        assert found is not None, "refused, but not after its seed"
+        assert np.array_equal(found, both[1]), "other pixels after its seed"
+    elif data == seed:
+        assert not prober.decode_alike([seed], both[:1]), "one can be decoded in one go, two not"
+    with contextlib.suppress(SampleError):
+        assert prober(data) == probe(data, max_pixels=MAX_PIXELS, raw=raw), "another spec"
+
+
+def check(data: bytes, *, raw: bool, seed: bytes) -> str:
+    """Return how a case made of a seed came out; raises if h5ingest is wrong."""
     found = decoded(data, raw=raw)
+    check_beside(seed, data, found, raw=raw)
     if found is None:
         return "refused"
     if not data.startswith(SIGNATURE):
@@ -247,7 +266,7 @@ def main() -> None:
     seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
     warnings.simplefilter("ignore")  # of Pillow's, on files that are damaged
     for data, raw in itertools.product(seeds, (False, True)):
-        check(data, raw=raw)  # whatever is to be imported and set up is there now
+        check(data, raw=raw, seed=data)  # whatever is to be imported and set up is there now
     before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     counts: Counter[str] = Counter()
     problems, slowest_s = [], 0.0
@@ -258,7 +277,7 @@ def main() -> None:
         data = (mutant_png if seed.startswith(SIGNATURE) else mutant_bytes)(seed, dice)
         started_s = time.process_time()
         try:
-            counts[check(data, raw=dice.random() < 0.3)] += 1
+            counts[check(data, raw=dice.random() < 0.3, seed=seed)] += 1
         except Exception as error:  # whatever it is that is not a SampleError
             problems.append(f"case {number}: {type(error).__name__}: {error}")
         slowest_s = max(slowest_s, time.process_time() - started_s)

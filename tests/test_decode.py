@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from h5ingest.decode import HEAD_BYTES, decode_into, probe
+from h5ingest.decode import HEAD_BYTES, Prober, decode_into, probe
 from h5ingest.errors import SampleError
 from h5ingest.layout import ImageSpec
 from h5ingest.png import decoder_version
@@ -249,6 +249,48 @@ def test_a_header_longer_than_the_first_bytes_is_told_by_the_whole_file() -> Non
     long = with_chunk(data, chunk(b"iTXt", b"k\0\0\0\0\0" + b"x" * HEAD_BYTES), before=b"tRNS")
     assert probe(long[:HEAD_BYTES], whole=False) is None
     assert_same(decoded(long), pixels)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_an_image_is_does_not_depend_on_those_before_it(raw: bool) -> None:
+    kinds = [
+        with_chunk(data, chunk(b"gAMA", gamma.to_bytes(4)), before=b"IDAT")
+        for colour, depth, transparent in WITH_TRANSPARENCY
+        for data, _ in [encode(colour, depth, (4, 7), transparent=transparent)]
+        for gamma in (45455, 100000)
+    ]
+    kinds += [data for data, _ in (encode(2, 8, (4, 7)), encode(2, 8, (7, 4)))]
+    prober = Prober(raw=raw)
+    for one, other in itertools.product(kinds, repeat=2):
+        assert [prober(data) for data in (one, one, other)] == [
+            probe(data, raw=raw) for data in (one, one, other)
+        ]
+
+
+@pytest.mark.parametrize(("colour", "depth", "channels"), [(0, 8, 1), (2, 8, 3), (6, 16, 4)])
+def test_images_that_are_alike_are_decoded_in_one_go(
+    colour: int, depth: int, channels: int
+) -> None:
+    files = [encode(colour, depth, (5, 6), seed=seed)[0] for seed in range(9)]
+    shape = (9, 5, 6, channels)[: 3 + (channels > 1)]
+    out = np.zeros(shape, np.uint16 if depth == 16 else np.uint8)
+    prober = Prober()
+    assert not prober.decode_alike(files, out), "nothing has been probed yet"
+    prober(files[0])
+    assert prober.decode_alike(files, out)
+    for data, pixels in zip(files, out, strict=True):
+        assert_same(pixels, decoded(data))
+    pixels_at = files[4].index(b"IDAT") + 4
+    for odd in (
+        files[4][:-1],
+        files[4][: len(files[4]) // 2],
+        files[4][:pixels_at] + b"\0\0" + files[4][pixels_at + 2 :],
+        encode(colour, depth, (6, 5))[0],
+        b"",
+    ):
+        assert not prober.decode_alike([*files[:4], odd, *files[5:]], out)
+    assert not prober.decode_alike(files, out.reshape(9, 6, 5, *shape[3:]))
+    assert prober.decode_alike(files, out)
 
 
 def test_pixels_in_many_chunks_are_the_same() -> None:

@@ -8,6 +8,7 @@ and those imports are paid once.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 import time
@@ -93,7 +94,9 @@ def run(arguments: list[str]) -> int:
         if comm.size > 1:
             comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
         request: Request | VerifyRequest | int | None = None
-        if comm.rank == 0:
+        if comm.rank != 0:  # while root parses; it is what most of them are started for
+            pass
+        else:
             from h5ingest.commands import parse
 
             try:
@@ -130,6 +133,9 @@ def _ingest(request: Request, comm: Comm) -> int:
     """
     from h5ingest.ingest import ingest  # not for --help
 
+    # What has been imported stays. Else it is searched for garbage, for 10 ms, each time that a
+    # step has made some ten thousand small objects.
+    gc.freeze()
     interrupt = Interrupt()
     interrupt.install()
     if comm.rank == 0 and not request.quiet:

@@ -7,6 +7,7 @@ May not: know ranks, datasets, labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -46,6 +47,38 @@ def probe(
     if not data:
         raise SampleError("damaged", "the file is empty")
     return formats.spec_of(data, max_pixels) if whole else None
+
+
+class Prober:
+    """`probe`, for many images: PNGs that are alike up to their pixels are judged only once."""
+
+    def __init__(self, max_pixels: int = MAX_PIXELS, *, raw: bool = False) -> None:
+        """Take what `probe` takes."""
+        self._max_pixels = max_pixels
+        self._raw = raw
+        self._alike: png.Alike | None = None
+
+    def __call__(self, data: bytes, *, whole: bool = True) -> ImageSpec | None:
+        """See `probe`."""
+        if self._alike is not None and self._alike.fits(data):
+            return self._alike.spec
+        spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
+        if spec is not None and data.startswith(png.SIGNATURE):
+            self._alike = png.Alike(data, spec)
+        return spec
+
+    def decode_alike(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:
+        """Decode whole files in one go, if they are like the one that was probed last.
+
+        Args:
+            files: at least one.
+            out: (n, H, W) or (n, H, W, C) uint8 or uint16, C-contiguous.
+
+        Returns:
+            Whether `out` holds the pixels. If not, its content is undefined: one of the files is
+            different or damaged, or they are not of a kind that can be decoded so.
+        """
+        return self._alike is not None and self._alike.decode_into(files, out)
 
 
 def decode_into(

@@ -37,7 +37,7 @@ class ContentDigest:
 
     def add_strings(self, name: str, values: Iterable[bytes]) -> None:
         """Add the next values of a dataset of strings, each ended by a NUL (none holds one)."""
-        self._hash(name, "text").update(b"".join(value + b"\0" for value in values))
+        self._hash(name, "text").update(b"\0".join((*values, b"")))
 
     def add_pixels(self, name: str, kinds: Iterable[str]) -> None:
         """Add type and shape (`uint8(3, 4)`) of datasets whose values enter by their checksums."""

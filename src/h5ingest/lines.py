@@ -137,15 +137,17 @@ def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
     lines = block.split(b"\n")
     if b"\r" in block:
         lines = [line.removesuffix(b"\r") for line in lines]
-    kept = [line for line in lines if line and not line.isspace()]
-    n_columns = len(dialect.columns)
+    kept = lines[:-1] if not lines[-1] else lines
+    if b"" in kept or any(map(bytes.isspace, kept)):
+        kept = [line for line in kept if line and not line.isspace()]
+    n_columns, delimiter = len(dialect.columns), dialect.delimiter
+    quoted = dialect.quoted and b'"' in block
+    if n_columns == 1 and not quoted and delimiter not in block and b"\0" not in block:
+        return [kept]
     try:
-        if dialect.quoted and b'"' in block:
-            rows = [_split_line(line, dialect.delimiter, quoted=True) for line in kept]
-        elif n_columns == 1 and dialect.delimiter not in block:
-            rows = [[line] for line in kept]
+        if quoted:
+            rows = [_split_line(line, delimiter, quoted=True) for line in kept]
         else:
-            delimiter = dialect.delimiter
             rows = [line.split(delimiter) for line in kept]
     except csv.Error:
         raise _find_problem(lines, dialect) from None

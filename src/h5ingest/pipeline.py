@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import compress
+from itertools import compress, islice
 from typing import Any, Final
 
 import numpy as np
@@ -19,16 +19,19 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.ahead import Files
 from h5ingest.convert import Fit, Losses, convert_into, holds
-from h5ingest.decode import check_intact, decode_into, probe
+from h5ingest.decode import Prober, check_intact, decode_into
 from h5ingest.division import Portion
 from h5ingest.errors import SampleError
-from h5ingest.layout import STATUS_FAILED, STATUS_OK, Group, ImageSpec, Layout
+from h5ingest.layout import STATUS_FAILED, STATUS_OK, Group, Layout
 from h5ingest.options import IngestOptions
 from h5ingest.plan import batches, element_batches, overlap, unit
 from h5ingest.samples import Samples
 from h5ingest.storage.writer import Image, Writer
 from h5ingest.work import Book, Work
 
+_ALIKE_IMAGES: Final = 64
+_ALIKE_BYTES: Final = 256 * 1024
+"""Images decoded in one go, at most, and their pixels, if it is more than one."""
 _BEAT_S: Final = 0.02
 """Seconds between two beats, at most, if images allow it: their files may be slow to open."""
 
@@ -62,18 +65,17 @@ class Pipeline:
         self._cache = cache
         self._on_beat = beat
         self._raw = options.samples == "raw"
+        self._probe = Prober(options.max_pixels, raw=self._raw)
         resample = options.resample or ("nearest" if self._raw else "bicubic")
         self._fit = Fit(
             how=options.fit, pad_value=options.pad_value, resample=resample, raw=self._raw
         )
         self._buffer = np.empty(0, np.uint8)
         self._next_beat_s = 0.0
-        self._usual: ImageSpec | None = None  # what is stored as it is in this portion of a stack
         self.work = Work()
 
     def store(self, portion: Portion) -> None:
         """Store the samples of one portion, their checksums and status. Not collective."""
-        self._usual = None
         kind = self._layout.kind
         if kind == "stack":
             self._store_rows(portion)
@@ -90,12 +92,14 @@ class Pipeline:
         buffer = self._array((len(steps[0]), *spec.shape[1:]), spec.dtype)
         book = Book.of(samples)
         feed = self._feed(samples)
+        n_alike = max(1, min(_ALIKE_IMAGES, _ALIKE_BYTES // spec.row_bytes))
         for batch in steps:
             with self._decoding():
-                for k, image in enumerate(buffer[: len(batch)], batch.start - samples.rows.start):
-                    size = self._load(samples, k, feed, image, book)
-                    if group.sizes is not None:
-                        book.sizes[k] = size or image.shape[:2]
+                first = batch.start - samples.rows.start
+                for start in range(0, len(batch), n_alike):
+                    images = buffer[start : min(start + n_alike, len(batch))]
+                    files = list(islice(feed, len(images)))
+                    self._load_some(samples, first + start, files, images, book)
             self._write(spec.name, batch, buffer[: len(batch)])
             self._write_book(group, samples, batch, book)
             self._mark(portion, batch, book)
@@ -110,7 +114,7 @@ class Pipeline:
         spec, samples = group.pixels, portion.samples
         book = Book.of(samples)
         steps = self._element_batches(portion, spec.row_bytes, unit(spec))
-        feed = self._feed(samples)
+        feed = enumerate(self._feed(samples))
         buffer = self._array((max(len(span) for span, *_ in steps),), spec.dtype)
         encoded = self._layout.kind == "encoded"
         carried: tuple[int, NDArray[Any]] | None = None
@@ -127,10 +131,12 @@ class Pipeline:
                     else:
                         at = start - span.start
                         image = values[at : at + n] if whole else np.empty(n, spec.dtype)
+                        position, data = next(feed)
+                        assert position == k, "files are asked for in order"
                         self._load(
                             samples,
                             k,
-                            feed,
+                            data,
                             image if encoded else image.reshape(_shape(samples.shapes[k])),
                             book,
                             counts=row in portion.owned,
@@ -156,7 +162,7 @@ class Pipeline:
                 shape = samples.shapes[k]
                 with self._decoding():
                     image = self._array(_shape(shape), "uint16" if shape[3] == 2 else "uint8")
-                    self._load(samples, k, feed, image, book)
+                    self._load(samples, k, next(feed), image, book)
                 with self._writing():
                     self._writer.write_image(portion.group, row, image)
                     self.work.n_written_bytes += image.nbytes
@@ -172,26 +178,59 @@ class Pipeline:
             joint = (portion.group, span.start) in self.work.joints[-1:]
             self._writer.mark(portion.group, span, joint=joint)
 
-    def _feed(self, samples: Samples) -> Iterator[tuple[int, bytes | SampleError]]:
-        """Yield each sample's position, in order, and its file's bytes, or why there are none.
+    def _feed(self, samples: Samples) -> Iterator[bytes | SampleError]:
+        """Yield each sample's file, in order, or why it cannot be read.
 
         Files that are not in the cache are read ahead.
         """
-        known = np.fromiter(self._cache, np.int64, len(self._cache))
-        cached = np.isin(samples.indices, known)
+        cache = self._cache
+        cached = np.isin(samples.indices, np.fromiter(cache, np.int64, len(cache)))
         read = self._files.read(compress(samples.paths, ~cached))
-        for k, hit in enumerate(cached):
-            if hit:
-                yield k, self._cache.pop(int(samples.indices[k]))
-            else:
+        for index in samples.indices.data:
+            data = cache.pop(index, None)
+            if data is None:
                 file = next(read)
-                yield k, file if isinstance(file, SampleError) else file[0]
+                yield file if isinstance(file, SampleError) else file[0]
+                self._beat_in_time()
+            else:
+                yield data
+
+    def _load_some(
+        self,
+        samples: Samples,
+        first: int,
+        files: Sequence[bytes | SampleError],
+        images: NDArray[Any],
+        book: Book,
+    ) -> None:
+        """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
+
+        Args:
+            samples: of the portion.
+            first: position in them of the first.
+            files: theirs.
+            images: the samples are theirs to fill.
+            book: of the portion.
+        """
+        rows = slice(first, first + len(images))
+        intact = [data for data in files if isinstance(data, bytes)]
+        if len(intact) == len(files) and self._probe.decode_alike(intact, images):
+            book.status[rows] = STATUS_OK
+            book.sizes[rows] = images.shape[1:3]
+            book.checksums[rows] = [xxh3_64_intdigest(image) for image in images]
+            self.work.n_read_bytes += sum(map(len, intact))
+            self.work.n_done += len(images)
+        else:
+            for k, (data, image) in enumerate(zip(files, images, strict=True), first):
+                size = self._load(samples, k, data, image, book)
+                book.sizes[k] = size or image.shape[:2]
+        self._beat_in_time()
 
     def _load(
         self,
         samples: Samples,
         k: int,
-        feed: Iterator[tuple[int, bytes | SampleError]],
+        data: bytes | SampleError,
         image: NDArray[Any],
         book: Book,
         *,
@@ -202,7 +241,7 @@ class Pipeline:
         Args:
             samples: of the portion.
             k: position in them.
-            feed: their files; this one is next.
+            data: its file, or why it cannot be read.
             image: (H, W) or (H, W, C), or (n,) for a file as it is.
             book: of the portion.
             counts: whether the sample is this rank's to count and to report.
@@ -212,8 +251,6 @@ class Pipeline:
         """
         work = self.work
         size = None
-        position, data = next(feed)
-        assert position == k, "files are asked for in order"
         try:
             if isinstance(data, SampleError):
                 raise data
@@ -228,9 +265,12 @@ class Pipeline:
                 work.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
         book.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
         work.n_done += counts
-        if not k & 15 or time.monotonic() >= self._next_beat_s:
-            self.beat()
+        self._beat_in_time()
         return size
+
+    def _beat_in_time(self) -> None:
+        if time.monotonic() >= self._next_beat_s:
+            self.beat()
 
     def beat(self) -> None:
         """Take part in what all ranks do together."""
@@ -242,15 +282,14 @@ class Pipeline:
         options = self._options
         if image.ndim == 1:
             if not len(image) or len(data) != len(image):
-                probe(data, max_pixels=options.max_pixels)  # may know a better reason
+                self._probe(data)  # may know a better reason
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
             check_intact(data)
             image[...] = np.frombuffer(data, np.uint8)
             return None
-        spec = probe(data, max_pixels=options.max_pixels, raw=self._raw)
+        spec = self._probe(data)
         assert spec is not None, "the whole file tells"
-        if spec is self._usual or (spec.shape == image.shape and spec.dtype == image.dtype):
-            self._usual = spec if self._layout.kind == "stack" else None
+        if spec.shape == image.shape and spec.dtype == image.dtype:
             decode_into(data, image, raw=self._raw, spec=spec)
             return spec.height, spec.width
         channels = image.shape[2] if image.ndim == 3 else 1

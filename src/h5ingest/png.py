@@ -18,9 +18,10 @@ import functools
 import logging
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.errors import SampleError, one_line
@@ -86,9 +87,7 @@ def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = 
         try:
             pixels = decode(data, size, mode)
         except BaseException as error:
-            # A panic in Rust arrives as a BaseException of its own (PyO3's PanicException).
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
+            _check_refusal(error)
         else:
             out[...] = pixels if spec.channels > 1 else pixels[:, :, 0]
             return
@@ -103,6 +102,49 @@ def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = 
         raise AssertionError("the PNG decoder returned another array than the one to fill")
     if scale > 1:
         out //= out.dtype.type(scale)
+
+
+class Alike:
+    """PNGs that are the same up to their pixels: all of them decode to the same spec."""
+
+    def __init__(self, data: bytes, spec: ImageSpec) -> None:
+        """Take one of them.
+
+        Args:
+            data: its first bytes, which told the spec.
+            spec: as `spec_of` told.
+        """
+        self.spec = spec
+        start = next(start for kind, start, _ in _chunks(data, 33) if kind == b"IDAT")
+        self._head = data[:start]
+        self._kind = slice(start + 4, start + 8)
+
+    def fits(self, data: bytes) -> bool:
+        """Return whether the file that begins with `data` is one of them."""
+        return data.startswith(self._head) and data[self._kind] == b"IDAT"
+
+    def decode_into(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:
+        """Decode several in one go; return whether `out` holds their pixels.
+
+        For small images this takes half of the time that `decode_into` needs beside the decoder.
+
+        Args:
+            files: whole files, at least one.
+            out: (n, *shape) of the spec's shape and dtype; C-contiguous.
+        """
+        fast = _fast(self._head[8:33], self.spec.channels)
+        if fast is None or out.shape[1:] != self.spec.shape or out.dtype != self.spec.dtype:
+            return False
+        decode, size, mode = fast
+        if not all(map(self.fits, files)) or not all(data.endswith(END) for data in files):
+            return False
+        try:
+            pixels = [decode(data, size, mode) for data in files]
+        except BaseException as error:
+            _check_refusal(error)
+            return False
+        np.concatenate(pixels, out=out.reshape(-1, *pixels[0].shape[1:]))
+        return True
 
 
 def palette(data: bytes) -> bytes | None:
@@ -179,6 +221,13 @@ def _fast(
 
     decode = io.decode_image_png_u8 if depth == 8 else io.decode_image_png_u16
     return decode, (height, width), _MODES[colour]
+
+
+def _check_refusal(error: BaseException) -> None:
+    """Raise what kornia-rs did not raise because it refuses an image."""
+    # A panic in Rust arrives as a BaseException of its own (PyO3's PanicException).
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 @functools.lru_cache(maxsize=1024)

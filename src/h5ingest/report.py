@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from h5ingest.errors import Failure, OutputError
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -26,7 +24,9 @@ class Spread:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
         """Return the spread of one value per rank."""
-        return cls(min=min(seconds), median=float(np.median(seconds)), max=max(seconds))
+        in_order = sorted(seconds)
+        middle = in_order[(len(seconds) - 1) // 2], in_order[len(seconds) // 2]
+        return cls(min=in_order[0], median=sum(middle) / 2, max=in_order[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from h5ingest import source
 from h5ingest.ahead import Files
 from h5ingest.cells import resolve
 from h5ingest.comm import Comm, agreeing
-from h5ingest.decode import HEAD_BYTES, probe
+from h5ingest.decode import HEAD_BYTES, Prober
 from h5ingest.errors import (
     Failure,
     ManifestError,
@@ -211,10 +211,11 @@ def probe_images(
     cache: dict[int, bytes] = {}
     palettes: set[bytes] = set()
     n_bytes, budget = 0, options.cache_bytes
-    raw, max_pixels = options.samples == "raw", options.max_pixels
+    raw = options.samples == "raw"
+    probe = Prober(options.max_pixels, raw=raw)
     n_kept = 0 if options.layout == "stack" else len(held.paths)
     shapes, sizes = np.zeros((n_kept, 4), np.int32), np.zeros(n_kept, np.int64)
-    i, next_beat_s = 0, 0.0
+    first, i, next_beat_s = held.indices.start, 0, 0.0
     kind = _Kind(-1, None, 0, b"")
     files = Files(
         root,
@@ -225,34 +226,34 @@ def probe_images(
     )
     with files:
         groups = held.groups if held.groups.any() else repeat(0)
-        found = zip(held.paths, files.read(held.paths), groups, strict=False)
-        for i, (path, file, group) in enumerate(found):
+        found = zip(files.read(held.paths), groups, strict=False)
+        for i, (file, group) in enumerate(found):
             if time.monotonic() >= next_beat_s:
                 beat(i)
                 next_beat_s = time.monotonic() + _BEAT_S
-            index = held.indices[i]
             try:
                 if isinstance(file, SampleError):
                     raise file
                 data, size = file
-                spec = probe(data, whole=len(data) == size, max_pixels=max_pixels, raw=raw)
+                spec = probe(data, whole=len(data) == size)
                 if spec is None:
-                    data, size = source.read(os.path.join(root, path))
-                    spec = probe(data, max_pixels=max_pixels, raw=raw)
+                    data, size = source.read(os.path.join(root, held.paths[i]))
+                    spec = probe(data)
                     assert spec is not None, "the whole file tells"
             except SampleError as error:
-                failures.append(error.at(index, path))
+                failures.append(error.at(held.indices[i], held.paths[i]))
                 continue
             n_bytes += size
             if spec is not kind.spec or group != kind.group:
-                kind = seen.setdefault((int(group), spec), _Kind(group, spec, index, path))
+                new = _Kind(group, spec, held.indices[i], held.paths[i])
+                kind = seen.setdefault((int(group), spec), new)
             kind.count += 1
             if n_kept:
                 shapes[i], sizes[i] = kind.shape, size
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
             if len(data) == size <= budget:
-                cache[index] = data
+                cache[first + i] = data
                 budget -= size + _OBJECT_BYTES
                 if budget <= 0:
                     files.limit = HEAD_BYTES
@@ -318,9 +319,9 @@ def _judge(told: list[Any], manifest: Manifest, root: bytes, options: IngestOpti
         )
     seen: list[dict[ImageSpec, tuple[int, int, str]]] = [{} for _ in manifest.group_names]
     for kinds, *_ in told:
-        for group, spec, count, index, path in kinds:
+        for group, spec, n, index, path in kinds:
             known = seen[group].get(spec, (0, index, path))
-            seen[group][spec] = known[0] + count, known[1], known[2]
+            seen[group][spec] = known[0] + n, known[1], known[2]
     problems, targets = [], []
     if failures and (options.on_error == "fail" or not any(seen)):
         problems.append(
@@ -349,9 +350,9 @@ def _conversions(
     """Return what the targets change, a line for each kind of change."""
     changed: dict[str, int] = {}
     for kinds, target in zip(seen, targets, strict=True):
-        for spec, (count, *_) in kinds.items():
+        for spec, (n, *_) in kinds.items():
             new = target.apply(spec)
             if new != spec:
                 text = f"{spec} to {new}"
-                changed[text] = changed.get(text, 0) + count
-    return [f"{count:,} images from {text}" for text, count in list(changed.items())[:10]]
+                changed[text] = changed.get(text, 0) + n
+    return [f"{n:,} images from {text}" for text, n in list(changed.items())[:10]]

@@ -50,7 +50,7 @@ class Book:
     status: NDArray[np.uint8]
     """(n,)"""
     sizes: NDArray[np.uint32]
-    """(n, 2) height and width without padding; (n, 2) zeros where nothing is padded."""
+    """(n, 2) height and width without padding; of a stack only, else zeros."""
 
     @classmethod
     def of(cls, samples: Samples) -> Book:
