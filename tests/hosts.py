@@ -81,10 +81,6 @@ class Hosts:
         """Cut the link between a host and the switch."""
         self._ip("switch", "link", "set", host, "down")
 
-    def mend(self, host: str) -> None:
-        """Mend the link that was cut."""
-        self._ip("switch", "link", "set", host, "up")
-
     def received_bytes(self, host: str) -> int:
         """Bytes that have come to a host from the others."""
         table = run(self.command(host, ["cat", "/proc/net/dev"])).stdout
@@ -214,4 +210,6 @@ def launched(command: Sequence[str]) -> Iterator[Running]:
         yield Running(process=process)
     finally:
         end_session(process)
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,13 +15,14 @@ from pathlib import Path
 import hosts
 import pytest
 from cluster import Images, make_images
+from faults import FAULTS, Fault
 from hosts import Hosts, launched
 from support import LAUNCHED, Flavour, explain, run
 
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     if reason := hosts.missing():
         pytest.fail(f"no hosts to test on: {reason}", pytrace=False)
@@ -81,36 +83,36 @@ def ranks_of(out: Path) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize(
+    "at", [{"site": "share"}, {"site": "open"}, {"site": "decode", "call": 30}, {"site": "finish"}],
+    ids=["before MPI_Comm_dup", "before H5Fopen", "while it stores", "before H5Fclose"],
+)  # fmt: skip
 def test_the_ranks_of_a_job_whose_link_is_cut_end(
-    two: Hosts, flavour: Flavour, images: Images, tmp_path: Path
+    two: Hosts, flavour: Flavour, images: Images, at: Fault, tmp_path: Path
 ) -> None:
     # Neither MPICH nor Open MPI notices by itself, and their mpirun goes on waiting for the host
     # that it cannot reach even when its own ranks have ended: the batch system has to end that.
-    out = tmp_path / "out.h5"
+    out, there = tmp_path / "out.h5", tmp_path / "there"
+    faults = [{"act": f"sh:touch {there}; sleep 2", "rank": 3, **at}]
     command = two.mpirun(
         flavour.name, 4,
-        [flavour.bin / "python", LAUNCHED, "slow", "0.1", images.manifest, out,
-         "--chunk", "4", "--batch-bytes", "64", "--peer-timeout", "5"],
+        [flavour.bin / "python", FAULTS, "run", json.dumps(faults), images.manifest,
+         out, "--chunk", "4", "--batch-bytes", "64", "--peer-timeout", "5"],
     )  # fmt: skip
-    partial = out.with_name("out.h5.partial")
-    try:
-        with launched(command) as job:
-            job.wait_for(partial)
-            time.sleep(2)  # until images are stored: in HDF5's own calls no watchdog can look
-            two.cut("h2")
-            deadline_s = time.monotonic() + 40
-            while ranks_of(out) and time.monotonic() < deadline_s:
-                time.sleep(0.2)
-            left = ranks_of(out)
-            two.kill("h1")
-            two.kill("h2")
-            code, printed = job.end(timeout_s=20)
-        assert not left, printed
-        assert code != 0, printed
-        assert printed.count("no sign of life of another rank for 5 s") >= 1, printed
-        assert not out.exists()
-    finally:
-        two.mend("h2")
+    with launched(command) as job:
+        job.wait_for(there)
+        two.cut("h2")
+        deadline_s = time.monotonic() + 40
+        while ranks_of(out) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        left = ranks_of(out)
+        two.kill("h1")
+        two.kill("h2")
+        code, printed = job.end(timeout_s=20)
+    assert not left, printed
+    assert code != 0, printed
+    assert printed.count("no sign of life of another rank for 5 s") >= 1, printed
+    assert not out.exists()
     # What is left of it, one host finishes.
     again = run(two.command("h1", [flavour.bin / "h5ingest", images.manifest, out, "--chunk", "4"]))
     assert again.returncode == 0, explain(again)

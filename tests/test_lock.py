@@ -75,8 +75,9 @@ def rewrite(lock: Path, **changes: Any) -> None:
 
 def abandoned(runner: Runner, out: Path) -> Path:
     """The lock of a job that has been killed."""
-    fault = {"act": "kill", "site": "mark", "call": 4, "when": "after"}
-    assert runner.run("stack", out, 1, [fault]).returncode == -9
+    slowly = {"act": "nap:0.01", "site": "decode", "call": 0}  # so that there are checkpoints
+    kill = {"act": "kill", "site": "mark", "call": 4, "when": "after"}
+    assert runner.run("stack", out, 1, [slowly, kill]).returncode == -9
     lock = out.with_name(out.name + ".lock")
     assert lock.exists()
     return lock

@@ -43,7 +43,6 @@ class ThreadComm:
 
     n_hosts = 1
     library = "threads"
-    handle = None
 
     def __init__(self, world: _World, rank: int) -> None:
         self.rank = rank
@@ -52,8 +51,8 @@ class ThreadComm:
         self._world = world
         self._n_sums = 0
 
-    def info(self, hints: Mapping[str, str]) -> Any:
-        return None
+    def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:
+        raise AssertionError("threads write no shared file")
 
     def create(self, path: Path, hints: Mapping[str, str]) -> None:
         path.touch(exist_ok=False)

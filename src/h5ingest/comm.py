@@ -57,13 +57,11 @@ class Comm(Protocol):
     """Hosts that they are on."""
     library: str
     """Name and version of the MPI library; empty without one."""
-    handle: Any
-    """The `mpi4py.MPI.Comm` for h5py's MPI-IO driver; None without one."""
     watch: Watchdog
     """Is told when this rank waits for others."""
 
-    def info(self, hints: Mapping[str, str]) -> Any:
-        """Return an `mpi4py.MPI.Info`; None without MPI. Not collective."""
+    def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:
+        """Return an MPI_Comm and an MPI_Info, for ctypes. Not collective; only with MPI."""
 
     def create(self, path: Path, hints: Mapping[str, str]) -> None:
         """Create an empty file, through MPI-IO where there is MPI. Not collective.
@@ -113,13 +111,12 @@ class SerialComm:
     size = 1
     n_hosts = 1
     library = ""
-    handle = None
 
     def __init__(self) -> None:
         self.watch = Watchdog(self.rank)
 
-    def info(self, hints: Mapping[str, str]) -> Any:  # noqa: D102
-        return None
+    def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:  # noqa: D102 - see Comm
+        raise AssertionError("there is no MPI")
 
     def create(self, path: Path, hints: Mapping[str, str]) -> None:  # noqa: D102
         path.touch(exist_ok=False)

@@ -10,6 +10,7 @@ May not: know images, files.
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import sys
 import time
@@ -35,28 +36,36 @@ class MpiComm:
 
     def __init__(self, mpi: Any) -> None:
         """Take `mpi4py.MPI`. Collective."""
-        self.handle = mpi.COMM_WORLD
-        self.rank: int = self.handle.Get_rank()
-        self.size: int = self.handle.Get_size()
+        self._world = mpi.COMM_WORLD
+        self.rank: int = self._world.Get_rank()
+        self.size: int = self._world.Get_size()
         self.library: str = one_line(mpi.Get_library_version())
         self.watch = Watchdog(self.rank)
         self._mpi = mpi
         # What is under way must not be mixed up with the steps' own collectives.
-        self._sums, sums = self.handle.Idup()
-        self._messages, messages = self.handle.Idup()
+        self._sums, sums = self._world.Idup()
+        self._messages, messages = self._world.Idup()
         for request in (sums, messages):
             _sleep_until(request)
         self._status = mpi.Status()
         self.n_hosts = len(set(self.allgather(mpi.Get_processor_name())))
 
-    def info(self, hints: Mapping[str, str]) -> Any:  # noqa: D102 - see Comm
+    def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:  # noqa: D102 - see Comm
+        return self._in_c(self._world), self._in_c(self._info(hints))
+
+    def _in_c(self, handle: Any) -> Any:
+        """Return an MPI handle as C has it: an int in MPICH, a pointer in Open MPI."""
+        is_int = self._mpi._sizeof(handle) == ctypes.sizeof(ctypes.c_int)
+        return (ctypes.c_int if is_int else ctypes.c_void_p)(self._mpi._handleof(handle))
+
+    def _info(self, hints: Mapping[str, str]) -> Any:
         return self._mpi.Info.Create(dict(hints)) if hints else self._mpi.INFO_NULL
 
     def create(self, path: Path, hints: Mapping[str, str]) -> None:  # noqa: D102
         mpi = self._mpi
         mode = mpi.MODE_CREATE | mpi.MODE_EXCL | mpi.MODE_WRONLY
         try:
-            mpi.File.Open(mpi.COMM_SELF, str(path), mode, self.info(hints)).Close()
+            mpi.File.Open(mpi.COMM_SELF, str(path), mode, self._info(hints)).Close()
         except mpi.Exception as error:
             raise OSError(str(error)) from None
 
@@ -64,30 +73,30 @@ class MpiComm:
         with waiting(self):
             data = _pickled(value) if self.rank == 0 else b""
             length = np.array([len(data)], np.int64)
-            _sleep_until(self.handle.Ibcast(length))
+            _sleep_until(self._world.Ibcast(length))
             buffer = bytearray(data) if self.rank == 0 else bytearray(int(length[0]))
-            _sleep_until(self.handle.Ibcast([buffer, self._mpi.BYTE]))
+            _sleep_until(self._world.Ibcast([buffer, self._mpi.BYTE]))
             return value if self.rank == 0 else pickle.loads(buffer)  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T] | None:  # noqa: D102
         with waiting(self):
             data = _pickled(value)
             lengths = np.zeros(self.size if self.rank == 0 else 0, np.int64)
-            _sleep_until(self.handle.Igather(np.array([len(data)], np.int64), lengths))
+            _sleep_until(self._world.Igather(np.array([len(data)], np.int64), lengths))
             buffer = bytearray(int(lengths.sum()))
             told = [buffer, lengths, self._mpi.BYTE] if self.rank == 0 else None
-            _sleep_until(self.handle.Igatherv([data, self._mpi.BYTE], told))
+            _sleep_until(self._world.Igatherv([data, self._mpi.BYTE], told))
             return _unpickled(buffer, lengths) if self.rank == 0 else None
 
     def allgather(self, value: T) -> list[T]:  # noqa: D102
         with waiting(self):
             data = b"" if value is None else _pickled(value)
             lengths = np.zeros(self.size, np.int64)
-            _sleep_until(self.handle.Iallgather(np.array([len(data)], np.int64), lengths))
+            _sleep_until(self._world.Iallgather(np.array([len(data)], np.int64), lengths))
             buffer = bytearray(int(lengths.sum()))
             if buffer:  # mostly nobody has an error to tell: one round is enough for that
                 told = [buffer, lengths, self._mpi.BYTE]
-                _sleep_until(self.handle.Iallgatherv([data, self._mpi.BYTE], told))
+                _sleep_until(self._world.Iallgatherv([data, self._mpi.BYTE], told))
             return _unpickled(buffer, lengths)
 
     def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
@@ -96,17 +105,17 @@ class MpiComm:
             data = [b"" if r == self.rank else _pickled(part) for r, part in enumerate(parts)]
             to = np.array([len(part) for part in data], np.int64)
             lengths = np.zeros(self.size, np.int64)
-            _sleep_until(self.handle.Ialltoall(to, lengths))
+            _sleep_until(self._world.Ialltoall(to, lengths))
             outgoing, buffer = b"".join(data), bytearray(int(lengths.sum()))
             del data
             byte = self._mpi.BYTE
-            _sleep_until(self.handle.Ialltoallv([outgoing, to, byte], [buffer, lengths, byte]))
+            _sleep_until(self._world.Ialltoallv([outgoing, to, byte], [buffer, lengths, byte]))
             told: list[Any] = _unpickled(buffer, lengths)
             told[self.rank] = parts[self.rank]
             return told
 
     def rest(self) -> None:  # noqa: D102
-        _sleep_until(self.handle.Ibarrier())
+        _sleep_until(self._world.Ibarrier())
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
         return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
@@ -127,7 +136,7 @@ class MpiComm:
         sys.stderr.flush()
         if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
             time.sleep(_LAST_WORDS_S)
-            self.handle.Abort(code)
+            self._world.Abort(code)
         exit_now(code)  # some MPI libraries return from Abort
 
 

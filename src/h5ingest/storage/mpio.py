@@ -22,6 +22,7 @@ from h5ingest.storage.datasets import file_access, output_errors
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placer import Placer
+from h5ingest.storage.shared import open_shared, share
 from h5ingest.storage.writer import Image
 
 _MOST_BYTES: Final = 2**30
@@ -64,10 +65,12 @@ class MpioWriter:
                 placer.replay()
                 placer.close()
         access = file_access()
-        if comm.size > 1:
-            access.set_fapl_mpio(comm.handle, comm.info(hints))
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
-            self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
+            if comm.size > 1:
+                share(access, comm, hints)
+                self._file = open_shared(path, access)
+            else:
+                self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
             self._datasets = {
                 spec.name: h5py.h5d.open(self._file, spec.name.encode("utf-8", "surrogateescape"))
                 for spec in layout.datasets
