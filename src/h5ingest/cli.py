@@ -94,8 +94,8 @@ def run(arguments: list[str]) -> int:
         if comm.size > 1:
             comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
         request: Request | VerifyRequest | int | None = None
-        if comm.rank != 0:  # while root parses; it is what most of them are started for
-            pass
+        if comm.rank != 0:
+            from h5ingest import ingest  # noqa: F401 - while root parses; mostly it is needed
         else:
             from h5ingest.commands import parse
 

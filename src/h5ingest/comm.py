@@ -83,7 +83,10 @@ class Comm(Protocol):
         """Send part r to rank r; return what each rank sent here, in order. Collective."""
 
     def rest(self) -> None:
-        """Wait until every rank is here, however long that takes one of them. Collective."""
+        """Wait until every rank is here, however long that takes one of them, to end then.
+
+        Collective, and the last call: some MPI libraries cannot bear another one.
+        """
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:
         """Begin to add up `local` over all ranks into `total`. Collective, does not wait.

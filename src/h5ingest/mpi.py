@@ -29,6 +29,10 @@ T = TypeVar("T")
 _LONGEST_NAP_S: Final = 0.005
 _LAST_WORDS_S: Final = 0.3
 """MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
+_SETTLED_S: Final = 0.1
+"""For MPICH 4.0 with UCX over TCP, where MPI_Finalize asks each peer to confirm the end. A rank
+that looks for a message once more confirms it before it has asked itself; the peer leaves, and the
+rank waits for its answer for ever. So all look for the last time, and only then the first ends."""
 
 
 class MpiComm:
@@ -116,6 +120,8 @@ class MpiComm:
 
     def rest(self) -> None:  # noqa: D102
         _sleep_until(self._world.Ibarrier())
+        if self.n_hosts > 1:
+            time.sleep(_SETTLED_S)
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
         return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
