@@ -38,6 +38,7 @@ from support import (
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.errors import OutputError, SetupError, StorageError, UsageError
+from h5ingest.filesystem import look
 from h5ingest.ingest import ingest
 from h5ingest.layout import Layout, tree_group
 from h5ingest.options import IngestOptions
@@ -51,6 +52,8 @@ from h5ingest.storage.writer import Image as TreeImage
 ALL: dict[str, Flavour] = {**FLAVOURS, "wheels": WHEELS}
 TESTS = Path(__file__).parent
 SHARED = ROOT.parent / "shared"
+
+LARGE_TREE = Layout(kind="tree", groups=(tree_group("", "", 40, 256 * 256),), grouped=False)
 
 SHUFFLE, GZIP, SZIP, LZF, BZIP2 = 2, 1, 4, 32000, 307
 BLOSC, BLOSC2, LZ4, BITSHUFFLE, ZSTD = 32001, 32026, 32004, 32008, 32015
@@ -954,3 +957,26 @@ def test_the_memory_of_a_rank_does_not_grow_with_the_images(name: str, tmp_path:
     for rank, kib in peaks[0].items():
         # Of 60 MB that it has more of; malloc keeps some of what is freed (`beginning`).
         assert peaks[1][rank] - kib < 24 * 1024, peaks
+
+
+@pytest.mark.parametrize("layout", [stack(40, side=256, compression="none"), LARGE_TREE])
+def test_what_will_be_in_the_file_has_its_space_from_the_beginning(
+    layout: Layout, tmp_path: Path
+) -> None:
+    mount = look(tmp_path).mount
+    if mount is None or mount.type not in ("ext4", "xfs"):
+        pytest.skip(f"on ext4 and XFS only, and {tmp_path} is on neither")
+    path, n_bytes = tmp_path / "a.h5", 40 * 256 * 256
+    placer = Placer(path, layout)
+    if layout is LARGE_TREE:
+        placer.create_images(
+            TreeImage(0, i, b"", b"%d" % i, (256, 256), "uint8") for i in range(40)
+        )
+    before = path.stat()
+    placer.close()
+    after = path.stat()
+    assert n_bytes <= before.st_blocks * 512 <= n_bytes + 2**20
+    assert after.st_blocks * 512 <= after.st_size + 2**16
+    with h5py.File(path) as file:
+        pixels = file["images"] if layout is not LARGE_TREE else file["0"]
+        assert not pixels[:].any()

@@ -25,6 +25,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.errors import SetupError
+from h5ingest.filesystem import look
 from h5ingest.layout import Layout
 from h5ingest.storage.datasets import (
     create_all,
@@ -39,6 +40,12 @@ from h5ingest.storage.tree import Tree
 from h5ingest.storage.writer import Image
 
 _TOKEN_BYTES: Final = 32
+_TAKES_SPACE: Final = ("ext4", "xfs")
+"""File systems on which a file is given its space before it is written, which takes a moment there.
+
+Two ranks wrote twice as fast into it (docs/performance.md), and nobody else can fill the disk in
+between. tmpfs would write zeros; how others do it was not measured.
+"""
 
 
 class _Metadata(RawFile):
@@ -113,6 +120,8 @@ class Placer:
         self._placed = bytearray(self._slots[-1] if known else 0)
         """1: the chunk has a place already, in a file that is taken up, and may get another one."""
         with output_errors(f"{path}: cannot be created", ValueError):
+            mount = look(path, with_stripes=False).mount
+            self._takes_space = mount is not None and mount.type in _TAKES_SPACE
             self._metadata = _Metadata(path, keep=bool(known))
             access = file_access(layout.alignment)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
@@ -125,8 +134,7 @@ class Placer:
         self._datasets: list[Any] = []
         with self._changing("cannot be created"):
             self._datasets = create_all(self._file, layout)
-            # Zeros of a dataset could be in HDF5's buffers still, and come after the rows.
-            h5py.h5f.flush(self._file)
+            self._flush()
         self._payload = np.zeros(0, np.uint8)
 
     @contextlib.contextmanager
@@ -139,6 +147,16 @@ class Placer:
         except BaseException:
             self._abandon()
             raise
+
+    def _flush(self) -> None:
+        """Write what HDF5 still holds, whose zeros would come after the rows, and take the space.
+
+        Raises:
+            OSError: the file system has no room for them.
+        """
+        h5py.h5f.flush(self._file)
+        if self._takes_space:
+            os.posix_fallocate(self._metadata.fd, 0, self._file.get_filesize())
 
     def offsets(self) -> list[int | None]:
         """Return where each dataset begins; None for filtered ones, whose chunks are placed."""
@@ -164,7 +182,7 @@ class Placer:
                 self._images.append(self._tree.names[image.group][-1][0])
                 filtered = dataset.get_create_plist().get_nfilters() > 0
                 offsets.append(None if filtered else offset_of(dataset))
-            h5py.h5f.flush(self._file)
+            self._flush()
         if self._known:
             self._placed.extend(bytes(len(offsets)))
         places = np.array([-1 if offset is None else offset for offset in offsets], "<i8")
