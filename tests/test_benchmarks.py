@@ -81,6 +81,20 @@ def test_the_table_has_the_ratios(measured: Path) -> None:
     assert "Load of the machine:" in text
 
 
+def test_the_hot_path_is_compared_with_its_parts(
+    measured: Path, mpich: Flavour, tmp_path: Path
+) -> None:
+    command = [mpich.bin / "python", BENCHMARKS / "hot_path.py", measured / "images/MNIST.txt"]
+    completed = run([*command, "--runs", "2"], cwd=tmp_path)
+    assert completed.returncode == 0, explain(completed)
+    title, head, *rows = completed.stdout.splitlines()
+    assert title.startswith(f"{N} images of uint8 (28, 28), ")
+    assert head.split() == ["bare", "h5ingest", "ratio"]
+    assert [row.split()[0] for row in rows] == ["read", "decode", "write", "together", "all"]
+    assert all(float(value) > 0 for row in rows for value in row.split()[1:])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_of_other_pixels_does_not_count(measured: Path, tmp_path: Path) -> None:
     sys.path.insert(0, str(BENCHMARKS))
     try:

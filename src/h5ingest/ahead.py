@@ -121,18 +121,18 @@ class Files:
     def _some(self, paths: Iterator[bytes]) -> _Some:
         """Read the next few files."""
         found: list[Read] = []
-        n_bytes, started_s, seconds = 0, time.perf_counter(), 0.0
-        folder, end, limit = self._folder, self._end, self.limit
-        for path in paths:
+        read, folder, end, limit = source.read, self._folder, self._end, self.limit
+        n_bytes, started_s = 0, time.perf_counter()
+        for path in islice(paths, _FILES):
             try:
-                file = source.read(path, limit, folder=folder, end=end)
+                file = read(path, limit, folder=folder, end=end)
                 n_bytes += len(file[0])
                 found.append(file)
             except SampleError as error:
                 found.append(error)
-            seconds = time.perf_counter() - started_s
-            if len(found) >= _FILES or n_bytes >= _BYTES or seconds >= _SECONDS:
+            if n_bytes >= _BYTES or time.perf_counter() - started_s >= _SECONDS:
                 break
+        seconds = time.perf_counter() - started_s
         return _Some(found, n_bytes, seconds)
 
     def _start(self, paths: list[bytes]) -> Future[_Some]:
