@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import h5ingest.layout
-import h5ingest.pipeline
+import h5ingest.loader
+import h5ingest.probing
 import h5ingest.storage.final
-import h5ingest.survey
 from h5ingest.cli import run
 from h5ingest.decode import Prober
 from h5ingest.launcher import launcher_rank
 
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
-    "probe": "h5ingest.survey:Prober.__call__",
+    "probe": "h5ingest.probing:Prober.__call__",
     "begin": "h5ingest.beginning:begin",
     "reserve": "h5ingest.storage.state:reserve",
     "create": "h5ingest.storage.placer:Placer.__init__",
@@ -47,7 +47,7 @@ SITES = {
     "images": "h5ingest.storage.placer:Placer.create_images",
     "replay": "h5ingest.storage.placer:Placer.replay",
     "place": "h5ingest.storage.placer:Placer.place",
-    "decode": "h5ingest.pipeline:xxh3_64_intdigest",  # follows, whichever way it is decoded
+    "decode": "h5ingest.loader:xxh3_64_intdigest",  # follows, whichever way it is decoded
     "write": "h5ingest.pipeline:Pipeline._write",
     "book": "h5ingest.pipeline:Pipeline._write_book",
     "mark": "h5ingest.pipeline:Pipeline._mark",
@@ -193,8 +193,8 @@ def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
     vars(h5ingest.layout)["MIB"] = 1024  # of stacks
     vars(h5ingest.layout)["EXTENT_CHUNK_BYTES"] = 512  # chunks of 512 values
     vars(h5ingest.storage.final)["_BLOCK_ROWS"] = 4
-    vars(h5ingest.pipeline)["_ALIKE_IMAGES"] = 2
-    vars(h5ingest.survey)["Prober"] = type("Prober", (Prober,), {})  # a site that is not decode's
+    vars(h5ingest.loader)["_ALIKE_IMAGES"] = 2
+    vars(h5ingest.probing)["Prober"] = type("Prober", (Prober,), {})  # a site that is not decode's
     for fault in faults:
         if fault.get("rank", 0) in (launcher_rank() or 0, "all"):
             Fault(**fault).arrange()

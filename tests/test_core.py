@@ -43,7 +43,7 @@ CORE = (
     "errors", "options", "packed", "cells", "lines", "manifest", "layout", "plan", "digest",
     "samples", "target", "convert",
 )  # fmt: skip
-SHELL = ("ingest", "survey", "arrange", "division", "pipeline", "progress", "report")
+SHELL = ("ingest", "survey", "probing", "arrange", "division", "pipeline", "progress", "report")
 OUTSIDE = {"h5py", "mpi4py", "typer", "imageio", "rich"}
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")

@@ -20,8 +20,9 @@ from h5ingest.layout import (
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
 from h5ingest.packed import PackedStrings
+from h5ingest.probing import Findings, Probed
 from h5ingest.samples import Samples
-from h5ingest.survey import Findings, Held, Probed
+from h5ingest.survey import Held
 from h5ingest.target import Target
 
 

@@ -19,13 +19,13 @@ from h5ingest.job import Job
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
+from h5ingest.probing import REMEDY, Findings
 from h5ingest.provenance import provenance
 from h5ingest.report import write_failures
 from h5ingest.storage.joints import Torn, blank, find_torn, undo
 from h5ingest.storage.journal import Journal
 from h5ingest.storage.state import discard
 from h5ingest.storage.writer import Writer
-from h5ingest.survey import REMEDY, Findings
 from h5ingest.work import Work
 
 

@@ -36,6 +36,7 @@ from h5ingest.options import IngestOptions
 from h5ingest.pipeline import Pipeline, images_of
 from h5ingest.png import END
 from h5ingest.preflight import advising
+from h5ingest.probing import Findings, agree_on_images, probe_images
 from h5ingest.report import IngestReport, write_failures
 from h5ingest.storage.choice import choose, open_writer
 from h5ingest.storage.datasets import sync
@@ -43,7 +44,7 @@ from h5ingest.storage.filters import pipeline
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.state import Beside
 from h5ingest.storage.writer import Writer
-from h5ingest.survey import Findings, agree_on_images, probe_images, read_manifest
+from h5ingest.survey import read_manifest
 from h5ingest.work import Work
 
 
