@@ -226,10 +226,10 @@ def library_unstarted() -> str:
     mpi4py.rc.initialize = False
     from mpi4py import MPI
 
-    return one_line(MPI.Get_library_version())
+    return first_line(MPI.Get_library_version())
 
 
-def one_line(version: str) -> str:
+def first_line(version: str) -> str:
     """Return the first line of what `MPI.Get_library_version` says."""
     return " ".join(version.partition("\n")[0].rstrip("\0").split())  # Open MPI counts its NUL
 

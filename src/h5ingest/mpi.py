@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Request, one_line, sleep_until, waiting
+from h5ingest.comm import Request, first_line, sleep_until, waiting
 from h5ingest.watchdog import Watchdog, exit_now
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class MpiComm:
         self._world = mpi.COMM_WORLD
         self.rank: int = self._world.Get_rank()
         self.size: int = self._world.Get_size()
-        self.library: str = one_line(mpi.Get_library_version())
+        self.library: str = first_line(mpi.Get_library_version())
         self.watch = Watchdog(self.rank)
         self._mpi = mpi
         # What is under way must not be mixed up with the steps' own collectives.

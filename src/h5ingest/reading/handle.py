@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import IngestError, OutputError
+from h5ingest.errors import IngestError, OutputError, one_line
 
 Identity = tuple[int, int, int, int]
 """Device, inode, bytes and time of change (ns): another file under the same name differs."""
@@ -66,7 +66,7 @@ class Handle:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.lock.release()
         if isinstance(error, (OSError, RuntimeError)) and not isinstance(error, IngestError):
-            raise OutputError(f"{self.path}: {' '.join(str(error).split())}") from error
+            raise OutputError(f"{self.path}: {one_line(error)}") from error
 
     def _open(self) -> h5py.File:
         try:
@@ -178,7 +178,7 @@ def _reason(path: str, error: OSError) -> str:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):
         return "not an HDF5 file"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from h5ingest.errors import StorageError
+from h5ingest.errors import StorageError, one_line
 from h5ingest.layout import DatasetSpec, Layout
 
 LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -111,7 +111,7 @@ def output_errors(what: str, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, *also) as error:  # type: ignore[misc]  # a tuple of classes
-        raise StorageError(f"{what}: {' '.join(str(error).split())}") from None
+        raise StorageError(f"{what}: {one_line(error)}") from None
 
 
 def sync(path: Path) -> None:
