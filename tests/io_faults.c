@@ -2,6 +2,7 @@
  *
  *   IOFAULT_WRITE=ERRNO   writes fail, after IOFAULT_AFTER of them on this process
  *   IOFAULT_SYNC=ERRNO    fsync fails
+ *   IOFAULT_SPACE=ERRNO   there is no taking space for a file (posix_fallocate)
  *   IOFAULT_OPEN_US=N     each open takes so much longer
  *
  * Compiled and used by test_io.py.
@@ -83,6 +84,14 @@ PWRITEV(pwritev64, off64_t)
     return fails(fd) ? -1 : real(fd, parts, n, at, flags); }
 PWRITEV2(pwritev2, off_t)
 PWRITEV2(pwritev64v2, off64_t)
+
+#define FALLOCATE(name, offset_type) int name(int fd, offset_type at, offset_type n) { \
+    REAL(int, #name, int, offset_type, offset_type); \
+    if (fd >= 0 && fd < (int)sizeof ours && ours[fd] && asked("IOFAULT_SPACE")) \
+        return (int)asked("IOFAULT_SPACE"); \
+    return real(fd, at, n); }
+FALLOCATE(posix_fallocate, off_t)
+FALLOCATE(posix_fallocate64, off64_t)
 
 int fsync(int fd) {
     REAL(int, "fsync", int);

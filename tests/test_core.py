@@ -43,7 +43,10 @@ CORE = (
     "errors", "options", "packed", "cells", "lines", "manifest", "layout", "plan", "digest",
     "samples", "target", "convert",
 )  # fmt: skip
-SHELL = ("ingest", "survey", "probing", "arrange", "division", "pipeline", "progress", "report")
+SHELL = (
+    "ingest", "survey", "probing", "arrange", "division", "pipeline", "loader", "progress",
+    "report",
+)  # fmt: skip
 OUTSIDE = {"h5py", "mpi4py", "typer", "imageio", "rich"}
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
@@ -127,7 +130,9 @@ def test_the_shell_leaves_libraries_to_the_adapters(module: str) -> None:
 
 
 def test_the_work_of_one_rank_knows_no_communicator() -> None:
-    assert "h5ingest.comm" not in imports_of("pipeline")
+    for module in ("pipeline", "loader"):
+        assert "h5ingest.comm" not in imports_of(module)
+    assert not {name for name in imports_of("loader") if name.startswith("h5ingest.storage")}
 
 
 def test_what_an_image_becomes_knows_no_ranks_and_no_files() -> None:

@@ -29,6 +29,8 @@ from faults import (
 )
 from support import Completed, Flavour, error_lines, explain, make_pixels, run, write_images
 
+from h5ingest.filesystem import look
+
 JOBS = [
     ("mpich", "stack", 1), ("mpich", "stack", 3), ("mpich", "stack zstd", 1),
     ("mpich", "stack zstd", 3), ("mpich", "tree", 2), ("openmpi", "stack", 3),
@@ -250,6 +252,21 @@ def test_an_input_output_error_ends_the_job_and_it_can_go_on(
     completed = start(runners, which, layout, n_ranks, out, env=env)
     assert_ended_well(completed, out, str(out))
     assert_goes_on(runners[which], layout, out)
+
+
+def test_a_file_whose_space_cannot_be_taken_leaves_nothing_of_it_behind(
+    runners: dict[str, Runner], preload: Path, out: Path
+) -> None:
+    mount = look(out.parent).mount
+    if mount is None or mount.type not in ("ext4", "xfs"):
+        pytest.skip(f"on ext4 and XFS only, and {out.parent} is on neither")
+    unable = faulty(preload, match="out.h5.partial", space=errno.EOPNOTSUPP)
+    assert start(runners, "mpich", "stack", 2, out, env=unable).returncode == 0
+    out.unlink()
+    full = faulty(preload, match="out.h5.partial", space=errno.EDQUOT)
+    assert_ended_well(start(runners, "mpich", "stack", 2, out, env=full), out, "quota")
+    assert out.with_name("out.h5.partial").stat().st_blocks == 0
+    assert_goes_on(runners["mpich"], "stack", out)
 
 
 @pytest.mark.parametrize(("which", "layout", "n_ranks"), [JOBS[0], JOBS[3], JOBS[5]])

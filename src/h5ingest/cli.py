@@ -94,9 +94,7 @@ def run(arguments: list[str]) -> int:
         if comm.size > 1:
             comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
         request: Request | VerifyRequest | int | None = None
-        if comm.rank != 0:
-            from h5ingest import ingest  # noqa: F401 - while root parses; mostly it is needed
-        else:
+        if comm.rank == 0:
             from h5ingest.commands import parse
 
             try:

@@ -46,7 +46,7 @@ class Loader:
             files: the samples' files.
             cache: bytes of files that have been read already, by global index; emptied.
             work: counts what is loaded.
-            beat: called after every few samples.
+            beat: called after every sample and every file that is read; to look at the clock.
         """
         self._options = options
         self._files = files
@@ -86,6 +86,8 @@ class Loader:
         book: Book,
     ) -> None:
         """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
+
+        A few files are held at once: as many as there are pixels in `_ALIKE_BYTES`.
 
         Args:
             samples: of the portion.

@@ -32,7 +32,8 @@ _LAST_WORDS_S: Final = 0.3
 _SETTLED_S: Final = 0.1
 """For MPICH 4.0 with UCX over TCP, where MPI_Finalize asks each peer to confirm the end. A rank
 that looks for a message once more confirms it before it has asked itself; the peer leaves, and the
-rank waits for its answer for ever. So all look for the last time, and only then the first ends."""
+rank waits for its answer for ever. So all look for the last time, and only then the first ends.
+(A rank that the system holds up for so long may still be caught.)"""
 
 
 class MpiComm:

@@ -13,6 +13,7 @@ What this relies on is checked for every chunk (`place` fails loudly) and by a c
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,11 +41,12 @@ from h5ingest.storage.tree import Tree
 from h5ingest.storage.writer import Image
 
 _TOKEN_BYTES: Final = 32
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TAKES_SPACE: Final = ("ext4", "xfs")
 """File systems on which a file is given its space before it is written, which takes a moment there.
 
-Two ranks wrote twice as fast into it (docs/performance.md), and nobody else can fill the disk in
-between. tmpfs would write zeros; how others do it was not measured.
+Ranks write faster into it (docs/performance.md), and nobody else can take its space in between.
+tmpfs would write zeros; how others do it was not measured.
 """
 
 
@@ -155,8 +157,15 @@ class Placer:
             OSError: the file system has no room for them.
         """
         h5py.h5f.flush(self._file)
-        if self._takes_space:
+        if not self._takes_space:
+            return
+        try:
             os.posix_fallocate(self._metadata.fd, 0, self._file.get_filesize())
+        except OSError as error:
+            if error.errno in _NO_SPACE:  # others mean that it cannot be done here
+                if not self._metadata.keep:
+                    os.ftruncate(self._metadata.fd, 0)  # what it got of it
+                raise
 
     def offsets(self) -> list[int | None]:
         """Return where each dataset begins; None for filtered ones, whose chunks are placed."""
