@@ -1,4 +1,4 @@
-"""Seconds of an image on one rank, against the bare parts of its work, each on its own.
+"""The time of an image on one rank, against the bare parts of its work, each on its own.
 
     python benchmarks/hot_path.py manifest.csv [--runs 5]
 
@@ -13,14 +13,13 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import numpy as np
 from kornia_rs import io
 
+from h5ingest.bench.measure import timed
 from h5ingest.ingest import ingest
 from h5ingest.options import MIB, IngestOptions
 
@@ -43,10 +42,10 @@ def measure(manifest: Path, n_runs: int, folder: Path) -> None:
     out = folder / "out.h5"
     ingest(manifest, out, IngestOptions())
     with h5py.File(out) as file:
-        paths = [bytes(manifest.parent / path) for path in file["paths"].asstr()[:]]
+        sources = [manifest.parent / path for path in file["paths"].asstr()[:]]
         pixels = file["images"][:]
-    files = [Path(os.fsdecode(path)).read_bytes() for path in paths]
-    size = (pixels.shape[1], pixels.shape[2])
+    files, paths = [path.read_bytes() for path in sources], [bytes(path) for path in sources]
+    size = pixels.shape[1:3]
     mode = "mono" if pixels.ndim == 3 else {3: "rgb", 4: "rgba"}[pixels.shape[3]]
 
     def read() -> None:
@@ -66,38 +65,31 @@ def measure(manifest: Path, n_runs: int, folder: Path) -> None:
                 left = left[file.write(left[: 4 * MIB]) :]
         (folder / "bare").unlink()
 
-    def microseconds(seconds: float) -> float:
+    def an_image(seconds: float) -> float:
         return seconds / len(files) * 1e6
 
     bare: dict[str, Callable[[], None]] = {"read": read, "decode": decode, "write": write}
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in (*PARTS, "together", "all")}
     for run in range(n_runs + 1):
-        taken = {name: microseconds(seconds(part)) for name, part in bare.items()}
+        taken = {name: an_image(timed(part)[1]) for name, part in bare.items()}
         out.unlink()
         report = ingest(manifest, out, IngestOptions())
         if not run:
             continue
         own = {
-            name: microseconds(sum(report.phases[phase].median for phase in phases))
+            name: an_image(sum(report.phases[phase].median for phase in phases))
             for name, phases in PARTS.items()
         }
         for name in PARTS:
             rows[name].append((taken[name], own[name]))
         rows["together"].append((sum(taken.values()), sum(own.values())))
-        rows["all"].append((sum(taken.values()), microseconds(report.seconds)))
-    print(f"{len(files):,} images of {np.dtype(pixels.dtype)} {pixels.shape[1:]}, {manifest}")
+        rows["all"].append((sum(taken.values()), an_image(report.seconds)))
+    print(f"{len(files):,} images of {pixels.dtype} {pixels.shape[1:]}, {manifest}")
     print(f"{'':10} {'bare':>8} {'h5ingest':>8} {'ratio':>6}")
     for name, pairs in rows.items():
         one, other = (statistics.median(pair[k] for pair in pairs) for k in (0, 1))
         ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
         print(f"{name:10} {one:8.2f} {other:8.2f} {ratio:6.2f}")
-
-
-def seconds(part: Callable[[], None]) -> float:
-    """Return how long it takes."""
-    started_s = time.perf_counter()
-    part()
-    return time.perf_counter() - started_s
 
 
 if __name__ == "__main__":

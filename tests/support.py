@@ -19,6 +19,7 @@ import png
 import pytest
 from numpy.typing import NDArray
 
+from h5ingest.filesystem import look
 from h5ingest.job import Nobody
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,13 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         if not name.startswith(_LAUNCHERS) and name not in _COLOURS
     }
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **(more or {})}
+
+
+def need_space_to_be_taken(folder: Path) -> None:
+    """Skip the test where a file is not given its space before it is written."""
+    mount = look(folder).mount
+    if mount is None or mount.type not in ("ext4", "xfs"):
+        pytest.skip(f"on ext4 and XFS only, and {folder} is on neither")
 
 
 def run(

@@ -27,9 +27,16 @@ from faults import (
     n_done,
     serving,
 )
-from support import Completed, Flavour, error_lines, explain, make_pixels, run, write_images
-
-from h5ingest.filesystem import look
+from support import (
+    Completed,
+    Flavour,
+    error_lines,
+    explain,
+    make_pixels,
+    need_space_to_be_taken,
+    run,
+    write_images,
+)
 
 JOBS = [
     ("mpich", "stack", 1), ("mpich", "stack", 3), ("mpich", "stack zstd", 1),
@@ -257,9 +264,7 @@ def test_an_input_output_error_ends_the_job_and_it_can_go_on(
 def test_a_file_whose_space_cannot_be_taken_leaves_nothing_of_it_behind(
     runners: dict[str, Runner], preload: Path, out: Path
 ) -> None:
-    mount = look(out.parent).mount
-    if mount is None or mount.type not in ("ext4", "xfs"):
-        pytest.skip(f"on ext4 and XFS only, and {out.parent} is on neither")
+    need_space_to_be_taken(out.parent)
     unable = faulty(preload, match="out.h5.partial", space=errno.EOPNOTSUPP)
     assert start(runners, "mpich", "stack", 2, out, env=unable).returncode == 0
     out.unlink()

@@ -31,6 +31,7 @@ from support import (
     error_lines,
     explain,
     make_pixels,
+    need_space_to_be_taken,
     run,
     write_images,
     write_manifest,
@@ -38,7 +39,6 @@ from support import (
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.errors import OutputError, SetupError, StorageError, UsageError
-from h5ingest.filesystem import look
 from h5ingest.ingest import ingest
 from h5ingest.layout import Layout, tree_group
 from h5ingest.options import IngestOptions
@@ -963,9 +963,7 @@ def test_the_memory_of_a_rank_does_not_grow_with_the_images(name: str, tmp_path:
 def test_what_will_be_in_the_file_has_its_space_from_the_beginning(
     layout: Layout, tmp_path: Path
 ) -> None:
-    mount = look(tmp_path).mount
-    if mount is None or mount.type not in ("ext4", "xfs"):
-        pytest.skip(f"on ext4 and XFS only, and {tmp_path} is on neither")
+    need_space_to_be_taken(tmp_path)
     path, n_bytes = tmp_path / "a.h5", 40 * 256 * 256
     placer = Placer(path, layout)
     if layout is LARGE_TREE:

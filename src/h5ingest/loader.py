@@ -87,7 +87,7 @@ class Loader:
     ) -> None:
         """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
 
-        A few files are held at once: as many as there are pixels in `_ALIKE_BYTES`.
+        The files of as many as `_ALIKE_IMAGES` are held at once, if they are small images.
 
         Args:
             samples: of the portion.
