@@ -36,12 +36,14 @@ N_IMAGES = 60
 
 EQUAL = {
     "stack": ["--chunk", "3"],
+    "stack direct": ["--chunk", "3", "--direct-io", "on"],
     "stack zstd": ["--chunk", "3", "--compression", "zstd:1"],
     "stack groups": ["--chunk", "2", "--group-by", "split", "--compression", "lzf"],
 }
 """Layouts for images that are all of one shape, and their options."""
 ANY = {
     "ragged": ["--layout", "ragged"],
+    "ragged direct": ["--layout", "ragged", "--direct-io", "on"],
     "ragged gzip": ["--layout", "ragged", "--compression", "gzip:1"],
     "tree": ["--layout", "tree"],
     "tree gzip": ["--layout", "tree", "--compression", "gzip:1"],

@@ -52,6 +52,7 @@ SITES = {
     "book": "h5ingest.pipeline:Pipeline._write_book",
     "mark": "h5ingest.pipeline:Pipeline._mark",
     "raw": "h5ingest.storage.placed:PlacedWriter._write_at",
+    "direct": "h5ingest.storage.direct:DirectFile._write",
     "checkpoint": "h5ingest.storage.ledger:Ledger._checkpoint",
     "sync": "h5ingest.storage.ledger:Ledger._sync",
     "journal": "h5ingest.storage.journal:Journal.append",

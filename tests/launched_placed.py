@@ -56,7 +56,7 @@ def store(comm: Comm, job: dict[str, Any]) -> None:
         book = Journal(Path(job["journal"]), {"n_rows": n_rows})
         reserve(out)
     ledger = Ledger(comm, out, book, None, job["checkpoint_s"])
-    writer = PlacedWriter(out, layout, comm, ledger)
+    writer = PlacedWriter(out, layout, comm, ledger, direct=job.get("direct", False))
     fill(writer, layout, comm, job)
     writer.close()
     if book is not None:
@@ -69,13 +69,16 @@ def fill(writer: PlacedWriter, layout: Layout, comm: Comm, job: dict[str, Any]) 
     spec = layout.groups[0].pixels
     [mine] = pieces(cut([spec], comm.size), [spec.shape[0]], comm.rank)
     for batch in batches(mine.span, unit(spec), job["batch_bytes"] // spec.row_bytes):
-        rows = rows_of(batch, spec.shape[1:])
+        rows = writer.room("/images", batch)
+        rows[...] = rows_of(batch, spec.shape[1:])
         writer.write("/images", batch, rows)
         checksums = np.array([xxh3_64_intdigest(row.data) for row in rows], np.uint64)
         writer.write("/checksums", batch, checksums)
         writer.write("/status", batch, np.ones(len(batch), np.uint8))
         writer.mark(0, batch)
-        rows[...] = 0  # nothing of it may be needed any more
+        if spec.filters:
+            rows[...] = 0  # nothing of it may be needed any more
+        writer.advance()
         time.sleep(job.get("pause_s", 0))
     done = False
     while not done:  # on every rank: root serves until nobody waits for it

@@ -42,6 +42,7 @@ JOBS = [
     ("mpich", "stack", 1), ("mpich", "stack", 3), ("mpich", "stack zstd", 1),
     ("mpich", "stack zstd", 3), ("mpich", "tree", 2), ("openmpi", "stack", 3),
     ("openmpi", "stack zstd", 3), ("wheels", "stack", 1), ("wheels", "stack", 3),
+    ("mpich", "stack direct", 1), ("openmpi", "ragged direct", 3),
 ]  # fmt: skip
 """Every writer, alone and on several ranks."""
 jobs = pytest.mark.parametrize(("which", "layout", "n_ranks"), JOBS)

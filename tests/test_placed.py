@@ -550,13 +550,17 @@ def test_the_placer_itself_notices_when_hdf5_does_otherwise(tmp_path: Path) -> N
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file of 600 chunks by three ranks, its journal, and what they did when."""
     folder = tmp_path_factory.mktemp(f"stored-{request.param}")
+    return store(folder, request.param, side=4, compression="gzip:1", batch_bytes=480)
+
+
+def store(folder: Path, flavour_name: str, **how: object) -> Path:
     job = {
-        "side": 4, "n_chunks": 600, "chunk_rows": 3, "compression": "gzip:1",
-        "out": str(folder / "out.h5"), "journal": str(folder / "out.journal"),
-        "batch_bytes": 480, "pause_s": 0.01, "checkpoint_s": 0.03, "events": str(folder / "events"),
+        "n_chunks": 600, "chunk_rows": 3, "out": str(folder / "out.h5"),
+        "journal": str(folder / "out.journal"), "pause_s": 0.01, "checkpoint_s": 0.03,
+        "events": str(folder / "events"), **how,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
-    flavour = ALL[request.param].checked()
+    flavour = ALL[flavour_name].checked()
     completed = flavour.launch(
         3, flavour.bin / "python", TESTS / "launched_placed.py", "store", folder / "job.json"
     )
@@ -641,6 +645,25 @@ def test_rows_are_done_in_the_journal_only_once_they_are_on_the_disk(stored: Pat
     assert sum(n for _, n in n_done) == 1800
     moments = {moment_s for moment_s, _ in n_done}
     assert len(moments) >= 4, "few checkpoints"
+
+
+def test_what_a_thread_writes_is_done_only_once_it_is_on_the_disk(tmp_path: Path) -> None:
+    """Rows written directly, in blocks of 4096 bytes and what is between these."""
+    size = 37 * 37
+    how = {"compression": "none", "direct": True, "pause_s": 0.01}
+    events = events_of(store(tmp_path, "mpich", side=37, batch_bytes=20_000, **how))
+    on_disk = OnDisk(events)
+    assert any(n > 8192 and not at % 4096 and not n % 4096 for at, n, _ in on_disk.writes)
+    entered = [(e, r) for e in events if e.kind == "journal" for r in records_of(e)]
+    begins = {r.dataset: r.offset for _, r in entered if isinstance(r, Begins)}
+    dones = [(event.moment_s, r) for event, r in entered if isinstance(r, Done)]
+    for moment_s, done in dones:
+        n = done.stop - done.start
+        for dataset, row_bytes in ((0, size), (1, 1), (2, 8)):
+            start = begins[dataset] + row_bytes * done.start
+            assert on_disk.since_s(start, row_bytes * n) < moment_s, (done, dataset)
+    assert sum(done.stop - done.start for _, done in dones) == 1800
+    assert len({moment_s for moment_s, _ in dones}) >= 4, "few checkpoints"
 
 
 def test_the_journal_itself_is_brought_to_the_disk_each_time(stored: Path) -> None:
@@ -873,7 +896,7 @@ from stacks import stack
 from h5ingest.comm import SerialComm
 from h5ingest.storage.journal import Done, Journal, pack
 from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.placed import Desk
+from h5ingest.storage.desk import Desk
 from h5ingest.storage.placer import Placer
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])

@@ -15,7 +15,7 @@ from h5ingest.job import Job
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.samples import Samples
-from h5ingest.storage.choice import choose
+from h5ingest.storage.choice import Choice
 from h5ingest.storage.datasets import hdf5_version
 from h5ingest.storage.filters import canonical
 from h5ingest.storage.journal import Journal, Records
@@ -116,10 +116,9 @@ def begin_file(
     return journal, known, job.comm.bcast(done)
 
 
-def mpi_hints(job: Job, layout: Layout) -> dict[str, str]:
+def mpi_hints(job: Job, choice: Choice) -> dict[str, str]:
     """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
     options = job.options
-    writer, why = choose(layout, job.comm)
-    if options.hints and (writer is not MpioWriter or job.comm.size == 1):
-        job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {why}")
+    if options.hints and (choice.writer is not MpioWriter or job.comm.size == 1):
+        job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {choice.why}")
     return hints(options.stripe_count, options.stripe_size) | dict(options.hints)

@@ -41,6 +41,7 @@ _LOCAL: Final = (
     "reiserfs",
     "bcachefs",
 )
+_TAKES_SPACE: Final = ("ext4", "xfs")
 _COMMAND_LIMIT_S: Final = 10
 
 
@@ -76,6 +77,14 @@ class Mount:
     def name(self) -> str:
         """The name that people use."""
         return _SHARED.get(self.type, {"nfs4": "NFS 4", "nfs": "NFS"}.get(self.type, self.type))
+
+    @property
+    def takes_space(self) -> bool:
+        """Whether a file is given its space before it is written (fallocate) in a moment, for real.
+
+        tmpfs would write zeros; how others do it was not measured.
+        """
+        return self.type in _TAKES_SPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from h5ingest.png import END
 from h5ingest.preflight import advising
 from h5ingest.probing import Findings, agree_on_images, probe_images
 from h5ingest.report import IngestReport, write_failures
-from h5ingest.storage.choice import choose, open_writer
+from h5ingest.storage.choice import Choice, choose, open_writer
 from h5ingest.storage.datasets import sync
 from h5ingest.storage.filters import pipeline
 from h5ingest.storage.ledger import Ledger
@@ -129,6 +129,7 @@ def _ingest(job: Job) -> IngestReport:
             raise
     with job.phase("layout"):
         layout, runs = arrange(held, probed, manifest, findings, filters, options, comm)
+        choice = choose(layout, comm, job.beside.out, options)
     done = Done(bytes_out=layout.stored_bytes)
     if not options.dry_run:
         with job.phase("divide"):
@@ -136,7 +137,7 @@ def _ingest(job: Job) -> IngestReport:
             portions = divide(comm, layout, runs)
         del held, runs
         with job.explaining_space(0 if layout.filters else layout.stored_bytes):
-            done = _make(job, layout, portions, manifest, findings, probed.cache, about)
+            done = _make(job, choice, layout, portions, manifest, findings, probed.cache, about)
     return IngestReport(
         out=str(job.beside.out),
         n_samples=manifest.n_rows,
@@ -146,7 +147,7 @@ def _ingest(job: Job) -> IngestReport:
         losses=done.losses,
         warnings=layout.warnings,
         n_ranks=comm.size,
-        writer=choose(layout, comm)[1],
+        writer=choice.why,
         bytes_in=findings.n_bytes,
         bytes_out=done.bytes_out,
         bytes_images=layout.image_bytes,
@@ -161,6 +162,7 @@ def _ingest(job: Job) -> IngestReport:
 
 def _make(
     job: Job,
+    choice: Choice,
     layout: Layout,
     portions: Sequence[Portion],
     manifest: Manifest,
@@ -174,9 +176,8 @@ def _make(
         journal, known, done = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
         ledger = Ledger(comm, job.beside.partial, journal, job.fence, checkpoint_s)
-        writer = open_writer(
-            job.beside.partial, layout, comm, ledger, known, mpi_hints(job, layout)
-        )
+        hints = mpi_hints(job, choice)
+        writer = open_writer(choice, job.beside.partial, layout, comm, ledger, known, hints)
         if layout.kind == "tree":
             writer.create_images([image for portion in portions for image in images_of(portion)])
         left = [part for whole in portions for part in whole.without(done[whole.group])]

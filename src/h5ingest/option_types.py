@@ -179,6 +179,13 @@ Hints = Annotated[
         show_default=False,
     ),
 ]
+DirectIO = Annotated[
+    Literal["auto", "on", "off"],
+    _disk(
+        help="Write uncompressed pixels around the system's cache, in a thread. auto: from 16 MiB "
+        "on, on a local ext4 or XFS, without --hint.",
+    ),
+]
 CacheBytes = Annotated[
     str,
     _run(

@@ -104,6 +104,8 @@ class IngestOptions:
     """Lustre storage targets of the file; None: by its size. 0: as its folder has it."""
     stripe_size: int | None = None
     """Bytes of a Lustre stripe; None: 4 MiB, if the count is set."""
+    direct_io: str = "auto"
+    """Whether uncompressed pixels go around the system's cache: `auto`, `on` or `off`."""
     hints: tuple[tuple[str, str], ...] = ()
     """(key, value) for MPI-IO."""
     cache_bytes: int = 32 * MIB
@@ -211,6 +213,13 @@ class IngestOptions:
                     "--layout encoded stores the image files as they are: --channels, --dtype and "
                     "--samples cannot apply"
                 )
+        if self.direct_io == "on" and (
+            self.layout == "tree" or self.shuffle or self.compression not in (None, "none")
+        ):
+            raise UsageError(
+                "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
+                "--compression or --shuffle"
+            )
         if self.samples == "raw" and self.channels != "auto":
             raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
         if self.samples == "raw" and self.reduce_depth:
@@ -236,6 +245,7 @@ _CHOICES: Final = {
     "dtype": ("auto", "uint8", "uint16"),
     "samples": ("scaled", "raw"),
     "fit": ("error", "pad", "crop", "resize"),
+    "direct_io": ("auto", "on", "off"),
     "resample": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
     "on_error": ("fail", "blank"),
 }

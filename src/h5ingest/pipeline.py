@@ -1,6 +1,6 @@
 """The work loop of one rank: load samples, write them, note them, a batch at a time.
 
-One buffer serves the whole run.
+The writer has the memory for a batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from h5ingest.loader import Loader
 from h5ingest.options import IngestOptions
 from h5ingest.plan import batches, element_batches, overlap, unit
 from h5ingest.samples import Samples
+from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.writer import Image, Writer
 from h5ingest.work import Book, Work
 
@@ -55,7 +56,7 @@ class Pipeline:
         self._writer = writer
         self._files = files
         self._on_beat = beat
-        self._buffer = np.empty(0, np.uint8)
+        self._buffer = Buffer()
         self._next_beat_s = 0.0
         self.work = Work()
         self._loader = Loader(options, files, cache, self.work, self._beat_in_time)
@@ -75,11 +76,10 @@ class Pipeline:
         group = self._layout.groups[portion.group]
         spec, samples = group.pixels, portion.samples
         steps = batches(portion.span, unit(spec), self._batch_bytes // spec.row_bytes)
-        buffer = self._array((len(steps[0]), *spec.shape[1:]), spec.dtype)
         book = Book.of(samples)
         feed = self._loader.feed(samples)
         for batch in steps:
-            images = buffer[: len(batch)]
+            images = self._room(spec.name, batch)
             with self._decoding():
                 first = batch.start - samples.rows.start
                 self._loader.load_all(samples, first, feed, images, book)
@@ -98,11 +98,10 @@ class Pipeline:
         book = Book.of(samples)
         steps = self._element_batches(portion, spec.row_bytes, unit(spec))
         feed = enumerate(self._loader.feed(samples))
-        buffer = self._array((max(len(span) for span, *_ in steps),), spec.dtype)
         encoded = self._layout.kind == "encoded"
         carried: tuple[int, NDArray[Any]] | None = None
         for span, rows, begun in steps:
-            values = buffer[: len(span)]
+            values = self._room(spec.name, span)
             with self._decoding():
                 for row in rows:
                     k = row - samples.rows.start
@@ -143,8 +142,9 @@ class Pipeline:
             for row in rows:
                 k = row - samples.rows.start
                 shape = samples.shapes[k]
+                dtype = "uint16" if shape[3] == 2 else "uint8"
                 with self._decoding():
-                    image = self._array(_shape(shape), "uint16" if shape[3] == 2 else "uint8")
+                    image = self._buffer.array(_shape(shape), dtype)
                     self._loader.load(samples, k, next(feed), image, book)
                 with self._writing():
                     self._writer.write_image(portion.group, row, image)
@@ -170,12 +170,9 @@ class Pipeline:
         self._on_beat(self.work)
         self._next_beat_s = time.monotonic() + _BEAT_S
 
-    def _array(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """Return an array in the one buffer, its content undefined."""
-        n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if n_bytes > len(self._buffer):
-            self._buffer = np.empty(n_bytes, np.uint8)
-        return self._buffer[:n_bytes].view(dtype).reshape(shape)
+    def _room(self, name: str, rows: range) -> NDArray[Any]:
+        with self._writing():  # what it may have to wait for
+            return self._writer.room(name, rows)
 
     def _write(self, name: str, span: range, values: NDArray[Any]) -> None:
         with self._writing():

@@ -4,32 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import h5py
 
-from h5ingest.comm import Comm
+from h5ingest.comm import Comm, agreeing
+from h5ingest.filesystem import look
 from h5ingest.layout import Layout
+from h5ingest.options import MIB, IngestOptions
+from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.journal import Record
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.placed import PlacedWriter
 from h5ingest.storage.writer import Writer
 
+_LEAST_DIRECT_BYTES: Final = 16 * MIB
+"""Of a file, from which it pays to go around the system's cache (docs/performance.md)."""
 
-def choose(layout: Layout, comm: Comm) -> tuple[type[MpioWriter] | type[PlacedWriter], str]:
-    """Return the class of writer to use, and its name with the reason. Not collective."""
+
+class Choice(NamedTuple):
+    """A kind of writer."""
+
+    writer: type[MpioWriter] | type[PlacedWriter]
+    why: str
+    """Its name, with the reason."""
+    direct: bool = False
+    """Whether it writes around the system's cache."""
+
+
+def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Choice:
+    """Return the writer to use. Collective.
+
+    Args:
+        layout: of the file.
+        comm: the ranks.
+        out: the file; its folder exists.
+        options: those about writing.
+
+    Raises:
+        OutputError: the folder cannot be looked at (on all ranks).
+    """
     if layout.kind == "tree":
-        return PlacedWriter, "placed datasets (one for each image)"
+        return Choice(PlacedWriter, "placed datasets (one for each image)")
     if any(spec.filters for spec in layout.datasets):
-        return PlacedWriter, "placed chunks (they are compressed)"
+        return Choice(PlacedWriter, "placed chunks (they are compressed)")
+    direct = False
+    with agreeing(comm):
+        if comm.rank == 0:
+            direct = options.direct_io == "on" or (
+                options.direct_io == "auto" and not options.hints and _direct_pays(layout, out)
+            )
+    if comm.bcast(direct):
+        return Choice(PlacedWriter, "placed rows (direct I/O)", direct=True)
     if comm.size == 1:
-        return MpioWriter, "HDF5 (one process)"
+        return Choice(MpioWriter, "HDF5 (one process)")
     if h5py.get_config().mpi:
-        return MpioWriter, "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
-    return PlacedWriter, "placed rows (this h5py is not parallel)"
+        why = "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
+        return Choice(MpioWriter, why)
+    return Choice(PlacedWriter, "placed rows (this h5py is not parallel)")
+
+
+def _direct_pays(layout: Layout, out: Path) -> bool:
+    """Return whether direct I/O is known to work and to be faster there: on local disks."""
+    if layout.stored_bytes < _LEAST_DIRECT_BYTES:
+        return False
+    with output_errors(f"{out}: its folder cannot be looked at"):
+        mount = look(out, with_stripes=False).mount
+    return mount is not None and mount.takes_space
 
 
 def open_writer(
+    choice: Choice,
     path: Path,
     layout: Layout,
     comm: Comm,
@@ -40,6 +86,7 @@ def open_writer(
     """Create the file with all its datasets, or take up one that was begun. Collective.
 
     Args:
+        choice: of the writer.
         path: the file; it exists.
         layout: its datasets.
         comm: the ranks.
@@ -50,7 +97,6 @@ def open_writer(
     Raises:
         OutputError: HDF5 cannot create it (on all ranks).
     """
-    writer, _ = choose(layout, comm)
-    if writer is MpioWriter:
+    if choice.writer is MpioWriter:
         return MpioWriter(path, layout, comm, ledger, known, hints)
-    return writer(path, layout, comm, ledger, known)
+    return PlacedWriter(path, layout, comm, ledger, known, direct=choice.direct)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, agreeing, waiting
 from h5ingest.layout import Layout
+from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.datasets import file_access, output_errors
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.ledger import Ledger
@@ -75,9 +76,16 @@ class MpioWriter:
                 spec.name: h5py.h5d.open(self._file, spec.name.encode("utf-8", "surrogateescape"))
                 for spec in layout.datasets
             }
+        self._specs = {spec.name: spec for spec in layout.datasets}
+        self._buffer = Buffer()
         self._path = path
         self._comm = comm
         self._ledger = ledger
+
+    def room(self, name: str, rows: range) -> NDArray[Any]:
+        """See `Writer.room`."""
+        spec = self._specs[name]
+        return self._buffer.array((len(rows), *spec.shape[1:]), spec.dtype)
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """Write `values` (len(rows), …) to the rows. Not collective.

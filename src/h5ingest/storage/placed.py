@@ -4,7 +4,7 @@ Each rank compresses its own chunks (`compress`) and tells root only their lengt
 for them (`placer`) and tells the offsets; the rank writes its bytes there, neighbouring chunks in
 one call. Nobody waits: a rank goes on with the next batch while root places this one, and root
 serves the others between its own images. Unfiltered datasets lie at an offset that is known from
-the start.
+the start; on a local disk they are written around the system's cache (`direct`).
 
 The bytes are written by `pwrite`, not through MPI-IO: its errors say what happened (ENOSPC), its
 data is brought to the disk by one rank without the others, and it has none of the known bugs.
@@ -16,23 +16,28 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request, agreeing
 from h5ingest.layout import DatasetSpec, Layout
+from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.desk import ANSWER, ASK, Desk
+from h5ingest.storage.direct import N_ROOMS, DirectFile, write_all
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placer import Placer
 from h5ingest.storage.writer import Image
 
-_ASK: Final = 1
-_ANSWER: Final = 2
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 _MOST_WAITING: Final = 4
 """Batches whose offsets a rank may be waiting for before it pauses: bounds its memory."""
 _MOST_COMPRESSORS: Final = 64
@@ -46,7 +51,14 @@ class PlacedWriter:
     """One shared file: root has it open in HDF5, every rank as bytes."""
 
     def __init__(
-        self, path: Path, layout: Layout, comm: Comm, ledger: Ledger, known: Sequence[Record] = ()
+        self,
+        path: Path,
+        layout: Layout,
+        comm: Comm,
+        ledger: Ledger,
+        known: Sequence[Record] = (),
+        *,
+        direct: bool = False,
     ) -> None:
         """Create the file with all datasets. Collective.
 
@@ -56,6 +68,7 @@ class PlacedWriter:
             comm: the ranks.
             ledger: is told what has been written.
             known: on root, the journal of a job that did not end: its bytes are kept.
+            direct: write unfiltered rows around the system's cache.
 
         Raises:
             OutputError: HDF5 cannot create it (on all ranks).
@@ -69,6 +82,11 @@ class PlacedWriter:
         """Chunks of each batch whose offsets root has not told yet, oldest first, and what is done
         when they have been written."""
         self._sends: list[Request] = []
+        self._buffer = Buffer()
+        self._room: NDArray[Any] | None = None
+        """The one that was given out last, if it is to be written directly."""
+        self._under_way: deque[tuple[Future[None], int, list[Done]]] = deque()
+        """Rooms being written directly, oldest first: where, and what is done after each."""
         self._ledger = ledger
         self._desk: Desk | None = None
         self._filters = layout.filters
@@ -88,16 +106,34 @@ class PlacedWriter:
         self._offsets: list[int | None] = comm.bcast(offsets)
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
             self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._direct = DirectFile(path, self._fd) if direct else None
+
+    def room(self, name: str, rows: range) -> NDArray[Any]:
+        """See `Writer.room`."""
+        dataset = self._names[name]
+        spec, start = self._specs[dataset], self._offsets[dataset]
+        shape = (len(rows), *spec.shape[1:])
+        if self._direct is None or start is None or start % np.dtype(spec.dtype).itemsize:
+            return self._buffer.array(shape, spec.dtype)
+        self._take_note(N_ROOMS - 1)
+        offset = start + rows.start * spec.row_bytes
+        self._room = self._direct.room(shape, spec.dtype, offset)
+        return self._room
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
-        """See `Writer.write`. The values may be reused at once."""
+        """See `Writer.write`."""
         if not rows:
             return
         dataset = self._names[name]
         start = self._offsets[dataset]
         if start is not None:
+            offset = start + rows.start * self._specs[dataset].row_bytes
+            if self._direct is not None and values is self._room:
+                self._ledger.guard()
+                self._under_way.append((self._direct.write(values, offset), offset, []))
+                return
             little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-            self._write_at(start + rows.start * self._specs[dataset].row_bytes, [little.data])
+            self._write_at(offset, [little.data])
             return
         self._send(*self._compress(dataset, rows, values))
 
@@ -110,7 +146,7 @@ class PlacedWriter:
             self._desk.serve()  # with small images the beats are not often enough
             self._store(self._desk.place(ask))
         else:
-            self._sends.append(self._comm.send(0, _ASK, ask))
+            self._sends.append(self._comm.send(0, ASK, ask))
 
     def create_images(self, images: Sequence[Image]) -> None:
         """See `Writer.create_images`."""
@@ -163,6 +199,8 @@ class PlacedWriter:
         done = Done(group, span.start, span.stop, int(joint))
         if self._waiting:  # what was written last may be waiting still
             self._waiting[-1][1].append(done)
+        elif self._under_way:
+            self._under_way[-1][2].append(done)
         else:
             self._ledger.note(done)
 
@@ -176,15 +214,28 @@ class PlacedWriter:
         """See `Writer.advance`. On root it also serves the other ranks."""
         if self._desk is not None:
             self._desk.serve()
-        elif (answer := self._comm.receive(_ANSWER)) is not None:
+        elif (answer := self._comm.receive(ANSWER)) is not None:
             self._store(answer[1])
         if self._sends:
             self._sends = [send for send in self._sends if not send.test()]
+        self._take_note(N_ROOMS)
         self._ledger.tick()
-        return not self._waiting and not self._sends
+        return not self._waiting and not self._sends and not self._under_way
+
+    def _take_note(self, most: int) -> None:
+        """Note what has been written directly; wait until at most so many rooms are under way."""
+        while self._under_way and (len(self._under_way) > most or self._under_way[0][0].done()):
+            written, offset, dones = self._under_way.popleft()
+            with self._write_errors(offset):
+                written.result()
+            for done in dones:
+                self._ledger.note(done)
 
     def close(self) -> None:
         """See `Writer.close`."""
+        self._take_note(0)
+        if self._direct is not None:
+            self._direct.close()
         self._ledger.finish()
         os.close(self._fd)
         with agreeing(self._comm):
@@ -229,38 +280,9 @@ class PlacedWriter:
 
     def _write_at(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         self._ledger.guard()
-        views = [memoryview(part).cast("B") for part in parts if len(part)]
-        with output_errors(f"{self._path}: writing at byte {offset} on rank {self._comm.rank}"):
-            while views:
-                n_written = os.pwritev(self._fd, views, offset)
-                offset += n_written
-                while views and n_written >= len(views[0]):
-                    n_written -= len(views.pop(0))
-                if n_written:
-                    views[0] = views[0][n_written:]
+        with self._write_errors(offset):
+            write_all(self._fd, parts, offset)
 
-
-class Desk:
-    """Root's side: takes what ranks ask, places, answers, and has it entered in the journal."""
-
-    def __init__(self, placer: Placer, ledger: Ledger, comm: Comm) -> None:
-        """Begin. Root only."""
-        self.placer = placer
-        self._ledger = ledger
-        self._comm = comm
-        self._sends: list[Request] = []
-
-    def serve(self) -> None:
-        """Answer what ranks have asked so far. Never waits."""
-        while (message := self._comm.receive(_ASK)) is not None:
-            rank, ask = message
-            answer = self.place(ask.reshape(-1, 4))
-            self._sends.append(self._comm.send(rank, _ANSWER, answer))
-        if self._sends:
-            self._sends = [send for send in self._sends if not send.test()]
-
-    def place(self, ask: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the offsets (chunks,) of what a rank asks (chunks, 4)."""
-        placements = [self.placer.place(*row) for row in ask.tolist()]
-        self._ledger.enter(pack(placements))
-        return np.array([placement.offset for placement in placements], np.int64)
+    def _write_errors(self, offset: int) -> AbstractContextManager[None]:
+        what = f"{self._path}: writing at byte {offset} on rank {self._comm.rank}"
+        return output_errors(what)

@@ -42,12 +42,6 @@ from h5ingest.storage.writer import Image
 
 _TOKEN_BYTES: Final = 32
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TAKES_SPACE: Final = ("ext4", "xfs")
-"""File systems on which a file is given its space before it is written, which takes a moment there.
-
-Ranks write faster into it (docs/performance.md), and nobody else can take its space in between.
-tmpfs would write zeros; how others do it was not measured.
-"""
 
 
 class _Metadata(RawFile):
@@ -123,7 +117,8 @@ class Placer:
         """1: the chunk has a place already, in a file that is taken up, and may get another one."""
         with output_errors(f"{path}: cannot be created", ValueError):
             mount = look(path, with_stripes=False).mount
-            self._takes_space = mount is not None and mount.type in _TAKES_SPACE
+            self._takes_space = mount is not None and mount.takes_space
+            """Ranks write faster into it then, and nobody else can take it in between."""
             self._metadata = _Metadata(path, keep=bool(known))
             access = file_access(layout.alignment)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)

@@ -28,11 +28,21 @@ class Image(NamedTuple):
 class Writer(Protocol):
     """A file whose datasets exist at their full size and are being filled."""
 
+    def room(self, name: str, rows: range) -> NDArray[Any]:
+        """Return an array (len(rows), …) to be filled for `write`, its content undefined.
+
+        Not collective; may wait for the disk. The memory is the writer's: no array of an earlier
+        call may be used any more.
+
+        Raises:
+            OutputError: what was written earlier could not be.
+        """
+
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """Write `values` (len(rows), …) to the rows of a dataset. Not collective.
 
-        The rows of two calls do not overlap, on whichever ranks; rows of a chunked dataset are
-        whole chunks.
+        They may be reused at once, unless they are the room for these rows. The rows of two calls
+        do not overlap, on whichever ranks; rows of a chunked dataset are whole chunks.
 
         Raises:
             OutputError: no space, or another error of the file system, on this rank.

@@ -1,0 +1,106 @@
+"""Pixels on their way to the disk while the next are decoded, around the system's cache.
+
+Written in the ordinary way, a byte is copied into a page of the system's cache, which first has to
+be found and often faulted in, and to the disk later; and ranks that write one file take turns for
+the copy. With O_DIRECT the disk fetches it from our memory, if its place there, its place in the
+file and the number of bytes are multiples of a block (open(2)). So a room begins as far behind the
+beginning of a block as its bytes do in the file. What is left of its first and last block, which
+others may share, goes through the cache.
+
+A direct write lasts as long as the disk takes: a thread does it, and there are two buffers.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from numpy.typing import NDArray
+
+from h5ingest.storage.buffer import Buffer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+N_ROOMS: Final = 2
+
+
+class DirectFile:
+    """A file that one rank writes, at any offset."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Open it once more.
+
+        Where the file system has no direct I/O, all goes through the cache.
+
+        Args:
+            path: the file.
+            fd: the same, open for writing; it stays open.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # 15 files; not every job needs it
+
+        self._fd = fd
+        self._direct_fd: int | None = None
+        try:
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._direct_fd = os.open(path, flags | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        self._block = max(mmap.PAGESIZE, os.fstatvfs(fd).f_bsize)
+        self._buffers = cycle([Buffer() for _ in range(N_ROOMS)])
+        self._thread = ThreadPoolExecutor(1, "direct")
+
+    def room(self, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[Any]:
+        """Return an array to be filled for the bytes at an offset, its content undefined.
+
+        The memory is that of the room before the last, which must have been written.
+        """
+        return next(self._buffers).array(shape, dtype, offset % self._block)
+
+    def write(self, room: NDArray[Any], offset: int) -> Future[None]:
+        """Begin to write a room, after those before it; the result is an OSError, or that it is."""
+        return self._thread.submit(self._write, room.data.cast("B"), offset)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        first = min(-offset % self._block, len(data))
+        last = first + (len(data) - first) // self._block * self._block
+        done = first
+        if self._direct_fd is not None and first < last:
+            try:
+                done += os.pwritev(self._direct_fd, [data[first:last]], offset + first)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # else the disk wants larger blocks
+                    raise
+        write_all(self._fd, [data[:first]], offset)
+        write_all(self._fd, [data[done:]], offset + done)
+
+    def close(self) -> None:
+        """Wait until all is written, and close what was opened."""
+        self._thread.shutdown()
+        if self._direct_fd is not None:
+            os.close(self._direct_fd)
+
+
+def write_all(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """Write parts one after the other, in as few calls as the system lets us.
+
+    Raises:
+        OSError: not all could be written.
+    """
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    while views:
+        n_written = os.pwritev(fd, views, offset)
+        offset += n_written
+        while views and n_written >= len(views[0]):
+            n_written -= len(views.pop(0))
+        if n_written:
+            views[0] = views[0][n_written:]
