@@ -7,7 +7,8 @@ file and the number of bytes are multiples of a block (open(2)). So a room begin
 beginning of a block as its bytes do in the file. What is left of its first and last block, which
 others may share, goes through the cache.
 
-A direct write lasts as long as the disk takes: a thread does it, and there are two buffers.
+A direct write lasts as long as the disk takes, and a write through the cache waits for it, on any
+rank: a thread does both, and there are two buffers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,7 @@ from h5ingest.storage.buffer import Buffer
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-N_ROOMS: Final = 2
+_N_ROOMS: Final = 2
 
 
 class DirectFile:
@@ -56,19 +56,34 @@ class DirectFile:
             if error.errno != errno.EINVAL:
                 raise
         self._block = max(mmap.PAGESIZE, os.fstatvfs(fd).f_bsize)
-        self._buffers = cycle([Buffer() for _ in range(N_ROOMS)])
+        self._buffers = [Buffer() for _ in range(_N_ROOMS)]
+        self._written: list[Future[None] | None] = [None] * _N_ROOMS
+        """The last write since each was given out."""
+        self._turn = 0
+        """Which was given out last."""
         self._thread = ThreadPoolExecutor(1, "direct")
 
     def room(self, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[Any]:
         """Return an array to be filled for the bytes at an offset, its content undefined.
 
-        The memory is that of the room before the last, which must have been written.
+        Its memory is that of the room before the last: waits until that is written.
         """
-        return next(self._buffers).array(shape, dtype, offset % self._block)
+        self._turn = (self._turn + 1) % _N_ROOMS
+        if (written := self._written[self._turn]) is not None:
+            written.exception()
+        return self._buffers[self._turn].array(shape, dtype, offset % self._block)
 
     def write(self, room: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write a room, after those before it; the result is an OSError, or that it is."""
-        return self._thread.submit(self._write, room.data.cast("B"), offset)
+        """Begin to write the room that was given out last; the result may be an OSError."""
+        return self._begin(self._write, room.data.cast("B"), offset)
+
+    def write_copy(self, values: NDArray[Any], offset: int) -> Future[None]:
+        """Begin to write others, which may be reused at once, through the cache."""
+        return self._begin(write_all, self._fd, [values.tobytes()], offset)
+
+    def _begin(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
+        written = self._written[self._turn] = self._thread.submit(function, *arguments)
+        return written
 
     def _write(self, data: memoryview, offset: int) -> None:
         first = min(-offset % self._block, len(data))

@@ -29,7 +29,7 @@ from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.desk import ANSWER, ASK, Desk
-from h5ingest.storage.direct import N_ROOMS, DirectFile, write_all
+from h5ingest.storage.direct import DirectFile, write_all
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placer import Placer
@@ -86,7 +86,7 @@ class PlacedWriter:
         self._room: NDArray[Any] | None = None
         """The one that was given out last, if it is to be written directly."""
         self._under_way: deque[tuple[Future[None], int, list[Done]]] = deque()
-        """Rooms being written directly, oldest first: where, and what is done after each."""
+        """What a thread writes, oldest first: where, and what is done after each."""
         self._ledger = ledger
         self._desk: Desk | None = None
         self._filters = layout.filters
@@ -115,7 +115,7 @@ class PlacedWriter:
         shape = (len(rows), *spec.shape[1:])
         if self._direct is None or start is None or start % np.dtype(spec.dtype).itemsize:
             return self._buffer.array(shape, spec.dtype)
-        self._take_note(N_ROOMS - 1)
+        self._take_note()
         offset = start + rows.start * spec.row_bytes
         self._room = self._direct.room(shape, spec.dtype, offset)
         return self._room
@@ -128,12 +128,13 @@ class PlacedWriter:
         start = self._offsets[dataset]
         if start is not None:
             offset = start + rows.start * self._specs[dataset].row_bytes
-            if self._direct is not None and values is self._room:
-                self._ledger.guard()
-                self._under_way.append((self._direct.write(values, offset), offset, []))
-                return
             little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-            self._write_at(offset, [little.data])
+            if self._direct is None:
+                self._write_at(offset, [little.data])
+                return
+            self._ledger.guard()
+            write = self._direct.write if values is self._room else self._direct.write_copy
+            self._under_way.append((write(little, offset), offset, []))
             return
         self._send(*self._compress(dataset, rows, values))
 
@@ -218,13 +219,17 @@ class PlacedWriter:
             self._store(answer[1])
         if self._sends:
             self._sends = [send for send in self._sends if not send.test()]
-        self._take_note(N_ROOMS)
+        self._take_note()
         self._ledger.tick()
         return not self._waiting and not self._sends and not self._under_way
 
-    def _take_note(self, most: int) -> None:
-        """Note what has been written directly; wait until at most so many rooms are under way."""
-        while self._under_way and (len(self._under_way) > most or self._under_way[0][0].done()):
+    def _take_note(self, *, wait: bool = False) -> None:
+        """Note what the thread has written by now, or, if need be, wait for all of it.
+
+        Raises:
+            OutputError: it could not write something.
+        """
+        while self._under_way and (wait or self._under_way[0][0].done()):
             written, offset, dones = self._under_way.popleft()
             with self._write_errors(offset):
                 written.result()
@@ -233,7 +238,7 @@ class PlacedWriter:
 
     def close(self) -> None:
         """See `Writer.close`."""
-        self._take_note(0)
+        self._take_note(wait=True)
         if self._direct is not None:
             self._direct.close()
         self._ledger.finish()
