@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.layout import DatasetSpec
+from h5ingest.layout import DatasetSpec, Filter
 from h5ingest.storage.datasets import create, file_access
+
+_MOST_COMPRESSORS: Final = 64
+"""Shapes of images for which a rank keeps a compressor."""
 
 
 class Compressor:
@@ -50,3 +53,30 @@ class Compressor:
         self._dataset.write(self._space, self._space, rows)
         mask, data = self._dataset.read_direct_chunk(self._origin)
         return mask, data
+
+
+class ImageCompressor:
+    """The filters of a tree's images, each of which is one chunk of its own shape."""
+
+    def __init__(self, filters: tuple[Filter, ...]) -> None:
+        """Prepare. Not collective."""
+        self._filters = filters
+        self._compressors: dict[tuple[tuple[int, ...], str], Compressor] = {}
+
+    def compress(self, image: NDArray[Any]) -> tuple[int, bytes]:
+        """Return (filter mask, bytes) of an image, (H, W) or (H, W, C), C-contiguous."""
+        key = (image.shape, image.dtype.name)
+        compressor = self._compressors.get(key)
+        if compressor is None:
+            if len(self._compressors) >= _MOST_COMPRESSORS:
+                self._compressors.clear()
+            compressor = self._compressors[key] = Compressor(
+                DatasetSpec(
+                    name="/image",
+                    shape=image.shape,
+                    dtype=image.dtype.name,
+                    chunk_rows=image.shape[0],
+                    filters=self._filters,
+                )
+            )
+        return compressor.compress(image)

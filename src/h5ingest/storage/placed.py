@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request, agreeing
-from h5ingest.layout import DatasetSpec, Layout
+from h5ingest.layout import Layout
 from h5ingest.storage.buffer import Buffer
-from h5ingest.storage.compress import Compressor
+from h5ingest.storage.compress import Compressor, ImageCompressor
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.desk import ANSWER, ASK, Desk
 from h5ingest.storage.direct import DirectFile, write_all
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 _MOST_WAITING: Final = 4
 """Batches whose offsets a rank may be waiting for before it pauses: bounds its memory."""
-_MOST_COMPRESSORS: Final = 64
-"""Shapes of a tree's images for which a rank keeps a compressor."""
+_ASK_IMAGES: Final = 256
+_ASK_BYTES: Final = 256 * 1024
+"""Images of a tree whose places are asked for together, and their bytes, if it is more than one."""
 _NAP_S: Final = 0.0005
 _MOST_VECTORS: Final = 512
 """Buffers in one pwritev; IOV_MAX is 1024 on Linux."""
@@ -89,11 +90,15 @@ class PlacedWriter:
         """What a thread writes, oldest first: where, and what is done after each."""
         self._ledger = ledger
         self._desk: Desk | None = None
-        self._filters = layout.filters
         self._is_tree = layout.kind == "tree"
-        self._image_compressors: dict[tuple[tuple[int, ...], str], Compressor] = {}
+        self._compress_image = ImageCompressor(layout.filters).compress
         self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
         """(group, row) of a tree -> (number of the dataset, where it begins)."""
+        self._asks: list[tuple[int, int, int, int]] = []
+        self._chunks: list[bytes] = []
+        """Images whose places have not been asked for yet: what to ask, and what to write."""
+        self._n_bytes = 0
+        """Of them."""
         offsets: list[int | None] | None = None
         with agreeing(comm):
             if comm.rank == 0:
@@ -178,26 +183,24 @@ class PlacedWriter:
             little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
             self._write_at(offset, [little.data])
             return
-        key = (values.shape, values.dtype.name)
-        compressor = self._image_compressors.get(key)
-        if compressor is None:
-            if len(self._image_compressors) >= _MOST_COMPRESSORS:
-                self._image_compressors.clear()
-            compressor = self._image_compressors[key] = Compressor(
-                DatasetSpec(
-                    name="/image",
-                    shape=values.shape,
-                    dtype=values.dtype.name,
-                    chunk_rows=values.shape[0],
-                    filters=self._filters,
-                )
-            )
-        mask, data = compressor.compress(values)
-        self._send(np.array([[number, 0, len(data), mask]], np.int64), [data])
+        mask, data = self._compress_image(values)
+        self._asks.append((number, 0, len(data), mask))
+        self._chunks.append(data)
+        self._n_bytes += len(data)
+        if len(self._asks) >= _ASK_IMAGES or self._n_bytes >= _ASK_BYTES:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the places of a tree's images."""
+        if self._asks:
+            asks, chunks = np.array(self._asks, np.int64), self._chunks
+            self._asks, self._chunks, self._n_bytes = [], [], 0
+            self._send(asks, chunks)
 
     def mark(self, group: int, span: range, *, joint: bool = False) -> None:
         """See `Writer.mark`."""
         done = Done(group, span.start, span.stop, int(joint))
+        self._ask()
         if self._waiting:  # what was written last may be waiting still
             self._waiting[-1][1].append(done)
         elif self._under_way:
@@ -217,6 +220,8 @@ class PlacedWriter:
             self._desk.serve()
         elif (answer := self._comm.receive(ANSWER)) is not None:
             self._store(answer[1])
+        if len(self._waiting) < _MOST_WAITING:
+            self._ask()
         if self._sends:
             self._sends = [send for send in self._sends if not send.test()]
         self._take_note()
