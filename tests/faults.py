@@ -23,6 +23,7 @@ from support import (
     clean_environment,
     end_session,
     explain,
+    need_direct_io,
     read_file,
     write_manifest,
     write_png,
@@ -36,7 +37,7 @@ N_IMAGES = 60
 
 EQUAL = {
     "stack": ["--chunk", "3"],
-    "stack direct": ["--chunk", "3", "--direct-io", "on"],
+    "stack direct": ["--chunk", "3", "--direct-io", "on", "--batch-bytes", "30000"],
     "stack zstd": ["--chunk", "3", "--compression", "zstd:1"],
     "stack groups": ["--chunk", "2", "--group-by", "split", "--compression", "lzf"],
 }
@@ -60,10 +61,11 @@ Fault = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Small images of one shape and of many, and a manifest of each kind."""
+    """Small images of one shape, larger ones, and of many shapes, and a manifest of each kind."""
 
     folder: Path
     equal: list[NDArray[Any]]
+    larger: list[NDArray[Any]]
     different: list[NDArray[Any]]
 
     @classmethod
@@ -76,6 +78,7 @@ class Images:
         shapes[7] = (60, 70, 3)  # larger than a chunk, and than a batch
         kinds = {
             "equal": [random.integers(0, 256, (7, 5, 3), np.uint8) for _ in range(N_IMAGES)],
+            "larger": [random.integers(0, 256, (37, 29, 3), np.uint8) for _ in range(N_IMAGES)],
             "different": [random.integers(0, 256, shape, np.uint8) for shape in shapes],
         }
         for name, images in kinds.items():
@@ -90,10 +93,15 @@ class Images:
         return cls(folder=folder, **kinds)
 
     def manifest(self, layout: str) -> Path:
-        return self.folder / ("equal.csv" if layout in EQUAL else "different.csv")
+        return self.folder / f"{self.kind(layout)}.csv"
 
     def file(self, layout: str, row: int) -> Path:
-        return self.folder / ("equal" if layout in EQUAL else "different") / f"{row:03}.png"
+        return self.folder / self.kind(layout) / f"{row:03}.png"
+
+    def kind(self, layout: str) -> str:
+        if layout == "stack direct":  # whole blocks of the disk
+            return "larger"
+        return "equal" if layout in EQUAL else "different"
 
     def check(self, layout: str, out: Path) -> None:
         """Compare the pixels in a file with those that were written, by plain h5py."""
@@ -103,7 +111,8 @@ class Images:
                 stored = np.concatenate([file["a/images"][:], file["b/images"][:]])
                 np.testing.assert_array_equal(stored, self.equal)
             elif layout in EQUAL:
-                np.testing.assert_array_equal(file["images"][:], np.array(self.equal))
+                images = getattr(self, self.kind(layout))
+                np.testing.assert_array_equal(file["images"][:], images)
             elif layout.startswith("ragged"):
                 whole = np.concatenate([image.ravel() for image in self.different])
                 np.testing.assert_array_equal(file["images/pixels"][:], whole)
@@ -188,8 +197,10 @@ class Runner:
         **how: Any,
     ) -> Completed:
         """Start the job of a layout: on one rank without a launcher, else with one."""
+        if layout.endswith("direct"):
+            need_direct_io(out.parent)
         arguments: list[str | Path] = [self.images.manifest(layout), out]
-        arguments += [*LAYOUTS[layout], *SMALL]
+        arguments += [*SMALL, *LAYOUTS[layout]]
         arguments += ["--report", out.with_suffix(".json"), *more]
         if n_ranks == 1:
             return self.server.run(arguments, faults, out.with_suffix(".log"), timeout_s)

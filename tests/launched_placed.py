@@ -113,8 +113,10 @@ class Spy:
             return n_written
 
         def noting_fsync(fd: int) -> None:
+            began_s = time.monotonic()
             fsync(fd)
-            self.events.append(["synced", time.monotonic(), os.readlink(f"/proc/self/fd/{fd}")])
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            self.events.append(["synced", time.monotonic(), path, began_s])
 
         def noting_append(book: Journal, *what: Any) -> None:
             before_s = time.monotonic()

@@ -45,8 +45,16 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def need_space_to_be_taken(folder: Path) -> None:
     """Skip the test where a file is not given its space before it is written."""
     mount = look(folder).mount
-    if mount is None or not mount.takes_space:
+    if mount is None or not mount.known_disk:
         pytest.skip(f"on ext4 and XFS only, and {folder} is on neither")
+
+
+def need_direct_io(folder: Path) -> None:
+    """Skip the test where the file system cannot be written around the system's cache."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"no direct I/O in {folder}: {error}")
 
 
 def run(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import mmap
 import os
 import random
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from support import (
     error_lines,
     explain,
     make_pixels,
+    need_direct_io,
     need_space_to_be_taken,
     read_file,
     run,
@@ -29,9 +34,11 @@ from support import (
     write_manifest,
 )
 
-from h5ingest.errors import UsageError
+from h5ingest.errors import StorageError, UsageError
+from h5ingest.ingest import ingest
 from h5ingest.options import IngestOptions
 from h5ingest.storage.direct import DirectFile
+from h5ingest.storage.lock import Lock
 
 SMALL = ["--batch-bytes", "50000", "--checkpoint", "0.0001", "--progress", "off"]
 """Many pieces of a dozen blocks, and a checkpoint as often as can be."""
@@ -43,6 +50,11 @@ LAYOUTS = {
     "ragged": ["--layout", "ragged"],
     "encoded": ["--layout", "encoded"],
 }
+
+
+@pytest.fixture(autouse=True)
+def _direct_io(tmp_path: Path) -> None:
+    need_direct_io(tmp_path)
 
 
 @contextmanager
@@ -93,8 +105,8 @@ def test_what_is_written_directly_does_not_stay_in_memory(tmp_path: Path) -> Non
     need_space_to_be_taken(tmp_path)
     path = tmp_path / "file"
     path.write_bytes(bytes(9 * 2**20))
-    os.sync()
     fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
     with opened(path) as file:
@@ -106,16 +118,94 @@ def test_what_is_written_directly_does_not_stay_in_memory(tmp_path: Path) -> Non
     assert path.read_bytes() == bytes(1000) + b"\7" * 2**23 + bytes(2**20 - 1000)
 
 
-def test_an_error_of_the_disk_is_the_result(tmp_path: Path) -> None:
+HARDLY: dict[str, Callable[[int], int]] = {
+    "too small a block": lambda _: -errno.EINVAL,
+    "nothing of it": lambda _: 0,
+    "a part of it": lambda n: n // 3,
+}
+
+
+@pytest.mark.parametrize("how", HARDLY)
+def test_what_the_disk_does_not_take_directly_goes_through_the_cache(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
-    path.touch()
-    fd = os.open(path, os.O_RDONLY)  # as far as it matters here: the edges cannot be written
-    file = DirectFile(path, fd)
-    written = put(file, np.ones(5000, np.uint8), 3)
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        written.result()
-    file.close()
-    os.close(fd)
+    path.write_bytes(bytes(100_000))
+    values = np.arange(90_001).astype(np.uint8)
+    with opened(path) as file:
+        n_asked = strike(monkeypatch, file, HARDLY[how])
+        put(file, values, 777).result()
+    assert n_asked == [86_016]  # 21 blocks
+    assert path.read_bytes() == bytes(777) + values.tobytes() + bytes(100_000 - 777 - 90_001)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_an_error_of_the_disk_is_the_result(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100_000))
+    with opened(path) as file:
+        strike(monkeypatch, file, lambda _: -code)
+        written = put(file, np.ones(90_000, np.uint8), 777)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            written.result()
+
+
+def strike(
+    monkeypatch: pytest.MonkeyPatch, file: DirectFile, answer: Callable[[int], int]
+) -> list[int]:
+    """Let direct writes answer so; return a list that gets the bytes of each."""
+    pwritev, n_asked = os.pwritev, []
+
+    def write(fd: int, views: Any, offset: int) -> int:
+        if fd != file._direct_fd:
+            return pwritev(fd, views, offset)
+        assert not offset % mmap.PAGESIZE
+        assert all(np.frombuffer(view, np.uint8).ctypes.data % mmap.PAGESIZE == 0 for view in views)
+        n_asked.append(sum(map(len, views)))
+        n_taken = answer(n_asked[-1])
+        if n_taken < 0:
+            raise OSError(-n_taken, os.strerror(-n_taken))
+        return pwritev(fd, [views[0][: n_taken // mmap.PAGESIZE * mmap.PAGESIZE]], offset)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    return n_asked
+
+
+def test_after_an_error_nothing_is_written_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time that the lock is free for another job, which may know better pixels."""
+    names = write_images(tmp_path, make_pixels(40, (200, 200)))
+    manifest = write_manifest(tmp_path / "manifest.txt", names)
+    begun: list[float] = []
+    ended: list[float] = []
+    write, release = DirectFile._write, Lock.release
+
+    def slow(file: DirectFile, data: memoryview, offset: int) -> None:
+        begun.append(time.monotonic())
+        time.sleep(0.1)
+        write(file, data, offset)
+        ended.append(time.monotonic())
+        if len(ended) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def noting(lock: Lock) -> None:
+        begun.append(-1)
+        assert len(ended) == len(begun) - 1, "a write goes on"
+        release(lock)
+
+    monkeypatch.setattr(DirectFile, "_write", slow)
+    monkeypatch.setattr(Lock, "release", noting)
+    options = IngestOptions(direct_io="on", batch_bytes=200_000)
+    with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+        ingest(manifest, tmp_path / "out.h5", options)
+    assert begun[-1] == -1
+    n_begun = len(begun)
+    time.sleep(0.3)
+    assert len(begun) == n_begun, "a write began after the end of the job"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("direct")]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +217,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_manifest(folder / "manifest.csv", [("path", "split"), *rows])
 
 
-def ingest(
+def launch(
     flavour: Flavour, n_ranks: int, manifest: Path, out: Path, *options: str,
     faults: Sequence[Fault] = (),
 ) -> Completed:  # fmt: skip
@@ -163,13 +253,52 @@ def test_the_file_is_the_same_with_and_without(
     outs = {}
     for how in ("on", "off"):
         outs[how] = tmp_path / f"{how}.h5"
-        completed = ingest(
+        completed = launch(
             flavour, n_ranks, manifest, outs[how], "--direct-io", how, *LAYOUTS[layout]
         )
         assert completed.returncode == 0, explain(completed)
     assert "direct I/O" in writer_of(outs["on"])
     assert "direct I/O" not in writer_of(outs["off"])
     assert_same(outs["on"], outs["off"])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"dtype": "uint16"}, {"group_by": "split"}, {"layout": "ragged"}, {"layout": "encoded"}],
+    ids=str,
+)
+def test_nearly_all_pixels_are_written_directly(
+    how: dict[str, Any], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever HDF5 has put them: 16-bit pixels may well begin at an odd byte."""
+    pwritev, n_bytes = os.pwritev, [0, 0]
+
+    def count(fd: int, views: Any, offset: int) -> int:
+        n_written = pwritev(fd, views, offset)
+        n_bytes[fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT != 0] += n_written
+        return n_written
+
+    monkeypatch.setattr(os, "pwritev", count)
+    options = IngestOptions(direct_io="on", batch_bytes=200_000, **how)
+    report = ingest(manifest, tmp_path / "out.h5", options)
+    assert report.writer == "placed rows (direct I/O)"
+    assert n_bytes[1] > 0.9 * sum(n_bytes) > 0.8 * report.bytes_images
+
+
+def test_where_there_is_no_direct_io_it_is_said(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_open = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **how: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return system_open(path, flags, *more, **how)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageError, match=r"--direct-io off does without .*Invalid argument"):
+        ingest(manifest, tmp_path / "out.h5", IngestOptions(direct_io="on"))
+    ingest(manifest, tmp_path / "out.h5", IngestOptions())
 
 
 @pytest.mark.parametrize(
@@ -185,10 +314,10 @@ def test_a_job_that_is_killed_goes_on_in_the_other_way(
         {"act": "nap:0.03", "site": "write", "rank": 1, "call": 0},  # time for checkpoints
         {"act": "kill-all", "site": site, "rank": 1, "call": 12},
     ]
-    killed = ingest(mpich, 2, manifest, out, "--direct-io", before, faults=faults)
+    killed = launch(mpich, 2, manifest, out, "--direct-io", before, faults=faults)
     assert killed.returncode != 0, explain(killed)
     assert not out.exists()
-    completed = ingest(mpich, 3, manifest, out, "--direct-io", after)
+    completed = launch(mpich, 3, manifest, out, "--direct-io", after)
     assert completed.returncode == 0, explain(completed)
     report = json.loads(out.with_name("out.h5.json").read_text())
     assert 0 < report["n_resumed"] < 80
@@ -207,7 +336,7 @@ def test_it_is_chosen_from_16_mib_on_where_it_pays(mpich: Flavour, tmp_path: Pat
     ):
         manifest = write_manifest(tmp_path / "manifest.txt", (names * 3)[:n_images])
         out = tmp_path / "out.h5"
-        completed = ingest(mpich, 2, manifest, out, "--overwrite", *options)
+        completed = launch(mpich, 2, manifest, out, "--overwrite", *options)
         assert completed.returncode == 0, explain(completed)
         assert ("direct I/O" in writer_of(out)) is direct
         np.testing.assert_array_equal(read_file(out).arrays["images"][:2], pixels)
@@ -216,7 +345,7 @@ def test_it_is_chosen_from_16_mib_on_where_it_pays(mpich: Flavour, tmp_path: Pat
 def test_a_hint_for_mpi_io_is_followed_instead(mpich: Flavour, tmp_path: Path) -> None:
     names = write_images(tmp_path, make_pixels(2, (1200, 1200, 3)))
     manifest = write_manifest(tmp_path / "manifest.txt", names * 3)
-    completed = ingest(mpich, 2, manifest, tmp_path / "out.h5", "--hint", "cb_nodes=1")
+    completed = launch(mpich, 2, manifest, tmp_path / "out.h5", "--hint", "cb_nodes=1")
     assert completed.returncode == 0, explain(completed)
     assert "MPI-IO" in writer_of(tmp_path / "out.h5")
     assert not error_lines(completed)

@@ -33,6 +33,7 @@ from support import (
     error_lines,
     explain,
     make_pixels,
+    need_direct_io,
     need_space_to_be_taken,
     run,
     write_images,
@@ -100,10 +101,12 @@ def start(
     faults: Sequence[Fault] = (), *more: str, env: dict[str, str] | None = None,
 ) -> Completed:  # fmt: skip
     """Start a job, by mpirun if it has several ranks."""
+    if layout.endswith("direct"):
+        need_direct_io(out.parent)
     flavour, images = ALL_FLAVOURS[which].checked(), runners[which].images
     command: list[str | Path] = [*flavour.mpirun, "-n", str(n_ranks)] if n_ranks > 1 else []
     command += [flavour.bin / "python", FAULTS, "run", json.dumps(faults)]
-    command += [images.manifest(layout), out, *LAYOUTS[layout], *SMALL, *more]
+    command += [images.manifest(layout), out, *SMALL, *LAYOUTS[layout], *more]
     return run(command, env=env)
 
 

@@ -44,7 +44,7 @@ def slow_job(
     launcher = [*flavour.mpirun, "-n", str(n_ranks)] if n_ranks > 1 else []
     command = [
         *launcher, flavour.bin / "python", FAULTS, "run", json.dumps([SLOW]),
-        images.manifest(layout), out, *LAYOUTS[layout], *SMALL, "--cache-bytes", "0",
+        images.manifest(layout), out, *SMALL, *LAYOUTS[layout], "--cache-bytes", "0",
     ]  # fmt: skip
     process = subprocess.Popen(
         [str(word) for word in command], env=clean_environment(), start_new_session=True,
@@ -185,7 +185,7 @@ def test_a_job_that_has_lost_its_lock_publishes_nothing(
     command = [
         runner.flavour.bin / "python", FAULTS, "run",
         json.dumps([{"act": "nap:2", "site": "digest", "when": "after"}]),
-        runner.images.manifest("stack"), out, *LAYOUTS["stack"], *SMALL,
+        runner.images.manifest("stack"), out, *SMALL, *LAYOUTS["stack"],
     ]  # fmt: skip
     process = subprocess.Popen(
         [str(word) for word in command], env=clean_environment(), start_new_session=True,

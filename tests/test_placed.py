@@ -597,13 +597,15 @@ class OnDisk:
     def __init__(self, events: Sequence[Event]) -> None:
         found: list[tuple[int, int, float]] = []
         for rank in range(3):
-            unsafe: list[list[int]] = []
+            unsafe: list[Event] = []
             for event in (event for event in events if event.rank == rank):
-                if event.kind == "wrote":
-                    unsafe.append(event.what)
+                if event.kind == "wrote" and event.what[1]:
+                    unsafe.append(event)
                 elif event.kind == "synced" and event.what[0].endswith("out.h5"):
-                    found += [(at, at + n, event.moment_s) for at, n in unsafe if n]
-                    unsafe.clear()
+                    began_s = event.what[1]  # what a thread wrote meanwhile is not covered
+                    safe = [write.what for write in unsafe if write.moment_s <= began_s]
+                    found += [(at, at + n, event.moment_s) for at, n in safe]
+                    unsafe = [write for write in unsafe if write.moment_s > began_s]
             assert not unsafe, "written after the last checkpoint"
         self.writes = sorted(found)
         self.starts = np.array([start for start, _, _ in self.writes])

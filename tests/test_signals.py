@@ -77,7 +77,7 @@ def launch(
 ) -> subprocess.Popen[str]:  # fmt: skip
     command = [
         *flavour.mpirun, "-n", str(n_ranks), flavour.checked().bin / "python", FAULTS, "run",
-        json.dumps(faults), images.manifest(layout), out, *LAYOUTS[layout], *SMALL,
+        json.dumps(faults), images.manifest(layout), out, *SMALL, *LAYOUTS[layout],
         "--cache-bytes", "0", "--report", out.with_suffix(".json"), *more,
     ]  # fmt: skip
     return subprocess.Popen(

@@ -41,7 +41,7 @@ _LOCAL: Final = (
     "reiserfs",
     "bcachefs",
 )
-_TAKES_SPACE: Final = ("ext4", "xfs")
+_KNOWN_DISKS: Final = ("ext4", "xfs")
 _COMMAND_LIMIT_S: Final = 10
 
 
@@ -79,12 +79,13 @@ class Mount:
         return _SHARED.get(self.type, {"nfs4": "NFS 4", "nfs": "NFS"}.get(self.type, self.type))
 
     @property
-    def takes_space(self) -> bool:
-        """Whether a file is given its space before it is written (fallocate) in a moment, for real.
+    def known_disk(self) -> bool:
+        """Whether it is on a local disk where these were measured to pay (docs/performance.md).
 
-        tmpfs would write zeros; how others do it was not measured.
+        To give a file its space before it is written (fallocate; tmpfs would write zeros), and to
+        write around the system's cache.
         """
-        return self.type in _TAKES_SPACE
+        return self.type in _KNOWN_DISKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,10 +181,15 @@ def _make(
         if layout.kind == "tree":
             writer.create_images([image for portion in portions for image in images_of(portion)])
         left = [part for whole in portions for part in whole.without(done[whole.group])]
-    work = _store(job, layout, left, cache, writer)
-    with job.phase("close"):
-        writer.close()
-        sync(job.beside.partial)
+    try:
+        work = _store(job, layout, left, cache, writer)
+        with job.phase("close"):
+            writer.close()
+            sync(job.beside.partial)
+    except BaseException:
+        if comm.size == 1:  # before the lock is released; several ranks are about to be ended
+            writer.give_up()
+        raise
     job.stop_if_asked(work.n_kept)
     with job.phase("finalize"):
         failures = join(job, layout, portions, work, known.joints(), journal)

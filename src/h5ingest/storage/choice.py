@@ -66,12 +66,12 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
 
 
 def _direct_pays(layout: Layout, out: Path) -> bool:
-    """Return whether direct I/O is known to work and to be faster there: on local disks."""
+    """Return whether direct I/O is known to work and to be faster there."""
     if layout.stored_bytes < _LEAST_DIRECT_BYTES:
         return False
     with output_errors(f"{out}: its folder cannot be looked at"):
         mount = look(out, with_stripes=False).mount
-    return mount is not None and mount.takes_space
+    return mount is not None and mount.known_disk
 
 
 def open_writer(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _N_ROOMS: Final = 2
+_MOST_BLOCK: Final = 64 * 1024
+"""Bytes; some file systems tell what they prefer, a megabyte and more, and not what they need."""
 
 
 class DirectFile:
@@ -36,26 +38,21 @@ class DirectFile:
     def __init__(self, path: Path, fd: int) -> None:
         """Open it once more.
 
-        Where the file system has no direct I/O, all goes through the cache.
-
         Args:
             path: the file.
             fd: the same, open for writing; it stays open.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: EINVAL: there is no direct I/O here.
         """
         from concurrent.futures import ThreadPoolExecutor  # 15 files; not every job needs it
 
+        if not hasattr(os, "O_DIRECT"):  # not Linux
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._fd = fd
-        self._direct_fd: int | None = None
-        try:
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._direct_fd = os.open(path, flags | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-        self._block = max(mmap.PAGESIZE, os.fstatvfs(fd).f_bsize)
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._direct_fd = os.open(path, flags | os.O_DIRECT)
+        self._block = max(mmap.PAGESIZE, min(os.fstatvfs(fd).f_bsize, _MOST_BLOCK))
         self._buffers = [Buffer() for _ in range(_N_ROOMS)]
         self._written: list[Future[None] | None] = [None] * _N_ROOMS
         """The last write since each was given out."""
@@ -74,7 +71,7 @@ class DirectFile:
         return self._buffers[self._turn].array(shape, dtype, offset % self._block)
 
     def write(self, room: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write the room that was given out last; the result may be an OSError."""
+        """Begin to write the room that was given out last; asked for its result, raises OSError."""
         return self._begin(self._write, room.data.cast("B"), offset)
 
     def write_copy(self, values: NDArray[Any], offset: int) -> Future[None]:
@@ -89,7 +86,7 @@ class DirectFile:
         first = min(-offset % self._block, len(data))
         last = first + (len(data) - first) // self._block * self._block
         done = first
-        if self._direct_fd is not None and first < last:
+        if first < last:
             try:
                 done += os.pwritev(self._direct_fd, [data[first:last]], offset + first)
             except OSError as error:
@@ -99,10 +96,9 @@ class DirectFile:
         write_all(self._fd, [data[done:]], offset + done)
 
     def close(self) -> None:
-        """Wait until all is written, and close what was opened."""
-        self._thread.shutdown()
-        if self._direct_fd is not None:
-            os.close(self._direct_fd)
+        """Wait for the write that goes on, drop those that have not begun, and end the thread."""
+        self._thread.shutdown(cancel_futures=True)
+        os.close(self._direct_fd)
 
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

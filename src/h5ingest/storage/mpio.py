@@ -1,4 +1,4 @@
-"""The main writer: preallocated, unfiltered datasets, written independently by every rank.
+"""The writer for shared file systems: preallocated, unfiltered datasets, written independently.
 
 With the explicit early allocation the chunks lie back to back in the file and need no index (the
 'implicit' index of HDF5 1.10), so a rank knows where its rows go and no rank waits for another
@@ -133,6 +133,9 @@ class MpioWriter:
         """See `Writer.advance`: nothing but checkpoints is ever under way here."""
         self._ledger.tick()
         return True
+
+    def give_up(self) -> None:
+        """See `Writer.give_up`: nothing goes on here."""
 
     def close(self) -> None:
         """End the file. Collective.

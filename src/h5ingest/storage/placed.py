@@ -1,10 +1,10 @@
-"""The writer for filtered chunks, and for several ranks without a parallel HDF5.
+"""The writer for filtered chunks, for trees, for local disks, and without a parallel HDF5.
 
 Each rank compresses its own chunks (`compress`) and tells root only their lengths; root takes space
 for them (`placer`) and tells the offsets; the rank writes its bytes there, neighbouring chunks in
 one call. Nobody waits: a rank goes on with the next batch while root places this one, and root
 serves the others between its own images. Unfiltered datasets lie at an offset that is known from
-the start; on a local disk they are written around the system's cache (`direct`).
+the start; on ext4 and XFS they are written around the system's cache (`direct`).
 
 The bytes are written by `pwrite`, not through MPI-IO: its errors say what happened (ENOSPC), its
 data is brought to the disk by one rank without the others, and it has none of the known bugs.
@@ -111,14 +111,19 @@ class PlacedWriter:
         self._offsets: list[int | None] = comm.bcast(offsets)
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
             self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            self._direct = DirectFile(path, self._fd) if direct else None
+        self._direct: DirectFile | None = None
+        if direct:
+            assert not layout.filters, "their places are not known"
+            what = f"{path}: cannot be written directly, --direct-io off does without that"
+            with agreeing(comm), output_errors(what):
+                self._direct = DirectFile(path, self._fd)
 
     def room(self, name: str, rows: range) -> NDArray[Any]:
         """See `Writer.room`."""
         dataset = self._names[name]
         spec, start = self._specs[dataset], self._offsets[dataset]
         shape = (len(rows), *spec.shape[1:])
-        if self._direct is None or start is None or start % np.dtype(spec.dtype).itemsize:
+        if self._direct is None or start is None:
             return self._buffer.array(shape, spec.dtype)
         self._take_note()
         offset = start + rows.start * spec.row_bytes
@@ -235,22 +240,29 @@ class PlacedWriter:
             OutputError: it could not write something.
         """
         while self._under_way and (wait or self._under_way[0][0].done()):
-            written, offset, dones = self._under_way.popleft()
+            written, offset, dones = self._under_way[0]
             with self._write_errors(offset):
                 written.result()
+            self._under_way.popleft()
             for done in dones:
                 self._ledger.note(done)
 
     def close(self) -> None:
         """See `Writer.close`."""
-        self._take_note(wait=True)
-        if self._direct is not None:
-            self._direct.close()
+        with agreeing(self._comm):
+            self._take_note(wait=True)
+        self.give_up()
         self._ledger.finish()
         os.close(self._fd)
         with agreeing(self._comm):
             if self._desk is not None:
                 self._desk.placer.close()
+
+    def give_up(self) -> None:
+        """See `Writer.give_up`."""
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
 
     def _compress(
         self, dataset: int, rows: range, values: NDArray[Any]

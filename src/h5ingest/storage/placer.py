@@ -117,7 +117,7 @@ class Placer:
         """1: the chunk has a place already, in a file that is taken up, and may get another one."""
         with output_errors(f"{path}: cannot be created", ValueError):
             mount = look(path, with_stripes=False).mount
-            self._takes_space = mount is not None and mount.takes_space
+            self._takes_space = mount is not None and mount.known_disk
             """Ranks write faster into it then, and nobody else can take it in between."""
             self._metadata = _Metadata(path, keep=bool(known))
             access = file_access(layout.alignment)

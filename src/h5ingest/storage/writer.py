@@ -83,6 +83,9 @@ class Writer(Protocol):
         To be called often: other ranks may depend on it.
         """
 
+    def give_up(self) -> None:
+        """After an error: write nothing any more, whatever is under way. Not collective."""
+
     def close(self) -> None:
         """End the file. Collective.
 
