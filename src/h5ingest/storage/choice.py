@@ -53,7 +53,10 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
     with agreeing(comm):
         if comm.rank == 0:
             direct = options.direct_io == "on" or (
-                options.direct_io == "auto" and not options.hints and _direct_pays(layout, out)
+                options.direct_io == "auto"
+                and not options.hints
+                and comm.n_hosts == 1  # what is a local disk to root may be another's NFS
+                and _direct_pays(layout, out)
             )
     if comm.bcast(direct):
         return Choice(PlacedWriter, "placed rows (direct I/O)", direct=True)
