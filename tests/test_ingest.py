@@ -212,7 +212,7 @@ def test_the_file_describes_itself(images: Images) -> None:
     assert libraries["HDF5"] == h5py.version.hdf5_version
     assert libraries["numpy"] == np.__version__
     assert "imagecodecs" in libraries["decoder"]
-    assert {"MPI", "imageio", "hdf5plugin"} <= libraries.keys()
+    assert {"MPI", "pillow", "hdf5plugin"} <= libraries.keys()
 
 
 def test_color_images_have_a_channel_axis(tmp_path: Path) -> None:

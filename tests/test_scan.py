@@ -34,7 +34,8 @@ from h5ingest.lines import sniff
 from h5ingest.listing import describe, write_manifest
 from h5ingest.manifest import stream
 from h5ingest.options import IngestOptions
-from h5ingest.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally, format_of
+from h5ingest.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally
+from h5ingest.signatures import format_of
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NOBODY = 65534

@@ -8,11 +8,12 @@ May not: know ranks, datasets, labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from h5ingest import formats, png
+from h5ingest import png
 from h5ingest.errors import SampleError
 from h5ingest.layout import ImageSpec
 from h5ingest.options import MAX_PIXELS
@@ -42,11 +43,15 @@ def probe(
     if data.startswith(png.SIGNATURE):
         spec = png.spec_of(data, whole=whole, raw=raw)
         if spec is not None:
-            formats.check_pixels(spec.height, spec.width, max_pixels)
+            _check_pixels(spec.height, spec.width, max_pixels)
         return spec
     if not data:
         raise SampleError("damaged", "the file is empty")
-    return formats.spec_of(data, max_pixels) if whole else None
+    if not whole:
+        return None
+    from h5ingest import formats  # with the modules that it needs: only where it is needed
+
+    return formats.open_image(data, partial(_check_pixels, max_pixels=max_pixels)).spec
 
 
 class Prober:
@@ -83,8 +88,8 @@ class Prober:
 
 def decode_into(
     data: bytes, out: NDArray[Any], *, raw: bool = False, spec: ImageSpec | None = None
-) -> None:
-    """Decode the whole file `data` into `out`.
+) -> tuple[str, ...]:
+    """Decode the whole file `data` into `out`; return kinds of notes on it (see `notes`).
 
     Args:
         data: all bytes of an image file.
@@ -97,21 +102,23 @@ def decode_into(
         SampleError: the image is damaged, or is not what `out` was made for.
     """
     if not data.startswith(png.SIGNATURE):
-        pixels = formats.read(data)
-        _check_fit(pixels.shape, pixels.dtype.name, out)
-        out[...] = pixels
-        return
+        from h5ingest import formats  # see `probe`, which has judged the size
+
+        image = formats.open_image(data, lambda *_: None)
+        _check_fit(image.spec.shape, image.spec.dtype, out)
+        out[...], notes = image.load()
+        return notes
     if spec is None:
         spec = png.spec_of(data, raw=raw)
         assert spec is not None, "the whole file tells"
         _check_fit(spec.shape, spec.dtype, out)
-    png.decode_into(data, out, spec, raw=raw)
+    return png.decode_into(data, out, spec, raw=raw)
 
 
 def decode_otherwise(data: bytes) -> NDArray[Any] | None:
     """Return the pixels by another decoder than `decode_into` uses; None where none is exact.
 
-    For PNG that is Pillow, through imageio. For other formats there is no other decoder.
+    For PNG that is Pillow. For other formats there is no other decoder.
 
     Raises:
         SampleError: it cannot read the image.
@@ -121,7 +128,9 @@ def decode_otherwise(data: bytes) -> NDArray[Any] | None:
     mode = None
     if data[25] == 3:
         mode = "RGBA" if png.has_transparency(data) else "RGB"
-    return formats.read_as(data, mode)
+    from h5ingest import formats  # see `probe`
+
+    return formats.read_png(data, mode)
 
 
 def check_intact(data: bytes) -> None:
@@ -132,6 +141,16 @@ def check_intact(data: bytes) -> None:
     """
     if data.startswith(png.SIGNATURE):
         png.check_intact(data)
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raise if a header claims more pixels than are allowed."""
+    if height * width > max_pixels:
+        raise SampleError(
+            "too large",
+            f"the header claims {width}x{height} = {height * width:,} pixels, more than "
+            f"--max-pixels {max_pixels:,}",
+        )
 
 
 def _check_fit(shape: tuple[int, ...], dtype: str, out: NDArray[Any]) -> None:

@@ -18,6 +18,7 @@ from h5ingest.errors import (
 from h5ingest.job import Job
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
+from h5ingest.notes import Note
 from h5ingest.options import IngestOptions
 from h5ingest.probing import REMEDY, Findings
 from h5ingest.provenance import provenance
@@ -35,6 +36,7 @@ class Done:
 
     failures: tuple[Failure, ...] = ()
     losses: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     n_resumed: int = 0
     digest: str = ""
     bytes_out: int = 0

@@ -1,149 +1,227 @@
-"""Every image format but PNG, through imageio: only what has a lossless uint8 or uint16 form.
+"""Every image format but PNG: only what has a lossless uint8 or uint16 form.
 
-imageio takes 0.2 s and hundreds of files to import: only a rank that meets such an image does.
+A format is read only if it is one of those of `signatures`, each by the decoder named here: TIFF by
+libtiff (see `tiff`), JPEG 2000 of 16 bits by OpenJPEG, both through imagecodecs; the others by
+Pillow. The size is checked before a decoder allocates anything, and a file that is refused is
+called by its name. Pillow takes 0.1 s to import: only a rank that meets such an image does.
 
 May not: know files, ranks, datasets.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest import headers, pillow, tiff
 from h5ingest.errors import SampleError, one_line
 from h5ingest.layout import ImageSpec
+from h5ingest.notes import MORE_IMAGES
+from h5ingest.pillow import REMEDY, Check, Loader, silence, unsupported
+from h5ingest.signatures import READ, format_of, other_format_of
+
+_REFUSALS: Final = (
+    "cannot handle",
+    "not supported",
+    "unsupported",
+    "unknown",
+    "unrecognized",
+    "not installed",
+)
+"""Words in an error that tell what is not read from what is damaged."""
 
 
-def check_pixels(height: int, width: int, max_pixels: int) -> None:
-    """Raise if a header claims more pixels than are allowed.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An image whose header has been read."""
 
-    Raises:
-        SampleError: it does.
-    """
-    if height * width > max_pixels:
-        raise SampleError(
-            "too large",
-            f"the header claims {width}x{height} = {height * width:,} pixels, more than "
-            f"--max-pixels {max_pixels:,}",
+    spec: ImageSpec
+    """What it decodes to."""
+    _format: str
+    _load: Callable[[], tuple[NDArray[Any], bool]]
+
+    def load(self) -> tuple[NDArray[Any], tuple[str, ...]]:
+        """Return (H, W) or (H, W, C) pixels as `spec` says, and kinds of notes (see `notes`).
+
+        Raises:
+            SampleError: damaged.
+        """
+        with _guarded(self._format):
+            pixels, more = self._load()
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        found = ImageSpec(
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            channels=channels,
+            dtype=pixels.dtype.name,
         )
+        if found != self.spec:
+            raise SampleError("damaged", f"the {self._format} header says {self.spec}, not {found}")
+        return pixels, (MORE_IMAGES,) if more else ()
 
 
-def spec_of(data: bytes, max_pixels: int) -> ImageSpec:
-    """Return what the whole file `data` decodes to.
+def open_image(data: bytes, check: Check) -> Opened:
+    """Read the header of the whole file `data`.
 
-    Raises:
-        SampleError: no image, damaged, too large, or of a kind that has no lossless uint8 or
-            uint16 form.
-    """
-    with _open(data) as file:
-        properties = _guarded(lambda: file.properties(index=0))  # from the header alone
-        if len(properties.shape) > 1:
-            check_pixels(properties.shape[0], properties.shape[1], max_pixels)
-        mode = _mode(file, data)
-        if mode in ("L", "RGB", "RGBA"):  # imageio hands these out as they are
-            return _spec_of(properties.shape, properties.dtype)
-        pixels = _read(file, mode)
-    return _spec_of(pixels.shape, pixels.dtype)
-
-
-def read(data: bytes) -> NDArray[Any]:
-    """Return (H, W) or (H, W, C) pixels as stored: bilevel images scaled to 0..255.
+    Args:
+        data: of any format, or of none.
+        check: is given height and width before anything of that size is allocated; may raise.
 
     Raises:
-        SampleError: as for `spec_of`.
+        SampleError: no image, damaged, or of a kind that has no lossless uint8 or uint16 form, or
+            that is not read at all; what `check` raises.
     """
-    with _open(data) as file:
-        return _read(file, _mode(file, data))
+    name = format_of(data)
+    if name is None or name not in _OPENERS:
+        other = other_format_of(data)
+        if other is None:
+            raise SampleError(
+                "not an image",
+                f"no image format that is read ({', '.join(READ)}), by its first bytes",
+            )
+        raise SampleError(
+            "unsupported", f"expected one of {', '.join(READ)}, found {other}; {REMEDY}"
+        )
+    with _guarded(name):
+        spec, load = _OPENERS[name](data, check)
+    return Opened(spec, name, load)
 
 
-def read_as(data: bytes, mode: str | None) -> NDArray[Any]:
-    """Return the pixels in a mode of Pillow's; None: as stored.
+def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
+    """Return the pixels of a PNG by Pillow, in a mode of Pillow's; None: as stored.
 
     Raises:
         SampleError: it cannot read the image.
     """
-    with _open(data) as file:
-        wanted = {} if mode is None else {"mode": mode}
-        return _plain(np.asarray(_guarded(lambda: file.read(index=0, **wanted))))
+    with _guarded("PNG"):
+        return pillow.read_png(data, mode)
 
 
-def _open(data: bytes) -> Any:
-    import imageio.v3 as iio
-    import PIL.Image
+def _open_tiff(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    page = tiff.page_of(data, check)
+    return page.spec, lambda: (tiff.pixels_of(data, page, _imagecodecs().tiff_decode), page.more)
 
-    PIL.Image.MAX_IMAGE_PIXELS = None  # --max-pixels decides, by the header, and says so
+
+def _open_jpeg2000(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    header = headers.jpeg2000(data)
+    check(header.height, header.width)
+    if header.n_channels > 4:
+        raise unsupported("JPEG 2000", f"{header.n_channels} channels")
+    if header.samples == {"uint16"}:
+        spec = ImageSpec(
+            height=header.height,
+            width=header.width,
+            channels=header.n_channels,
+            dtype="uint16",
+        )
+        return spec, lambda: (_imagecodecs().jpeg2k_decode(data), False)
+    if header.samples != {"uint8"}:
+        raise unsupported("JPEG 2000", f"{' and '.join(sorted(header.samples))} samples")
+    return pillow.open_image("JPEG 2000", data, check)
+
+
+def _open_webp(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    check(*headers.webp_size(data))  # Pillow allocates the canvas at once
+    return pillow.open_image("WebP", data, check)
+
+
+def _open_avif(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    depth = headers.avif_depth(data)
+    if depth > 8:
+        raise unsupported("AVIF", f"uint{depth} samples")
+    return pillow.open_image("AVIF", data, check)
+
+
+def _open_pnm(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    header = headers.pnm(data)
+    check(header.height, header.width)
+    end = len(data) if header.n_bytes is None else header.start + header.n_bytes
+    more = data[end : end + 64].lstrip()[:1] == b"P"
+    if header.highest <= 255:
+        spec, load = pillow.open_image("PNM", data, check)
+        return spec, lambda: (load()[0], more)
+    if header.highest != 65535 or header.n_bytes is None:
+        how = "written as text" if header.n_bytes is None else "more than 8 bits, less than 16"
+        raise unsupported("PNM", f"samples up to {header.highest} ({how})")
+    spec = ImageSpec(
+        height=header.height,
+        width=header.width,
+        channels=3 if header.kind == 6 else 1,
+        dtype="uint16",
+    )
+    if len(data) < end:
+        raise SampleError("damaged", f"the PNM file is truncated: {len(data)} of {end} bytes")
+    samples = np.frombuffer(data, ">u2", header.n_bytes // 2, header.start).reshape(spec.shape)
+    return spec, lambda: (samples.astype(np.uint16), more)
+
+
+_OPENERS: Final[dict[str, Callable[[bytes, Check], tuple[ImageSpec, Loader]]]] = {
+    "TIFF": _open_tiff,
+    "JPEG 2000": _open_jpeg2000,
+    "WebP": _open_webp,
+    "AVIF": _open_avif,
+    "PNM": _open_pnm,
+    **{name: functools.partial(pillow.open_image, name) for name in ("JPEG", "GIF", "BMP", "QOI")},
+}
+"""Who reads what; a file of any other format is refused."""
+
+
+@contextlib.contextmanager
+def _guarded(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a `SampleError`, and keep its warnings to itself."""
     try:
-        return iio.imopen(data, "r", legacy_mode=False)
-    except Exception:
-        # Any of imageio's plugins may raise anything; whatever it is, this file is no image.
-        raise SampleError("not an image", "no image format that imageio knows") from None
-
-
-def _guarded(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
+        with _quiet:
+            yield
+    except SampleError:
+        raise
+    except MemoryError:
+        raise SampleError("too large", f"not enough memory to decode this {name} file") from None
     except Exception as error:
-        # Any of imageio's plugins may raise anything; whatever it is, this file is damaged.
-        raise SampleError("damaged", one_line(error)) from None
+        # A decoder may raise anything; whatever it is, this file cannot be read.
+        text = one_line(error)
+        if type(error).__name__ == "DecompressionBombError":
+            raise SampleError("too large", f"{name}: {text}") from None
+        if any(words in text.lower() for words in _REFUSALS):
+            reason = f"a {name} file of a kind that is not read: {text}; {REMEDY}"
+            raise SampleError("unsupported", reason) from None
+        raise SampleError("damaged", f"the {name} file is damaged or truncated: {text}") from None
 
 
-def _mode(file: Any, data: bytes) -> str | None:
-    """Return Pillow's name for the kind of pixels, once it is known that none is lost.
+class _Quiet:
+    """Python's warnings off while at least one thread is inside (reentrant)."""
 
-    `P+A` stands for a palette with a transparent colour; None: not read by Pillow.
-    """
-    about = _guarded(lambda: file.metadata(index=0, exclude_applied=False))
-    mode: str | None = about.get("mode")
-    if mode is None:
-        return None
-    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
-        raise SampleError(
-            "unsupported",
-            f"expected unsigned 8- or 16-bit samples, found mode {mode} "
-            f"({_guarded(lambda: file.properties(index=0)).dtype}); convert it",
-        )
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        _check_tiff(data, mode)
-    return "P+A" if mode in ("P", "PA") and "transparency" in about else mode
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._off = contextlib.ExitStack()
 
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                self._off.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._n_inside += 1
 
-def _check_tiff(data: bytes, mode: str) -> None:
-    """Refuse what Pillow would cut to 8 bits, or read as unsigned, without a word."""
-    import PIL.Image
-
-    with _guarded(lambda: PIL.Image.open(io.BytesIO(data))) as image:
-        bits = tuple(image.tag_v2.get(258, (1,)))  # BitsPerSample
-        signs = tuple(image.tag_v2.get(339, (1,)))  # SampleFormat; 1: unsigned
-    expected = 16 if mode.startswith("I;16") else 1 if mode == "1" else 8
-    if any(sign != 1 for sign in signs) or (max(bits) > expected):
-        raise SampleError(
-            "unsupported",
-            f"expected unsigned 8- or 16-bit gray or 8-bit colour in a TIFF file, found samples of "
-            f"{bits} bits and formats {signs}; convert it to PNG",
-        )
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                self._off.close()
 
 
-def _read(file: Any, mode: str | None) -> NDArray[Any]:
-    wanted = {"mode": "RGBA"} if mode == "P+A" else {}
-    return _plain(np.asarray(_guarded(lambda: file.read(index=0, **wanted))))
+_quiet: Final = _Quiet()
 
 
-def _plain(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return bilevel pixels as 0 and 255, and others in this machine's byte order."""
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+def _imagecodecs() -> Any:
+    silence("imagecodecs")
+    import imagecodecs
 
-
-def _spec_of(shape: tuple[int, ...], dtype: Any) -> ImageSpec:
-    channels = shape[2] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 2, 3, 4):
-        raise SampleError("unsupported", f"expected one 2-D image, found an array of {shape}")
-    if np.dtype(dtype).name not in ("uint8", "uint16"):
-        raise SampleError("unsupported", f"expected 8- or 16-bit samples, found {np.dtype(dtype)}")
-    height, width = shape[:2]
-    return ImageSpec(height=height, width=width, channels=channels, dtype=np.dtype(dtype).name)
+    return imagecodecs

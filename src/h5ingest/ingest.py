@@ -32,6 +32,7 @@ from h5ingest.interrupt import Interrupt, StopRequested
 from h5ingest.job import Job, Nobody, Watch
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
+from h5ingest.notes import Notes
 from h5ingest.options import IngestOptions
 from h5ingest.pipeline import Pipeline, images_of
 from h5ingest.png import END
@@ -145,6 +146,7 @@ def _ingest(job: Job) -> IngestReport:
         image=layout.description,
         conversions=findings.conversions,
         losses=done.losses,
+        notes=done.notes,
         warnings=layout.warnings,
         n_ranks=comm.size,
         writer=choice.why,
@@ -198,6 +200,7 @@ def _make(
         finished = Done(
             failures=tuple(failures),
             losses=describe_losses(losses, n_resumed, job.options),
+            notes=Notes.of_all(comm.allgather(work.notes.to_plain())),
             n_resumed=n_resumed,
         )
         return finish(job, layout, manifest, findings, writer, finished)

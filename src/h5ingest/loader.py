@@ -6,6 +6,7 @@ know a writer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, islice
 from typing import Any, Final
@@ -152,10 +153,13 @@ class Loader:
         try:
             if isinstance(data, SampleError):
                 raise data
-            size = self._decode(data, image, counts)
+            size, notes = self._decode(data, image, counts)
             book.status[k] = STATUS_OK
             if counts:
                 work.n_read_bytes += len(data)
+                for kind in notes:
+                    path = os.fsdecode(samples.paths[k])
+                    work.notes.add(kind, int(samples.indices[k]), path)
         except SampleError as error:
             image[...] = 0
             book.status[k] = STATUS_FAILED
@@ -166,8 +170,10 @@ class Loader:
         self._beat()
         return size
 
-    def _decode(self, data: bytes, image: NDArray[Any], counts: bool) -> tuple[int, int] | None:
-        """Fill `image`; return the size of what is in it."""
+    def _decode(
+        self, data: bytes, image: NDArray[Any], counts: bool
+    ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+        """Fill `image`; return the size of what is in it, and kinds of notes on it."""
         options = self._options
         if image.ndim == 1:
             if not len(image) or len(data) != len(image):
@@ -175,12 +181,12 @@ class Loader:
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
             check_intact(data)
             image[...] = np.frombuffer(data, np.uint8)
-            return None
+            return None, ()
         spec = self._probe(data)
         assert spec is not None, "the whole file tells"
         if spec.shape == image.shape and spec.dtype == image.dtype:
-            decode_into(data, image, raw=self._raw, spec=spec)
-            return spec.height, spec.width
+            notes = decode_into(data, image, raw=self._raw, spec=spec)
+            return (spec.height, spec.width), notes
         channels = image.shape[2] if image.ndim == 3 else 1
         lossy = spec.dtype == "uint16" and image.dtype == np.uint8 and not options.reduce_depth
         if (
@@ -190,9 +196,9 @@ class Loader:
         ):  # what the header said when it was probed did fit
             raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
         pixels = np.empty(spec.shape, spec.dtype)
-        decode_into(data, pixels, raw=self._raw, spec=spec)
+        notes = decode_into(data, pixels, raw=self._raw, spec=spec)
         losses = Losses()
         size = convert_into(pixels, image, self._fit, losses)
         if counts:
             self._work.losses.add(losses)
-        return size
+        return size, notes

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from h5ingest.errors import SampleError, one_line
 from h5ingest.layout import ImageSpec
+from h5ingest.notes import MORE_IMAGES
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 END: Final = b"\0\0\0\0IEND\xaeB`\x82"
@@ -66,8 +67,10 @@ def spec_of(data: bytes, *, whole: bool = True, raw: bool = False) -> ImageSpec 
     return None if transparent is None else _spec(data[8:33], transparent, raw)
 
 
-def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = False) -> None:
-    """Decode a PNG.
+def decode_into(
+    data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = False
+) -> tuple[str, ...]:
+    """Decode a PNG; return kinds of notes on it.
 
     Args:
         data: the whole file.
@@ -81,6 +84,7 @@ def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = 
     if not data.endswith(END) and not _is_complete(data):
         # The decoders stop at the last row: they never look for the end of the file.
         raise SampleError("damaged", "the file is truncated: no IEND chunk at its end")
+    notes = (MORE_IMAGES,) if data[37:41] != b"IDAT" and _is_animated(data) else ()
     fast = _fast(data[8:33], spec.channels)
     if fast is not None:
         decode, size, mode = fast
@@ -90,7 +94,7 @@ def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = 
             _check_refusal(error)
         else:
             out[...] = pixels if spec.channels > 1 else pixels[:, :, 0]
-            return
+            return notes
     scale = 1
     if raw and data[25] in (0, 3) and (data[24] < 8 or data[25] == 3):
         data, scale = _as_plain_gray(data), 255 // (2 ** data[24] - 1)
@@ -102,6 +106,7 @@ def decode_into(data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = 
         raise AssertionError("the PNG decoder returned another array than the one to fill")
     if scale > 1:
         out //= out.dtype.type(scale)
+    return notes
 
 
 class Alike:
@@ -118,6 +123,7 @@ class Alike:
         start = next(start for kind, start, _ in _chunks(data, 33) if kind == b"IDAT")
         self._head = data[:start]
         self._kind = slice(start + 4, start + 8)
+        self._noted = _is_animated(data)
 
     def fits(self, data: bytes) -> bool:
         """Return whether the file that begins with `data` is one of them."""
@@ -132,7 +138,7 @@ class Alike:
             files: whole files, at least one.
             out: (n, *shape) of the spec's shape and dtype; C-contiguous.
         """
-        fast = _fast(self._head[8:33], self.spec.channels)
+        fast = None if self._noted else _fast(self._head[8:33], self.spec.channels)
         if fast is None or out.shape[1:] != self.spec.shape or out.dtype != self.spec.dtype:
             return False
         decode, size, mode = fast
@@ -281,6 +287,14 @@ def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
         if not whole:
             return None
     raise SampleError("damaged", "no image data: the file has no IDAT chunk")
+
+
+def _is_animated(data: bytes) -> bool:
+    """Return whether an acTL chunk, before the pixels, says that there are more frames."""
+    for kind, *_ in _chunks(data, 33):
+        if kind in (b"IDAT", b"acTL"):
+            return kind == b"acTL"
+    return False
 
 
 def _is_complete(data: bytes) -> bool:

@@ -138,6 +138,10 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
         table.add_row("converted", text)
     for text in report.losses:
         table.add_row("dropped", text)
+    for note in report.notes:
+        table.add_row("note", str(note))
+    if report.notes and report.n_resumed:
+        table.add_row("note", f"not looked at: the {report.n_resumed:,} images stored earlier")
     if report.failures:
         table.add_row("failed", f"{len(report.failures):,}, stored as zeros with status 2")
     ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"

@@ -25,7 +25,7 @@ _SLURM: Final = {
     "slurm_array_task": "SLURM_ARRAY_TASK_ID",
 }
 """Name in the file -> variable that SLURM sets, where it applies (sbatch(1), output variables)."""
-_PACKAGES: Final = ("numpy", "imageio", "hdf5plugin")
+_PACKAGES: Final = ("numpy", "pillow", "hdf5plugin")
 
 
 def provenance(

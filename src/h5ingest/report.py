@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.errors import Failure, OutputError
+from h5ingest.notes import Note
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -47,6 +48,8 @@ class IngestReport:
     """What conversions dropped, a line for each kind; of the images that this run stored."""
     warnings: tuple[str, ...] = ()
     """What the user should know of the cost."""
+    notes: tuple[Note, ...] = ()
+    """What the user should know of images, a note for each kind; of those that this run stored."""
     n_ranks: int
     """Processes that worked."""
     writer: str

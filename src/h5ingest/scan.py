@@ -10,7 +10,6 @@ May not: decode an image (the first bytes of a file tell what it is), know ranks
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -19,24 +18,10 @@ from typing import Final
 
 from h5ingest import source
 from h5ingest.errors import SampleError, UsageError
+from h5ingest.signatures import format_of
 
 HEAD_BYTES: Final = 32
-"""Read of each file: enough for every format below."""
-
-_MAGIC: Final = re.compile(
-    rb"(?P<PNG>\x89PNG\r\n\x1a\n)"
-    rb"|(?P<JPEG>\xff\xd8\xff)"
-    rb"|(?P<GIF>GIF8[79]a)"
-    rb"|(?P<TIFF>II[*+]\0|MM\0[*+])"  # +: BigTIFF
-    rb"|(?P<WebP>RIFF.{4}WEBP)"
-    # Two letters are little: 4 reserved bytes are zero, and a header has one of these lengths.
-    rb"|(?P<BMP>BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3})"
-    rb"|(?P<JPEG_2000>\0{3}\x0cjP  |\xff\x4f\xff\x51)"
-    rb"|(?P<AVIF>.{4}ftypavi[fs])"
-    rb"|(?P<PNM>P[1-6]\s+[0-9#])"
-    rb"|(?P<QOI>qoif)",
-    re.DOTALL,
-)
+"""Read of each file: enough for the signature of every format."""
 
 EXTENSIONS: Final = {
     b".png": "PNG", b".apng": "PNG", b".jpg": "JPEG", b".jpeg": "JPEG", b".jpe": "JPEG",
@@ -110,16 +95,6 @@ def note(book: Noted, reason: str, path: bytes) -> None:
     """Count a path under a reason, and keep it if it is one of the first."""
     count, paths = book.get(reason, (0, []))
     book[reason] = count + 1, paths if count >= SHOWN else [*paths, path]
-
-
-def format_of(head: bytes) -> str | None:
-    r"""Return the name of the image format that a file with these first bytes has, if any.
-
-    >>> format_of(b"\xff\xd8\xff\xe0\x00\x10JFIF"), format_of(b"<html>")
-    ('JPEG', None)
-    """
-    match = _MAGIC.match(head)
-    return match.lastgroup.replace("_", " ") if match and match.lastgroup else None
 
 
 class Scan:

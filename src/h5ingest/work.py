@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from h5ingest.convert import Losses
 from h5ingest.errors import Failure
+from h5ingest.notes import Notes
 from h5ingest.samples import Samples
 
 
@@ -33,6 +34,8 @@ class Work:
     """(group, element) where a portion began inside an image, which was decoded once more."""
     losses: Losses = field(default_factory=Losses)
     """What conversions dropped."""
+    notes: Notes = field(default_factory=Notes)
+    """What else is worth knowing of images that were stored."""
     read_s: float = 0.0
     """Seconds in waiting for files."""
     decode_s: float = 0.0
