@@ -38,6 +38,7 @@ from support import (
     write_png,
 )
 
+from h5ingest import outfiles
 from h5ingest.bench import measure, reading, storage, ways
 from h5ingest.bench.corpus import Corpus, gather
 from h5ingest.bench.ways import LmdbFiles, LmdbRaw, by_pillow
@@ -266,6 +267,9 @@ def test_storage_writes_what_it_says(stored: tuple[Path, dict[str, Any], str]) -
     names = ["results.json", "index.html", *(f"{name}.png" for name in PICTURES)]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert printed.splitlines()[-len(names) :] == [str(out / name) for name in names]
+    kinds = {".json": outfiles.RESULTS, ".html": outfiles.PAGE, ".png": outfiles.PICTURE}
+    for name in names:
+        outfiles.check(out / name, kinds[Path(name).suffix])  # it may be written again
     assert printed.count("h5ingest, zstd:3") == 3, "a row for each number of images"
     assert "Cutoffs 100, 7,000 are more than there are: all images were taken." in printed
     for name in PICTURES:

@@ -142,7 +142,7 @@ def test_what_cannot_be_read_as_a_lock_is_left_alone_until_it_is_old(
     runner: Runner, tmp_path: Path
 ) -> None:
     out, lock = tmp_path / "out.h5", tmp_path / "out.h5.lock"
-    for junk in (b"", b"junk", b"[" * 100_000, b'{"pid": [1]}'):
+    for junk in (b"", b"junk", b"[" * 100_000, b'{"pid": [1]}', b'{"token": '):
         lock.write_bytes(junk)
         completed = runner.run("stack", out)
         assert completed.returncode == 5, explain(completed)
@@ -150,6 +150,25 @@ def test_what_cannot_be_read_as_a_lock_is_left_alone_until_it_is_old(
     long_ago = time.time() - 301
     os.utime(lock, (long_ago, long_ago))
     runner.check("stack", out, runner.run("stack", out), resumed=False)
+
+
+def test_what_is_no_lock_is_never_taken_away(runner: Runner, tmp_path: Path) -> None:
+    """Nor what only has a name like those beside it, when a lock is taken over."""
+    out, lock, notes = (tmp_path / f"out.h5{ending}" for ending in ("", ".lock", ".lock.notes"))
+    long_ago = time.time() - 301
+    for file in (lock, notes):
+        file.write_text("precious")
+        os.utime(file, (long_ago, long_ago))
+    completed = runner.run("stack", out)
+    assert completed.returncode == 5, explain(completed)
+    assert "out.h5.lock: expected the lock of a job that is gone" in completed.stderr
+    assert lock.read_text() == "precious"
+    lock.write_text("")
+    os.utime(lock, (long_ago, long_ago))
+    completed = runner.run("stack", out)
+    assert notes.read_text() == "precious"
+    notes.unlink()
+    runner.check("stack", out, completed, resumed=False)
 
 
 def test_of_many_that_take_over_at_once_exactly_one_succeeds(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ def test_an_output_that_exists_is_kept(flavour: Flavour, table: Table, tmp_path:
     completed = flavour.run(2, table.manifest, tmp_path / "out.h5")
     assert completed.returncode == 5, explain(completed)
     assert len(error_lines(completed)) == 1
-    assert "exists already; --overwrite" in completed.stderr
+    assert "exists already, as a text file" in completed.stderr
     assert (tmp_path / "out.h5").read_text() == "precious"
 
 

@@ -581,12 +581,15 @@ def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
 
 def test_the_old_file_stays_until_the_new_one_is_whole(alone: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    out.write_bytes(b"the old one")
+    other = write_manifest(tmp_path / "other.txt", [alone.images.file("stack", 3)])
+    ingest(other, out)
+    other.unlink()
+    before = out.read_bytes()
     for site, when in (("mark", "after"), ("publish", "before"), ("rename", "before")):
         fault = {"act": "kill", "site": site, "when": when}
         completed = alone.run("stack", out, 1, [fault], "--overwrite")
         assert completed.returncode == -9, explain(completed)
-        assert out.read_bytes() == b"the old one"
+        assert out.read_bytes() == before
     completed = alone.run("stack", out, 1, (), "--overwrite")
     alone.check("stack", out, completed, resumed=True)
 

@@ -10,15 +10,19 @@ import numpy as np
 
 from h5ingest import __version__
 from h5ingest.comm import agreeing
-from h5ingest.errors import OutputError
+from h5ingest.errors import Failure, OutputError
 from h5ingest.job import Job
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
+from h5ingest.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
+from h5ingest.provenance import source_date
 from h5ingest.samples import Samples
 from h5ingest.storage.choice import Choice
 from h5ingest.storage.datasets import hdf5_version
+from h5ingest.storage.existing import refuse_existing
 from h5ingest.storage.filters import canonical
 from h5ingest.storage.journal import Journal, Records
+from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.state import begin, discard, done_spans
 from h5ingest.storage.stripes import create_empty, hints
@@ -39,32 +43,57 @@ def check_output(job: Job) -> None:
     """Raise if the output cannot be made, before any work is done. Root only."""
     out = job.beside.out
     folder = out.parent
-    if not folder.is_dir():
+    check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.beside.all))
+    source_date()
+    if not os.path.isdir(folder):
         raise OutputError(f"{out}: expected an existing folder {folder}; make it first")
+    most = os.pathconf(folder, "PC_NAME_MAX") - LONGEST_ENDING
+    if len(os.fsencode(out.name)) > most:
+        raise OutputError(
+            f"{out}: expected a name of at most {most} bytes, found {len(os.fsencode(out.name))}: "
+            f"names beside it are made of it, up to {LONGEST_ENDING} bytes longer"
+        )
     if out.is_dir():
         raise OutputError(f"{out}: expected the name of a file to make, found a folder")
     if job.options.dry_run or not any(map(os.path.lexists, (job.beside.journal, job.beside.lock))):
         _refuse_existing(job)
+    check(job.beside.failed, FAILURES)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: no permission to create files in {folder}")
 
 
 def check_left(job: Job) -> None:
-    """Take away what a job left that was killed right after it had published. Root only.
+    """Take away what a job left that was killed as it published, or right after. Root only.
 
     Not before the lock is ours: for a moment, that of a living job looks the same.
     """
     beside = job.beside
-    if beside.out.exists() and not os.path.lexists(beside.partial):
+    if not job.options.restart and not os.path.lexists(beside.partial):
+        check(beside.journal, JOURNAL)  # a new one is about to take its place
+    unfinished = os.path.lexists(beside.partial) and not is_same(beside.partial, beside.out)
+    if os.path.lexists(beside.out) and not unfinished:
         discard(beside)
     _refuse_existing(job)
 
 
 def _refuse_existing(job: Job) -> None:
-    if job.beside.out.exists() and not job.options.overwrite:
-        raise OutputError(
-            f"{job.beside.out}: exists already; --overwrite replaces it once the new one is whole"
-        )
+    options = job.options
+    refuse_existing(job.beside.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
+
+
+def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
+    """Raise if OUT, which is to be replaced, is one of the manifest's own files. Collective.
+
+    An HDF5 file is no image, so it is among this rank's failures if it is a source at all.
+    """
+    with agreeing(job.comm):
+        for failure in failures:
+            path = os.path.join(job.root, os.fsencode(failure.path))
+            if failure.kind != "missing" and is_same(os.path.realpath(path), job.beside.out):
+                raise OutputError(
+                    f"{job.beside.out}: is a file of the manifest (sample {failure.index}: "
+                    f"{failure.path}) and is not replaced: name another OUT"
+                )
 
 
 def about_job(

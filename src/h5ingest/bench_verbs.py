@@ -12,6 +12,7 @@ import typer
 from h5ingest.errors import IngestError, OutputError, SetupError, UsageError
 from h5ingest.launcher import launcher_rank
 from h5ingest.options import IngestOptions
+from h5ingest.outfiles import PAGE, PICTURE, RESULTS, check, write
 from h5ingest.printing import Status, separator, write_json
 from h5ingest.verbs import on_one_rank
 
@@ -82,10 +83,10 @@ def storage(
         options = IngestOptions(root=root, delimiter=separator(delimiter))
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
-    _make_folder(out)
     from h5ingest.bench import storage as experiment
     from h5ingest.bench import storage_figures, storage_page
 
+    _make_folder(out, "index.html", *(f"{name}.png" for name in storage_figures.CAPTIONS))
     with Status() as status:
         report = experiment.measure(
             manifest, options, out, cutoffs=counts, n_runs=runs, tell=status
@@ -136,7 +137,7 @@ def read(
         options = IngestOptions(root=root, delimiter=separator(delimiter))
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
-    _make_folder(out)
+    _make_folder(out, "read.png")
     from h5ingest.bench import reading, reading_figures, reading_report
 
     with Status() as status:
@@ -246,7 +247,7 @@ def scaling(
         reader_counts = _readers(readers)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
-    _make_folder(out)
+    _make_folder(out, "scaling.png")
     from h5ingest.bench import scaling as experiment
     from h5ingest.bench import scaling_figures, scaling_report
 
@@ -310,23 +311,24 @@ def _require_packages(*names: str) -> None:
         )
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *names: str) -> None:
+    """Make the folder of the results, and look at what has the names of the files to come."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("results.json", *names):
+            check(folder / name, _KINDS[Path(name).suffix])
     except OSError as error:
-        raise OutputError(f"--out {folder}: {error.strerror}") from None
+        raise OutputError(f"--out {folder}: {error.strerror or error}") from None
 
 
 def _publish(folder: Path, results: dict[str, object], files: dict[str, bytes]) -> None:
     """Write results.json and the files, each of them whole or not at all, and say where."""
     write_json("--out", folder / "results.json", results)
     for name, content in files.items():
-        beside = folder / f"{name}.partial"
-        try:
-            beside.write_bytes(content)
-            beside.replace(folder / name)
-        except OSError as error:
-            raise OutputError(f"--out {folder / name}: {error.strerror}") from None
+        write(folder / name, content, _KINDS[Path(name).suffix])
     print()
     for name in ("results.json", *files):
         print(folder / name)
+
+
+_KINDS: Final = {".json": RESULTS, ".html": PAGE, ".png": PICTURE}

@@ -158,9 +158,12 @@ def _ingest(request: Request, comm: Comm) -> int:
             )
     except SamplesFailedError as error:
         if comm.rank == 0 and request.report is not None:
-            from h5ingest.printing import write_report
+            from h5ingest.printing import warn, write_report
 
-            write_report(request.report, error)
+            try:
+                write_report(request.report, error)
+            except OutputError as also:  # which images failed matters more
+                warn(str(also))
         raise
     if comm.rank == 0:
         from h5ingest.printing import tell

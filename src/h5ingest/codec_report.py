@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from h5ingest.errors import Failure, OutputError, SetupError
+from h5ingest.outfiles import PICTURE, PNG_TEXT, write
 
 DISK_MB_S: Final = 100.0
 """What `balanced` takes a shared disk to deliver to one of many processes."""
@@ -218,10 +219,17 @@ def draw(report: CodecReport, path: Path) -> None:
         for m in report.measured
     }
     _label(figure, axes, texts)
+    format_ = path.suffix[1:].lower() or "png"
     try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:  # ValueError: a format that it does not know
-        raise OutputError(f"--plot {path}: {error}") from None
+        write(
+            path,
+            lambda file: figure.savefig(
+                file, format=format_, metadata=PNG_TEXT if format_ == "png" else None
+            ),
+            PICTURE,
+        )
+    except (OutputError, ValueError) as error:  # ValueError: a format that it does not know
+        raise OutputError(f"--plot {error}") from None
 
 
 def _label(figure: Any, axes: Any, texts: dict[Measured, str]) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import h5py
 import numpy as np
 
+from h5ingest import outfiles
 from h5ingest.errors import OutputError
 
 _CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
@@ -100,10 +101,10 @@ def write(json_file: Path, hdf5_file: Path) -> None:
         content = describe(hdf5_file)
         if json_file.exists():
             content = _keep_by_hand(json.loads(json_file.read_text("utf-8")), content)
-        beside = json_file.with_name(json_file.name + ".partial")
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        beside.write_text(text, "utf-8", "replace")
-        beside.replace(json_file)
+        outfiles.write(json_file, text.encode("utf-8", "replace"), outfiles.CROISSANT)
+    except OutputError as error:
+        raise OutputError(f"--croissant {error}") from None
     except ValueError as error:
         raise OutputError(
             f"--croissant {json_file}: expected Croissant metadata to write again, found other "

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import OutputError
+from h5ingest import outfiles
 
 INK, DIM = (25, 25, 30), (120, 120, 128)
 _LINE, _PAPER = (205, 205, 210), (255, 255, 255)
@@ -171,15 +171,23 @@ def cut(text: str, width: int, size: int) -> str:
 
 
 def save(paper: Any, file: Path) -> None:
-    """Write a PNG, complete or not at all; a file of that name is replaced.
+    """Write a PNG, complete or not at all; an earlier one of h5ingest is replaced.
 
     Raises:
         OutputError: it cannot be written.
     """
-    beside = file.with_name(file.name + ".partial")
-    try:
-        paper.save(beside, format="PNG", optimize=True)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"{file}: {error.strerror or error}") from None
+    outfiles.write(
+        file,
+        lambda stream: paper.save(stream, format="PNG", optimize=True, pnginfo=signed()),
+        outfiles.PICTURE,
+    )
+
+
+def signed() -> Any:
+    """Return what Pillow has to write into a PNG, so that it is known as one of h5ingest."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for name, text in outfiles.PNG_TEXT.items():
+        info.add_text(name, text)
+    return info

@@ -11,6 +11,7 @@ from h5ingest.division import Portion
 from h5ingest.errors import (
     Failure,
     IngestError,
+    OutputError,
     SampleError,
     SamplesFailedError,
     describe_failures,
@@ -23,6 +24,7 @@ from h5ingest.options import IngestOptions
 from h5ingest.probing import REMEDY, Findings
 from h5ingest.provenance import provenance
 from h5ingest.report import write_failures
+from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.joints import Torn, blank, find_torn, undo
 from h5ingest.storage.journal import Journal
 from h5ingest.storage.state import discard
@@ -38,6 +40,7 @@ class Done:
     losses: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     n_resumed: int = 0
+    warnings: tuple[str, ...] = ()
     digest: str = ""
     bytes_out: int = 0
 
@@ -127,14 +130,33 @@ def finish(
                 beat=lambda: job.final_beat(pulse),
             )
             job.check_lock()
-            publish(job.beside.partial, job.beside.out)
-            discard(job.beside)
-            done = replace(done, digest=digest, bytes_out=job.beside.out.stat().st_size)
+            with output_errors(f"{job.beside.partial}: cannot be looked at"):
+                done = replace(done, digest=digest, bytes_out=job.beside.partial.stat().st_size)
+            options = job.options
+            notice = publish(
+                job.beside.partial,
+                job.beside.out,
+                overwrite=options.overwrite,
+                foreign=options.overwrite_foreign,
+            )
+            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
         except IngestError as caught:
             error = caught
     pulse.finish(lambda: (job.interrupt.requested,))
     agree(job.comm, error)
     return job.comm.bcast(done)
+
+
+def _tidy(job: Job) -> str:
+    """Take away what is beside the published file; return what went wrong, if anything. Root only.
+
+    From the moment that OUT has its name the job has succeeded: this can only be told.
+    """
+    try:
+        discard(job.beside)
+    except OutputError as error:
+        return f"{job.beside.out} is complete, what was beside it stays: {error}"
+    return ""
 
 
 def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:

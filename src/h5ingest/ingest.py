@@ -19,6 +19,7 @@ from h5ingest.beginning import (
     check_output,
     keep_freed_memory,
     mpi_hints,
+    refuse_sources,
 )
 from h5ingest.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.convert import Losses
@@ -119,6 +120,7 @@ def _ingest(job: Job) -> IngestReport:
             job.finish(pulse, 0, 0, 0)
         job.stop_if_asked()
         assert probed is not None, "who stops early says so"
+        refuse_sources(job, probed.failures)
         try:
             findings = agree_on_images(probed, manifest, job.root, options, comm)
         except SamplesFailedError as error:
@@ -147,7 +149,7 @@ def _ingest(job: Job) -> IngestReport:
         conversions=findings.conversions,
         losses=done.losses,
         notes=done.notes,
-        warnings=layout.warnings,
+        warnings=layout.warnings + done.warnings,
         n_ranks=comm.size,
         writer=choice.why,
         bytes_in=findings.n_bytes,

@@ -19,6 +19,7 @@ from h5ingest.interrupt import Interrupt, StopRequested
 from h5ingest.options import MIB, IngestOptions
 from h5ingest.pulse import Pulse
 from h5ingest.report import Spread
+from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.lock import Fence, Lock
 from h5ingest.storage.state import Beside
 
@@ -184,7 +185,8 @@ class Job:
         Raises:
             OutputError: it has not; says how much is needed and how much is free.
         """
-        free, used = self._space()
+        with output_errors(f"{self.beside.out}: its folder cannot be looked at"):
+            free, used = self._space()
         if free + used < n_bytes:
             raise OutputError(
                 f"{self.beside.out}: {n_bytes - used:,} bytes are needed, {free:,} {_FREE} "
@@ -206,7 +208,10 @@ class Job:
         try:
             yield
         except OutputError as error:
-            free, used = self._space()
+            try:
+                free, used = self._space()
+            except OSError:  # the folder is gone
+                raise error from None
             text = str(error)
             full = free < _LITTLE_BYTES or any(word in text for word in _FULL)
             if not full or _FREE in text:

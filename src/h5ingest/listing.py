@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from h5ingest.cells import all_integers
 from h5ingest.errors import ManifestError, OutputError, UsageError
+from h5ingest.outfiles import MANIFEST, check, write
 from h5ingest.scan import EXTENSIONS, SHOWN, Noted, Scan, ScanOptions, Tally, note
 
 
@@ -59,6 +60,7 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
         found = "a file" if os.path.exists(base) else "no such folder"
         raise UsageError(f"{folder}: expected a folder, found {found}")
     if isinstance(out, Path):
+        check(out, MANIFEST)
         if not options.overwrite and os.path.lexists(out):
             raise OutputError(f"{out}: exists; --overwrite replaces it")
         name, home = str(out), out.parent
@@ -74,26 +76,20 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
             _check(folder, tally, options)
             rows.seek(0)
             if isinstance(out, Path):
-                _publish(rows, out)
+                write(
+                    out,
+                    lambda file: shutil.copyfileobj(rows, file),
+                    MANIFEST,
+                    replace=options.overwrite,
+                )
             else:
                 shutil.copyfileobj(rows, out)
                 out.flush()
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{name}: cannot be written: {error.strerror}") from None
     return tally
-
-
-def _publish(rows: IO[bytes], out: Path) -> None:
-    beside = out.with_name(out.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            shutil.copyfileobj(rows, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(out)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:

@@ -14,7 +14,8 @@ from h5ingest import option_types as opt
 from h5ingest.cli import Request, VerifyRequest
 from h5ingest.errors import IngestError, UsageError
 from h5ingest.options import MAX_PIXELS, IngestOptions, parse_size
-from h5ingest.printing import check_folder, separator
+from h5ingest.outfiles import CROISSANT, RESULTS, check_distinct
+from h5ingest.printing import check_target, separator
 
 
 def ingest(
@@ -50,6 +51,7 @@ def ingest(
     peer_timeout: opt.PeerTimeout = 300.0,
     restart: opt.Restart = False,
     overwrite: opt.Overwrite = False,
+    overwrite_foreign: opt.OverwriteForeign = False,
     dry_run: opt.DryRun = False,
     progress: opt.IngestProgress = "auto",
     report: opt.Report = None,
@@ -67,6 +69,8 @@ def ingest(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 output,
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
+    from h5ingest.storage.state import Beside  # not for --help
+
     try:
         options = IngestOptions(
             root=root,
@@ -98,10 +102,17 @@ def ingest(
             peer_timeout_s=peer_timeout,
             restart=restart,
             overwrite=overwrite,
+            overwrite_foreign=overwrite_foreign,
             dry_run=dry_run,
         )
-        check_folder("--report", report)
-        check_folder("--croissant", croissant)
+        check_distinct(
+            ("MANIFEST", manifest),
+            *(("OUT", path) for path in Beside(out).all),
+            ("--report", report),
+            ("--croissant", croissant),
+        )
+        check_target("--report", report, RESULTS)
+        check_target("--croissant", croissant, CROISSANT)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
     ctx.obj.request = Request(
@@ -152,7 +163,8 @@ def verify(
     5 OUT cannot be read or is no file of h5ingest.
     """
     try:
-        check_folder("--report", report)
+        check_distinct(("OUT", out), ("--report", report))
+        check_target("--report", report, RESULTS)
         if root is not None and not sources:
             raise UsageError("--root goes with --sources")
     except IngestError as error:

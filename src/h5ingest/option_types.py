@@ -233,7 +233,19 @@ Restart = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    _trouble("--overwrite", help="Replace OUT, once the new file is complete."),
+    _trouble(
+        "--overwrite",
+        help="Replace OUT, once the new file is complete, if h5ingest wrote it. What is no HDF5 "
+        "file is never replaced.",
+    ),
+]
+OverwriteForeign = Annotated[
+    bool,
+    _trouble(
+        "--overwrite-foreign",
+        help="With --overwrite: replace OUT even if it is an HDF5 file that something else wrote, "
+        "or that is damaged.",
+    ),
 ]
 DryRun = Annotated[
     bool,

@@ -124,6 +124,8 @@ class IngestOptions:
     """Discard what an unfinished job left, instead of going on with it."""
     overwrite: bool = False
     """Replace an existing output, once the new one is whole."""
+    overwrite_foreign: bool = False
+    """With `overwrite`: replace even an HDF5 file that h5ingest did not write."""
     dry_run: bool = False
     """Stop after the probe and report what would be made."""
 
@@ -220,6 +222,8 @@ class IngestOptions:
                 "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
                 "--compression or --shuffle"
             )
+        if self.overwrite_foreign and not self.overwrite:
+            raise UsageError("--overwrite-foreign goes with --overwrite")
         if self.samples == "raw" and self.channels != "auto":
             raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
         if self.samples == "raw" and self.reduce_depth:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from h5ingest.errors import OutputError, SamplesFailedError, UsageError
 from h5ingest.options import size
-from h5ingest.report import IngestReport, replace_text
+from h5ingest.outfiles import RESULTS, Kind, check, write
+from h5ingest.report import IngestReport
 
 if TYPE_CHECKING:
     from h5ingest.cli import Request, VerifyRequest
@@ -20,10 +24,20 @@ _MOST_SHOWN: Final = 20
 """Bad rows that are printed; the report has all."""
 
 
-def check_folder(option: str, file: Path | None) -> None:
-    """Raise `UsageError` if a file that is to be written has no folder."""
-    if file is not None and not file.parent.is_dir():
+def check_target(option: str, file: Path | None, kind: Kind) -> None:
+    """Look at the place of a file that is to be written, before any work is done.
+
+    Raises:
+        UsageError: it has no folder, or something else has its name.
+    """
+    if file is None:
+        return
+    if not os.path.isdir(file.parent):
         raise UsageError(f"{option}: expected an existing folder {file.parent}")
+    try:
+        check(file, kind)
+    except OutputError as error:
+        raise UsageError(f"{option} {error}") from None
 
 
 def separator(text: str | None) -> str | None:
@@ -51,19 +65,39 @@ class Status:
 
 
 def tell(report: IngestReport, request: Request) -> None:
-    """Print the report as a short table, and write it as JSON where asked.
+    """Write the report and the metadata where asked, and print the report as a short table.
+
+    The HDF5 file is complete, so the job has succeeded: what cannot be written is told, no more.
 
     Raises:
-        OutputError: a JSON file cannot be written (the HDF5 file is complete).
+        OutputError: on a dry run, the JSON file cannot be written.
     """
-    if not request.quiet:
-        _print_report(report, verbose=request.verbose)
     if request.report is not None:
-        write_report(request.report, report)
+        with _told_only(report):
+            write_report(request.report, report)
     if request.croissant is not None and not report.dry_run:
         from h5ingest import croissant
 
-        croissant.write(request.croissant, request.out)
+        with _told_only(report):
+            croissant.write(request.croissant, request.out)
+    if not request.quiet:
+        _print_report(report, verbose=request.verbose)
+
+
+@contextlib.contextmanager
+def _told_only(report: IngestReport) -> Iterator[None]:
+    """Print an error of the block as a warning, if OUT has been made."""
+    try:
+        yield
+    except OutputError as error:
+        if report.dry_run:
+            raise
+        warn(f"{error}. {report.out} is complete.")
+
+
+def warn(text: str) -> None:
+    """Print a warning, on root."""
+    print(f"h5ingest: warning: {text}", file=sys.stderr, flush=True)
 
 
 def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
@@ -110,15 +144,15 @@ def write_report(path: Path, result: IngestReport | SamplesFailedError) -> None:
 
 
 def write_json(option: str, path: Path, content: dict[str, object]) -> None:
-    """Write beside, then rename.
+    """Write JSON of h5ingest, whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
     try:
-        replace_text(path, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{option} {path}: {error.strerror}") from None
+        write(path, (json.dumps(content, indent=2) + "\n").encode(), RESULTS)
+    except OutputError as error:
+        raise OutputError(f"{option} {error}") from None
 
 
 def _print_report(report: IngestReport, *, verbose: bool) -> None:

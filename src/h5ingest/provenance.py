@@ -11,6 +11,7 @@ import h5py
 
 from h5ingest import __version__
 from h5ingest.comm import Comm
+from h5ingest.errors import UsageError
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
@@ -42,9 +43,8 @@ def provenance(
     Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
     else of the run that made it, and is the same, byte for byte, wherever it is made again.
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    reproducible = epoch.isdigit()
-    moment = datetime.fromtimestamp(int(epoch), UTC) if reproducible else datetime.now(UTC)
+    told = source_date()
+    moment = told or datetime.now(UTC)
     libraries = {
         "h5py": h5py.version.version,
         "HDF5": h5py.version.hdf5_version,
@@ -54,7 +54,7 @@ def provenance(
     attributes: dict[str, str | int] = {}
     if layout.grouped:
         attributes["groups"] = _json([group.prefix[1:] for group in layout.groups])
-    if not reproducible:
+    if told is None:
         libraries["MPI"] = comm.library
         attributes["job"] = _json(_job(comm))
     return attributes | {
@@ -70,6 +70,24 @@ def provenance(
         "libraries": _json(libraries),
         "command": command,
     }
+
+
+def source_date() -> datetime | None:
+    """Return the moment that SOURCE_DATE_EPOCH names; None if it is not set.
+
+    Raises:
+        UsageError: it names none.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not epoch:
+        return None
+    try:
+        return datetime.fromtimestamp(int(epoch if epoch.isdecimal() else "-"), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970 as digits, up to the year 9999, got "
+            f"{epoch!r}"
+        ) from None
 
 
 def _job(comm: Comm) -> dict[str, str | int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from h5ingest.errors import Failure, OutputError
 from h5ingest.notes import Note
+from h5ingest.outfiles import FAILURES, check, write
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -98,32 +98,16 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        if not failures:
-            path.unlink(missing_ok=True)
-            return
+    if failures:
         lines = ["index\tpath\tkind\treason"]
         lines += [
             f"{f.index}\t{f.path.translate(_ESCAPES)}\t{f.kind}\t{f.reason.translate(_ESCAPES)}"
             for f in sorted(failures, key=lambda failure: failure.index)
         ]
-        replace_text(path, "\n".join(lines) + "\n")
+        write(path, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), FAILURES)
+        return
+    check(path, FAILURES)
+    try:
+        path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}") from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and through no link that lies in wait beside it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    beside = path.with_name(path.name + ".partial")
-    beside.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(
-        beside, "w", encoding="utf-8", errors="surrogateescape",
-        opener=lambda name, _: os.open(name, flags, 0o666),
-    ) as file:  # fmt: skip
-        file.write(text)
-    beside.replace(path)
+        raise OutputError(f"{path}: {error.strerror}") from None

@@ -11,7 +11,8 @@ import typer
 from h5ingest import option_types as opt
 from h5ingest.errors import IngestError, OutputError, SetupError, UsageError
 from h5ingest.options import IngestOptions
-from h5ingest.printing import Status, check_folder, separator, write_json
+from h5ingest.outfiles import PICTURE, RESULTS, check_distinct
+from h5ingest.printing import Status, check_target, separator, write_json
 
 
 def manifest(
@@ -125,8 +126,9 @@ def codecs(
         codec_report.require_matplotlib()
     try:
         options = IngestOptions(root=root, delimiter=separator(delimiter))
-        check_folder("--json", json_file)
-        check_folder("--plot", plot)
+        check_distinct(("MANIFEST", manifest), ("--json", json_file), ("--plot", plot))
+        check_target("--json", json_file, RESULTS)
+        check_target("--plot", plot, PICTURE)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
     with Status() as status:
@@ -198,8 +200,9 @@ def show(
     on_one_rank("show", ctx)
     from h5ingest import show as showing
 
-    check_folder("--sheet", sheet)
-    check_folder("--layers-to", layers_to)
+    check_distinct(("OUT", out), ("--sheet", sheet), ("--layers-to", layers_to))
+    check_target("--sheet", sheet, PICTURE)
+    check_target("--layers-to", layers_to, PICTURE)
     showing.show(out, group=group)
     for file in showing.draw(out, group=group, sheet=sheet, layers=layers, layers_to=layers_to):
         print(file)

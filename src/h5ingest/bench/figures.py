@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from h5ingest.bench.measure import Spread
+from h5ingest.drawing import signed
 
 COLOURS: Final = {
     "png": "#6b7280", "lmdb-raw": "#1d4ed8", "lmdb-files": "#60a5fa", "hdf5-loop": "#b45309",
@@ -37,7 +38,7 @@ def to_png(figure: Any) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(256).save(packed, "PNG", optimize=True)
+        picture.convert("RGB").quantize(256).save(packed, "PNG", optimize=True, pnginfo=signed())
     return packed.getvalue()
 
 

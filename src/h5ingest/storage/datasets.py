@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from h5ingest import outfiles
 from h5ingest.errors import StorageError, one_line
 from h5ingest.layout import DatasetSpec, Layout
 
@@ -123,8 +123,4 @@ def sync(path: Path) -> None:
         OutputError: the system says that data did not reach the disk.
     """
     with output_errors(f"{path}: cannot be brought to the disk"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        outfiles.sync(path)

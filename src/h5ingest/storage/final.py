@@ -1,12 +1,13 @@
 """The rank-0 pass: what is small, or of variable length, is written by root alone at the end.
 
 It runs on the unpublished file, after all ranks have closed it, and streams the manifest once
-more: its memory does not grow with the number of samples. Publishing is a rename.
+more: its memory does not grow with the number of samples. Publishing gives the file its name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,9 @@ from h5ingest.errors import ManifestError, OutputError
 from h5ingest.layout import STATUS_FAILED, STATUS_OK, Layout
 from h5ingest.lines import LineError
 from h5ingest.manifest import Manifest, stream
+from h5ingest.outfiles import give_name
 from h5ingest.storage.datasets import create_group, output_errors, sync
+from h5ingest.storage.existing import refuse_existing
 from h5ingest.storage.rawfile import reopened
 
 _BLOCK_ROWS: Final = 1024**2
@@ -213,13 +216,35 @@ def _check_status(partial: Path, layout: Layout, n_failed: int) -> None:
         )
 
 
-def publish(partial: Path, out: Path) -> None:
+def publish(partial: Path, out: Path, *, overwrite: bool, foreign: bool) -> str:
     """Give the finished file its name, durably. Not collective: root only.
 
+    Args:
+        partial: the file.
+        out: its name from now on.
+        overwrite: whether it may replace a file of h5ingest.
+        foreign: whether it may, with `overwrite`, replace any HDF5 file.
+
+    Returns:
+        What the user should know of the published file; mostly empty.
+
     Raises:
-        OutputError: the file system refuses.
+        OutputError: it is not published: the file system refuses, or something has the name.
     """
     sync(partial)
-    with output_errors(f"{out}: cannot be given its name"):
-        partial.replace(out)
-    sync(out.parent)
+    try:
+        refuse_existing(out, overwrite=overwrite, foreign=foreign)
+        with output_errors(f"{out}: cannot be given its name"):
+            give_name(partial, out, replace=overwrite and os.path.lexists(out))
+    except OutputError as error:
+        if not os.path.lexists(out):
+            raise
+        raise OutputError(
+            f"{error}\nAll images are stored in {partial.name}: once the name is free, the same "
+            f"command publishes them."
+        ) from None
+    try:
+        sync(out.parent)
+    except OutputError as error:
+        return f"{out} is complete, but a crash of the machine might undo its name now: {error}"
+    return ""

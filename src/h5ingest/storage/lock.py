@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -19,9 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from h5ingest.errors import OutputError
+from h5ingest.outfiles import LOCK, check
 from h5ingest.storage.datasets import output_errors
 
 HEARTBEAT_S: Final = 10.0
+LONGEST_ENDING: Final = len(".lock.") + 32 + len(".old")
+"""Bytes that the longest name beside an output has more than the output's own (`_move_away`)."""
+_BESIDE: Final = re.compile(r"\.[0-9a-f]{32}(\.old)?")
 _LOOK_EVERY_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
 _MOST_BYTES: Final = 4096
@@ -66,7 +71,8 @@ class Lock:
                 if not self._create():
                     raise OutputError(f"{path}: another job has just taken over this output")
         finally:
-            self._beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before says more
+                self._beside.unlink()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -118,6 +124,7 @@ class Lock:
                 f"{age_s:.0f} s old. Wait for it, or end it. (From another host, a job is taken "
                 f"for dead after {stale_s:.0f} s: --peer-timeout.)"
             )
+        check(self.path, LOCK)
         self._move_away(holder.get("token"))
         self._tidy(stale_s)
         return f"took over from {whose}, which is gone"
@@ -151,6 +158,7 @@ class Lock:
                 path = Path(entry.path)
                 if (
                     entry.name.startswith(f"{self.path.name}.")
+                    and _BESIDE.fullmatch(entry.name, len(self.path.name))
                     and path != self._beside
                     and _is_gone(_read(path), self._age_s(path), stale_s)
                 ):
@@ -197,6 +205,10 @@ class Fence:
         if token is None:  # a hiccup of the file system, or it is just being put back
             time.sleep(_LOOK_AGAIN_S)
             token = _read(self._path).get("token")
+        if token is None and not os.path.isdir(self._path.parent):
+            raise OutputError(
+                f"{self._path.parent}: the folder is gone, with what was stored there"
+            )
         if token != self._token:
             raise OutputError(
                 f"{self._path}: this job has lost the output to another one, and must not write "

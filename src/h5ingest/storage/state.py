@@ -48,6 +48,11 @@ class Beside:
         """A table of the images that failed."""
         return self._named("failed.tsv")
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The output and the files beside it."""
+        return self.out, self.partial, self.journal, self.lock, self.failed
+
     def _named(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")
 
