@@ -9,6 +9,7 @@ import importlib
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -478,26 +479,38 @@ def test_the_layout_of_a_tree_leaves_its_images_open() -> None:
     assert flat(group, "tree").stored_bytes == 1000 + 9 * 7
 
 
-def test_what_the_content_digest_takes_of_a_layout_is_types_shapes_and_kind() -> None:
+def test_the_digest_of_a_layout_takes_all_that_it_says() -> None:
+    """What a journal is compared by: every field of every dataset, group and filter."""
     image = ImageSpec(height=2, width=3, channels=1, dtype="uint8")
-    other = ImageSpec(height=3, width=2, channels=1, dtype="uint8")
-    deep = ImageSpec(height=2, width=3, channels=1, dtype="uint16")
-    group = stack_group("", "", 4, image)
-    same = [
-        flat(group),
-        flat(stack_group("", "", 4, image, chunk_rows=1)),
-        flat(stack_group("", "", 4, image, filters=(Filter(id=1, options=(4,)),))),
-    ]
-    different = [
-        flat(stack_group("", "", 4, other)),
-        flat(stack_group("", "", 4, deep)),
-        flat(stack_group("", "", 5, image)),
-        flat(stack_group("a", "/a", 4, image)),
-        flat(extent_group("ragged", "", "", 4, 24, "uint8"), "ragged"),
-        flat(extent_group("encoded", "", "", 4, 24, "uint8"), "encoded"),
-    ]
-    assert {one.identity for one in same} == {flat(group).identity}
-    assert len({one.identity for one in [*same, *different]}) == 1 + len(different)
+    group = stack_group("", "", 4, image, filters=(Filter(id=1, options=(4,)),), padded=True)
+    one = Layout(kind="stack", groups=(group, group), grouped=True, filters=group.pixels.filters)
+
+    def changed(value: Any) -> Iterator[Any]:
+        """Yield the value with each of its parts changed, one at a time."""
+        if is_dataclass(value) and not isinstance(value, type):
+            for part in fields(value):
+                for new in changed(getattr(value, part.name)):
+                    yield replace(value, **{part.name: new})
+        elif isinstance(value, tuple):
+            yield value[:-1] if value else (1,)
+            for k, part in enumerate(value):
+                for new in changed(part):
+                    yield (*value[:k], new, *value[k + 1 :])
+        elif isinstance(value, str):
+            yield "uint16" if value == "uint8" else value + "x"
+        elif isinstance(value, dict):
+            yield {**value, "other": 7}
+        elif isinstance(value, bool):
+            yield not value
+        else:
+            yield 3 if value is None else value + 1
+
+    others = [other for other in changed(one) if other != one]
+    digests = {one.digest, *(other.digest for other in others)}
+    assert len(others) > 50
+    assert len(digests) == 1 + len(set(map(repr, others)))
+    again = Layout(kind="stack", groups=(group, group), grouped=True, filters=group.pixels.filters)
+    assert again.digest == one.digest
 
 
 def test_a_dataset_without_chunks_is_stored_as_it_is() -> None:

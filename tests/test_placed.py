@@ -44,7 +44,7 @@ from h5ingest.layout import Layout, tree_group
 from h5ingest.options import IngestOptions
 from h5ingest.storage import journal
 from h5ingest.storage.filters import available, canonical, pipeline
-from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Undone
+from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Run, Undone
 from h5ingest.storage.placer import Placer
 from h5ingest.storage.state import done_spans
 from h5ingest.storage.writer import Image as TreeImage
@@ -765,9 +765,10 @@ def test_half_a_replay_and_the_rest_placed_anew_is_a_whole_file(
 
 
 RECORDS: list[Record] = [
+    Run(2**63),
     Begins(1, 2048),
     Placement(0, 2**20, 2**40 + 1, 100, 2**31 + 1),
-    Done(0, 2**34, 2**34 + 7, 1),
+    Done(0, 2**34, 2**34 + 7, 3),
     Undone(7, 2**34, 2**35),
     Placement(3, 0, 4096, 2**32 - 1, 0),
     Begins(IMAGES, 2**64 - 1),

@@ -15,6 +15,7 @@ from h5ingest.job import Job
 from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
+from h5ingest.png import decoder_version
 from h5ingest.provenance import source_date
 from h5ingest.samples import Samples
 from h5ingest.storage.choice import Choice
@@ -24,7 +25,7 @@ from h5ingest.storage.filters import canonical
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.mpio import MpioWriter
-from h5ingest.storage.state import begin, discard, done_spans
+from h5ingest.storage.state import Earlier, begin, discard, done_spans, spans_by_run
 from h5ingest.storage.stripes import create_empty, hints
 
 
@@ -99,8 +100,15 @@ def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
 def about_job(
     job: Job, manifest: Manifest, layout: Layout, runs: Sequence[Samples]
 ) -> dict[str, object]:
-    """Return what must be the same for the work of a job to be of use to another. Collective."""
-    fingerprints = job.comm.allgather(sum(run.fingerprint() for run in runs))
+    """Return, on root, what must be the same for the work of a job to be of use to another.
+
+    All that decides which bytes lie where, and which pixels they are. Collective.
+    """
+    fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
+    if fingerprints is None:
+        return {}
+    import PIL
+
     options = job.options.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
     return {
@@ -111,24 +119,33 @@ def about_job(
             "size": list(job.options.size or []) or None,
             "compression": canonical(job.options.compression),
         },
-        "images": layout.description,
+        "delimiter": manifest.dialect.delimiter.decode(),
         "samples": manifest.n_rows,
+        "images": {
+            group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
+        },
+        "the datasets": layout.digest,
         "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
         "alignment": job.options.alignment,
-        "versions": {"h5ingest": __version__, "HDF5": hdf5_version()},
+        "versions": {
+            "h5ingest": __version__,
+            "HDF5": hdf5_version(),
+            "decoders": f"{decoder_version()}, Pillow {PIL.__version__}",
+        },
     }
 
 
 def begin_file(
     job: Job, layout: Layout, about: dict[str, object]
-) -> tuple[Journal | None, Records, list[list[range]]]:
-    """Return the journal and what it knows, both on root, and what of each group is done.
+) -> tuple[Journal | None, Records, list[list[range]], list[Earlier]]:
+    """Return the journal and what it knows, both on root; what of each group is done, by which run.
 
     Collective.
     """
     journal: Journal | None = None
     known = Records.none()
     done: list[list[range]] = []
+    earlier: list[Earlier] = []
     with agreeing(job.comm):
         if job.comm.rank == 0:
             if not layout.filters:  # else the size shows only in the end
@@ -141,8 +158,10 @@ def begin_file(
                     job.watch.notice(notice)
 
             journal, known = begin(job.beside, about, restart=options.restart, create=create)
-            done = done_spans(known.spans(), len(layout.groups))
-    return journal, known, job.comm.bcast(done)
+            spans = known.spans()
+            done = done_spans(spans, len(layout.groups))
+            earlier = spans_by_run(spans, len(layout.groups))
+    return journal, known, *job.comm.bcast((done, earlier))
 
 
 def mpi_hints(job: Job, choice: Choice) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Done:
     notes: tuple[Note, ...] = ()
     n_resumed: int = 0
     warnings: tuple[str, ...] = ()
+    n_changed: int = 0
     digest: str = ""
     bytes_out: int = 0
 

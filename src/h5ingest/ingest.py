@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from h5ingest.ahead import Files
@@ -21,6 +21,7 @@ from h5ingest.beginning import (
     mpi_hints,
     refuse_sources,
 )
+from h5ingest.changed import count_changed
 from h5ingest.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.convert import Losses
 from h5ingest.division import Portion, divide
@@ -43,6 +44,7 @@ from h5ingest.report import IngestReport, write_failures
 from h5ingest.storage.choice import Choice, choose, open_writer
 from h5ingest.storage.datasets import sync
 from h5ingest.storage.filters import pipeline
+from h5ingest.storage.journal import Run
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.state import Beside
 from h5ingest.storage.writer import Writer
@@ -145,6 +147,7 @@ def _ingest(job: Job) -> IngestReport:
         out=str(job.beside.out),
         n_samples=manifest.n_rows,
         n_resumed=done.n_resumed,
+        n_changed=done.n_changed,
         image=layout.description,
         conversions=findings.conversions,
         losses=done.losses,
@@ -177,16 +180,22 @@ def _make(
     """Create the file or take it up, store all images, end it, give it its name. Collective."""
     comm = job.comm
     with job.phase("create"):
-        journal, known, done = begin_file(job, layout, about)
+        journal, known, done, earlier = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
         ledger = Ledger(comm, job.beside.partial, journal, job.fence, checkpoint_s)
         hints = mpi_hints(job, choice)
         writer = open_writer(choice, job.beside.partial, layout, comm, ledger, known, hints)
         if layout.kind == "tree":
             writer.create_images([image for portion in portions for image in images_of(portion)])
+        if comm.rank == 0:
+            ledger.enter(Run(job.started_ns).pack())
         left = [part for whole in portions for part in whole.without(done[whole.group])]
+
+    def look(beat: Callable[[], None]) -> int:
+        return count_changed(portions, earlier, job.root, beat)
+
     try:
-        work = _store(job, layout, left, cache, writer)
+        work = _store(job, layout, left, cache, writer, look)
         with job.phase("close"):
             writer.close()
             sync(job.beside.partial)
@@ -204,6 +213,7 @@ def _make(
             losses=describe_losses(losses, n_resumed, job.options),
             notes=Notes.of_all(comm.allgather(work.notes.to_plain())),
             n_resumed=n_resumed,
+            n_changed=sum(comm.allgather(work.n_changed)),
         )
         return finish(job, layout, manifest, findings, writer, finished)
 
@@ -214,8 +224,18 @@ def _store(
     portions: Sequence[Portion],
     cache: dict[int, bytes],
     writer: Writer,
+    look: Callable[[Callable[[], None]], int],
 ) -> Work:
-    """Store what is left to be stored; return this rank's work when all have ended. Collective."""
+    """Store what is left to be stored; return this rank's work when all have ended. Collective.
+
+    Args:
+        job: the run.
+        layout: the datasets.
+        portions: what is left.
+        cache: see `Pipeline`.
+        writer: takes the images.
+        look: counts the files that changed; is given what to call now and then.
+    """
     n_left = sum(job.comm.allgather(sum(len(portion.owned) for portion in portions)))
     pulse = job.pulse("store", n_left)
 
@@ -229,6 +249,7 @@ def _store(
         try:
             for portion in portions:
                 loop.store(portion)
+            work.n_changed = look(loop.beat)
         except StopRequested:
             pass  # what has been written is kept; all ranks say so in the end
     job.seconds.update(read=work.read_s, decode=work.decode_s, write=work.write_s)

@@ -67,6 +67,8 @@ class Job:
     interrupt: Interrupt
     command: str
     started_s: float = field(default_factory=time.perf_counter)
+    started_ns: int = field(default_factory=time.time_ns)
+    """The same moment, in nanoseconds since 1970."""
     started_cpu_s: float = field(default_factory=time.process_time)
     """CPU seconds of this process until then: start-up."""
     seconds: dict[str, float] = field(default_factory=dict)

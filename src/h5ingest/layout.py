@@ -7,8 +7,9 @@ May not: know a rank, import h5py.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -122,6 +123,13 @@ class DatasetSpec:
             rows = -(-rows // self.chunk_rows) * self.chunk_rows
         return rows * self.row_bytes
 
+    def __str__(self) -> str:
+        parts = [f"{self.shape} {self.dtype}"]
+        if self.chunk_rows:
+            parts.append(f"chunks of {self.chunk_rows:,}")
+        parts += [f"filter {filter_.id} {filter_.options}" for filter_ in self.filters]
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -203,10 +211,12 @@ class Layout:
         )
 
     @property
-    def identity(self) -> str:
-        """What enters the content digest beside the values: kind, version, types and shapes."""
-        every = (group.pixels for group in self.groups)
-        return "\n".join([self.schema, *(f"{p.name}\t{p.shape}\t{p.dtype}" for p in every)])
+    def digest(self) -> str:
+        """SHA-256 of all that it says, in hexadecimal: equal for equal layouts only."""
+        found = hashlib.sha256(f"{self.schema}\n{replace(self, groups=())!r}".encode())
+        for group in self.groups:
+            found.update(repr(group).encode())
+        return found.hexdigest()
 
     @property
     def warnings(self) -> tuple[str, ...]:

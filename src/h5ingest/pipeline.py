@@ -22,6 +22,7 @@ from h5ingest.options import IngestOptions
 from h5ingest.plan import batches, element_batches, overlap, unit
 from h5ingest.samples import Samples
 from h5ingest.storage.buffer import Buffer
+from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
 from h5ingest.storage.writer import Image, Writer
 from h5ingest.work import Book, Work
 
@@ -124,8 +125,7 @@ class Pipeline:
                             counts=row in portion.owned,
                         )
                         carried = None if whole else (row, image)
-                        if start < portion.span.start:
-                            self.work.joints.append((portion.group, portion.span.start))
+                        self._note_joints(portion, range(start, start + n))
                     if not whole:
                         part = slice(inside.start - start, inside.stop - start)
                         values[inside.start - span.start : inside.stop - span.start] = image[part]
@@ -158,8 +158,22 @@ class Pipeline:
         rows = span if rows is None else rows
         first = portion.samples.rows.start
         if span and (book.status[rows.start - first : rows.stop - first] == STATUS_OK).all():
-            joint = (portion.group, span.start) in self.work.joints[-1:]
-            self._writer.mark(portion.group, span, joint=joint)
+            joints = self.work.joints[-2:]  # no portion has more
+            joint = BEGINS_INSIDE * ((portion.group, span.start) in joints)
+            joint |= ENDS_INSIDE * ((portion.group, span.stop) in joints)
+            self._writer.mark(portion.group, span, joints=joint)
+
+    def _note_joints(self, portion: Portion, image: range) -> None:
+        """Note where an image crosses an end of the portion.
+
+        Its other part is another rank's, or an earlier run has stored it, or a later one will: of
+        the same file, or of one that has been changed.
+        """
+        span = portion.span
+        if image.start < span.start < image.stop:
+            self.work.joints.append((portion.group, span.start))
+        if image.start < span.stop < image.stop:
+            self.work.joints.append((portion.group, span.stop))
 
     def _beat_in_time(self) -> None:
         if time.monotonic() >= self._next_beat_s:

@@ -164,6 +164,12 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
     table.add_row(f"{report.out}", f"{verb} {report.n_samples:,} {report.image}")
     if report.n_resumed:
         table.add_row("resumed", f"{report.n_resumed:,} of them were stored by an earlier run")
+    if report.n_changed:
+        table.add_row(
+            "changed",
+            f"{report.n_changed:,} of the files of these were changed since then: stored may be "
+            f"what they were; h5ingest verify --sources compares, --restart reads all anew",
+        )
     table.add_row("size", f"{size(report.bytes_out)} from {size(report.bytes_in)} of image files")
     table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
     for text in report.warnings:

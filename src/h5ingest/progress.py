@@ -40,9 +40,10 @@ class LineProgress:
         )
         volume = f", {n_bytes / seconds / 1e6:,.1f} MB/s" if n_bytes else ""
         failed = f", {n_failed:,} failed" if n_failed else ""
+        share = f" ({n_images / self._n_images:.0%})" if self._n_images else ""
         print(
-            f"{self._phase}: {n_images:,} of {self._n_images:,} images "
-            f"({n_images / self._n_images:.0%}), {rate:,.0f} images/s{volume}{left}{failed}",
+            f"{self._phase}: {n_images:,} of {self._n_images:,} images{share}, "
+            f"{rate:,.0f} images/s{volume}{left}{failed}",
             file=self._stream,
             flush=True,
         )

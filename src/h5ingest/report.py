@@ -40,6 +40,9 @@ class IngestReport:
     """Rows of the file: lines of the manifest."""
     n_resumed: int = 0
     """Those that an earlier run had stored already."""
+    n_changed: int = 0
+    """Of these, images whose files were changed after the run that stored them began: the file may
+    hold what they were before."""
     image: str
     """What the images are in the file, in words."""
     conversions: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +25,11 @@ from h5ingest import source
 from h5ingest.comm import Comm, abort_on_crash, agreeing
 from h5ingest.convert import Fit, Losses, convert_into
 from h5ingest.decode import check_intact, decode_into, decode_otherwise, probe
-from h5ingest.digest import ContentDigest
 from h5ingest.errors import OutputError, SampleError
+from h5ingest.expected import Expected
+from h5ingest.inventory import digest_problems, group_problems
 from h5ingest.job import Nobody, Watch
-from h5ingest.layout import KINDS, SCHEMA_VERSION, STATUS_FAILED, STATUS_MISSING
+from h5ingest.layout import KINDS, SCHEMA_VERSION, STATUS_FAILED, STATUS_MISSING, ImageSpec
 from h5ingest.pulse import Pulse
 
 _BLOCK_BYTES: Final = 16 * 1024**2
@@ -102,21 +104,30 @@ def verify(
             raise OutputError(f"{path}: cannot be opened: {error}") from None
         prefixes, problems = _structure(path, file)
     with abort_on_crash(comm), file:
-        watch = watch or Nobody()
-        work = _Work(file, comm, watch, _Sources(file, root or path.parent) if sources else None)
-        if not problems:
-            work.run(prefixes)
-        told = comm.gather(work.bad)
+        if problems:  # every rank has found the same
+            return VerifyReport(
+                path=str(path), n_samples=0, n_failed=0, bad=(), problems=tuple(problems)
+            )
+        work = _Work(file, comm, watch or Nobody(), root or path.parent if sources else None)
+        work.run(prefixes)
+        told = comm.gather((work.bad, work.checksums, work.expected.seen))
         counts = np.sum(comm.allgather(work.counts()), axis=0).tolist()
-        if comm.rank == 0 and not problems:
-            problems += _digest_problems(file, prefixes)
+        if told is not None:
+            found = np.zeros(counts[0], np.uint64)
+            for first, values in chain.from_iterable(checksums for _, checksums, _ in told):
+                found[first : first + len(values)] = values
+            problems += digest_problems(file, prefixes, found)
+            problems += group_problems(file, prefixes, work.options["group_by"])
+            problems += work.expected.stack_problems(
+                (seen for *_, seen in told), lambda prefix: file[f"{prefix}/images"].shape
+            )
             if counts[1] != file.attrs["n_failed"]:
                 problems.append(f"n_failed: expected {counts[1]}, found {file.attrs['n_failed']}")
         return VerifyReport(
             path=str(path),
             n_samples=counts[0],
             n_failed=counts[1],
-            bad=tuple(one for part in told or [] for one in part),
+            bad=tuple(one for part, *_ in told or [] for one in part),
             problems=tuple(comm.bcast(problems)),
             n_sources=counts[2],
             n_other=counts[3],
@@ -126,12 +137,18 @@ def verify(
 class _Work:
     """The rows of one rank."""
 
-    def __init__(self, file: h5py.File, comm: Comm, watch: Watch, sources: _Sources | None) -> None:
+    def __init__(self, file: h5py.File, comm: Comm, watch: Watch, root: Path | None) -> None:
         self._file = file
         self._comm = comm
         self._watch = watch
-        self._sources = sources
+        self.options: dict[str, Any] = json.loads(file.attrs["options"])
+        self.expected = Expected(self.options)
+        self._sources = _Sources(self.options, self.expected, root) if root else None
         self.bad: list[Bad] = []
+        self.checksums: list[tuple[int, NDArray[np.uint64]]] = []
+        """(row, counted over all groups; of the images from it on, as their pixels say)."""
+        self._first = 0
+        """Rows of the groups before this one."""
         self._n_done = self._n_failed = self._n_bytes = 0
 
     def counts(self) -> tuple[int, int, int, int]:
@@ -146,6 +163,7 @@ class _Work:
         for prefix in prefixes:
             for rows, images in _blocks(self._file, prefix, self._comm):
                 self._check(prefix, rows, images, pulse)
+            self._first += len(self._file[f"{prefix}/status"])
         pulse.finish(lambda: (self._n_done, self._n_bytes, len(self.bad)))
 
     def _check(
@@ -156,16 +174,22 @@ class _Work:
         checksums = self._file[f"{prefix}/checksums"][cut].tolist()
         paths = self._file[f"{prefix}/paths"]
         paths = paths[cut] if self._sources else _Lazy(paths, rows.start)
-        for k, image in enumerate(images):
+        sums = np.zeros(len(rows), np.uint64)
+        self.checksums.append((self._first + rows.start, sums))
+        known = _beside(self._file, prefix, cut)
+        for k, (image, beside) in enumerate(zip(images, known, strict=False)):
             reason = None
+            sums[k] = found = xxh3_64_intdigest(np.ascontiguousarray(image).data)
             if status[k] == STATUS_MISSING:
                 reason = "it was never stored (status 0)"
-            elif (found := xxh3_64_intdigest(np.ascontiguousarray(image).data)) != checksums[k]:
+            elif found != checksums[k]:
                 reason = f"expected checksum {checksums[k]:016x}, found {found:016x}"
+            elif image.ndim == 1 and self.options["layout"] != "encoded":
+                reason = f"expected pixels of the shape {beside}, found {image.size}"
             elif status[k] == STATUS_FAILED:
                 self._n_failed += 1
             elif self._sources is not None:
-                reason = self._sources.compare(paths[k], image)
+                reason = self._sources.compare(prefix, paths[k], image, beside)
             if reason is not None:
                 path = os.fsdecode(paths[k])
                 name = f"{prefix}/images"
@@ -190,8 +214,8 @@ class _Lazy:
 class _Sources:
     """The images' files, decoded again as the file's options say."""
 
-    def __init__(self, file: h5py.File, root: Path) -> None:
-        options = json.loads(file.attrs["options"])
+    def __init__(self, options: dict[str, Any], expected: Expected, root: Path) -> None:
+        self._expected = expected
         self._root = os.fsencode(root.absolute())
         self._raw = options["samples"] == "raw"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
@@ -199,15 +223,34 @@ class _Sources:
         self._encoded = options["layout"] == "encoded"
         self.n_done = self.n_other = 0
 
-    def compare(self, path: bytes, stored: NDArray[Any]) -> str | None:
-        """Return what differs between a stored image and its source, if anything."""
+    def compare(
+        self, prefix: str, path: bytes, stored: NDArray[Any], beside: tuple[int, ...] | None
+    ) -> str | None:
+        """Return what differs between a stored image and its source, if anything.
+
+        Args:
+            prefix: of its group.
+            path: of the source.
+            stored: its pixels, or its file's bytes.
+            beside: its shape or size, where that is stored.
+        """
+        shape = stored.shape
+        if self._encoded and beside is not None:
+            shape = beside if beside[2] > 1 else beside[:2]
         try:
             data, _ = source.read(os.path.join(self._root, path))
+            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
+            assert spec is not None, "the whole file tells"
+            size = beside if beside is not None and len(beside) == 2 else None
+            problem = self._expected.problem(prefix, spec, shape, stored.dtype.name, size)
+            if problem is not None:
+                self.n_done += 1
+                return problem
             if self._encoded:
                 check_intact(data)
                 expected = np.frombuffer(data, np.uint8)
             else:
-                expected = self._decode(data, stored)
+                expected = self._decode(data, spec, stored)
         except SampleError as error:
             return f"its source cannot be read now: {error.reason}"
         self.n_done += 1
@@ -215,12 +258,10 @@ class _Sources:
             return None
         return "its pixels differ from those of its source"
 
-    def _decode(self, data: bytes, stored: NDArray[Any]) -> NDArray[Any]:
+    def _decode(self, data: bytes, spec: ImageSpec, stored: NDArray[Any]) -> NDArray[Any]:
         pixels = None if self._raw else decode_otherwise(data)
         self.n_other += pixels is not None
         if pixels is None:
-            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
-            assert spec is not None, "the whole file tells"
             pixels = np.empty(spec.shape, spec.dtype)
             decode_into(data, pixels, raw=self._raw)
         expected = np.empty(stored.shape, stored.dtype)
@@ -296,6 +337,14 @@ def _blocks(
             yield rows, _extents(target, rows)
 
 
+def _beside(file: h5py.File, prefix: str, cut: slice) -> Iterator[tuple[int, ...] | None]:
+    """Yield what is stored beside each image: (H, W, C) where all differ, (H, W) with padding."""
+    for name in (f"{prefix}/images/shapes", f"{prefix}/sizes"):
+        if isinstance(file.get(name), h5py.Dataset):
+            return map(tuple, file[name][cut].tolist())
+    return repeat(None)
+
+
 def _extents(target: h5py.Group, rows: range) -> Iterator[NDArray[Any]]:
     """Yield images of any size, or files as (n,) bytes."""
     pixels = target["data"] if "data" in target else target["pixels"]
@@ -315,45 +364,3 @@ def _share(n_rows: int, step: int, block: int, comm: Comm) -> Iterator[range]:
     start, stop = (min(n_rows, end) for end in ends)
     for first in range(start, stop, block):
         yield range(first, min(first + block, stop))
-
-
-def _digest_problems(file: h5py.File, prefixes: list[str]) -> list[str]:
-    """Return a line if the content digest is not what the datasets say. Root only."""
-    digest = ContentDigest(f"{file.attrs['schema']}\t{file.attrs['n_samples']}")
-    for prefix in prefixes:
-        names = [f"{prefix}/{name}" for name in _BESIDE]
-        names += [f"{prefix}/columns/{name}" for name in file.get(f"{prefix}/columns", ())]
-        for name in names:
-            if name in file:
-                _add(digest, name, file[name])
-        for name in (f"{prefix}/{name}" for name in _PIXELS):
-            if isinstance(file.get(name), h5py.Dataset):
-                digest.add_pixels(name, [_kind(file[name])])
-        if f"{prefix}/datasets" in file:
-            kinds = (_kind(file[name]) for name in file[f"{prefix}/datasets"][:])
-            digest.add_pixels(f"{prefix}/datasets", kinds)
-    found = digest.hexdigest()
-    if found == file.attrs["content_digest"]:
-        return []
-    return [f"content_digest: expected {file.attrs['content_digest']}, found {found}"]
-
-
-def _kind(dataset: h5py.Dataset) -> str:
-    return f"{dataset.dtype.name}{dataset.shape}"
-
-
-def _add(digest: ContentDigest, name: str, dataset: h5py.Dataset) -> None:
-    for start in range(0, len(dataset), _BLOCK_ROWS):
-        values = dataset[start : start + _BLOCK_ROWS]
-        if h5py.check_string_dtype(dataset.dtype) is not None:
-            digest.add_strings(name, values)
-        else:
-            digest.add_numbers(name, values)
-
-
-_PIXELS: Final = ("images", "images/pixels", "images/data")
-_BESIDE: Final = (
-    "status", "checksums", "labels", "label_names", "paths", "samples", "sizes", "datasets",
-    "images/offsets", "images/shapes",
-)  # fmt: skip
-"""Datasets beside the pixels, of all layouts."""

@@ -31,7 +31,10 @@ class Work:
     failures: list[Failure] = field(default_factory=list)
     """Images that could not be stored."""
     joints: list[tuple[int, int]] = field(default_factory=list)
-    """(group, element) where a portion began inside an image, which was decoded once more."""
+    """(group, element) where a portion begins or ends inside an image, whose other part is decoded
+    once more, by another rank or run."""
+    n_changed: int = 0
+    """Files that changed after an earlier run had stored their images."""
     losses: Losses = field(default_factory=Losses)
     """What conversions dropped."""
     notes: Notes = field(default_factory=Notes)

@@ -1,8 +1,9 @@
 """The journal beside a file that is being made: what a job that was killed can build on.
 
 A line of JSON that says what it belongs to, then records of 32 bytes with a checksum each; whatever
-follows the last whole, intact one never happened. There are four kinds:
+follows the last whole, intact one never happened. There are five kinds:
 
+- `Run`: a run begins, and when: what follows is of it;
 - `Begins`: where an unfiltered dataset lies, to be compared when the file is made again;
 - `Placement`: space taken for a chunk, in the order in which it was taken. Taking it again in this
   order on a new file gives the same offsets (`Placer.replay`);
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from h5ingest.errors import OutputError
 from h5ingest.storage.datasets import output_errors
 
-FORMAT: Final = "h5ingest journal 1"
+FORMAT: Final = "h5ingest journal 2"
 _BODY: Final = struct.Struct("<IIQQI")
 _RECORD: Final = np.dtype(
     [("kind", "<u4"), ("small", "<u4"), ("first", "<u8"), ("second", "<u8"), ("last", "<u4"),
@@ -38,10 +39,28 @@ _BLOCK: Final = 4096
 """Records that are looked at together."""
 IMAGES: Final = 2**32 - 4
 """In place of a dataset's position: all images of a tree, and a hash for an offset."""
+_RUN: Final = 2**32 - 5
 _UNDONE: Final = 2**32 - 3
 _BEGINS: Final = 2**32 - 2
 _DONE: Final = 2**32 - 1
 """In place of a dataset's position: kinds of records."""
+
+
+BEGINS_INSIDE: Final = 1
+"""Of a span that is done: the image in which it begins was decoded once more for it."""
+ENDS_INSIDE: Final = 2
+"""Of a span that is done: another run, or rank, decodes the image in which it ends once more."""
+
+
+class Run(NamedTuple):
+    """A run begins."""
+
+    time_ns: int
+    """Nanoseconds since 1970, before it read any image."""
+
+    def pack(self) -> bytes:
+        """Return the record."""
+        return _pack(_RUN, 0, self.time_ns, 0, 0)
 
 
 class Placement(NamedTuple):
@@ -85,12 +104,12 @@ class Done(NamedTuple):
     """First position on axis 0 of the group's `pixels`."""
     stop: int
     """Behind the last."""
-    joint: int = 0
-    """1: an image that begins before `start` ends behind it, and was decoded once more for that."""
+    joints: int = 0
+    """`BEGINS_INSIDE` an image, `ENDS_INSIDE` one, both, or 0."""
 
     def pack(self) -> bytes:
         """Return the record."""
-        return _pack(_DONE, self.group, self.start, self.stop, self.joint)
+        return _pack(_DONE, self.group, self.start, self.stop, self.joints)
 
 
 class Undone(NamedTuple):
@@ -108,7 +127,7 @@ class Undone(NamedTuple):
         return _pack(_UNDONE, self.group, self.start, self.stop, 0)
 
 
-Record = Placement | Begins | Done | Undone
+Record = Run | Placement | Begins | Done | Undone
 
 
 def _pack(kind: int, small: int, first: int, second: int, last: int) -> bytes:
@@ -145,14 +164,20 @@ class Records(Sequence[Record]):
             yield from starmap(_unpack, self._packed[start : start + _BLOCK].tolist())
 
     def spans(self) -> Records:
-        """Return those that say what is done, and undone."""
-        kinds = self._packed["kind"]
-        return Records(self._packed[(kinds == _DONE) | (kinds == _UNDONE)])
+        """Return those that say what is done, and undone, and by which run."""
+        return Records(self._packed[np.isin(self._packed["kind"], (_RUN, _DONE, _UNDONE))])
 
     def joints(self) -> list[tuple[int, int]]:
-        """Return (group, element) where a span that is done begins inside an image."""
-        joint = self._packed[(self._packed["kind"] == _DONE) & (self._packed["last"] != 0)]
-        return list(zip(joint["small"].tolist(), joint["first"].tolist(), strict=True))
+        """Return (group, element) where parts of an image meet that were decoded each for itself.
+
+        Of a span that is done: with what lies before it, and behind it.
+        """
+        done = self._packed[self._packed["kind"] == _DONE]
+        found: list[tuple[int, int]] = []
+        for which, at in ((BEGINS_INSIDE, "first"), (ENDS_INSIDE, "second")):
+            some = done[(done["last"] & which) != 0]
+            found += zip(some["small"].tolist(), some[at].tolist(), strict=True)
+        return found
 
 
 def _unpack(kind: int, small: int, first: int, second: int, last: int, crc: int) -> Record:
@@ -162,6 +187,8 @@ def _unpack(kind: int, small: int, first: int, second: int, last: int, crc: int)
         return Undone(small, first, second)
     if kind == _BEGINS:
         return Begins(small, second)
+    if kind == _RUN:
+        return Run(first)
     return Placement(kind, first, second, last, small)
 
 

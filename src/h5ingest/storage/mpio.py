@@ -121,9 +121,9 @@ class MpioWriter:
         """See `Writer.write_image`."""
         raise AssertionError("a tree is written by placing")
 
-    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """See `Writer.mark`."""
-        self._ledger.note(Done(group, span.start, span.stop, int(joint)))
+        self._ledger.note(Done(group, span.start, span.stop, joints))
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
         """See `Writer.names`."""

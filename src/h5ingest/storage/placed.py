@@ -202,9 +202,9 @@ class PlacedWriter:
             self._asks, self._chunks, self._n_bytes = [], [], 0
             self._send(asks, chunks)
 
-    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """See `Writer.mark`."""
-        done = Done(group, span.start, span.stop, int(joint))
+        done = Done(group, span.start, span.stop, joints)
         self._ask()
         if self._waiting:  # what was written last may be waiting still
             self._waiting[-1][1].append(done)

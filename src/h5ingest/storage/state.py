@@ -10,15 +10,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from h5ingest.errors import OutputError
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
-from h5ingest.storage.journal import Done, Journal, Record, Records, Undone
+from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
 
-FINGERPRINTS: Final = ("sizes and places of the images",)
+FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
 """What a job is known by whose value would tell the user nothing."""
+_MOST_SHOWN: Final = 10
+"""Differences that are named: there may be one for each of many groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,9 @@ def begin(
     known_about, records, n_bytes = journal.read(beside.journal)
     differing = _differences(known_about, about)
     if differing:
+        if len(differing) > _MOST_SHOWN:
+            more = f"… and {len(differing) - _MOST_SHOWN:,} differences more"
+            differing[_MOST_SHOWN:] = [more]
         raise OutputError(
             f"{beside.partial}: an unfinished job is here, but with other input:\n"
             + "\n".join(f"  {line}" for line in differing)
@@ -144,6 +149,31 @@ def done_spans(records: Iterable[Record], n_groups: int) -> list[list[range]]:
                 if part
             ]
     return [_merged(group) for group in spans]
+
+
+class Earlier(NamedTuple):
+    """What a run before this one did."""
+
+    time_ns: int
+    """When it began: see `Run`."""
+    done: list[list[range]]
+    """For each group, disjoint intervals in order."""
+
+
+def spans_by_run(records: Iterable[Record], n_groups: int) -> list[Earlier]:
+    """Return what each run did, in order, without what was undone later.
+
+    >>> spans_by_run([Run(5), Done(0, 0, 8), Run(9), Undone(0, 2, 4), Done(0, 2, 4)], 1)[0]
+    Earlier(time_ns=5, done=[[range(0, 2), range(4, 8)]])
+    """
+    runs: list[tuple[int, list[Record]]] = []
+    for record in records:
+        if isinstance(record, Run):
+            runs.append((record.time_ns, []))
+        else:
+            for _, of_run in runs if isinstance(record, Undone) else runs[-1:]:
+                of_run.append(record)
+    return [Earlier(time_ns, done_spans(of_run, n_groups)) for time_ns, of_run in runs]
 
 
 def _merged(spans: list[range]) -> list[range]:

@@ -62,7 +62,7 @@ class Writer(Protocol):
             OutputError: no space, or another error of the file system, on this rank.
         """
 
-    def mark(self, group: int, span: range, *, joint: bool = False) -> None:
+    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """Note that all of a span of a group's `pixels` has been given to `write`. Not collective.
 
         It is on the disk, and in the journal, some time later.
@@ -70,8 +70,8 @@ class Writer(Protocol):
         Args:
             group: position of the group in the layout.
             span: positions on axis 0.
-            joint: whether an image that begins before the span ends in it, and had to be decoded
-                once more for that.
+            joints: where an image that crosses an end of the span is decoded each time for a part
+                of it: `journal.BEGINS_INSIDE`, `journal.ENDS_INSIDE`, both, or 0.
         """
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
