@@ -229,7 +229,7 @@ def _look(path: Path) -> tuple[str, bytes]:
 
 
 def _in_words(head: bytes) -> str:
-    from h5ingest.scan import format_of  # rarely needed
+    from h5ingest.signatures import format_of  # rarely needed
 
     if not head:
         return EMPTY
