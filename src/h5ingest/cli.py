@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from h5ingest.comm import Comm, abort_on_crash, world
+from h5ingest import streams
 from h5ingest.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
-from h5ingest.interrupt import Interrupt
+from h5ingest.interrupt import Interrupt, end_at_once
 from h5ingest.launcher import launcher_rank
 from h5ingest.options import IngestOptions
+from h5ingest.watchdog import exit_within
 
 if TYPE_CHECKING:
+    from h5ingest.comm import Comm
     from h5ingest.job import Watch
 
 _LAST_WORDS_S: Final = 2.0
@@ -64,47 +66,55 @@ class VerifyRequest:
 
 def main() -> None:
     """Run the `h5ingest` command. Collective; does not return."""
+    streams.keep()
     code = run(sys.argv[1:])
-    if code:
-        # All ranks are about to exit with it, but srun --kill-on-bad-exit sends TERM to the rest as
-        # soon as the first has done so, and would then report 143.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(code)
+    from h5ingest.comm import leave
+
+    leave(code)
 
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say and return the exit code, the same on all ranks. Collective."""
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    if launcher_rank() is not None and on_interrupt is signal.default_int_handler:
-        # A KeyboardInterrupt would end in MPI_Finalize, which waits for ranks that wait for us.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_at_once()
+    from h5ingest.comm import abort_on_crash, world  # takes most of the time until here (numpy)
+
     try:
         comm = world()
     except SetupError as error:
         if not launcher_rank():
             _print_error(error)
-        if launcher_rank() is not None:
-            # No rank can know of another here. They come one by one: none may exit, which ends the
-            # others (see main), before root has spoken.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep(_LAST_WORDS_S)
+        # No rank can know of another here. They come one by one: none may exit, which lets srun end
+        # the others, before root has spoken.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(_LAST_WORDS_S)
         return error.exit_code
     with abort_on_crash(comm):
-        signal.signal(signal.SIGINT, on_interrupt)
+        patience_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
         if comm.size > 1:
-            comm.watch.start(IngestOptions().peer_timeout_s)  # until --peer-timeout is known
-        request: Request | VerifyRequest | int | None = None
+            comm.watch.start(patience_s)
+        told: Request | VerifyRequest | int | None = None
         if comm.rank == 0:
-            from h5ingest.commands import parse
-
-            try:
-                request = parse(arguments, comm.size)
-            except IngestError as error:  # of a verb that runs on one rank
-                _print_error(error)
-                request = error.exit_code
-        code = _carry_out(cast("Request | VerifyRequest | int", comm.bcast(request)), comm)
+            told = _parse(arguments, comm.size)
+        told = cast("Request | VerifyRequest | int", comm.bcast(told))
+        code = _carry_out(told, comm)
+        if comm.size > 1 and not (isinstance(told, Request) and told.croissant):
+            exit_within(patience_s, code)
         comm.rest()  # root may still describe the file; MPI_Finalize would wait for it at full load
         return code
+
+
+def _parse(arguments: list[str], n_ranks: int) -> Request | VerifyRequest | int:
+    """Return what the arguments ask for, or the exit code of a verb that is done. Root only."""
+    from h5ingest.commands import parse
+
+    try:
+        request = parse(arguments, n_ranks)
+        if request == EXIT_OK:
+            streams.check_output()
+    except IngestError as error:  # of a verb that runs on one rank
+        _print_error(error)
+        return error.exit_code
+    return request
 
 
 def _carry_out(told: Request | VerifyRequest | int, comm: Comm) -> int:
@@ -129,13 +139,13 @@ def _ingest(request: Request, comm: Comm) -> int:
     Raises:
         IngestError: see `errors`.
     """
+    interrupt = Interrupt()
+    interrupt.install()
     from h5ingest.ingest import ingest  # not for --help
 
     # What has been imported stays. Else it is searched for garbage, for 10 ms, each time that a
     # step has made some ten thousand small objects.
     gc.freeze()
-    interrupt = Interrupt()
-    interrupt.install()
     if comm.rank == 0 and not request.quiet:
         from h5ingest.preflight import told_before
 

@@ -13,10 +13,9 @@ import sys
 import textwrap
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +28,17 @@ from h5ingest.errors import (
     from_plain,
     to_plain,
 )
+from h5ingest.interrupt import end_at_once, ignore_all
 from h5ingest.launcher import launcher_rank, launcher_size
-from h5ingest.watchdog import Watchdog, exit_now
+from h5ingest.watchdog import Watchdog, exit_now, exit_within
 
 T = TypeVar("T")
 
 _FIRST_NAP_S: Final = 20e-6
 _NAP_GROWTH: Final = 1.25
 """Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
+_LONGEST_END_S: Final = 30.0
+"""For MPI_Finalize, in which nobody works any more."""
 
 
 class Request(Protocol):
@@ -171,17 +173,15 @@ def world() -> Comm:
 
     Raises:
         SetupError: the launcher started several processes and MPI does not see them as one world,
-            each of which would write the same file; or MPI cannot be loaded.
+            each of which would write the same file; or MPI cannot be loaded or started.
     """
     if launcher_rank() is None:
         return SerialComm()
     try:
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on a launcher that does not fit: said below, once
-            from mpi4py import MPI
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # MpiComm starts it, `leave` ends it
+        from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise SetupError(
             f"a launcher started this process, but MPI cannot be loaded: {error}\n"
@@ -201,6 +201,24 @@ def world() -> Comm:
             f"(srun --mpi=list shows what there is)."
         )
     return comm
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, and MPI before, if it was started. Collective then.
+
+    Whatever becomes of the other ranks: MPI_Finalize has been seen to wait for them for ever.
+    """
+    end_at_once()
+    sys.stdout.flush()  # as long as its reader likes
+    sys.stderr.flush()
+    ignore_all()  # srun --kill-on-bad-exit sends TERM as soon as the first rank has ended
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        from h5ingest.mpi import c_library
+
+        exit_within(_LONGEST_END_S, code)
+        c_library(mpi).MPI_Finalize()
+    exit_now(code)
 
 
 @contextlib.contextmanager
@@ -275,5 +293,7 @@ def abort_on_crash(comm: Comm) -> Iterator[None]:
         else:
             code, text = EXIT_INTERNAL, traceback.format_exc()
         text += "This rank failed alone: ending all ranks.\n"
-        print(textwrap.indent(text, where), end="", file=sys.__stderr__, flush=True)
-        comm.abort(code)
+        try:
+            print(textwrap.indent(text, where), end="", file=sys.__stderr__, flush=True)
+        finally:
+            comm.abort(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ from typer.core import TyperGroup
 
 from h5ingest import __version__, bench_verbs, main_verbs, verbs
 from h5ingest.cli import Request, VerifyRequest
-from h5ingest.errors import EXIT_INTERNAL
+from h5ingest.errors import EXIT_INTERNAL, UsageError
 
 
 class _DefaultVerb(TyperGroup):
@@ -18,8 +20,24 @@ class _DefaultVerb(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help", "-h", "--version"):
+            _check_is_no_verb(args[0], self.commands)
             args = ["ingest", *args]
         return super().parse_args(ctx, args)
+
+
+def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
+    """Refuse a mistyped verb: the error that follows would be about the file behind it.
+
+    Raises:
+        UsageError: it looks like no path, and there is no such file.
+    """
+    if word.startswith("-") or "." in word or os.sep in word or os.path.lexists(word):
+        return
+    import difflib
+
+    near = difflib.get_close_matches(word, verbs, n=1)
+    did_you_mean = f"; did you mean {near[0]}?" if near else f": expected one of {', '.join(verbs)}"
+    raise UsageError(f"no command and no manifest {word!r}{did_you_mean}")
 
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from h5ingest import png
+from h5ingest import libpng, png
 from h5ingest.errors import SampleError
 from h5ingest.layout import ImageSpec
 from h5ingest.options import MAX_PIXELS
@@ -57,10 +57,19 @@ def probe(
 class Prober:
     """`probe`, for many images: PNGs that are alike up to their pixels are judged only once."""
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, *, raw: bool = False) -> None:
-        """Take what `probe` takes."""
+    def __init__(
+        self, max_pixels: int = MAX_PIXELS, *, raw: bool = False, any_palette: bool = True
+    ) -> None:
+        """Take what `probe` takes.
+
+        Args:
+            max_pixels: as for `probe`.
+            raw: as for `probe`.
+            any_palette: whether to take palettes also where libpng must not expand them.
+        """
         self._max_pixels = max_pixels
         self._raw = raw
+        self._any_palette = any_palette or raw  # indices are not expanded
         self._alike: png.Alike | None = None
 
     def __call__(self, data: bytes, *, whole: bool = True) -> ImageSpec | None:
@@ -69,6 +78,8 @@ class Prober:
             return self._alike.spec
         spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
         if spec is not None and data.startswith(png.SIGNATURE):
+            if data[25] == png.PALETTE and not self._any_palette:
+                libpng.check_palettes()
             self._alike = png.Alike(data, spec)
         return spec
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from h5ingest import __version__
+from h5ingest import __version__, libpng
 from h5ingest.filesystem import FileSystem, look
 from h5ingest.libraries import Libraries, import_apart, import_here
 
@@ -44,6 +44,8 @@ class Facts:
     """The variables that decide what MPI and HDF5 do."""
     shared_memory_bytes: int | None = None
     """Size of /dev/shm, through which MPI's ranks on one host talk."""
+    machine: str = libpng.MACHINE
+    """Kind of processor."""
     program: str = ""
     """Version of h5ingest, of Python and of the system."""
     n_ranks: int = 1
@@ -156,6 +158,8 @@ def _of_libraries(facts: Facts) -> Iterable[Advice]:
             fatal=True,
             said="always",
         )
+    if libraries.libpng and (unsafe := libpng.problem(facts.machine, libraries.libpng)):
+        yield Advice(problem=f"{unsafe}: a run refuses palette images", remedy=libpng.REMEDY)
     if libraries.mpi and libraries.h5py and not libraries.parallel:
         yield Advice(
             problem="this h5py is not parallel (PyPI's never is)",

@@ -35,6 +35,8 @@ class Libraries:
     mpi_files: tuple[str, ...] = ()
     """The MPI libraries in the process; more than one cannot work together."""
     decoder: str = ""
+    libpng: str = ""
+    """Version of the libpng that decodes palettes."""
     codecs: tuple[str, ...] = ()
     """What --compression takes here."""
     errors: tuple[str, ...] = ()
@@ -115,9 +117,10 @@ def import_here(mpi: str = "", *, with_codecs: bool = True) -> Libraries:
     except (ImportError, RuntimeError) as error:
         errors.append(f"h5py: {error}")
     try:
+        from h5ingest import libpng
         from h5ingest.png import decoder_version
 
-        found["decoder"] = decoder_version()
+        found |= {"decoder": decoder_version(), "libpng": libpng.version()}
     except ImportError as error:
         errors.append(f"imagecodecs: {error}")
     if importlib.util.find_spec("hdf5plugin") is None:

@@ -55,7 +55,7 @@ class Loader:
         self._work = work
         self._beat = beat
         self._raw = options.samples == "raw"
-        self._probe = Prober(options.max_pixels, raw=self._raw)
+        self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
         resample = options.resample or ("nearest" if self._raw else "bicubic")
         self._fit = Fit(
             how=options.fit, pad_value=options.pad_value, resample=resample, raw=self._raw

@@ -12,7 +12,7 @@ import typer
 
 from h5ingest import option_types as opt
 from h5ingest.cli import Request, VerifyRequest
-from h5ingest.errors import IngestError, UsageError
+from h5ingest.errors import IngestError, ManifestError, UsageError
 from h5ingest.options import MAX_PIXELS, IngestOptions, parse_size
 from h5ingest.outfiles import CROISSANT, RESULTS, check_distinct
 from h5ingest.printing import check_target, separator
@@ -47,6 +47,7 @@ def ingest(
     readers: opt.Readers = "auto",
     on_error: opt.OnError = "fail",
     max_pixels: opt.MaxPixels = MAX_PIXELS,
+    trust_palettes: opt.TrustPalettes = False,
     checkpoint: opt.Checkpoint = 30.0,
     peer_timeout: opt.PeerTimeout = 300.0,
     restart: opt.Restart = False,
@@ -98,6 +99,7 @@ def ingest(
             readers=_number("--readers", readers, 0, "threads"),
             on_error=on_error,
             max_pixels=max_pixels,
+            trust_palettes=trust_palettes,
             checkpoint_s=checkpoint,
             peer_timeout_s=peer_timeout,
             restart=restart,
@@ -115,6 +117,10 @@ def ingest(
         check_target("--croissant", croissant, CROISSANT)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
+    try:
+        manifest.stat()
+    except OSError as error:  # before anything is said of OUT
+        raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
     ctx.obj.request = Request(
         manifest=manifest,
         out=out,

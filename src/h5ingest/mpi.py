@@ -5,12 +5,17 @@ cores it takes that of the one that is waited for. So every collective here is a
 looked at now and then. (Open MPI yields the core if it knows that it is oversubscribed; in
 Debian's MPICH 4.0.2, MPIR_CVAR_POLLS_BEFORE_YIELD=1 changed nothing.)
 
+mpi4py keeps Python's lock in the calls that start and end MPI: a `Watchdog`, a thread, could not
+end a process that waits there for ever. So these three are called through ctypes, which gives it
+away.
+
 May not: know images, files.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import sys
 import time
@@ -22,11 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.comm import Request, first_line, sleep_until, waiting
-from h5ingest.watchdog import Watchdog, exit_now
+from h5ingest.errors import SetupError
+from h5ingest.launcher import launcher_rank
+from h5ingest.watchdog import Watchdog, exit_now, exit_within
 
 T = TypeVar("T")
 
 _LONGEST_NAP_S: Final = 0.005
+_START_TIMEOUT: Final = "H5INGEST_START_TIMEOUT"
+"""The environment variable for the seconds that MPI may take to start: no option is known yet.
+Debian's mpirun.mpich, asked to end just after it began, lets its ranks wait there for ever."""
+_START_TIMEOUT_S: Final = 300.0
+_ABORT_TIMEOUT_S: Final = 10.0
 _LAST_WORDS_S: Final = 0.3
 """MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
 _SETTLED_S: Final = 0.1
@@ -40,18 +52,26 @@ class MpiComm:
     """All processes that the launcher started."""
 
     def __init__(self, mpi: Any) -> None:
-        """Take `mpi4py.MPI`. Collective."""
+        """Take `mpi4py.MPI`, and start MPI. Collective.
+
+        Raises:
+            SetupError: it cannot be started.
+        """
+        self.watch = Watchdog(launcher_rank() or 0)
+        self.watch.begin()
+        self.watch.start(_start_timeout_s(), f"{_START_TIMEOUT}, while MPI starts")
+        _start(mpi)
         self._world = mpi.COMM_WORLD
         self.rank: int = self._world.Get_rank()
         self.size: int = self._world.Get_size()
         self.library: str = first_line(mpi.Get_library_version())
-        self.watch = Watchdog(self.rank)
         self._mpi = mpi
         # What is under way must not be mixed up with the steps' own collectives.
         self._sums, sums = self._world.Idup()
         self._messages, messages = self._world.Idup()
         for request in (sums, messages):
             _sleep_until(request)
+        self.watch.end()
         self._status = mpi.Status()
         self.n_hosts = len(set(self.allgather(mpi.Get_processor_name())))
 
@@ -143,8 +163,41 @@ class MpiComm:
         sys.stderr.flush()
         if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
             time.sleep(_LAST_WORDS_S)
-            self._world.Abort(code)
+            exit_within(_ABORT_TIMEOUT_S, code)
+            c_library(self._mpi).MPI_Abort(self._in_c(self._world), code)
         exit_now(code)  # some MPI libraries return from Abort
+
+
+def c_library(mpi: Any) -> ctypes.CDLL:
+    """Return MPI's functions in C. Not collective."""
+    return ctypes.CDLL(mpi.__file__)  # a name is also looked up in what this is linked with
+
+
+def _start(mpi: Any) -> None:
+    """Start MPI as mpi4py does, but without Python's lock. Collective.
+
+    Raises:
+        SetupError: it cannot be started.
+    """
+    if mpi.Is_initialized():  # the user's MPI4PY_RC_INITIALIZE
+        return
+    provided = ctypes.byref(ctypes.c_int())
+    code = c_library(mpi).MPI_Init_thread(None, None, mpi.THREAD_FUNNELED, provided)
+    if code:
+        raise SetupError(f"MPI cannot be started: MPI_Init_thread returned {code}")
+    for comm in (mpi.COMM_SELF, mpi.COMM_WORLD):
+        comm.Set_errhandler(mpi.ERRORS_RETURN)
+
+
+def _start_timeout_s() -> float:
+    text = os.environ.get(_START_TIMEOUT, "")
+    try:
+        seconds = float(text or _START_TIMEOUT_S)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise SetupError(f"{_START_TIMEOUT}: expected a number of seconds, got {text!r}")
+    return seconds
 
 
 class _MpiRequest:

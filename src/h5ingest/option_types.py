@@ -212,6 +212,13 @@ MaxPixels = Annotated[
     int,
     _trouble(min=1, help="Refuse an image whose header claims more pixels."),
 ]
+TrustPalettes = Annotated[
+    bool,
+    _trouble(
+        "--trust-palettes",
+        help="Take palette images also on ARM with a libpng before 1.6.56 (CVE-2026-33636).",
+    ),
+]
 Checkpoint = Annotated[
     float,
     _trouble(

@@ -116,6 +116,8 @@ class IngestOptions:
     """`fail`: nothing is published if an image failed. `blank`: zero pixels and status 2."""
     max_pixels: int = MAX_PIXELS
     """Height times width beyond which a header is refused before anything is allocated."""
+    trust_palettes: bool = False
+    """Whether palettes are expanded also by a libpng that is known to be unsafe there."""
     checkpoint_s: float = 30.0
     """Seconds of work that a job that is killed can lose, about."""
     peer_timeout_s: float = 300.0
@@ -230,6 +232,11 @@ class IngestOptions:
             raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
         if self.reduce_depth and self.dtype != "uint8":
             raise UsageError("--reduce-depth goes with --dtype uint8")
+
+    @property
+    def any_palette(self) -> bool:
+        """Whether palette images are taken whatever libpng there is."""
+        return self.trust_palettes or self.layout == "encoded"  # stored as they are
 
     def content(self) -> dict[str, object]:
         """Return the options that decide the content of the file, for its `options` attribute.

@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest import libpng
 from h5ingest.errors import SampleError, one_line
 from h5ingest.layout import ImageSpec
 from h5ingest.notes import MORE_IMAGES
@@ -31,6 +32,9 @@ from h5ingest.notes import MORE_IMAGES
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 END: Final = b"\0\0\0\0IEND\xaeB`\x82"
 """The last chunk."""
+
+PALETTE: Final = 3
+"""The colour type of images that are indices."""
 
 _DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Bit depths allowed for each colour type (PNG specification, table 11.1)."""
@@ -46,7 +50,10 @@ def decoder_version() -> str:
     import imagecodecs
     import kornia_rs
 
-    return f"kornia-rs {kornia_rs.__version__}, imagecodecs {imagecodecs.__version__}"
+    return (
+        f"kornia-rs {kornia_rs.__version__}, imagecodecs {imagecodecs.__version__}, "
+        f"libpng {libpng.version()}"
+    )
 
 
 def spec_of(data: bytes, *, whole: bool = True, raw: bool = False) -> ImageSpec | None:

@@ -97,7 +97,7 @@ def probe_images(
     palettes: set[bytes] = set()
     n_bytes, budget = 0, options.cache_bytes
     raw = options.samples == "raw"
-    probe = Prober(options.max_pixels, raw=raw)
+    probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
     n_kept = 0 if options.layout == "stack" else len(held.paths)
     shapes, sizes = np.zeros((n_kept, 4), np.int32), np.zeros(n_kept, np.int64)
     first, i, next_beat_s = held.indices.start, 0, 0.0

@@ -64,11 +64,11 @@ def provenance(
         "created": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "n_samples": manifest.n_rows,
         "n_failed": n_failed,
-        "manifest_name": manifest.path.name,
+        "manifest_name": _text(manifest.path.name),
         "manifest_sha256": manifest.sha256,
         "options": _json({**options.content(), "compression": canonical(options.compression)}),
         "libraries": _json(libraries),
-        "command": command,
+        "command": _text(command),
     }
 
 
@@ -105,6 +105,11 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _text(name: str) -> str:
+    """Return it as HDF5 can hold it: bytes that are no UTF-8 as Python writes them."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _json(value: object) -> str:

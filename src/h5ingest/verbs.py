@@ -10,6 +10,7 @@ import typer
 
 from h5ingest import option_types as opt
 from h5ingest.errors import IngestError, OutputError, SetupError, UsageError
+from h5ingest.interrupt import raise_on_interrupt
 from h5ingest.options import IngestOptions
 from h5ingest.outfiles import PICTURE, RESULTS, check_distinct
 from h5ingest.printing import Status, check_target, separator, write_json
@@ -209,9 +210,10 @@ def show(
 
 
 def on_one_rank(verb: str, ctx: typer.Context) -> None:
-    """Raise `UsageError` if there are several."""
+    """Begin a verb that one rank carries out; raise `UsageError` if there are several."""
     if ctx.obj.n_ranks > 1:
         raise UsageError(
             f"h5ingest {verb} runs on one rank, this job has {ctx.obj.n_ranks}: "
             f"start it without mpirun or srun"
         )
+    raise_on_interrupt()
