@@ -543,6 +543,7 @@ WRITERS = {
     "comm:SerialComm.create": "OUT.partial, new, with stripes",
     "listing:write_manifest": "no name",
     "verbs:manifest": "standard output",
+    "streams:keep": "standard streams that the caller closed: /dev/null",
     "drawing:save": "what the one function has opened",
     "codec_report:draw": "what the one function has opened",
     "sheet:sheet": "by drawing.save",

@@ -16,11 +16,10 @@ from h5ingest.layout import Layout
 from h5ingest.manifest import Manifest
 from h5ingest.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
 from h5ingest.png import decoder_version
-from h5ingest.provenance import source_date
+from h5ingest.provenance import package_version, source_date
 from h5ingest.samples import Samples
 from h5ingest.storage.choice import Choice
 from h5ingest.storage.datasets import hdf5_version
-from h5ingest.storage.existing import refuse_existing
 from h5ingest.storage.filters import canonical
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
@@ -78,6 +77,8 @@ def check_left(job: Job) -> None:
 
 
 def _refuse_existing(job: Job) -> None:
+    from h5ingest.storage.existing import refuse_existing  # on root only
+
     options = job.options
     refuse_existing(job.beside.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
 
@@ -107,8 +108,6 @@ def about_job(
     fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
     if fingerprints is None:
         return {}
-    import PIL
-
     options = job.options.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
     return {
@@ -130,7 +129,7 @@ def about_job(
         "versions": {
             "h5ingest": __version__,
             "HDF5": hdf5_version(),
-            "decoders": f"{decoder_version()}, Pillow {PIL.__version__}",
+            "decoders": f"{decoder_version()}, Pillow {package_version('pillow')}",
         },
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from h5ingest import libpng, png
+from h5ingest import png
 from h5ingest.errors import SampleError
 from h5ingest.layout import ImageSpec
 from h5ingest.options import MAX_PIXELS
@@ -79,6 +79,8 @@ class Prober:
         spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
         if spec is not None and data.startswith(png.SIGNATURE):
             if data[25] == png.PALETTE and not self._any_palette:
+                from h5ingest import libpng  # few jobs need it
+
                 libpng.check_palettes()
             self._alike = png.Alike(data, spec)
         return spec

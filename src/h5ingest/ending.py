@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from h5ingest.comm import agree, agreeing
 from h5ingest.convert import Losses
@@ -25,11 +26,13 @@ from h5ingest.probing import REMEDY, Findings
 from h5ingest.provenance import provenance
 from h5ingest.report import write_failures
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.joints import Torn, blank, find_torn, undo
 from h5ingest.storage.journal import Journal
 from h5ingest.storage.state import discard
 from h5ingest.storage.writer import Writer
 from h5ingest.work import Work
+
+if TYPE_CHECKING:
+    from h5ingest.storage.joints import Torn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ def join(
     joints = comm.gather(work.joints)
     with agreeing(comm):
         if joints is not None and journal is not None:
+            from h5ingest.storage.joints import blank, find_torn, undo  # on root only
+
             every = {*before, *(joint for told in joints for joint in told)}
             torn = find_torn(job.beside.partial, layout, every) if every else []
             if torn:

@@ -7,7 +7,6 @@ May not: know a rank, import h5py.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -213,6 +212,8 @@ class Layout:
     @property
     def digest(self) -> str:
         """SHA-256 of all that it says, in hexadecimal: equal for equal layouts only."""
+        import hashlib  # on root only
+
         found = hashlib.sha256(f"{self.schema}\n{replace(self, groups=())!r}".encode())
         for group in self.groups:
             found.update(repr(group).encode())

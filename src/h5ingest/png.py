@@ -24,7 +24,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest import libpng
 from h5ingest.errors import SampleError, one_line
 from h5ingest.layout import ImageSpec
 from h5ingest.notes import MORE_IMAGES
@@ -49,6 +48,8 @@ def decoder_version() -> str:
     """Return names and versions of the PNG decoders."""
     import imagecodecs
     import kornia_rs
+
+    from h5ingest import libpng
 
     return (
         f"kornia-rs {kornia_rs.__version__}, imagecodecs {imagecodecs.__version__}, "

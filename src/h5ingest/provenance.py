@@ -49,7 +49,7 @@ def provenance(
         "h5py": h5py.version.version,
         "HDF5": h5py.version.hdf5_version,
         "decoder": decoder_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: package_version(name) for name in _PACKAGES},
     }
     attributes: dict[str, str | int] = {}
     if layout.grouped:
@@ -98,7 +98,8 @@ def _job(comm: Comm) -> dict[str, str | int]:
     return {"ranks": comm.size, "hosts": comm.n_hosts, **told}
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return the version of an installed package. Root only."""
     from importlib import metadata  # 40 files: for root alone
 
     try:
