@@ -8,6 +8,8 @@ SHELL := bash
 DEMO := build/demo
 SCRIPTS := .ci/run $(wildcard scripts/*.sh) jobs/env.sh $(wildcard jobs/*.sbatch) docker/smoke-test
 PYTEST_ARGS ?=
+# Every rank that a test starts would otherwise compile our modules anew.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE
 BENCH_DATA ?=
 BENCH_ARGS ?=
 
@@ -39,8 +41,9 @@ lint: venv-mpich ## style of the Python and shell sources
 types: venv-mpich ## strict type check
 	@.venv/mpich/bin/mypy
 
+# Three at a time: each waits much of its time. PYTEST_ARGS='-n 0' runs them one after the other.
 test: venvs ## all tests, on both MPIs and on PyPI's wheels
-	@.venv/mpich/bin/pytest $(PYTEST_ARGS)
+	@$(COMPILED) .venv/mpich/bin/pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 soak: venvs ## the tests that take minutes: every filter, all data, all ranks, all MPIs
 	@.venv/mpich/bin/pytest -m soak $(PYTEST_ARGS)

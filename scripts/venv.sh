@@ -3,6 +3,8 @@
 #   mpich, openmpi  h5py compiled against Debian's parallel HDF5 for that MPI, with the dev extra
 #                   (and in mpich, where all tests run, the torch extra)
 #   wheels          PyPI wheels only (serial h5py, MPICH from PyPI): no root, no compiler
+# What has no wheel is compiled here (mpi4py, h5py) or named below (without_wheel); anything else without
+# one fails on every machine alike, instead of only where pip's cache is empty.
 # Environment: PYTHON (default python3), H5INGEST_CACHE (compiled wheels, shared by all clones).
 set -euo pipefail
 
@@ -63,6 +65,8 @@ two_ranks() { timeout -k 5 60 "${mpirun[@]}" -n 2 "$1" -c "${@:2}"; }
 
 pinned() { sed -n "s/^$1==//p" constraints.txt; }
 
+only_wheels=(-q -c constraints.txt --only-binary=:all:)
+
 missing_packages() {
   local package
   for package in "${packages[@]}"; do
@@ -110,7 +114,7 @@ build_wheels() ( # a subshell, for the lock, the trap and CFLAGS
   export CFLAGS=${CFLAGS:--O2 -g0}
 
   run "preparing to build, once for all clones" "$python" -m venv "$tmp/venv"
-  run "  build tools" "$tmp/venv/bin/pip" install -q -c constraints.txt \
+  run "  build tools" "$tmp/venv/bin/pip" install "${only_wheels[@]}" \
     cython numpy mpi4py pkgconfig setuptools wheel
   # A wheel that took another MPI, or none, runs as two worlds of one rank.
   if ! two_ranks "$tmp/venv/bin/python" \
@@ -167,11 +171,11 @@ fi
 compiled=()
 if [[ $flavour == wheels ]]; then
   extras=demo,test
-  only=(--only-binary=:all:)
+  without_wheel=()
 else
   extras=dev
   [[ $flavour == openmpi ]] || extras+=,torch # large, and the same on both
-  only=()
+  without_wheel=(jsonpath-rw) # wanted by mlcroissant; pure Python
   [[ -d $wheels ]] || build_wheels
   compiled=("$wheels"/*.whl)
 fi
@@ -180,8 +184,13 @@ if [[ $(head -n 1 "$venv/.stamp" 2>/dev/null) != "${stamp%%$'\n'*}" ]]; then
   run "making $venv" "$python" -m venv --clear "$venv"
 fi
 rm -f "$venv/.stamp"
-run "installing the build backend" "$venv/bin/pip" install -q -c constraints.txt "${only[@]}" hatchling
-run "installing h5ingest[$extras]" "$venv/bin/pip" install -q -c constraints.txt "${only[@]}" \
+run "installing the build backend" "$venv/bin/pip" install "${only_wheels[@]}" hatchling
+for package in "${without_wheel[@]}"; do # in isolation, by the setuptools of constraints.txt
+  run "building $package" env PIP_USE_PEP517=1 PIP_CONSTRAINT=constraints.txt \
+    PIP_BUILD_CONSTRAINT=constraints.txt "$venv/bin/pip" install "${only_wheels[@]}" \
+    --no-binary="$package" --no-deps "$package"
+done
+run "installing h5ingest[$extras]" "$venv/bin/pip" install "${only_wheels[@]}" \
   --no-build-isolation "${compiled[@]}" -e ".[$extras]"
 
 run "checking two ranks" two_ranks "$venv/bin/python" '

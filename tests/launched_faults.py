@@ -111,9 +111,9 @@ class Fault:
         else:
             name, _, later_s = self.act.partition("-later:")
             if later_s:
-                threading.Timer(float(later_s), os.kill, (me, SIGNALS[name])).start()
+                threading.Timer(float(later_s), ask, (SIGNALS[name],)).start()
             else:
-                os.kill(me, SIGNALS[name])
+                ask(SIGNALS[name])
 
     def arrange(self) -> None:
         if not self.site:
@@ -174,6 +174,12 @@ def fill(path: str) -> None:
             with contextlib.suppress(OSError):
                 while file.write(bytes(size)):
                     pass
+
+
+def ask(number: int) -> None:
+    """Send this process a signal, and say when."""
+    os.write(2, f"asked at {time.time():.3f}\n".encode())
+    os.kill(os.getpid(), number)
 
 
 def kill_session() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shlex
 import signal
@@ -11,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -23,8 +24,12 @@ from h5ingest.filesystem import look
 from h5ingest.job import Nobody
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+REAL = SHARED.exists()
+"""Whether the corpora are those of ../shared; else they are drawn (`drawn.py`), and smaller."""
 LAUNCHED = Path(__file__).with_name("launched.py")
 
+T = TypeVar("T")
 Completed = subprocess.CompletedProcess[str]
 
 _LAUNCHERS = ("ALPS_", "FLUX_", "HYDI_", "HYDRA_", "JSM_", "MPI_", "MV2_", "OMPI_", "PALS_", "PMI",
@@ -140,6 +145,35 @@ class Flavour:
         """Run h5ingest on so many ranks through `launched.py`, whose arguments come first."""
         return self.launch(n_ranks, self.bin / "python", LAUNCHED, *arguments, **how)
 
+    def run_many(
+        self, n_ranks: int, jobs: Sequence[Sequence[str | Path]], folder: Path, **how: Any
+    ) -> list[Completed]:
+        """Run h5ingest several times on so many ranks, which start once (`launched_many.py`).
+
+        Each job must end with the same code on all ranks, and be without traceback.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = [[str(word) for word in job] for job in jobs]
+        (folder / "jobs.json").write_text(json.dumps(listed))
+        script = LAUNCHED.with_name("launched_many.py")
+        command = (self.bin / "python", script, folder / "jobs.json", folder)
+        launched = self.launch(n_ranks, *command, **how)
+        assert launched.returncode == 0, explain(launched)
+        found = []
+        for number, job in enumerate(listed):
+            told = {
+                kind: [(folder / f"{number}.{kind}.{rank}").read_text() for rank in range(n_ranks)]
+                for kind in ("out", "err", "code")
+            }
+            assert len(set(told["code"])) == 1, (job, told)
+            found.append(
+                subprocess.CompletedProcess(
+                    ["h5ingest", *job], int(told["code"][0]), "".join(told["out"]),
+                    "".join(told["err"]),
+                )
+            )  # fmt: skip
+        return found
+
     def alone(self, *arguments: str | Path, **how: Any) -> Completed:
         """Run h5ingest without any launcher; see `run` for `how`."""
         return run([self.bin / "h5ingest", *arguments], **how)
@@ -193,6 +227,11 @@ def write_manifest(path: Path, rows: Iterable[object]) -> Path:
     lines = [delimiter.join(map(str, row)) if isinstance(row, tuple) else str(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), "utf-8", "surrogateescape")
     return path
+
+
+def spread(all_: Sequence[T], n: int) -> Sequence[T]:
+    """About so many of them, evenly spread; all if there are fewer."""
+    return all_[:: max(1, len(all_) // n)]
 
 
 def damage(path: Path) -> None:

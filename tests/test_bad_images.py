@@ -56,7 +56,7 @@ def assert_all_are_named(completed: Completed, out: Path, rows: list[int]) -> No
         assert path.endswith(f"/{row:03}.png")
         assert reason
     for row in rows[:10]:  # the message names the first few
-        assert f"sample {row}: {table[row][0]}: " in completed.stderr
+        assert f"line {row + 2}: {table[row][0]}: " in completed.stderr
 
 
 def assert_only_these_are_blank(alone: Runner, layout: str, out: Path, rows: list[int]) -> None:

@@ -229,9 +229,10 @@ def test_failures_are_counted_by_kind_and_named_in_order() -> None:
         Failure(index=i, path=f"{i}.png", kind="missing" if i % 3 else "damaged", reason="why")
         for i in reversed(range(1500))
     ]
-    lines = describe_failures(failures, first=3).splitlines()
+    lines = describe_failures(failures, lambda rows: {0: 2, 1: 4}, first=3).splitlines()
     assert lines[0] == "1,000 missing, 500 damaged"
-    assert lines[1:4] == [f"  sample {i}: {i}.png: why" for i in range(3)]
+    where = ("line 2", "line 4", "sample 2")  # the manifest can tell no line of the third
+    assert lines[1:4] == [f"  {where[i]}: {i}.png: why" for i in range(3)]
     assert "1,497 more" in lines[4]
     assert len(lines) == 5
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import Sample, Wanted, assert_holds, channels_of, expected, write_samples
 from PIL import Image
-from support import Flavour, read_file, reference_pixels
+from support import Flavour, read_file, reference_pixels, spread
 from test_layouts import ingest_on, launch
 
 from h5ingest.options import IngestOptions
@@ -22,10 +22,10 @@ from h5ingest.options import IngestOptions
 Pixels = NDArray[Any]
 
 SAMPLED = {
-    "pngsuite": 1, "scikit_image": 1, "omniglot": 97, "davis_palette": 71, "depth16_open3d": 1,
-    "emoji32": 89, "kodak": 4, "mnist": 1009,
+    "pngsuite": 200, "scikit_image": 50, "omniglot": 60, "davis_palette": 7, "depth16_open3d": 20,
+    "emoji32": 40, "kodak": 6, "mnist": 70,
 }  # fmt: skip
-"""Corpus -> every how manieth file is taken."""
+"""Corpus -> about how many files are taken."""
 MOST_PIXELS = 700_000
 FEW_PIXELS = 20_000
 """That pypng, which is pure Python, decodes quickly."""
@@ -65,11 +65,12 @@ def chosen(corpora: Path, corpus: str) -> list[Path]:
         files = [file for file in files if file.name[0] != "x"]
     if corpus == "kodak":  # both orientations
         upright = [file for file in files if header(file)[:2] == (768, 512)]
-        files = [*files[:: SAMPLED[corpus]], *upright[:2]]
+        files = [*spread(files, SAMPLED[corpus]), *upright[:2]]
         assert {header(file)[:2] for file in files} == {(768, 512), (512, 768)}
         return sorted(set(files))
-    files = files[:: SAMPLED[corpus]]
-    return [file for file in files if np.prod(header(file)[:2]) <= MOST_PIXELS]
+    return [
+        file for file in spread(files, SAMPLED[corpus]) if np.prod(header(file)[:2]) <= MOST_PIXELS
+    ]
 
 
 def by_pillow(file: Path) -> Pixels:

@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from support import (
     LAUNCHED,
+    REAL,
     WHEELS,
     Flavour,
     Meddler,
@@ -102,7 +103,8 @@ def test_every_good_image_of_pngsuite_is_stored_exactly(corpora: Path, tmp_path:
     for file in sorted(folder.glob("[!x]*.png")):
         pixels = reference_pixels(file)
         groups.setdefault((pixels.shape, str(pixels.dtype)), {})[file.name] = pixels
-    assert sum(map(len, groups.values())) == 161
+    n_files = sum(map(len, groups.values()))
+    assert n_files == 161 if REAL else n_files > 161
     assert {(shape[2:], dtype) for shape, dtype in groups} == {
         (channels, dtype) for channels in [(), (2,), (3,), (4,)] for dtype in ("uint8", "uint16")
     }
@@ -260,7 +262,7 @@ def test_an_existing_file_is_replaced_only_by_a_complete_one(images: Images) -> 
     with pytest.raises(OutputError, match="--overwrite"):
         ingest(images.manifest, images.out)
     damage(images.folder / images.names[4])
-    with pytest.raises(SamplesFailedError, match=f"sample 4: {images.names[4]}"):
+    with pytest.raises(SamplesFailedError, match=f"line 5: {images.names[4]}"):
         ingest(images.manifest, images.out, IngestOptions(overwrite=True))
     assert images.out.read_bytes() == before
     assert images.left() == ["out.h5", *UNFINISHED]
@@ -294,7 +296,7 @@ def test_a_file_that_changes_after_its_header_was_read_is_a_failed_sample(images
 
 def test_nothing_is_published_if_a_file_vanishes_after_its_header_was_read(images: Images) -> None:
     victim = images.folder / images.names[1]
-    with pytest.raises(SamplesFailedError, match=f"1 missing\n  sample 1: {victim.name}"):
+    with pytest.raises(SamplesFailedError, match=f"1 missing\n  line 2: {victim.name}"):
         ingest(
             images.manifest, images.out, IngestOptions(cache_bytes=0), watch=Meddler(victim.unlink)
         )
@@ -334,7 +336,7 @@ def test_what_is_no_image_is_named_with_its_reason(
     odd = images.folder / "odd.png"
     make(odd)
     write_manifest(images.manifest, [*images.names, odd.name])
-    with pytest.raises(SamplesFailedError, match=rf"(?s)1 of 10 .*sample 9: odd\.png: .*{reason}"):
+    with pytest.raises(SamplesFailedError, match=rf"(?s)1 of 10 .*line 10: odd\.png: .*{reason}"):
         ingest(images.manifest, images.out)
     assert images.left() == ["out.h5.failed.tsv"]
 

@@ -73,6 +73,17 @@ def rewrite(lock: Path, **changes: Any) -> None:
     beside.replace(lock)
 
 
+def settled(file: Path, seconds: float) -> bytes:
+    """What is in a file once nothing has been written there for so long."""
+    content, since_s = file.read_bytes(), time.monotonic()
+    end_s = since_s + 20
+    while time.monotonic() < min(since_s + seconds, end_s):
+        time.sleep(0.05)
+        if (now := file.read_bytes()) != content:
+            content, since_s = now, time.monotonic()
+    return content
+
+
 def abandoned(runner: Runner, out: Path) -> Path:
     """The lock of a job that has been killed."""
     slowly = {"act": "nap:0.01", "site": "decode", "call": 0}  # so that there are checkpoints
@@ -186,8 +197,7 @@ def test_a_job_that_has_lost_its_lock_writes_no_more(
     out, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
     with slow_job(runner.flavour, runner.images, layout, out, n_ranks) as job:
         rewrite(tmp_path / "out.h5.lock", token="another's", pid=1)
-        time.sleep(1.6)  # it looks once a second
-        before = partial.read_bytes()
+        before = settled(partial, 1.6)  # it looks once a second
         said, _ = job.communicate(timeout=20)
         assert job.returncode == 5, said
         assert "this job has lost the output to another one" in said

@@ -271,6 +271,50 @@ def assert_refused(completed: Completed, code: int, out: Path, *said: str) -> No
 
 
 DAMAGED = {7: "bad/0000.png", 500: "bad/0001.png", 999: "bad/0002.png"}
+MISSING = {0: "nowhere/a.png", 400: "nowhere/b.png", 999: "nowhere/c.png"}
+MIXED = {10: "wide/0000.png", 11: "wide/0001.png", 900: "wide/0002.png"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A job that has ended in good order."""
+
+    completed: Completed
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def ended(
+    flavour: Flavour, table: Table, thousand: Thousand, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Ended]:
+    """Jobs on three ranks that start but once."""
+    folder = tmp_path_factory.mktemp("ended")
+    (folder / "file").touch()
+    labels = ["only a path" if row == 617 else (f"{row}.png", row) for row in range(1000)]
+    damaged = thousand.manifest("corrupt.txt", DAMAGED)
+    good = thousand.manifest("good.txt", {})
+    jobs: dict[str, tuple[str | Path, ...]] = {
+        "blank": (damaged, folder / "blank.h5", "--chunk", "16", "--on-error", "blank",
+                  "--report", folder / "report.json"),
+        "missing": (thousand.manifest("missing.txt", MISSING), folder / "missing.h5"),
+        "mixed": (thousand.manifest("mixed.txt", MIXED), folder / "mixed.h5"),
+        "elsewhere": (good, folder / "elsewhere.h5", "--root", folder),
+        "bad line": (write_manifest(folder / "labels.txt", labels), folder / "bad.h5"),
+        "empty": (write_manifest(folder / "empty.txt", []), folder / "empty.h5"),
+        "absent": (folder / "absent.txt", folder / "none.h5"),
+        "no folder": (table.manifest, folder / "absent" / "out.h5"),
+        "in a file": (table.manifest, folder / "file" / "out.h5"),
+        # Even root, to whom no permission is denied, cannot make a file there.
+        "proc": (table.manifest, Path("/proc/out.h5")),
+        "dry run": (good, folder / "dry" / "out.h5", "--chunk", "16", "--dry-run"),
+    }  # fmt: skip
+    (folder / "dry").mkdir()
+    done = flavour.run_many(3, list(jobs.values()), folder / "told")
+    outs = (Path(job[1]) for job in jobs.values())
+    return {
+        name: Ended(completed=completed, out=out)
+        for name, completed, out in zip(jobs, done, outs, strict=True)
+    }
 
 
 def test_three_corrupt_images_of_a_thousand_are_named_and_nothing_is_published(
@@ -282,71 +326,58 @@ def test_three_corrupt_images_of_a_thousand_are_named_and_nothing_is_published(
     assert_refused(completed, 3, out, "3 of 1,000 images failed", "3 damaged", *DAMAGED.values())
 
 
-def test_corrupt_images_may_be_stored_as_zeros(
-    flavour: Flavour, thousand: Thousand, tmp_path: Path
-) -> None:
-    manifest = thousand.manifest("corrupt.txt", DAMAGED)
-    completed = flavour.run(
-        3, manifest, tmp_path / "out.h5", "--chunk", "16", "--on-error", "blank",
-        "--report", tmp_path / "report.json",
-    )  # fmt: skip
+def test_corrupt_images_may_be_stored_as_zeros(ended: dict[str, Ended]) -> None:
+    completed, out = ended["blank"].completed, ended["blank"].out
     assert completed.returncode == 0, explain(completed)
-    stored = read_file(tmp_path / "out.h5")
+    stored = read_file(out)
     expected, status = make_pixels(1000, (4, 4)), np.ones(1000)
     expected[list(DAMAGED)], status[list(DAMAGED)] = 0, 2
     np.testing.assert_array_equal(stored.arrays["images"], expected)
     np.testing.assert_array_equal(stored.arrays["status"], status)
     assert stored.attrs["n_failed"] == 3
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads(out.with_name("report.json").read_text())
     assert report["n_failed"] == 3
     assert {failure["index"]: failure["path"] for failure in report["failures"]} == DAMAGED
 
 
 def test_missing_files_and_mixed_shapes_are_found_before_anything_is_written(
-    flavour: Flavour, thousand: Thousand, tmp_path: Path
+    ended: dict[str, Ended],
 ) -> None:
-    out = tmp_path / "out.h5"
-    missing = {0: "nowhere/a.png", 400: "nowhere/b.png", 999: "nowhere/c.png"}
-    completed = flavour.run(3, thousand.manifest("missing.txt", missing), out)
-    assert_refused(completed, 3, out, "3 of 1,000 files cannot be read", *missing.values())
+    completed, out = ended["missing"].completed, ended["missing"].out
+    assert_refused(completed, 3, out, "3 of 1,000 files cannot be read", *MISSING.values())
     assert "store:" not in completed.stderr
-
-    mixed = {10: "wide/0000.png", 11: "wide/0001.png", 900: "wide/0002.png"}
-    completed = flavour.run(3, thousand.manifest("mixed.txt", mixed), out)
     assert_refused(
-        completed, 3, out,
+        ended["mixed"].completed, 3, ended["mixed"].out,
         "997 x 4x4 gray uint8 (first: sample 0: good/0000.png)",
         "3 x 4x9 gray uint8 (first: sample 10: wide/0000.png)",
     )  # fmt: skip
 
 
 def test_if_all_files_are_missing_the_message_points_to_the_root_option(
-    flavour: Flavour, thousand: Thousand, tmp_path: Path
+    ended: dict[str, Ended],
 ) -> None:
-    manifest, out = thousand.manifest("good.txt", {}), tmp_path / "out.h5"
-    completed = flavour.run(3, manifest, out, "--root", tmp_path)
-    assert_refused(completed, 3, out, "none of its 1,000 files", f"{tmp_path}/good/0000", "--root")
+    completed, out = ended["elsewhere"].completed, ended["elsewhere"].out
+    root = out.parent
+    assert_refused(completed, 3, out, "none of its 1,000 files", f"{root}/good/0000", "--root")
 
 
 def test_a_manifest_error_names_the_file_and_the_line(
-    flavour: Flavour, thousand: Thousand, tmp_path: Path
+    flavour: Flavour, ended: dict[str, Ended], tmp_path: Path
 ) -> None:
-    manifest = write_manifest(
-        tmp_path / "labels.txt",
-        ["only a path" if row == 617 else (f"{row}.png", row) for row in range(1000)],
-    )
+    completed, out = ended["bad line"].completed, ended["bad line"].out
+    manifest = out.with_name("labels.txt")
+    said = f"{manifest}, line 618: expected 2", "'only a path'"
+    assert_refused(completed, 4, out, *said)
     out = tmp_path / "out.h5"
-    for n_ranks in (2, 5):
-        completed = flavour.run(n_ranks, manifest, out)
-        assert_refused(completed, 4, out, f"{manifest}, line 618: expected 2", "'only a path'")
+    assert_refused(flavour.run(5, manifest, out), 4, out, *said)
 
 
-def test_an_empty_or_absent_manifest_is_refused(flavour: Flavour, tmp_path: Path) -> None:
-    out = tmp_path / "out.h5"
-    empty = write_manifest(tmp_path / "empty.txt", [])
-    assert_refused(flavour.run(2, empty, out), 4, out, f"{empty}: expected one image path a line")
-    absent = tmp_path / "absent.txt"
-    assert_refused(flavour.run(2, absent, out), 4, out, f"{absent}: cannot be read: No such file")
+def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None:
+    empty, absent = ended["empty"], ended["absent"]
+    said = f"{empty.out.with_suffix('.txt')}: expected one image path a line"
+    assert_refused(empty.completed, 4, empty.out, said)
+    said = f"{absent.out.with_name('absent.txt')}: cannot be read: No such file"
+    assert_refused(absent.completed, 4, absent.out, said)
 
 
 def test_an_output_that_exists_is_kept(flavour: Flavour, table: Table, tmp_path: Path) -> None:
@@ -358,24 +389,15 @@ def test_an_output_that_exists_is_kept(flavour: Flavour, table: Table, tmp_path:
     assert (tmp_path / "out.h5").read_text() == "precious"
 
 
-def test_a_place_where_no_file_can_be_made_is_refused(
-    flavour: Flavour, table: Table, tmp_path: Path
-) -> None:
-    out = tmp_path / "absent" / "out.h5"
-    completed = flavour.run(2, table.manifest, out)
-    assert_refused(completed, 5, out, f"expected an existing folder {out.parent}")
-    (tmp_path / "file").touch()
-    out = tmp_path / "file" / "out.h5"
-    assert_refused(flavour.run(2, table.manifest, out), 5, out, str(out))
+def test_a_place_where_no_file_can_be_made_is_refused(ended: dict[str, Ended]) -> None:
+    absent, file = ended["no folder"], ended["in a file"]
+    said = f"expected an existing folder {absent.out.parent}"
+    assert_refused(absent.completed, 5, absent.out, said)
+    assert_refused(file.completed, 5, file.out, str(file.out))
 
 
-def test_a_file_system_that_refuses_the_file_is_reported_once(
-    flavour: Flavour, table: Table
-) -> None:
-    # Even root, to whom no permission is denied, cannot make a file there.
-    out = Path("/proc/out.h5")
-    completed = flavour.run(3, table.manifest, out)
-    assert_refused(completed, 5, out, str(out))
+def test_a_file_system_that_refuses_the_file_is_reported_once(ended: dict[str, Ended]) -> None:
+    assert_refused(ended["proc"].completed, 5, Path("/proc/out.h5"), "/proc/out.h5")
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -385,7 +407,7 @@ def test_a_crash_of_one_rank_ends_all_with_its_traceback(
     manifest = thousand.manifest("good.txt", {})
     completed = flavour.run_launched(
         3, "crash", str(rank), "20", manifest, tmp_path / "out.h5",
-        "--chunk", "4", "--batch-bytes", "64", timeout_s=10,
+        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
     )  # fmt: skip
     assert completed.returncode == 1, explain(completed)
     assert f"[rank {rank} of 3] Traceback" in completed.stderr, explain(completed)
@@ -445,17 +467,14 @@ def test_srun_with_the_wrong_mpi_is_refused_by_every_task(
     assert not out.exists()
 
 
-def test_a_dry_run_says_what_would_be_made_and_writes_nothing(
-    flavour: Flavour, thousand: Thousand, tmp_path: Path
-) -> None:
-    manifest, out = thousand.manifest("good.txt", {}), tmp_path / "out.h5"
-    completed = flavour.run(3, manifest, out, "--chunk", "16", "--dry-run")
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(ended: dict[str, Ended]) -> None:
+    completed, out = ended["dry run"].completed, ended["dry run"].out
     assert completed.returncode == 0, explain(completed)
     assert "would hold 1,000 images of 4x4 gray uint8" in completed.stdout
     # 63 chunks of 16 images of 16 bytes, and 9 bytes of status and checksum an image
     assert re.search(r"size +24\.5 KiB from ", completed.stdout), completed.stdout
     assert re.search(r"files +1 instead of 1,000 \(inodes\)", completed.stdout)
-    assert list(tmp_path.iterdir()) == []
+    assert list(out.parent.iterdir()) == []
 
 
 def read_labels(table: Path) -> tuple[list[str], list[int]]:

@@ -110,7 +110,7 @@ def test_an_image_of_two_ranks_that_changes_between_their_looks_is_a_failed_one(
     counts = read_differently(monkeypatch, "1.png", other)
     with extent_chunks(100):  # the border is in the image in the middle
         if on_error == "fail":
-            with pytest.raises(SamplesFailedError, match=r"sample 1: 1\.png"):
+            with pytest.raises(SamplesFailedError, match=r"line 3: 1\.png"):
                 ingest_on(2, manifest, out, options)
             assert not out.exists()
         else:

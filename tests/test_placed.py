@@ -25,7 +25,6 @@ from PIL import Image
 from stacks import stack
 from support import (
     FLAVOURS,
-    ROOT,
     WHEELS,
     Flavour,
     error_lines,
@@ -51,7 +50,6 @@ from h5ingest.storage.writer import Image as TreeImage
 
 ALL: dict[str, Flavour] = {**FLAVOURS, "wheels": WHEELS}
 TESTS = Path(__file__).parent
-SHARED = ROOT.parent / "shared"
 
 LARGE_TREE = Layout(kind="tree", groups=(tree_group("", "", 40, 256 * 256),), grouped=False)
 
@@ -109,9 +107,7 @@ def smooth(n: int, height: int, width: int, top: float) -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def data(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> dict[str, Data]:
+def data(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> dict[str, Data]:
     folder = tmp_path_factory.mktemp("data")
     found: dict[str, Data] = {}
 
@@ -133,10 +129,6 @@ def data(
     make("smooth", np.stack([waves, waves // 2, 255 - waves], axis=-1), 5)  # 8 chunks, ragged
     make("incompressible", make_pixels(37, (24, 20, 3)), 5)
     make("one chunk", waves, None)
-    if not SHARED.exists():
-        make("depth", smooth(7, 60, 80, 60_000).astype(np.uint16), 2)
-        return found
-    corpora: Path = request.getfixturevalue("corpora")
     for name, paths, chunk_rows in (
         ("depth", all_of("*.png", corpora / "depth16_open3d", "I;16", (640, 480))[:5], 2),
         ("mnist", all_of("*.png", corpora / "mnist" / "test" / "7", "L", (28, 28))[:203], 16),
@@ -169,7 +161,7 @@ class Case:
 
 
 def cases_of(data: dict[str, Data], folder: Path, wanted: Sequence[tuple[int, int]]) -> list[Case]:
-    names = [name for name in DATA if name in data]
+    names = [name for name in DATA if name in data]  # some tests want some of them
     return [
         Case(
             data=data[names[d % len(names)]],
@@ -297,8 +289,7 @@ def test_all_filters_all_data_all_ranks_all_mpis(
 def test_the_matrix_has_every_codec_and_every_corpus(data: dict[str, Data]) -> None:
     named = {text.partition(":")[0] for text, _, _ in FILTERS if text}
     assert named == set(available())
-    if SHARED.exists():
-        assert set(data) == set(DATA)
+    assert set(data) == set(DATA)
 
 
 # --- Debian's tools ----------------------------------------------------------------------------

@@ -124,21 +124,23 @@ def test_a_signal_ends_every_rank_soon_and_the_job_can_go_on(
         at = {"act": name, "rank": rank, **AT[phase]}
     slow = SLOW[list(AT).index(phase)]
     out = tmp_path / "out.h5"
-    started_s = time.monotonic()
     completed = ended(launch(flavour, runner.images, "ragged", out, 3, [slow, at]), 30)
-    seconds = time.monotonic() - started_s
+    ended_s = time.time()
     assert completed.returncode == 75, explain(completed)
     codes = re.findall(r"rank (\d) ends with (\d+)", completed.stderr)
     assert sorted(codes) == [(str(number), "75") for number in range(3)], explain(completed)
     (line,) = error_lines(completed)
     assert "stopped as asked" in line
     assert "start the same command again to go on" in line
-    assert seconds < 5 + 4, "start and end of the processes included"
+    asked_s = [float(moment) for moment in re.findall(r"asked at ([\d.]+)", completed.stderr)]
+    assert ended_s - min(asked_s) < 10, "the end of the processes included, on a busy machine"
     assert not out.exists()
     assert not (tmp_path / "out.h5.lock").exists()
-    n_known = n_done(out)
+    n_known = n_done(out)  # of 60: of each rank what it had in hand, and maybe the next
     if phase == "final pass":
         assert n_known > 0
+    else:
+        assert n_known <= (0 if phase == "probe" else 30), f"{n_known} were stored"
     runner.check("ragged", out, runner.run("ragged", out), resumed=n_known > 0)
 
 

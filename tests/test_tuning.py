@@ -201,28 +201,47 @@ def test_mpi_creates_an_empty_file_with_hints_and_replaces_none(
 # --- alignment ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [("--chunk", "5"), ("--layout", "encoded"), ("--layout", "ragged")])
+HOW = {"chunk": "5", "layout encoded": "encoded", "layout ragged": "ragged"}
+"""Option (its first word) -> its value."""
+
+
+@pytest.fixture(scope="module")
+def aligned(
+    manifest: Path, flavour: Flavour, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Path]]:
+    """For each of `HOW` what 1, 2 and 3 ranks make with --alignment, and 2 without."""
+    folder = tmp_path_factory.mktemp("aligned")
+    made: dict[str, list[Path]] = {how: [] for how in HOW}
+    for n_ranks, more in ((1, True), (2, True), (3, True), (2, False)):
+        jobs = []
+        for how, value in HOW.items():
+            out = folder / f"{how}.h5"  # always the same: the command is in the file
+            alignment = ("--alignment", "64KiB") if more else ()
+            jobs.append((manifest, out, f"--{how.split()[0]}", value, *alignment))
+        for done in flavour.run_many(n_ranks, jobs, folder / "told", env=MOMENT):
+            assert done.returncode == 0, explain(done)
+        for how, files in made.items():
+            out = folder / f"{how}.h5"
+            files.append(out.rename(folder / f"{how}-{len(files)}.h5"))
+    return made
+
+
+@pytest.mark.parametrize("how", HOW)
 def test_what_is_as_large_as_the_alignment_begins_at_a_multiple_of_it(
-    manifest: Path, tmp_path: Path, flavour: Flavour, how: tuple[str, ...]
+    aligned: dict[str, list[Path]], how: str
 ) -> None:
-    made = []
-    for n_ranks in (1, 2, 3):
-        out = tmp_path / "out.h5"  # the command is in the file
-        done = flavour.run(n_ranks, manifest, out, *how, "--alignment", "64KiB", env=MOMENT)
-        assert done.returncode == 0, explain(done)
+    *made, plain = aligned[how]
+    for out in made:
         with h5py.File(out) as file:
             images = file["images"]
-            pixels = images if how[0] == "--chunk" else images.get("pixels", images.get("data"))
+            pixels = images if how == "chunk" else images.get("pixels", images.get("data"))
             offset = pixels.id.get_offset()
             if pixels.chunks:
                 offset = pixels.id.get_chunk_info(0).byte_offset
             assert offset % (64 * 1024) == 0
             assert offset > 0
             assert file["status"].id.get_offset() % 1024, "small ones are not spread"
-        made.append(out.rename(tmp_path / f"{n_ranks}.h5"))
     assert len({out.read_bytes() for out in made}) == 1
-    plain = tmp_path / "plain.h5"
-    assert flavour.run(2, manifest, plain, *how, env=MOMENT).returncode == 0
     digests = set()
     for out in (*made, plain):
         with h5py.File(out) as file:

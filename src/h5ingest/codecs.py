@@ -34,6 +34,7 @@ from h5ingest.errors import (
     describe_failures,
 )
 from h5ingest.layout import DatasetSpec, Filter, ImageSpec, default_chunk_rows, stack_group
+from h5ingest.manifest import Manifest
 from h5ingest.options import MIB, IngestOptions
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
@@ -90,7 +91,7 @@ def measure(
     manifest, held = read_manifest(manifest_path, options, SerialComm())
     root = os.fsencode(os.path.abspath(options.root or manifest_path.parent))
     rows = evenly(manifest.n_rows, n_wanted)
-    sample = _decode([(row, held.paths[row]) for row in rows], root, options)
+    sample = _decode([(row, held.paths[row]) for row in rows], root, options, manifest)
     bytes_raw = sum(pixels.nbytes for pixels in sample.stacks.values())
     depth16 = any(spec.dtype == "uint16" for spec in sample.stacks)
     measured, missing = [], []
@@ -138,7 +139,9 @@ def evenly(n: int, n_wanted: int) -> list[int]:
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]
 
 
-def _decode(rows: list[tuple[int, bytes]], root: bytes, options: IngestOptions) -> _Sample:
+def _decode(
+    rows: list[tuple[int, bytes]], root: bytes, options: IngestOptions, manifest: Manifest
+) -> _Sample:
     """Read and decode; of what is more than `MOST_BYTES`, an even part."""
     failures: list[Failure] = []
     images: dict[ImageSpec, dict[int, NDArray[Any]]] = {}
@@ -162,7 +165,7 @@ def _decode(rows: list[tuple[int, bytes]], root: bytes, options: IngestOptions) 
     if not images:
         raise SamplesFailedError(
             f"none of the {len(failures):,} sampled images can be read: "
-            f"{describe_failures(failures)}"
+            f"{describe_failures(failures, manifest.lines_of)}"
         )
     stacks = {}
     for spec in list(images):  # in the order of the manifest: neighbours may be alike

@@ -171,7 +171,7 @@ def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) 
     if failures and job.options.on_error == "fail":
         raise SamplesFailedError(
             f"{len(failures):,} of {manifest.n_rows:,} images failed, nothing is "
-            f"published: {describe_failures(failures)}\n{REMEDY} Then start the same command "
-            f"again: only what is missing is done.",
+            f"published: {describe_failures(failures, manifest.lines_of)}\n{REMEDY} Then start the "
+            f"same command again: only what is missing is done.",
             failures,
         )

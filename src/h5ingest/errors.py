@@ -17,7 +17,7 @@ travels as `SampleError`, which never leaves the rank. Anything else is a bug, a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -143,7 +143,7 @@ class Failure:
     """Why one sample could not be stored. A value: it is gathered, counted and reported."""
 
     index: int
-    """Global 0-based index of the sample: its data line in the manifest."""
+    """Global 0-based index of the sample: its data line in the manifest, blank ones left out."""
     path: str
     """The path as the manifest has it (undecodable bytes as surrogates)."""
     kind: str
@@ -162,12 +162,23 @@ class Failure:
         return cls(index=index, path=path, kind=kind, reason=reason)
 
 
-def describe_failures(failures: Sequence[Failure], *, first: int = 10) -> str:
-    """Return a count per kind, then the first few by name.
+def describe_failures(
+    failures: Sequence[Failure],
+    lines_of: Callable[[Sequence[int]], Mapping[int, int]],
+    *,
+    first: int = 10,
+) -> str:
+    """Return a count per kind, then the first few by line and name.
 
-    >>> print(describe_failures([Failure(index=3, path="a.png", kind="missing", reason="gone")]))
+    Args:
+        failures: in any order.
+        lines_of: from indices to lines of the manifest, see `Manifest.lines_of`.
+        first: how many are named.
+
+    >>> gone = Failure(index=3, path="a.png", kind="missing", reason="gone")
+    >>> print(describe_failures([gone], lambda indices: {3: 5}))
     1 missing
-      sample 3: a.png: gone
+      line 5: a.png: gone
     """
     counts: dict[str, int] = {}
     for failure in failures:
@@ -176,12 +187,22 @@ def describe_failures(failures: Sequence[Failure], *, first: int = 10) -> str:
         ", ".join(f"{n:,} {kind}" for kind, n in sorted(counts.items(), key=lambda kn: -kn[1]))
     ]
     shown = sorted(failures, key=lambda failure: failure.index)[:first]
-    lines += [f"  sample {f.index}: {f.path}: {f.reason}" for f in shown]
+    numbers = lines_of([failure.index for failure in shown])
+    lines += [f"  {where(f.index, numbers)}: {f.path}: {f.reason}" for f in shown]
     if len(failures) > len(shown):
         lines.append(
             f"  … and {len(failures) - len(shown):,} more (--report FILE.json lists them all)"
         )
     return "\n".join(lines)
+
+
+def where(index: int, lines: Mapping[int, int]) -> str:
+    """Return how a message names a sample: by its line, if the manifest can still tell.
+
+    >>> where(3, {3: 5}), where(4, {})
+    ('line 5', 'sample 4')
+    """
+    return f"line {lines[index]}" if index in lines else f"sample {index}"
 
 
 def one_line(error: BaseException) -> str:

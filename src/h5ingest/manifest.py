@@ -9,6 +9,7 @@ May not: open an image, decide on shapes, know a communicator.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,25 @@ class Manifest:
     """Sorted cells of that column; one empty name where there is no such column."""
     group_rows: tuple[int, ...]
     """Samples in each group."""
+
+    def lines_of(self, indices: Sequence[int]) -> dict[int, int]:
+        """Return the 1-based line of each of these samples, for messages.
+
+        Reads the manifest as far as it must: some million lines a second. What cannot be found
+        there any more is left out.
+        """
+        found: dict[int, int] = {}
+        wanted = sorted(set(indices), reverse=True)
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            file.seek(self.dialect.body_start)
+            index = -1
+            for number, line in enumerate(file, self.dialect.body_line):
+                index += not line.isspace()
+                if wanted and index == wanted[-1]:
+                    found[wanted.pop()] = number
+                if not wanted:
+                    break
+        return found
 
 
 class Digest(Protocol):

@@ -211,7 +211,7 @@ def _judge(told: list[Any], manifest: Manifest, root: bytes, options: IngestOpti
     if failures and (options.on_error == "fail" or not any(seen)):
         problems.append(
             f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
-            f"{describe_failures(failures)}\n{REMEDY}"
+            f"{describe_failures(failures, manifest.lines_of)}\n{REMEDY}"
         )
     for name, kinds in zip(manifest.group_names, seen, strict=True):
         try:

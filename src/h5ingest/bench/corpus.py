@@ -165,7 +165,9 @@ def gather(
             )
     if failures:
         raise SamplesFailedError(
-            f"{len(failures):,} images cannot be read: {describe_failures(failures)}", failures
+            f"{len(failures):,} images cannot be read: "
+            f"{describe_failures(failures, manifest.lines_of)}",
+            failures,
         )
     corpus = Corpus(files=tuple(files), pixels=tuple(pixels), labels=tuple(range(len(files))))
     return corpus, manifest.n_rows
