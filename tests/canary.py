@@ -269,7 +269,7 @@ def a_replay_keeps_what_a_job_that_was_taken_up_before_has_written(folder: Path)
 
 def unfiltered_chunks_lie_back_to_back(folder: Path) -> None:
     placer = Placer(folder / "a.h5", stack(1000, chunk_rows=7, compression="none"))
-    offsets = placer.offsets()
+    offsets = placer.offsets
     placer.close()
     with h5py.File(folder / "a.h5") as file:
         images = file["images"].id

@@ -40,7 +40,7 @@ SITES = {
     "begin": "h5ingest.beginning:begin",
     "reserve": "h5ingest.storage.state:reserve",
     "create": "h5ingest.storage.placer:Placer.__init__",
-    "metadata": "h5ingest.storage.placer:_Metadata.store",
+    "metadata": "h5ingest.storage.metadata:Metadata.store",
     "last metadata": "h5ingest.storage.rawfile:RawFile.store",
     "share": "h5ingest.storage.mpio:share",
     "open": "h5ingest.storage.mpio:open_shared",

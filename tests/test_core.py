@@ -42,7 +42,7 @@ settings.load_profile("laws")
 PACKAGE = Path(h5ingest.__file__).parent
 CORE = (
     "errors", "options", "packed", "cells", "lines", "manifest", "layout", "plan", "digest",
-    "samples", "target", "convert",
+    "schema", "samples", "census", "target", "convert",
 )  # fmt: skip
 SHELL = (
     "ingest", "survey", "probing", "arrange", "division", "pipeline", "loader", "progress",
@@ -137,7 +137,7 @@ def test_the_work_of_one_rank_knows_no_communicator() -> None:
 
 
 def test_what_an_image_becomes_knows_no_ranks_and_no_files() -> None:
-    for module in ("target", "convert", "samples"):
+    for module in ("census", "target", "convert", "samples"):
         names = imports_of(module)
         assert not names & {"h5ingest.comm", "h5ingest.plan", "h5ingest.manifest", "os", "pathlib"}
 

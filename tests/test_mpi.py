@@ -348,8 +348,8 @@ def test_missing_files_and_mixed_shapes_are_found_before_anything_is_written(
     assert "store:" not in completed.stderr
     assert_refused(
         ended["mixed"].completed, 3, ended["mixed"].out,
-        "997 x 4x4 gray uint8 (first: sample 0: good/0000.png)",
-        "3 x 4x9 gray uint8 (first: sample 10: wide/0000.png)",
+        "997 x 4x4 gray uint8 (first: line 1: good/0000.png)",
+        "3 x 4x9 gray uint8 (first: line 11: wide/0000.png)",
     )  # fmt: skip
 
 

@@ -63,10 +63,12 @@ def arrange(
         filters=filters,
         alignment=options.alignment,
     )
-    runs = []
-    for group in range(n_groups):
-        mine = np.flatnonzero(held.groups == group) if n_groups > 1 else None
-        runs.append(_run(group, mine, held, shapes, lengths, before[group]))
+    mine: dict[int, NDArray[np.int64] | None] = {0: None}  # group -> where its samples are held
+    if n_groups > 1:
+        order, ends = np.argsort(held.groups, kind="stable"), np.cumsum(local[:, 0])
+        present = np.flatnonzero(local[:, 0])
+        mine = {g: order[ends[g] - local[g, 0] : ends[g]] for g in present.tolist()}
+    runs = [_run(g, where, held, shapes, lengths, before[g]) for g, where in mine.items()]
     return layout, [run for run in runs if run.rows]
 
 
@@ -75,13 +77,10 @@ def _stored_shapes(held: Held, probed: Probed, targets: tuple[Target, ...]) -> N
     shapes = probed.shapes
     if not len(shapes):
         return shapes
-    readable = shapes[:, 0] > 0
-    for group, target in enumerate(targets):
-        chosen = readable & (held.groups == group)
-        if target.channels is not None:
-            shapes[chosen, 2] = target.channels
-        if target.dtype is not None:
-            shapes[chosen, 3] = np.dtype(target.dtype).itemsize
+    # wanted: (groups, 2) channels and bytes a value; 0: each image keeps its own
+    wanted = np.array([(t.channels or 0, t.n_bytes) for t in targets], np.int32)[held.groups]
+    changed = (wanted > 0) & (shapes[:, :1] > 0)
+    np.copyto(shapes[:, 2:], wanted, where=changed)
     return shapes
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import h5py
 import numpy as np
 
-from h5ingest import outfiles
+from h5ingest import outfiles, schema
 from h5ingest.errors import OutputError
 
 _CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
@@ -160,12 +160,8 @@ def describe(hdf5_file: Path) -> dict[str, Any]:
 
 def _groups(file: h5py.File) -> Iterator[h5py.Group]:
     """The groups that hold samples: the root, or those of --group-by."""
-    if "status" in file:
-        yield file
-        return
-    for name in sorted(file):
-        if isinstance(file[name], h5py.Group) and "status" in file[name]:
-            yield file[name]
+    for name in sorted(json.loads(file.attrs.get("groups", '[""]'))):
+        yield file[f"/{name}"]
 
 
 def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object]]:
@@ -176,7 +172,7 @@ def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object
     named = isinstance(classes, h5py.Dataset) and len(classes) <= _MAX_NAMES
     n = len(group["status"])
     fields = []
-    for path, shape, dtype in _columns(group, n):
+    for path, shape, dtype in _columns(group):
         field = _field(f"{id_}/{_word(path)}", path, shape, dtype)
         field["source"] = {
             "fileObject": {"@id": file_name},
@@ -196,25 +192,23 @@ def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object
         yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]])
 
 
-def _columns(group: h5py.Group, n: int) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+def _columns(group: h5py.Group) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
     """Path, shape of one value (-1: it varies) and type of all that has a row per sample."""
-    for name in sorted(group):
+    layout = str(group.file.attrs["schema"]).split()[1]
+    ours = {*schema.known(layout), schema.COLUMNS} - {"label_names"}
+    for name in sorted({name.partition("/")[0] for name in ours} & set(group)):
         node = group[name]
-        if name == "label_names":
-            continue
-        if isinstance(node, h5py.Dataset) and node.ndim and len(node) == n:
+        if isinstance(node, h5py.Dataset):
             yield name, node.shape[1:], node.dtype
-        elif name == "columns":
+        elif name == schema.COLUMNS:
             yield from (
-                (f"columns/{column}", node[column].shape[1:], node[column].dtype)
+                (f"{name}/{column}", node[column].shape[1:], node[column].dtype)
                 for column in sorted(node)
             )
-        elif name == "images" and isinstance(node, h5py.Group) and "offsets" in node:
-            pixels = node.get("pixels")
-            if pixels is not None:  # images of any size: height, width, channels
-                yield name, (-1, -1, -1), pixels.dtype
-            else:  # the bytes of the image files
-                yield name, (-1,), node["data"].dtype
+        elif layout == "ragged":  # images of any size: height, width, channels
+            yield name, (-1, -1, -1), node["pixels"].dtype
+        elif layout == "encoded":  # the bytes of the image files
+            yield name, (-1,), node["data"].dtype
 
 
 def _field(id_: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, object]:

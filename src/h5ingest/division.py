@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,35 +94,43 @@ def divide(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Portion]
         layout: what is written.
         runs: the samples that this rank holds now, at most one run of rows for each group.
     """
+    held = {run.group: run for run in runs}
     cuts = cut([group.pixels for group in layout.groups], comm.size)
     if layout.kind == "stack":
         rows = [(c.position, c.position) for c in cuts]
     else:
-        cuts, rows = _locate(comm, layout, cuts, runs)
-    shares = [_share(layout, cuts, rows, rank) for rank in range(comm.size)]
+        cuts, rows = _locate(comm, layout, cuts, held)
+    lengths = [group.pixels.shape[0] for group in layout.groups]
+    shares = [_share(layout, cuts, rows, lengths, rank) for rank in range(comm.size)]
     outgoing = [
         [
             run.slice(overlap(run.rows, needed))
             for piece, needed, _ in share
-            for run in runs
-            if run.group == piece.group and overlap(run.rows, needed)
+            if (run := held.get(piece.group)) and overlap(run.rows, needed)
         ]
         for share in shares
     ]
-    incoming = [samples for parts in comm.exchange(outgoing) for samples in parts]
+    incoming: dict[int, list[Samples]] = {}
+    for parts in comm.exchange(outgoing):
+        for part in parts:
+            incoming.setdefault(part.group, []).append(part)
     return [
         Portion(
             group=piece.group,
             span=piece.span,
             owned=owned,
-            samples=Samples.concatenate([s for s in incoming if s.group == piece.group]),
+            samples=Samples.concatenate(incoming[piece.group]),
         )
         for piece, _, owned in shares[comm.rank]
     ]
 
 
 def _share(
-    layout: Layout, cuts: Sequence[Cut], rows: Sequence[tuple[int, int]], rank: int
+    layout: Layout,
+    cuts: Sequence[Cut],
+    rows: Sequence[tuple[int, int]],
+    lengths: Sequence[int],
+    rank: int,
 ) -> list[tuple[Piece, range, range]]:
     """Return the pieces of one rank, the rows needed for each, and the rows owned.
 
@@ -131,10 +139,11 @@ def _share(
         cuts: borders between the ranks.
         rows: for each border, the row in which it lies and the first row that begins at it or
             behind it: the same row, unless the border is inside an image.
+        lengths: positions on axis 0 of each group's `pixels`.
         rank: whose.
     """
     share = []
-    found = pieces(cuts, [group.pixels.shape[0] for group in layout.groups], rank)
+    found = pieces(cuts, lengths, rank)
     for i, piece in enumerate(found):
         first, owned = rows[rank - 1] if i == 0 and rank > 0 else (0, 0)
         stop = layout.groups[piece.group].n_rows
@@ -148,14 +157,14 @@ def _share(
 
 
 def _locate(
-    comm: Comm, layout: Layout, cuts: Sequence[Cut], runs: Sequence[Samples]
+    comm: Comm, layout: Layout, cuts: Sequence[Cut], held: Mapping[int, Samples]
 ) -> tuple[list[Cut], list[tuple[int, int]]]:
     """Return the cuts, moved to where an image begins if they may, and their rows. Collective.
 
     The first row that begins at a cut or behind it is the number of rows that begin before it,
     which every rank can count for the rows that it holds.
     """
-    told = comm.allgather([_before(cut_, runs) for cut_ in cuts])
+    told = comm.allgather([_before(cut_, held.get(cut_.group)) for cut_ in cuts])
     moved, rows = [], []
     for number, (group, position) in enumerate(cuts):
         pixels = layout.groups[group].pixels
@@ -171,13 +180,9 @@ def _locate(
     return moved, rows
 
 
-def _before(cut_: Cut, runs: Sequence[Samples]) -> tuple[int, int]:
+def _before(cut_: Cut, run: Samples | None) -> tuple[int, int]:
     """Return how many held rows begin before a cut, and where the next one begins."""
-    count, begins = 0, sys.maxsize
-    for run in runs:
-        if run.group == cut_.group:
-            k = int(np.searchsorted(run.starts, cut_.position))
-            count += k
-            if k < len(run.starts):
-                begins = min(begins, int(run.starts[k]))
-    return count, begins
+    if run is None:
+        return 0, sys.maxsize
+    k = int(np.searchsorted(run.starts, cut_.position))
+    return k, int(run.starts[k]) if k < len(run.starts) else sys.maxsize

@@ -94,7 +94,7 @@ class Expected:
             n_images, *shape = shape_of(prefix)
             if counts.total() < n_images:
                 continue
-            channels = self._channels or lossless_channels(list(counts))
+            channels = self._channels or lossless_channels({spec.channels for spec in counts})
             size = self._size or self._common_size(counts)
             wanted = [*size, channels] if channels > 1 else [*size]
             if shape != wanted:

@@ -124,7 +124,7 @@ def _ingest(job: Job) -> IngestReport:
         assert probed is not None, "who stops early says so"
         refuse_sources(job, probed.failures)
         try:
-            findings = agree_on_images(probed, manifest, job.root, options, comm)
+            findings = agree_on_images(probed, held, manifest, job.root, options, comm)
         except SamplesFailedError as error:
             kinds = {failure.kind for failure in error.failures}
             wrong_root = kinds == {"missing"} and len(error.failures) == manifest.n_rows

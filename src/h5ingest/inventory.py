@@ -10,16 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest import cells
+from h5ingest import cells, schema
 from h5ingest.digest import ContentDigest
 
 _BLOCK_ROWS: Final = 256 * 1024
-_PIXELS: Final = ("images", "images/pixels", "images/data")
-_BESIDE: Final = (
-    "status", "checksums", "labels", "label_names", "paths", "samples", "sizes", "datasets",
-    "images/offsets", "images/shapes",
-)  # fmt: skip
-"""Datasets beside the pixels, of all layouts."""
 
 
 def digest_problems(
@@ -34,21 +28,23 @@ def digest_problems(
             that are stored beside them do not count.
     """
     digest = ContentDigest(f"{file.attrs['schema']}\t{file.attrs['n_samples']}")
+    layout = str(file.attrs["schema"]).split()[1]
     first = 0
     for prefix in prefixes:
         n_rows = len(file[f"{prefix}/status"])
-        names = [f"{prefix}/{name}" for name in _BESIDE]
-        names += [f"{prefix}/columns/{name}" for name in file.get(f"{prefix}/columns", ())]
-        for name in names:
-            if name == f"{prefix}/checksums":
-                digest.add_numbers(name, checksums[first : first + n_rows])
-            elif name in file:
-                _add(digest, name, file[name])
+        columns = [
+            f"{schema.COLUMNS}/{name}" for name in file.get(f"{prefix}/{schema.COLUMNS}", ())
+        ]
+        for name in (*schema.known(layout), *columns):
+            full_name = f"{prefix}/{name}"
+            if name == schema.PIXELS.get(layout):
+                digest.add_pixels(full_name, [_kind(file[full_name])])
+            elif name == "checksums":
+                digest.add_numbers(full_name, checksums[first : first + n_rows])
+            elif full_name in file:
+                _add(digest, full_name, file[full_name])
         first += n_rows
-        for name in (f"{prefix}/{name}" for name in _PIXELS):
-            if isinstance(file.get(name), h5py.Dataset):
-                digest.add_pixels(name, [_kind(file[name])])
-        if f"{prefix}/datasets" in file:
+        if layout == "tree":
             kinds = (_kind(file[name]) for name in file[f"{prefix}/datasets"][:])
             digest.add_pixels(f"{prefix}/datasets", kinds)
     found = digest.hexdigest()

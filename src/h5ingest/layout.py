@@ -75,9 +75,14 @@ class ImageSpec:
         """Bytes of the decoded pixels."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    @property
+    def colour(self) -> str:
+        """Channels and depth in words."""
+        names = {1: "gray", 2: "gray+alpha", 3: "RGB", 4: "RGBA"}
+        return f"{names[self.channels]} {self.dtype}"
+
     def __str__(self) -> str:
-        colour = {1: "gray", 2: "gray+alpha", 3: "RGB", 4: "RGBA"}[self.channels]
-        return f"{self.height}x{self.width} {colour} {self.dtype}"
+        return f"{self.height}x{self.width} {self.colour}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,8 +67,9 @@ class Loader:
         Files that are not in the cache are read ahead.
         """
         cache = self._cache
-        cached = np.isin(samples.indices, np.fromiter(cache, np.int64, len(cache)))
-        read = self._files.read(compress(samples.paths, ~cached))
+        n = len(samples.indices)
+        missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
+        read = self._files.read(compress(samples.paths, missing))
         for index in samples.indices.data:
             data = cache.pop(index, None)
             if data is None:

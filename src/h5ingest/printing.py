@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN: Final = 20
 """Bad rows that are printed; the report has all."""
+_MOST_CONVERSIONS: Final = 10
+"""Kinds of conversions that are printed; the report has all."""
 
 
 def check_target(option: str, file: Path | None, kind: Kind) -> None:
@@ -174,8 +176,10 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
     table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
     for text in report.warnings:
         table.add_row("warning", text)
-    for text in report.conversions:
+    for text in report.conversions[:_MOST_CONVERSIONS]:
         table.add_row("converted", text)
+    if (n_more := len(report.conversions) - _MOST_CONVERSIONS) > 0:
+        table.add_row("converted", f"… and {n_more:,} kinds more (--report has all)")
     for text in report.losses:
         table.add_row("dropped", text)
     for note in report.notes:

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -18,15 +17,22 @@ from numpy.typing import NDArray
 
 from h5ingest import source
 from h5ingest.ahead import Files
+from h5ingest.census import censuses, count, merge, of_group
 from h5ingest.comm import Comm, agreeing
 from h5ingest.decode import HEAD_BYTES, Prober
-from h5ingest.errors import Failure, SampleError, SamplesFailedError, describe_failures
+from h5ingest.errors import Failure, SampleError, SamplesFailedError, describe_failures, where
 from h5ingest.layout import ImageSpec
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
 from h5ingest.png import END, palette
 from h5ingest.survey import Held
-from h5ingest.target import Target, decide
+from h5ingest.target import (
+    MOST_KINDS,
+    Target,
+    decide,
+    describe_conversions,
+    describe_misfit,
+)
 
 REMEDY: Final = (
     "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
@@ -34,23 +40,20 @@ REMEDY: Final = (
 )
 """What to do about images that cannot be read."""
 
-_MOST_SPECS: Final = 1000
-"""Different specs that one rank reports: a message names a few, a folder may hold a million."""
+_MOST_GROUPS: Final = 10
+"""Groups whose images do not fit together that a message shows."""
 _BEAT_S: Final = 0.02
 """Seconds between two beats, at most, if the files allow it."""
 _OBJECT_BYTES: Final = 128
 """What a cached file takes beside its bytes: the bytes object, its index, its place in the dict."""
-
-Seen = dict[tuple[int, ImageSpec], tuple[int, int, str]]
-"""(group, spec) -> (how many, index of the first, its path)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """What one rank found in the headers of its images."""
 
-    seen: Seen
-    """Kinds of images."""
+    kinds: NDArray[np.void]
+    """(k,) `census.KIND`, of the images that can be read."""
     shapes: NDArray[np.int32]
     """(n, 4) height, width, channels, bytes a value; zeros for what cannot be read. (0, 4) for the
     layout `stack`, which has one shape."""
@@ -91,17 +94,16 @@ def probe_images(
         options: for its `max_pixels`, `cache_bytes`, `samples` and `layout`.
         beat: called now and then with the number of images probed so far.
     """
-    seen: dict[tuple[int, ImageSpec], _Kind] = {}
     failures = []
     cache: dict[int, bytes] = {}
     palettes: set[bytes] = set()
     n_bytes, budget = 0, options.cache_bytes
     raw = options.samples == "raw"
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
-    n_kept = 0 if options.layout == "stack" else len(held.paths)
-    shapes, sizes = np.zeros((n_kept, 4), np.int32), np.zeros(n_kept, np.int64)
+    n = len(held.paths)
+    shapes, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
     first, i, next_beat_s = held.indices.start, 0, 0.0
-    kind = _Kind(-1, None, 0, b"")
+    known, shape = None, np.zeros(4, np.int32)
     files = Files(
         root,
         options.readers,
@@ -110,9 +112,7 @@ def probe_images(
         waiting=lambda: beat(i),
     )
     with files:
-        groups = held.groups if held.groups.any() else repeat(0)
-        found = zip(files.read(held.paths), groups, strict=False)
-        for i, (file, group) in enumerate(found):
+        for i, file in enumerate(files.read(held.paths)):
             if time.monotonic() >= next_beat_s:
                 beat(i)
                 next_beat_s = time.monotonic() + _BEAT_S
@@ -128,13 +128,10 @@ def probe_images(
             except SampleError as error:
                 failures.append(error.at(held.indices[i], held.paths[i]))
                 continue
+            if spec is not known:
+                known, shape = spec, _shape(spec)
+            shapes[i], sizes[i] = shape, size
             n_bytes += size
-            if spec is not kind.spec or group != kind.group:
-                new = _Kind(group, spec, held.indices[i], held.paths[i])
-                kind = seen.setdefault((int(group), spec), new)
-            kind.count += 1
-            if n_kept:
-                shapes[i], sizes[i] = kind.shape, size
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
             if len(data) == size <= budget:
@@ -142,8 +139,11 @@ def probe_images(
                 budget -= size + _OBJECT_BYTES
                 if budget <= 0:
                     files.limit = HEAD_BYTES
+    kinds = count(held.groups, shapes, first)
+    if options.layout == "stack":
+        shapes, sizes = shapes[:0].copy(), sizes[:0].copy()
     return Probed(
-        seen={of: (kind.count, kind.index, os.fsdecode(kind.path)) for of, kind in seen.items()},
+        kinds=kinds,
         shapes=shapes,
         sizes=sizes,
         failures=failures,
@@ -153,22 +153,13 @@ def probe_images(
     )
 
 
-class _Kind:
-    """Images of one group and kind."""
-
-    __slots__ = ("count", "group", "index", "path", "shape", "spec")
-
-    def __init__(self, group: int, spec: ImageSpec | None, index: int, path: bytes) -> None:
-        self.group, self.spec, self.index, self.path = group, spec, index, path
-        self.count = 0
-        self.shape = np.zeros(4, np.int32)
-        if spec is not None:
-            wide = 2 if spec.dtype == "uint16" else 1
-            self.shape[:] = spec.height, spec.width, spec.channels, wide
+def _shape(spec: ImageSpec) -> NDArray[np.int32]:
+    """Return (4,) height, width, channels, bytes a value."""
+    return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
 
 
 def agree_on_images(
-    probed: Probed, manifest: Manifest, root: bytes, options: IngestOptions, comm: Comm
+    probed: Probed, held: Held, manifest: Manifest, root: bytes, options: IngestOptions, comm: Comm
 ) -> Findings:
     """Return what the images become. Collective.
 
@@ -178,22 +169,82 @@ def agree_on_images(
     """
     told = comm.gather(
         (
-            [(*kind, *seen) for kind, seen in islice(probed.seen.items(), _MOST_SPECS)],
+            probed.kinds,
             [failure.to_plain() for failure in probed.failures],
             probed.n_bytes,
             probed.palettes,
         )
     )
-    found: Findings | None = None
+    judged = None if told is None else _judge(told, manifest, options)
+    wanted = comm.bcast(judged.named if judged else None)
+    paths = comm.gather(
+        {i: os.fsdecode(held.paths[i - held.indices.start]) for i in wanted if i in held.indices}
+    )
     with agreeing(comm):
-        if told is not None:
-            found = _judge(told, manifest, root, options)
-    return comm.bcast(found)
+        if judged is not None and paths is not None:
+            _refuse(
+                judged,
+                {i: path for part in paths for i, path in part.items()},
+                manifest,
+                root,
+                options,
+            )
+    return comm.bcast(judged.findings if judged else None)
 
 
-def _judge(told: list[Any], manifest: Manifest, root: bytes, options: IngestOptions) -> Findings:
-    """Return what `agree_on_images` promises, from what all ranks told. Root only."""
-    failures = [Failure.from_plain(plain) for _, plains, *_ in told for plain in plains]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What comes of what all ranks told."""
+
+    findings: Findings
+    failures: list[Failure]
+    nothing: bool
+    """Whether no image can be read."""
+    misfits: dict[int, tuple[NDArray[np.void], list[str]]]
+    """group -> (its kinds, the commonest first; what is wrong with them), for the first groups."""
+    n_misfits: int
+    """Groups whose images do not fit together."""
+
+    @property
+    def named(self) -> list[int]:
+        """Indices of the images that a message names."""
+        return [int(i) for kinds, _ in self.misfits.values() for i in kinds["first"][:MOST_KINDS]]
+
+
+def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judged:
+    """Judge what all ranks told. Root only."""
+    kinds = merge([kinds for kinds, *_ in told])
+    decided = [decide(census, options) for census in censuses(kinds, len(manifest.group_names))]
+    targets = tuple(target for target, _ in decided)
+    misfits = [group for group, (_, problems) in enumerate(decided) if problems]
+    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
+    return _Judged(
+        findings=Findings(
+            targets=targets,
+            conversions=() if misfits else describe_conversions(kinds, targets),
+            n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
+            palette=next(iter(palettes)) if len(palettes) == 1 else None,
+        ),
+        failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
+        nothing=not len(kinds),
+        misfits={g: (of_group(kinds, g), decided[g][1]) for g in misfits[:_MOST_GROUPS]},
+        n_misfits=len(misfits),
+    )
+
+
+def _refuse(
+    judged: _Judged, paths: dict[int, str], manifest: Manifest, root: bytes, options: IngestOptions
+) -> None:
+    """Raise what `agree_on_images` raises. Root only.
+
+    Args:
+        judged: what comes of the images.
+        paths: index -> path of the images that are named.
+        manifest: they are in.
+        root: folder that relative paths are relative to.
+        options: whether images may be blank.
+    """
+    failures = judged.failures
     if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
         first = os.fsdecode(os.path.join(root, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
@@ -202,42 +253,18 @@ def _judge(told: list[Any], manifest: Manifest, root: bytes, options: IngestOpti
             f"otherwise.",
             failures,
         )
-    seen: list[dict[ImageSpec, tuple[int, int, str]]] = [{} for _ in manifest.group_names]
-    for kinds, *_ in told:
-        for group, spec, n, index, path in kinds:
-            known = seen[group].get(spec, (0, index, path))
-            seen[group][spec] = known[0] + n, known[1], known[2]
-    problems, targets = [], []
-    if failures and (options.on_error == "fail" or not any(seen)):
+    problems = []
+    if failures and (options.on_error == "fail" or judged.nothing):
         problems.append(
             f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
             f"{describe_failures(failures, manifest.lines_of)}\n{REMEDY}"
         )
-    for name, kinds in zip(manifest.group_names, seen, strict=True):
-        try:
-            targets.append(decide(os.fsdecode(name), kinds, options))
-        except SamplesFailedError as error:
-            problems.append(str(error))
+    lines = manifest.lines_of(list(paths))
+    places = {i: f"{where(i, lines)}: {path}" for i, path in paths.items()}
+    for group, (kinds, lacks) in judged.misfits.items():
+        name = os.fsdecode(manifest.group_names[group])
+        problems.append(describe_misfit(name, kinds, places, lacks))
+    if (n_more := judged.n_misfits - len(judged.misfits)) > 0:
+        problems.append(f"… and {n_more:,} groups more whose images do not fit together")
     if problems:
         raise SamplesFailedError(f"{manifest.path}: " + "\n".join(problems), failures)
-    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
-    return Findings(
-        targets=tuple(targets),
-        conversions=tuple(_conversions(seen, targets)),
-        n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
-        palette=next(iter(palettes)) if len(palettes) == 1 else None,
-    )
-
-
-def _conversions(
-    seen: list[dict[ImageSpec, tuple[int, int, str]]], targets: list[Target]
-) -> list[str]:
-    """Return what the targets change, a line for each kind of change."""
-    changed: dict[str, int] = {}
-    for kinds, target in zip(seen, targets, strict=True):
-        for spec, (n, *_) in kinds.items():
-            new = target.apply(spec)
-            if new != spec:
-                text = f"{spec} to {new}"
-                changed[text] = changed.get(text, 0) + n
-    return [f"{n:,} images from {text}" for text, n in list(changed.items())[:10]]

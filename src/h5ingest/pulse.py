@@ -8,13 +8,14 @@ a barrier, and one in which a waiting rank sleeps instead of spinning. (After mp
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Comm, Request, sleep_until
+from h5ingest.comm import Comm, Request, agreeing, sleep_until
 
 _LONGEST_NAP_S = 0.002
 
@@ -85,3 +86,18 @@ class Pulse:
         if not done:
             self._next_s = time.monotonic() + self._interval_s
         return False
+
+
+@contextlib.contextmanager
+def while_root_works(comm: Comm) -> Iterator[Callable[[], None]]:
+    """Run a block in which only root has something to do, for long maybe; then `agree`.
+
+    The others wait asleep. What the block gets is for root to call now and then, so that nobody
+    takes it for dead. Collective at its end, and the block itself must not be (see `agreeing`).
+    """
+    pulse = Pulse(comm, 0)
+    with agreeing(comm):
+        try:
+            yield pulse.beat
+        finally:
+            pulse.finish(lambda: ())

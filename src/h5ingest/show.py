@@ -15,6 +15,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from h5ingest import schema
 from h5ingest.layout import STATUS_MISSING, STATUS_OK, ImageSpec
 from h5ingest.options import size
 from h5ingest.reader import ImageStore
@@ -24,6 +25,7 @@ QUOTAS: Final = (150_000, 200_000)
 
 MAX_CLASSES: Final = 20
 MAX_FAILED: Final = 5
+_MOST_COLUMNS: Final = 100
 _BAR: Final = 24
 _WIDTH: Final = 200
 """Columns where there is no terminal: a digest or a path that is cut is of no use."""
@@ -32,7 +34,6 @@ _FILTERS: Final = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 307: "bz
                    32026: "blosc2"}  # fmt: skip
 _WITH_LEVEL: Final = (1, 307, 32015)
 """Filters whose first option is the level."""
-_PIXELS: Final = {"stack": "images", "ragged": "images/pixels", "encoded": "images/data"}
 
 
 def show(path: str | os.PathLike[str], *, group: str | None = None) -> None:
@@ -135,7 +136,7 @@ def _about_images(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str
     if store.layout == "tree":
         yield f"one dataset each{_classes(store)}", ""
         return
-    dataset = file[f"{store.group or ''}/{_PIXELS[store.layout]}"]
+    dataset = file[f"{store.group or ''}/{schema.PIXELS[store.layout]}"]
     yield _storage(dataset, store.layout), ""
 
 
@@ -173,21 +174,13 @@ def filter_names(dataset: h5py.Dataset) -> list[str]:
 
 def _datasets(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str]]:
     """Yield the datasets of a group; of a tree, what is beside the images."""
-    ours = ("images", "labels", "label_names", "paths", "status", "checksums", "sizes", "datasets",
-            "columns")  # fmt: skip
     group = file[f"/{store.group or ''}"]
-    for name in ours:
-        node = group.get(name)
-        children = [(name, node)] if isinstance(node, h5py.Dataset) else []
-        if isinstance(node, h5py.Group):
-            children = [
-                (f"{name}/{child}", node[child])
-                for child in node
-                if isinstance(node[child], h5py.Dataset)
-            ][:100]
-        for full_name, dataset in children:
+    columns = [f"{schema.COLUMNS}/{name}" for name in group.get(schema.COLUMNS, ())][:_MOST_COLUMNS]
+    for name in (*schema.known(store.layout), *columns):
+        dataset = group.get(name)
+        if isinstance(dataset, h5py.Dataset):
             kind = "string" if dataset.dtype.kind == "O" else dataset.dtype.name
-            yield full_name, f"{dataset.shape} {kind}"
+            yield name, f"{dataset.shape} {kind}"
 
 
 def _classes(store: ImageStore) -> str:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.census import Census, spec_of
 from h5ingest.convert import lossless_channels
-from h5ingest.errors import SamplesFailedError
 from h5ingest.layout import ImageSpec
 from h5ingest.options import IngestOptions
 
@@ -21,8 +25,8 @@ _DEEPER: Final = (
     "--layout encoded keeps each as it is"
 )
 
-Seen = Mapping[ImageSpec, tuple[int, int, str]]
-"""spec -> (how many images have it, index of the first, its path)."""
+MOST_KINDS: Final = 10
+"""Kinds of images that the message for a group shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,11 @@ class Target:
     """`uint8` or `uint16`; None: each image keeps its own."""
     size: tuple[int, int] | None
     """(height, width); None: each image keeps its own."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes a value; 0 where each image keeps its own."""
+        return np.dtype(self.dtype).itemsize if self.dtype else 0
 
     @property
     def image(self) -> ImageSpec:
@@ -56,32 +65,33 @@ class Target:
         )
 
 
-def decide(group: str, seen: Seen, options: IngestOptions) -> Target:
-    """Return the target of a group.
+def decide(census: Census | None, options: IngestOptions) -> tuple[Target, list[str]]:
+    """Return the target of a group, and why its images do not fit together as they are, if so.
 
-    Raises:
-        SamplesFailedError: the images do not fit together as they are; the message shows what is
-            there and the option for each way out.
+    Args:
+        census: of the group; None: no image of it can be read.
+        options: what is to become of images that differ.
+
+    Returns:
+        A line for each problem, with the option for each way out; the target is then of no use.
     """
-    specs = list(seen)
     channels = CHANNELS.get(options.channels)
-    if not specs:  # every image of the group is unreadable, and may be blank: the smallest image
+    if census is None:  # every image of the group may be blank: the smallest image
         depth = "uint8" if options.dtype == "auto" else options.dtype
-        return Target(channels=channels or 1, dtype=depth, size=options.size or (1, 1))
+        return Target(channels=channels or 1, dtype=depth, size=options.size or (1, 1)), []
     problems: list[str] = []
     if channels is None and options.layout == "stack":
-        channels = lossless_channels(specs)
+        channels = lossless_channels(census.channels)
     dtype = None if options.dtype == "auto" else options.dtype
-    depths = {spec.dtype for spec in specs}
     raw = options.samples == "raw"
     if dtype is None and options.layout in ("stack", "ragged"):
-        if len(depths) > 1:
+        if len(census.dtypes) > 1:
             problems.append(
                 "8 and 16 bits are mixed: --dtype uint16 makes all 16 bits without loss "
                 + ("(raw values stay); --layout tree keeps each as it is" if raw else _DEEPER)
             )
-        dtype = specs[0].dtype
-    if options.dtype == "uint8" and "uint16" in depths and not options.reduce_depth:
+        dtype = "uint16" if "uint16" in census.dtypes else "uint8"
+    if options.dtype == "uint8" and "uint16" in census.dtypes and not options.reduce_depth:
         problems.append(
             "--dtype uint8 cannot hold the raw samples of 16-bit images"
             if raw
@@ -92,44 +102,35 @@ def decide(group: str, seen: Seen, options: IngestOptions) -> Target:
         problems.append(f"--pad-value {options.pad_value} is more than 8 bits hold")
     size = None
     if options.layout == "stack":
-        size, size_problems = _size(seen, options)
+        size, size_problems = _size(census, options)
         problems += size_problems
-    if problems:
-        raise SamplesFailedError(_describe(group, seen, problems))
-    return Target(channels=channels, dtype=dtype, size=size)
+    return Target(channels=channels, dtype=dtype, size=size), problems
 
 
-def _size(seen: Seen, options: IngestOptions) -> tuple[tuple[int, int], list[str]]:
+def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list[str]]:
     """Return the size of a stack's images, and why there is none."""
-    counts: dict[tuple[int, int], int] = {}
-    for spec, (count, *_) in seen.items():
-        size = spec.height, spec.width
-        counts[size] = counts.get(size, 0) + count
-    largest = max(h for h, _ in counts), max(w for _, w in counts)
-    commonest = max(counts, key=lambda size: (counts[size], size))
+    smallest, largest = census.smallest, census.largest
     if options.size is not None:
         size = options.size
     elif options.fit == "pad" or options.fit == "resize":
         size = largest
     else:
-        size = commonest
-    others = [known for known in counts if known != size]
-    smallest = min(h for h, _ in counts), min(w for _, w in counts)
-    if options.fit == "error" and others:
-        h, w = commonest
+        size = census.commonest
+    if options.fit == "error" and not smallest == size == largest:
+        h, w = census.commonest
         return size, [
-            f"{len(counts):,} sizes are mixed: --fit pad keeps every pixel (to "
+            f"{census.n_sizes:,} sizes are mixed: --fit pad keeps every pixel (to "
             f"{largest[0]}x{largest[1]}, true sizes in /sizes); --fit crop --size "
             f"{smallest[0]}x{smallest[1]} or --fit resize --size {h}x{w} make them one; "
             f"--layout ragged stores each as it is"
             + ("; --group-by COLUMN gives each group its own size" if not options.group_by else "")
         ]
-    if options.fit == "pad" and any(h > size[0] or w > size[1] for h, w in others):
+    if options.fit == "pad" and (largest[0] > size[0] or largest[1] > size[1]):
         return size, [
             f"--fit pad --size {size[0]}x{size[1]} is too small for the largest images "
             f"({largest[0]}x{largest[1]}): leave out --size, or --fit resize"
         ]
-    if options.fit == "crop" and any(h < size[0] or w < size[1] for h, w in others):
+    if options.fit == "crop" and (smallest[0] < size[0] or smallest[1] < size[1]):
         return size, [
             f"--fit crop to {size[0]}x{size[1]} is larger than some images: --size "
             f"{smallest[0]}x{smallest[1]} fits all, or --fit pad, or --fit resize"
@@ -137,15 +138,56 @@ def _size(seen: Seen, options: IngestOptions) -> tuple[tuple[int, int], list[str
     return size, []
 
 
-def _describe(group: str, seen: Seen, problems: Sequence[str], most: int = 10) -> str:
-    """Return a table of what is there, and the ways out."""
+def describe_misfit(
+    group: str, kinds: NDArray[np.void], places: Mapping[int, str], problems: Sequence[str]
+) -> str:
+    """Return a table of what is there, and the ways out.
+
+    Args:
+        group: its name.
+        kinds: (k,) of the group, the commonest first.
+        places: index -> line and path of the first image of each of the first `MOST_KINDS`.
+        problems: as `decide` returns them.
+    """
     where = f"group {group!r}: " if group else ""
     lines = [f"{where}the images do not fit together; there are"]
-    shown = sorted(seen.items(), key=lambda item: (-item[1][0], item[1][1]))[:most]
-    lines += [
-        f"  {count:,} x {spec} (first: sample {index}: {path})"
-        for spec, (count, index, path) in shown
-    ]
-    if len(seen) > most:
-        lines.append(f"  … and {len(seen) - most:,} kinds more")
+    for kind in kinds[:MOST_KINDS]:
+        first = int(kind["first"])
+        lines.append(f"  {kind['count']:,} x {spec_of(kind)} (first: {places[first]})")
+    if len(kinds) > MOST_KINDS:
+        lines.append(f"  … and {len(kinds) - MOST_KINDS:,} kinds more")
     return "\n".join([*lines, *(f"- {problem}" for problem in problems)])
+
+
+def describe_conversions(kinds: NDArray[np.void], targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return what the targets change, a line for each kind of change, the commonest first.
+
+    Args:
+        kinds: (k,) of all groups.
+        targets: of the groups.
+    """
+    numbers = [(*(t.size or (0, 0)), t.channels or 0, t.n_bytes) for t in targets]
+    # wanted: (k, 4), 0: as it is; known: (k, 4); both height, width, channels, bytes a value
+    wanted = np.array(numbers, np.int32)[kinds["group"]]
+    fields = ("height", "width", "channels", "bytes")
+    known = np.stack([kinds[field].astype(np.int32) for field in fields], axis=1)
+    changed = ((wanted != 0) & (wanted != known)).any(axis=1)
+    # change: (m, 8) channels and bytes, wanted, height and width
+    change = np.hstack([known[:, 2:], wanted, known[:, :2]])[changed]
+    order = np.lexsort(change.T[::-1])
+    change, rows = change[order], np.flatnonzero(changed)[order]
+    differs = np.diff(change, axis=0, prepend=-1) != 0
+    begin = np.flatnonzero(differs[:, :6].any(axis=1))
+    found = []
+    for start, end in pairwise([*begin.tolist(), len(change)]):
+        n_images = kinds["count"][rows[start:end]].sum()
+        n_sizes = differs[start:end].any(axis=1).sum()
+        target, spec = targets[kinds["group"][rows[start]]], spec_of(kinds[rows[start]])
+        new = target.apply(spec)
+        if n_sizes == 1:
+            text = f"{n_images:,} images from {spec} to {new}"
+        else:
+            text = f"{n_images:,} images of {n_sizes:,} sizes from {spec.colour} to "
+            text += str(new) if target.size else new.colour
+        found.append((-n_images, text))
+    return tuple(text for _, text in sorted(found))

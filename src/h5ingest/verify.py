@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from h5ingest import source
+from h5ingest import schema, source
 from h5ingest.comm import Comm, abort_on_crash, agreeing
 from h5ingest.convert import Fit, Losses, convert_into
 from h5ingest.decode import check_intact, decode_into, decode_otherwise, probe
@@ -292,41 +292,50 @@ def _structure(path: Path, file: h5py.File) -> tuple[list[str], list[str]]:
     return prefixes, problems
 
 
-def _group_problems(file: h5py.File, prefix: str, kind: str) -> list[str]:
-    pixels = {
-        "stack": ["images"],
-        "ragged": ["images/pixels", "images/offsets", "images/shapes"],
-        "encoded": ["images/data", "images/offsets", "images/shapes"],
-        "tree": ["datasets"],
-    }[kind]
-    wanted = [f"{prefix}/{name}" for name in ("status", "checksums", "paths", *pixels)]
-    missing = [name for name in wanted if name not in file]
+def _group_problems(file: h5py.File, prefix: str, layout: str) -> list[str]:
+    wanted = schema.required(layout)
+    missing = [name for name in wanted if not _has(file, f"{prefix}/{name}")]
     if missing:
-        return [f"expected a dataset {name}, found none" for name in missing]
+        return [f"expected a dataset {prefix}/{name}, found none" for name in missing]
     n_rows = len(file[f"{prefix}/status"])
+    expected = {name: n_rows for name in schema.known(layout) if _has(file, f"{prefix}/{name}")}
+    expected |= dict.fromkeys(_columns(file, prefix), n_rows)
+    expected.pop("label_names", None)  # a row for each class
+    if "images/offsets" in expected:
+        expected["images/offsets"] = n_rows + 1
+        expected[schema.PIXELS[layout]] = int(file[f"{prefix}/images/offsets"][-1])
     problems = []
-    optional = [name for name in ("labels", "samples", "sizes") if f"{prefix}/{name}" in file]
-    columns = [f"columns/{name}" for name in file.get(f"{prefix}/columns", ())]
-    for name in [*wanted, *(f"{prefix}/{name}" for name in optional + columns)]:
-        expected = n_rows + name.endswith("/offsets")
-        if name.endswith(("/pixels", "/data")):
-            expected = int(file[f"{prefix}/images/offsets"][-1])
-        if len(file[name]) != expected:
-            problems.append(f"{name}: expected {expected} rows, found {len(file[name])}")
+    for name, n in expected.items():
+        found = len(file[f"{prefix}/{name}"])
+        if found != n:
+            problems.append(f"{prefix}/{name}: expected {n} rows, found {found}")
     return problems
+
+
+def _layout(file: h5py.File) -> str:
+    return str(file.attrs["schema"]).split()[1]
+
+
+def _has(file: h5py.File, name: str) -> bool:
+    return isinstance(file.get(name), h5py.Dataset)
+
+
+def _columns(file: h5py.File, prefix: str) -> list[str]:
+    """Return the datasets of the columns, below the prefix."""
+    return [f"{schema.COLUMNS}/{name}" for name in file.get(f"{prefix}/{schema.COLUMNS}", ())]
 
 
 def _blocks(
     file: h5py.File, prefix: str, comm: Comm
 ) -> Iterator[tuple[range, Iterator[NDArray[Any]]]]:
     """Yield (rows, their images) of this rank's share of a group."""
-    n_rows = len(file[f"{prefix}/status"])
-    target = file.get(f"{prefix}/images")
-    if f"{prefix}/datasets" in file:
-        names = file[f"{prefix}/datasets"]
+    n_rows, layout = len(file[f"{prefix}/status"]), _layout(file)
+    if layout == "tree":
+        images = file[f"{prefix}/datasets"]
         for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
-            yield rows, (file[name][()] for name in names[rows.start : rows.stop])
-    elif isinstance(target, h5py.Dataset):
+            yield rows, (file[name][()] for name in images[rows.start : rows.stop])
+    elif layout == "stack":
+        target = file[f"{prefix}/images"]
         step = target.chunks[0] if target.chunks else 1
         row_bytes = target.dtype.itemsize * int(np.prod(target.shape[1:]))
         block = max(1, _BLOCK_BYTES // (row_bytes * step)) * step
@@ -334,25 +343,25 @@ def _blocks(
             yield rows, iter(target[rows.start : rows.stop])
     else:
         for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
-            yield rows, _extents(target, rows)
+            yield rows, _extents(file[f"{prefix}/images"], layout, rows)
 
 
 def _beside(file: h5py.File, prefix: str, cut: slice) -> Iterator[tuple[int, ...] | None]:
     """Yield what is stored beside each image: (H, W, C) where all differ, (H, W) with padding."""
-    for name in (f"{prefix}/images/shapes", f"{prefix}/sizes"):
-        if isinstance(file.get(name), h5py.Dataset):
-            return map(tuple, file[name][cut].tolist())
+    for name in {"images/shapes", "sizes"}.intersection(schema.known(_layout(file))):
+        if _has(file, f"{prefix}/{name}"):
+            return map(tuple, file[f"{prefix}/{name}"][cut].tolist())
     return repeat(None)
 
 
-def _extents(target: h5py.Group, rows: range) -> Iterator[NDArray[Any]]:
+def _extents(target: h5py.Group, layout: str, rows: range) -> Iterator[NDArray[Any]]:
     """Yield images of any size, or files as (n,) bytes."""
-    pixels = target["data"] if "data" in target else target["pixels"]
+    pixels = target["data" if layout == "encoded" else "pixels"]
     offsets = target["offsets"][rows.start : rows.stop + 1].tolist()
     shapes = target["shapes"][rows.start : rows.stop].tolist()
     for start, stop, shape in zip(offsets, offsets[1:], shapes, strict=False):
         image = pixels[start:stop]
-        if "data" not in target and image.size == int(np.prod(shape)):
+        if layout == "ragged" and image.size == int(np.prod(shape)):
             image = image.reshape(shape if shape[2] > 1 else shape[:2])
         yield image
 

@@ -133,7 +133,7 @@ class Opener:
             raise OutputError(f"{self._handle.path}: {self._prefix}status is missing")
         n_rows = len(status)
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
-        names = self._dataset("label_names") or self._file.get("/label_names")
+        names = self._dataset("label_names")
         columns = self._file.get(f"{self._prefix}columns") or {}
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype,
@@ -209,7 +209,7 @@ class Opener:
         if layout in ("ragged", "encoded"):
             shapes = self.array("images/shapes")
             return None if shapes is None else shapes[:, :2]
-        return self.array("sizes")
+        return self.array("sizes") if layout == "stack" else None
 
     def _blocks(self, elements: Rows, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the bounds of runs of images that begin in the same chunk."""

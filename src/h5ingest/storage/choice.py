@@ -22,6 +22,9 @@ from h5ingest.storage.writer import Writer
 _LEAST_DIRECT_BYTES: Final = 16 * MIB
 """Of a file, from which it pays to go around the system's cache (docs/performance.md)."""
 
+_MOST_DATASETS: Final = 1000
+"""Of a file that every rank opens in HDF5, where each takes some 10 KiB while it is open."""
+
 
 class Choice(NamedTuple):
     """A kind of writer."""
@@ -60,6 +63,8 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
             )
     if comm.bcast(direct):
         return Choice(PlacedWriter, "placed rows (direct I/O)", direct=True)
+    if len(layout.datasets) > _MOST_DATASETS:
+        return Choice(PlacedWriter, "placed rows (many groups)")
     if comm.size == 1:
         return Choice(MpioWriter, "HDF5 (one process)")
     if h5py.get_config().mpi:

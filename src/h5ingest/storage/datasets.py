@@ -50,13 +50,14 @@ def file_access(alignment: int = 0) -> Any:
     return access
 
 
-def create_all(file: Any, layout: Layout) -> list[Any]:
-    """Create the HDF5 groups and return the datasets of a layout. Collective."""
+def create_all(file: Any, layout: Layout) -> Iterator[Any]:
+    """Create the HDF5 groups, then yield the datasets of a layout, new ones. Collective."""
     folders = {spec.name.rpartition("/")[0] for spec in layout.datasets}
     folders |= {group.prefix for group in layout.groups}
     for folder in sorted(folders - {""}):  # a folder sorts before what is in it
         create_group(file, folder)
-    return [create(file, spec) for spec in layout.datasets]
+    for spec in layout.datasets:
+        yield create(file, spec)
 
 
 def create(file: Any, spec: DatasetSpec) -> Any:
@@ -86,6 +87,11 @@ def create_group(file: Any, name: str) -> None:
     creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     creation.set_obj_track_times(False)
     h5py.h5g.create(file, name.encode("utf-8", "surrogateescape"), gcpl=creation)
+
+
+def open_dataset(file: Any, name: str) -> Any:
+    """Return a dataset. Not collective."""
+    return h5py.h5d.open(file, name.encode("utf-8", "surrogateescape"))
 
 
 def offset_of(dataset: Any) -> int:

@@ -23,7 +23,7 @@ from h5ingest.layout import STATUS_FAILED, STATUS_OK, Layout
 from h5ingest.lines import LineError
 from h5ingest.manifest import Manifest, stream
 from h5ingest.outfiles import give_name
-from h5ingest.storage.datasets import create_group, output_errors, sync
+from h5ingest.storage.datasets import create_group, open_dataset, output_errors, sync
 from h5ingest.storage.existing import refuse_existing
 from h5ingest.storage.rawfile import reopened
 
@@ -62,16 +62,19 @@ def finalize(
         Exception: whatever `beat` raises; the file may be ended another time.
     """
     beat()
-    _check_status(partial, layout, int(attributes["n_failed"]))
+    _check_status(partial, layout, int(attributes["n_failed"]), beat)
     digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
             for spec in group.datasets:
-                _label_dims(file[spec.name], spec.dims)
+                dataset = open_dataset(file.id, spec.name)
+                for axis, label in enumerate(spec.dims):
+                    h5py.h5ds.set_label(dataset, axis, label.encode())
                 if spec is group.pixels:
                     digest.add_pixels(spec.name, [f"{spec.dtype}{spec.shape}"])
                 else:
-                    _digest_numbers(digest, spec.name, file[spec.name], beat)
+                    for values in _blocks(dataset, beat):
+                        digest.add_numbers(spec.name, values)
             if palette is not None:  # of a tree, whose images have no dataset in common: the group
                 colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
                 file[group.pixels.name or group.prefix or "/"].attrs["palette"] = colours
@@ -92,9 +95,8 @@ def finalize(
 
 
 def _write_all(file: h5py.File, name: str, values: Sequence[bytes], digest: ContentDigest) -> None:
-    dataset = _create(file, name, "text", len(values))
-    dataset[:] = cells.convert(values, "text")
-    digest.add_strings(name, values)
+    _create(file, name, "text", len(values), "class" if name.endswith("/label_names") else "sample")
+    _write(file, name, 0, cells.convert(values, "text"), digest)
 
 
 def _write_tables(
@@ -110,30 +112,26 @@ def _write_tables(
         kinds["label"] = "int64"
     if layout.grouped:
         kinds[_INDEX] = "int64"
-    targets: list[dict[str, h5py.Dataset]] = []
     for group in layout.groups:
+        beat()
         if manifest.column_kinds:
             create_group(file.id, f"{group.prefix}/columns")
-        targets.append(
-            {
-                column: _create(file, group.prefix + _target(column), kind, group.n_rows)
-                for column, kind in kinds.items()
-            }
-        )
+        for column, kind in kinds.items():
+            _create(file, group.prefix + _target(column), kind, group.n_rows)
     rows = [0] * len(layout.groups)
     for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
-        beat()
-        for number in np.flatnonzero(np.bincount(codes)).tolist():
-            mine = slice(None) if len(rows) == 1 else codes == number
-            n_block = len(codes[mine])
-            for column, values in block.items():
-                dataset, part = targets[number][column], values[mine]
-                dataset[rows[number] : rows[number] + n_block] = part
-                if kinds[column] == "text":
-                    digest.add_strings(dataset.name, part)
-                else:
-                    digest.add_numbers(dataset.name, part)
-            rows[number] += n_block
+        order = np.argsort(codes, kind="stable")
+        ordered = {column: values[order] for column, values in block.items()}
+        numbers, counts = np.unique(codes, return_counts=True)
+        ends = np.cumsum(counts)
+        for number, start, end in zip(
+            *(each.tolist() for each in (numbers, ends - counts, ends)), strict=True
+        ):
+            beat()
+            for column, values in ordered.items():
+                name = layout.groups[number].prefix + _target(column)
+                _write(file, name, rows[number], values[start:end], digest)
+            rows[number] += end - start
 
 
 def _converted_blocks(
@@ -177,27 +175,48 @@ def _target(column: str) -> str:
     return names.get(column, f"/columns/{column}")
 
 
-def _create(file: h5py.File, name: str, kind: str, n_rows: int) -> h5py.Dataset:
+# h5py's own `create_dataset`, `file[name]` and `dataset[:]` take several times as long, which
+# counts where there are many groups.
+
+
+def _create(file: h5py.File, name: str, kind: str, n_rows: int, dim: str = "sample") -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
     dtype = _TEXT if kind == "text" else np.dtype(kind).newbyteorder("<")
-    dataset = file.create_dataset(name, shape=(n_rows,), dtype=dtype)
-    dataset.dims[0].label = "class" if name.endswith("/label_names") else "sample"
-    return dataset
+    type_, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple((n_rows,))
+    name_bytes = name.encode("utf-8", "surrogateescape")
+    dataset = h5py.h5d.create(file.id, name_bytes, type_, space, creation)
+    h5py.h5ds.set_label(dataset, 0, dim.encode())
 
 
-def _label_dims(dataset: h5py.Dataset, labels: tuple[str, ...]) -> None:
-    for dim, label in zip(dataset.dims, labels, strict=True):
-        dim.label = label
-
-
-def _digest_numbers(
-    digest: ContentDigest, name: str, dataset: h5py.Dataset, beat: Callable[[], None]
+def _write(
+    file: h5py.File, name: str, start: int, values: NDArray[Any], digest: ContentDigest
 ) -> None:
-    for start in range(0, len(dataset), _BLOCK_ROWS):
+    """Write rows of a dataset, numbers or bytes objects, and add them to the digest."""
+    dataset, is_text = open_dataset(file.id, name), values.dtype == object
+    rows = dataset.get_space()
+    rows.select_hyperslab((start,), values.shape)
+    type_ = h5py.h5t.py_create(_TEXT) if is_text else None
+    dataset.write(h5py.h5s.create_simple(values.shape), rows, values, type_)
+    if is_text:
+        digest.add_strings(name, values)
+    else:
+        digest.add_numbers(name, values)
+
+
+def _blocks(dataset: Any, beat: Callable[[], None]) -> Iterator[NDArray[Any]]:
+    """Yield the rows of a dataset of numbers, many at a time."""
+    n_rows, *shape = dataset.shape
+    for start in range(0, n_rows, _BLOCK_ROWS):
         beat()
-        digest.add_numbers(name, dataset[start : start + _BLOCK_ROWS])
+        values = np.empty((min(_BLOCK_ROWS, n_rows - start), *shape), dataset.dtype)
+        rows = dataset.get_space()
+        rows.select_hyperslab((start, *(0 for _ in shape)), values.shape)
+        dataset.read(h5py.h5s.create_simple(values.shape), rows, values)
+        yield values
 
 
-def _check_status(partial: Path, layout: Layout, n_failed: int) -> None:
+def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[], None]) -> None:
     """Raise if a row was not stored: nothing incomplete is published, whatever went wrong.
 
     Not collective: root only.
@@ -205,8 +224,7 @@ def _check_status(partial: Path, layout: Layout, n_failed: int) -> None:
     found = np.zeros(256, np.int64)
     with output_errors(f"{partial}: cannot be read"), h5py.File(partial, "r") as file:
         for group in layout.groups:
-            for start in range(0, group.n_rows, _BLOCK_ROWS):
-                status = file[group.status.name][start : start + _BLOCK_ROWS]
+            for status in _blocks(open_dataset(file.id, group.status.name), beat):
                 found += np.bincount(status, minlength=256)
     if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_samples - n_failed, n_failed):
         raise OutputError(

@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Comm, agreeing, waiting
+from h5ingest.comm import Comm, waiting
 from h5ingest.layout import Layout
+from h5ingest.pulse import while_root_works
 from h5ingest.storage.buffer import Buffer
-from h5ingest.storage.datasets import file_access, output_errors
+from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.ledger import Ledger
 from h5ingest.storage.placer import Placer
@@ -58,12 +59,12 @@ class MpioWriter:
         Raises:
             OutputError: HDF5 cannot create or open it.
         """
-        with agreeing(comm):
+        with while_root_works(comm) as beat:
             if comm.rank == 0:
-                placer = Placer(path, layout, known)
+                placer = Placer(path, layout, known, beat)
                 if not known:
                     ledger.enter(pack(placer.begins()))
-                placer.replay()
+                placer.replay(beat)
                 placer.close()
         access = file_access()
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
@@ -73,8 +74,7 @@ class MpioWriter:
             else:
                 self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
             self._datasets = {
-                spec.name: h5py.h5d.open(self._file, spec.name.encode("utf-8", "surrogateescape"))
-                for spec in layout.datasets
+                spec.name: open_dataset(self._file, spec.name) for spec in layout.datasets
             }
         self._specs = {spec.name: spec for spec in layout.datasets}
         self._buffer = Buffer()

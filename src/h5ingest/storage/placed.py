@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from h5ingest.comm import Comm, Request, agreeing
 from h5ingest.layout import Layout
+from h5ingest.pulse import while_root_works
 from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.compress import Compressor, ImageCompressor
 from h5ingest.storage.datasets import output_errors
@@ -100,13 +102,13 @@ class PlacedWriter:
         self._n_bytes = 0
         """Of them."""
         offsets: list[int | None] | None = None
-        with agreeing(comm):
+        with while_root_works(comm) as beat:
             if comm.rank == 0:
-                placer = Placer(path, layout, known)
-                offsets = placer.offsets()
+                placer = Placer(path, layout, known, beat)
+                offsets = placer.offsets
                 self._desk = Desk(placer, ledger, comm)
                 if layout.kind != "tree":  # that has more datasets first: `create_images`
-                    self._recall(placer, known)
+                    self._recall(placer, known, beat)
         self._known = known
         self._offsets: list[int | None] = comm.bcast(offsets)
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
@@ -163,21 +165,21 @@ class PlacedWriter:
         """See `Writer.create_images`."""
         every = self._comm.gather(list(images))
         answers: list[list[int | None]] = [[] for _ in range(self._comm.size)]
-        with agreeing(self._comm):
+        with while_root_works(self._comm) as beat:
             if self._desk is not None and every is not None:
                 placer = self._desk.placer
-                begin = iter(placer.create_images(image for told in every for image in told))
+                begin = iter(placer.create_images(chain.from_iterable(every), beat))
                 answers = [[next(begin) for _ in told] for told in every]
-                self._recall(placer, self._known)
+                self._recall(placer, self._known, beat)
         offsets = self._comm.exchange(answers)[0]
         first = len(self._specs) + sum(self._comm.allgather(len(images))[: self._comm.rank])
         for number, (image, offset) in enumerate(zip(images, offsets, strict=True), first):
             self._images[image.group, image.row] = number, offset
 
-    def _recall(self, placer: Placer, known: Sequence[Record]) -> None:
+    def _recall(self, placer: Placer, known: Sequence[Record], beat: Callable[[], None]) -> None:
         """Compare the new file with what an earlier job knew, or have it known. Root only."""
         if known:
-            placer.replay()
+            placer.replay(beat)
         else:
             self._ledger.enter(pack(placer.begins()))
 

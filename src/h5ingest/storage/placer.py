@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -33,50 +33,24 @@ from h5ingest.storage.datasets import (
     file_access,
     file_creation,
     offset_of,
+    open_dataset,
     output_errors,
 )
 from h5ingest.storage.journal import IMAGES, Begins, Placement, Record
-from h5ingest.storage.rawfile import RawFile
+from h5ingest.storage.metadata import TOKEN_BYTES, Metadata
 from h5ingest.storage.tree import Tree
 from h5ingest.storage.writer import Image
 
-_TOKEN_BYTES: Final = 32
+_MOST_OPEN: Final = 64
+"""Datasets that are kept open: HDF5 takes some 10 KiB for each."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _Metadata(RawFile):
-    """What HDF5 sees as the file: everything passes but the payload, whose offset is noted.
-
-    The payload is told apart by its length and its first bytes, a random token. Not by its address
-    alone: h5py before 3.16 hands out a copy.
-    """
-
-    def __init__(self, path: Path, *, keep: bool) -> None:
-        super().__init__(path, create=True)
-        self.keep = keep
-        """Whether there may be bytes to be kept behind HDF5's end of the file."""
-        if not keep:
-            os.ftruncate(self.fd, 0)
-        self.token = os.urandom(_TOKEN_BYTES)
-        self.expected: int | None = None
-        """Length of the payload that is to come, while one is."""
-        self.noted: int | None = None
-        """Where HDF5 wanted it."""
-
-    def store(self, data: Any) -> None:
-        length = len(data)
-        head = memoryview(data)[:_TOKEN_BYTES]
-        if length == self.expected and head == self.token[:length]:
-            self.noted, self.expected = self.position, None
-        else:
-            super().store(data)
-
-    def resize(self, size: int) -> None:
-        if not self.keep or size > os.fstat(self.fd).st_size:
-            super().resize(size)
+def _nothing() -> None:
+    """Be the beat where nobody waits."""
 
 
-def _abandon(file: Any, metadata: _Metadata) -> None:
+def _abandon(file: Any, metadata: Metadata) -> None:
     """Close the file as it is: another job will make HDF5's metadata anew.
 
     It must not stay open: HDF5 would close it after Python, which has the driver, has ended.
@@ -91,7 +65,13 @@ def _abandon(file: Any, metadata: _Metadata) -> None:
 class Placer:
     """The file on root. Not collective."""
 
-    def __init__(self, path: Path, layout: Layout, known: Sequence[Record] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        known: Sequence[Record] = (),
+        beat: Callable[[], None] = _nothing,
+    ) -> None:
         """Create the file with all datasets.
 
         Args:
@@ -99,6 +79,7 @@ class Placer:
             layout: its datasets.
             known: the journal of a job that did not end. What it wrote is kept: HDF5's metadata is
                 made anew around it, in the same places.
+            beat: called after every dataset, to look at the clock.
 
         Raises:
             OutputError: it cannot be created.
@@ -119,7 +100,7 @@ class Placer:
             mount = look(path, with_stripes=False).mount
             self._takes_space = mount is not None and mount.known_disk
             """Ranks write faster into it then, and nobody else can take it in between."""
-            self._metadata = _Metadata(path, keep=bool(known))
+            self._metadata = Metadata(path, keep=bool(known))
             access = file_access(layout.alignment)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.
@@ -128,9 +109,14 @@ class Placer:
             access._close()  # it has the driver, too
         # When this object is no longer used, or the process ends, unless `close` was called.
         self._abandon = weakref.finalize(self, _abandon, self._file, self._metadata)
-        self._datasets: list[Any] = []
+        self._open: dict[int, Any] = {}
+        """Number of a dataset -> the dataset, for those that chunks were placed in last."""
+        self.offsets: list[int | None] = []
+        """Where each dataset begins; None for filtered ones, whose chunks are placed."""
         with self._changing("cannot be created"):
-            self._datasets = create_all(self._file, layout)
+            for spec, dataset in zip(self._specs, create_all(self._file, layout), strict=True):
+                self.offsets.append(None if spec.filters else offset_of(dataset))
+                beat()
             self._flush()
         self._payload = np.zeros(0, np.uint8)
 
@@ -162,18 +148,13 @@ class Placer:
                     os.ftruncate(self._metadata.fd, 0)  # what it got of it
                 raise
 
-    def offsets(self) -> list[int | None]:
-        """Return where each dataset begins; None for filtered ones, whose chunks are placed."""
-        return [
-            None if spec.filters else offset_of(dataset)
-            for spec, dataset in zip(self._specs, self._datasets, strict=True)
-        ]
-
-    def create_images(self, images: Iterable[Image]) -> list[int | None]:
+    def create_images(
+        self, images: Iterable[Image], beat: Callable[[], None] = _nothing
+    ) -> list[int | None]:
         """Create the datasets of a tree, and return where each begins; None if it is filtered.
 
         To be called once, with all of them. As `dataset` of `place` they have the numbers after
-        those of the layout, in order.
+        those of the layout, in order. `beat` is called after every one.
 
         Raises:
             OutputError: HDF5 cannot.
@@ -186,6 +167,7 @@ class Placer:
                 self._images.append(self._tree.names[image.group][-1][0])
                 filtered = dataset.get_create_plist().get_nfilters() > 0
                 offsets.append(None if filtered else offset_of(dataset))
+                beat()
             self._flush()
         if self._known:
             self._placed.extend(bytes(len(offsets)))
@@ -213,15 +195,11 @@ class Placer:
         if n_bytes >= len(self._payload):  # zero pages that nobody touches take no memory
             self._payload = np.zeros(2 * n_bytes + 1, np.uint8)
             head = np.frombuffer(self._metadata.token, np.uint8)
-            self._payload[:_TOKEN_BYTES] = head[: len(self._payload)]
-        if dataset < len(self._specs):
-            spec, target = self._specs[dataset], self._datasets[dataset]
-            at = (chunk * (spec.chunk_rows or 1), *(0,) * (len(spec.shape) - 1))
-        else:  # too many to be kept open
-            name = self._images[dataset - len(self._specs)]
-            target = h5py.h5d.open(self._file, name.encode("utf-8", "surrogateescape"))
-            at = (0,) * target.rank
+            self._payload[:TOKEN_BYTES] = head[: len(self._payload)]
         with self._changing("placing a chunk"):
+            target = self._opened(dataset)
+            rows = self._specs[dataset].chunk_rows if dataset < len(self._specs) else None
+            at = (chunk * (rows or 1), *(0,) * (target.rank - 1))
             if self._placed and self._placed[self._slot(dataset, chunk)]:
                 # HDF5 (1.10.8 and 2.0) keeps the old filter mask of a chunk that is written anew
                 # with the same length: so it gets another length first.
@@ -237,15 +215,27 @@ class Placer:
             )
         return Placement(dataset, chunk, self._metadata.noted, n_bytes, filter_mask)
 
+    def _opened(self, dataset: int) -> Any:
+        """Return a dataset by its number."""
+        found = self._open.get(dataset)
+        if found is None:
+            n_specs = len(self._specs)
+            is_image = dataset >= n_specs
+            name = self._images[dataset - n_specs] if is_image else self._specs[dataset].name
+            if len(self._open) >= _MOST_OPEN:
+                self._open.clear()
+            found = self._open[dataset] = open_dataset(self._file, name)
+        return found
+
     def begins(self) -> list[Begins]:
         """Return where the unfiltered datasets lie; a tree's images have one hash for all."""
-        found = [Begins(i, o) for i, o in enumerate(self.offsets()) if o is not None]
+        found = [Begins(i, o) for i, o in enumerate(self.offsets) if o is not None]
         if self._images_lie is not None:
             found.append(Begins(IMAGES, self._images_lie))
         return found
 
-    def replay(self) -> None:
-        """Take space again as the journal says, in its order, and compare.
+    def replay(self, beat: Callable[[], None] = _nothing) -> None:
+        """Take space again as the journal says, in its order, and compare; `beat` after each.
 
         Raises:
             SetupError: something comes to lie elsewhere than it did: another HDF5 version.
@@ -258,6 +248,7 @@ class Placer:
                 continue
             new = self.place(known.dataset, known.chunk, known.n_bytes, known.filter_mask)
             self._placed[self._slot(known.dataset, known.chunk)] = 1
+            beat()
             if new != known:
                 raise SetupError(self._moved(f"chunk {known.chunk}", known.offset))
 
@@ -282,7 +273,7 @@ class Placer:
         """
         self._abandon.detach()
         with output_errors(f"{self._path}: cannot be closed"), contextlib.closing(self._metadata):
-            for dataset in self._datasets:
+            for dataset in self._open.values():
                 dataset._close()
             self._metadata.keep = False  # now HDF5 knows all that there is
             self._file.close()

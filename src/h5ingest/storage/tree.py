@@ -11,13 +11,10 @@ import h5py
 import numpy as np
 
 from h5ingest.layout import DatasetSpec, Filter, group_prefix
+from h5ingest.schema import IN_TREES
 from h5ingest.storage.datasets import create, create_group
 from h5ingest.storage.writer import Image
 
-_TAKEN: Final = (
-    "checksums", "columns", "datasets", "label_names", "labels", "paths", "samples", "status",
-)  # fmt: skip
-"""Names that stand beside the images."""
 _FEWEST_FILTERED: Final = 16
 """Values of the smallest image that is filtered; szip takes 16 at a time."""
 
@@ -34,7 +31,7 @@ class Tree:
         """
         self._prefixes = prefixes
         self._filters = filters
-        self._taken = {f"{prefix}/{name}" for prefix in prefixes for name in _TAKEN}
+        self._taken = {f"{prefix}/{name}" for prefix in prefixes for name in IN_TREES}
         self._folders: dict[str, str] = {}
         """Path wanted -> path given."""
         self._numbers: dict[str, int] = {}
