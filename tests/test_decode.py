@@ -456,15 +456,6 @@ def test_pixels_that_are_missing_or_meaningless_are_damage(body: bytes) -> None:
     assert refusal(data).kind == "damaged"
 
 
-def test_a_wrong_adler32_in_intact_chunks_changes_no_pixel() -> None:
-    # kornia-rs does not look at it; the CRC of the chunk vouches for the same bytes.
-    stream = zlib.compress(b"\0\1\2\0\3\4")
-    wrong = stream[:-1] + bytes([stream[-1] ^ 1])
-    out = np.empty((2, 2), np.uint8)
-    decode_into(header(2, 2) + chunk(b"IDAT", wrong) + chunk(b"IEND"), out)
-    assert out.tolist() == [[1, 2], [3, 4]]
-
-
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0\1\2"])
 def test_a_transparency_that_cannot_be_read_is_refused(body: bytes) -> None:
     data = header(2, 1) + chunk(b"tRNS", body) + chunk(b"IDAT", zlib.compress(b"\0\1\2"))
@@ -843,5 +834,5 @@ def test_a_large_image_of_another_format_warns_nobody() -> None:
 
 
 def test_the_decoders_have_names_and_versions() -> None:
-    expected = f"kornia-rs {version('kornia-rs')}, imagecodecs {version('imagecodecs')}"
-    assert decoder_version() == expected
+    expected = f"kornia-rs {version('kornia-rs')}, imagecodecs {version('imagecodecs')}, libpng 1."
+    assert decoder_version().startswith(expected)

@@ -538,7 +538,7 @@ WRITERS = {
     "storage.direct:DirectFile.__init__": "OUT.partial",
     "storage.mpio:MpioWriter.__init__": "OUT.partial",
     "storage.placer:Placer._flush": "OUT.partial",
-    "storage.placer:_Metadata.__init__": "OUT.partial",
+    "storage.metadata:Metadata.__init__": "OUT.partial",
     "storage.compress:Compressor.__init__": "in memory",
     "comm:SerialComm.create": "OUT.partial, new, with stripes",
     "listing:write_manifest": "no name",

@@ -23,7 +23,6 @@ from h5ingest.storage.datasets import hdf5_version
 from h5ingest.storage.filters import canonical
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
-from h5ingest.storage.mpio import MpioWriter
 from h5ingest.storage.state import Earlier, begin, discard, done_spans, spans_by_run
 from h5ingest.storage.stripes import create_empty, hints
 
@@ -166,6 +165,6 @@ def begin_file(
 def mpi_hints(job: Job, choice: Choice) -> dict[str, str]:
     """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
     options = job.options
-    if options.hints and (choice.writer is not MpioWriter or job.comm.size == 1):
+    if options.hints and (not choice.mpio or job.comm.size == 1):
         job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {choice.why}")
     return hints(options.stripe_count, options.stripe_size) | dict(options.hints)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from h5ingest import png
+from h5ingest import png, png_chunks
 from h5ingest.errors import SampleError
 from h5ingest.layout import ImageSpec
 from h5ingest.options import MAX_PIXELS
@@ -40,8 +40,8 @@ def probe(
         SampleError: no image, damaged, too large, or of a kind that has no lossless uint8 or
             uint16 form.
     """
-    if data.startswith(png.SIGNATURE):
-        spec = png.spec_of(data, whole=whole, raw=raw)
+    if data.startswith(png_chunks.SIGNATURE):
+        spec = png_chunks.spec_of(data, whole=whole, raw=raw)
         if spec is not None:
             _check_pixels(spec.height, spec.width, max_pixels)
         return spec
@@ -77,8 +77,8 @@ class Prober:
         if self._alike is not None and self._alike.fits(data):
             return self._alike.spec
         spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
-        if spec is not None and data.startswith(png.SIGNATURE):
-            if data[25] == png.PALETTE and not self._any_palette:
+        if spec is not None and data.startswith(png_chunks.SIGNATURE):
+            if data[25] == png_chunks.PALETTE and not self._any_palette:
                 from h5ingest import libpng  # few jobs need it
 
                 libpng.check_palettes()
@@ -114,7 +114,7 @@ def decode_into(
     Raises:
         SampleError: the image is damaged, or is not what `out` was made for.
     """
-    if not data.startswith(png.SIGNATURE):
+    if not data.startswith(png_chunks.SIGNATURE):
         from h5ingest import formats  # see `probe`, which has judged the size
 
         image = formats.open_image(data, lambda *_: None)
@@ -122,28 +122,34 @@ def decode_into(
         out[...], notes = image.load()
         return notes
     if spec is None:
-        spec = png.spec_of(data, raw=raw)
+        spec = png_chunks.spec_of(data, raw=raw)
         assert spec is not None, "the whole file tells"
         _check_fit(spec.shape, spec.dtype, out)
     return png.decode_into(data, out, spec, raw=raw)
 
 
 def decode_otherwise(data: bytes) -> NDArray[Any] | None:
-    """Return the pixels by another decoder than `decode_into` uses; None where none is exact.
+    """Return the pixels by another decoder than `decode_into` uses; None where there is none.
 
-    For PNG that is Pillow. For other formats there is no other decoder.
+    For PNG that is Pillow, where it is exact and takes the file. For other formats there is no
+    other decoder.
 
     Raises:
-        SampleError: it cannot read the image.
+        SampleError: damaged.
     """
-    if not data.startswith(png.SIGNATURE) or not png.is_exact_in_pillow(data):
+    if not data.startswith(png_chunks.SIGNATURE) or not png_chunks.is_exact_in_pillow(data):
         return None
+    png_chunks.check(data)
     mode = None
-    if data[25] == 3:
-        mode = "RGBA" if png.has_transparency(data) else "RGB"
+    if data[25] == png_chunks.PALETTE:
+        mode = "RGBA" if png_chunks.has_transparency(data) else "RGB"
     from h5ingest import formats  # see `probe`
 
-    return formats.read_png(data, mode)
+    try:
+        # Pillow refuses files for texts, profiles and animations that are of no use here.
+        return formats.read_png(png_chunks.only_pixels(data), mode)
+    except SampleError:
+        return None
 
 
 def check_intact(data: bytes) -> None:
@@ -152,8 +158,8 @@ def check_intact(data: bytes) -> None:
     Raises:
         SampleError: damaged or truncated.
     """
-    if data.startswith(png.SIGNATURE):
-        png.check_intact(data)
+    if data.startswith(png_chunks.SIGNATURE):
+        png_chunks.check(data)
 
 
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:

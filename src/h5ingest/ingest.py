@@ -37,7 +37,7 @@ from h5ingest.manifest import Manifest
 from h5ingest.notes import Notes
 from h5ingest.options import IngestOptions
 from h5ingest.pipeline import Pipeline, images_of
-from h5ingest.png import END
+from h5ingest.png_chunks import END
 from h5ingest.preflight import advising
 from h5ingest.probing import Findings, agree_on_images, probe_images
 from h5ingest.report import IngestReport, write_failures

@@ -24,7 +24,7 @@ from h5ingest.errors import Failure, SampleError, SamplesFailedError, describe_f
 from h5ingest.layout import ImageSpec
 from h5ingest.manifest import Manifest
 from h5ingest.options import IngestOptions
-from h5ingest.png import END, palette
+from h5ingest.png_chunks import END, palette
 from h5ingest.survey import Held
 from h5ingest.target import (
     MOST_KINDS,

@@ -15,8 +15,6 @@ from h5ingest.options import MIB, IngestOptions
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.journal import Record
 from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.mpio import MpioWriter
-from h5ingest.storage.placed import PlacedWriter
 from h5ingest.storage.writer import Writer
 
 _LEAST_DIRECT_BYTES: Final = 16 * MIB
@@ -29,7 +27,8 @@ _MOST_DATASETS: Final = 1000
 class Choice(NamedTuple):
     """A kind of writer."""
 
-    writer: type[MpioWriter] | type[PlacedWriter]
+    mpio: bool
+    """Whether HDF5 writes, through MPI-IO if there are several ranks; else chunks are placed."""
     why: str
     """Its name, with the reason."""
     direct: bool = False
@@ -49,9 +48,9 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
         OutputError: the folder cannot be looked at (on all ranks).
     """
     if layout.kind == "tree":
-        return Choice(PlacedWriter, "placed datasets (one for each image)")
+        return Choice(False, "placed datasets (one for each image)")
     if any(spec.filters for spec in layout.datasets):
-        return Choice(PlacedWriter, "placed chunks (they are compressed)")
+        return Choice(False, "placed chunks (they are compressed)")
     direct = False
     with agreeing(comm):
         if comm.rank == 0:
@@ -62,15 +61,15 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
                 and _direct_pays(layout, out)
             )
     if comm.bcast(direct):
-        return Choice(PlacedWriter, "placed rows (direct I/O)", direct=True)
+        return Choice(False, "placed rows (direct I/O)", direct=True)
     if len(layout.datasets) > _MOST_DATASETS:
-        return Choice(PlacedWriter, "placed rows (many groups)")
+        return Choice(False, "placed rows (many groups)")
     if comm.size == 1:
-        return Choice(MpioWriter, "HDF5 (one process)")
+        return Choice(True, "HDF5 (one process)")
     if h5py.get_config().mpi:
         why = "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
-        return Choice(MpioWriter, why)
-    return Choice(PlacedWriter, "placed rows (this h5py is not parallel)")
+        return Choice(True, why)
+    return Choice(False, "placed rows (this h5py is not parallel)")
 
 
 def _direct_pays(layout: Layout, out: Path) -> bool:
@@ -105,6 +104,11 @@ def open_writer(
     Raises:
         OutputError: HDF5 cannot create it (on all ranks).
     """
-    if choice.writer is MpioWriter:
+    # A rank imports the one that it needs.
+    if choice.mpio:
+        from h5ingest.storage.mpio import MpioWriter
+
         return MpioWriter(path, layout, comm, ledger, known, hints)
+    from h5ingest.storage.placed import PlacedWriter
+
     return PlacedWriter(path, layout, comm, ledger, known, direct=choice.direct)
