@@ -6,7 +6,7 @@
 
 Serving forks a process for each run after all imports: a run then takes milliseconds.
 Chunks are made small here, so that a few small images are many chunks.
-Launched by tests; never imported.
+Launched by tests; imported only by programs that are launched, for its faults.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -131,13 +132,11 @@ class Fault:
         self.strike()
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        n_calls = 0
+        calls = itertools.count(1)  # one step for all threads: ranks may be some
 
         @functools.wraps(function)
         def wrapped(*args: Any, **how: Any) -> Any:
-            nonlocal n_calls
-            n_calls += 1
-            now = self.call in (0, n_calls)
+            now = next(calls) == self.call or self.call == 0
             if now and self.when == "before":
                 self.strike()
             elif now and self.when == "torn":
@@ -195,12 +194,18 @@ def kill_session() -> None:
     os.kill(me, signal.SIGKILL)
 
 
-def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
-    """Arrange this rank's faults and run the command."""
-    vars(h5ingest.layout)["MIB"] = 1024  # of stacks
-    vars(h5ingest.layout)["EXTENT_CHUNK_BYTES"] = 512  # chunks of 512 values
+def make_small(chunk_bytes: int) -> None:
+    """Make chunks so small that a few small images are many, and whatever is taken at once."""
+    vars(h5ingest.layout)["MIB"] = 2 * chunk_bytes  # of stacks
+    vars(h5ingest.layout)["EXTENT_CHUNK_BYTES"] = chunk_bytes
+    vars(h5ingest.layout)["_LARGE_IMAGE"] = min(chunk_bytes, 64 * 1024)  # has a chunk of its own
     vars(h5ingest.storage.final)["_BLOCK_ROWS"] = 4
     vars(h5ingest.loader)["_ALIKE_IMAGES"] = 2
+
+
+def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
+    """Arrange this rank's faults and run the command."""
+    make_small(512)
     vars(h5ingest.probing)["Prober"] = type("Prober", (Prober,), {})  # a site that is not decode's
     for fault in faults:
         if fault.get("rank", 0) in (launcher_rank() or 0, "all"):

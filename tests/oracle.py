@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class Kind:
     transparent: bool = False
     """Whether a tRNS chunk names a transparent colour, or alphas of a palette."""
     interlaced: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.colour}{self.depth}{'t' * self.transparent}{'i' * self.interlaced}"
 
 
 KINDS = tuple(
@@ -193,6 +197,40 @@ def fitted(pixels: Pixels, size: tuple[int, int], wanted: Wanted) -> Pixels:
     return np.pad(pixels, extra[: pixels.ndim], constant_values=wanted.pad_value)
 
 
+def fit_together(samples: Sequence[Sample], wanted: Wanted, *, reduce_depth: bool) -> bool:
+    """Whether the images can be stored as the options have it."""
+    groups: dict[str, list[Pixels]] = {}
+    for sample in samples:
+        if sample.pixels is not None:
+            groups.setdefault(sample.group if wanted.grouped else "", []).append(sample.pixels)
+    return all(_fit_in_a_group(every, wanted, reduce_depth) for every in groups.values())
+
+
+def _fit_in_a_group(every: Sequence[Pixels], wanted: Wanted, reduce_depth: bool) -> bool:
+    depths = {pixels.dtype.name for pixels in every}
+    if wanted.dtype == "auto" and wanted.layout in ("stack", "ragged") and len(depths) > 1:
+        return False
+    if wanted.dtype == "uint8" and "uint16" in depths and not reduce_depth:
+        return False
+    if wanted.layout != "stack":
+        return True
+    sizes = [pixels.shape[:2] for pixels in every]
+    (height, width), _, dtype = kind_of_stack(every, wanted)
+    if wanted.fit == "pad":
+        held = wanted.pad_value <= np.iinfo(dtype).max
+        return bool(held) and all(h <= height and w <= width for h, w in sizes)
+    if wanted.fit == "crop":
+        return all(h >= height and w >= width for h, w in sizes)
+    return wanted.fit == "resize" or all(size == (height, width) for size in sizes)
+
+
+def could_replace(older: Sample, now: Sequence[Sample], wanted: Wanted) -> bool:
+    """Whether an image of an earlier run could be in a stack that is made for others now."""
+    mine = [s.pixels for s in now if not wanted.grouped or s.group == older.group]
+    size, *_ = kind_of_stack([pixels for pixels in mine if pixels is not None], wanted)
+    return fit_together([older], replace(wanted, size=size), reduce_depth=True)
+
+
 def kind_of_stack(every: Sequence[Pixels], wanted: Wanted) -> tuple[tuple[int, int], int, str]:
     """Size, channels and type of a group of images."""
     named = {"gray": 1, "rgb": 3, "rgba": 4}
@@ -230,35 +268,58 @@ def checksum(values: Pixels | bytes) -> int:
     return xxh3_64_intdigest(np.ascontiguousarray(little).tobytes())
 
 
-def expected(samples: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
-    """Name -> values of every dataset; a tree's images under the names that they must have."""
+def expected(
+    samples: Sequence[Sample], wanted: Wanted, *, now: Sequence[Sample] | None = None
+) -> dict[str, Any]:
+    """Name -> values of every dataset; a tree's images under the names that they must have.
+
+    `now`: what the files are as the last run found them, which decides what a stack's images
+    become; other samples may have been stored by an earlier run. None: the same samples.
+    """
     groups = sorted({s.group for s in samples}, key=os.fsencode) if wanted.grouped else [""]
-    classes = sorted({s.label for s in samples}, key=os.fsencode)
+    labels = [s.label for s in samples]
+    classes = None if all(map(_INTEGER.fullmatch, labels)) else sorted(set(labels), key=os.fsencode)
+    columns = _column([s.group for s in samples])
     arrays: dict[str, Any] = {}
     for name in groups:
-        numbered = [(i, s) for i, s in enumerate(samples) if not wanted.grouped or s.group == name]
-        rows = [s for _, s in numbered]
+        mine = [i for i, s in enumerate(samples) if not wanted.grouped or s.group == name]
+        rows = [samples[i] for i in mine]
         prefix = f"{group_path(name)}/" if wanted.grouped else ""
-        found = _PIXELS[wanted.layout](rows, wanted)
+        found = _PIXELS[wanted.layout](rows, wanted, [(now or samples)[i] for i in mine])
         good = [s.pixels is not None and not s.broken for s in rows]
         found["status"] = np.where(good, 1, 2)
         found["paths"] = _texts(s.path for s in rows)
-        found["columns/group"] = _texts(s.group for s in rows)
-        if any(s.label for s in samples):
+        found["columns/group"] = columns[mine]
+        if any(labels) and classes is None:
+            found["labels"] = np.array([int(s.label) for s in rows])
+        elif classes is not None and any(labels):
             found["labels"] = np.array([classes.index(s.label) for s in rows])
             found["label_names"] = _texts(classes)
         if wanted.grouped:
-            found["samples"] = np.array([i for i, _ in numbered])
+            found["samples"] = np.array(mine)
         arrays |= {prefix + key: values for key, values in found.items()}
     return arrays
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def _column(cells: Sequence[str]) -> NDArray[Any]:
+    """Integers, floats where some are missing, or text; other floats are not among the samples."""
+    known = [cell for cell in cells if cell]
+    if not known or not all(map(_INTEGER.fullmatch, known)):
+        return _texts(cells)
+    if len(known) == len(cells):
+        return np.array([int(cell) for cell in cells])
+    return np.array([float(cell or "nan") for cell in cells])
 
 
 def _texts(values: Any) -> NDArray[Any]:
     return np.array([os.fsencode(value) for value in values], object)
 
 
-def _stack(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
-    known = [s.pixels for s in rows if s.pixels is not None]
+def _stack(rows: Sequence[Sample], wanted: Wanted, now: Sequence[Sample]) -> dict[str, Any]:
+    known = [s.pixels for s in now if s.pixels is not None]
     size, channels, dtype = kind_of_stack(known, wanted)
     shape = (*size, channels) if channels > 1 else size
     images = np.zeros((len(rows), *shape), dtype)
@@ -267,7 +328,10 @@ def _stack(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
         if sample.pixels is not None and not sample.broken:
             images[row] = fitted(converted(sample.pixels, channels, dtype, wanted), size, wanted)
             sizes[row] = sample.pixels.shape[:2]
-    found = {"images": images, "checksums": np.array([checksum(image) for image in images])}
+    found = {
+        "images": images,
+        "checksums": np.array([checksum(image) for image in images], np.uint64),
+    }
     return found | ({"sizes": sizes} if wanted.fit == "pad" else {})
 
 
@@ -291,7 +355,7 @@ def _each(rows: Sequence[Sample], wanted: Wanted) -> list[Pixels]:
     return each
 
 
-def _ragged(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
+def _ragged(rows: Sequence[Sample], wanted: Wanted, _: Sequence[Sample]) -> dict[str, Any]:
     each = _each(rows, wanted)
     shapes = [
         (*pixels.shape[:2], channels_of(pixels)) if pixels.size else (0, 0, 0) for pixels in each
@@ -301,11 +365,11 @@ def _ragged(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
         "images/pixels": np.concatenate(real) if real else each[0].reshape(-1),
         "images/offsets": np.cumsum([0, *(pixels.size for pixels in each)]),
         "images/shapes": np.array(shapes),
-        "checksums": np.array([checksum(pixels) for pixels in each]),
+        "checksums": np.array([checksum(pixels) for pixels in each], np.uint64),
     }
 
 
-def _encoded(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
+def _encoded(rows: Sequence[Sample], wanted: Wanted, _: Sequence[Sample]) -> dict[str, Any]:
     each, shapes = [], []
     for sample in rows:
         data = b"" if sample.pixels is None else sample.data or b""
@@ -316,18 +380,18 @@ def _encoded(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
         "images/data": np.frombuffer(b"".join(each), np.uint8),
         "images/offsets": np.cumsum([0, *map(len, each)]),
         "images/shapes": np.array(shapes),
-        "checksums": np.array([checksum(data) for data in each]),
+        "checksums": np.array([checksum(data) for data in each], np.uint64),
     }
 
 
-def _tree(rows: Sequence[Sample], wanted: Wanted) -> dict[str, Any]:
+def _tree(rows: Sequence[Sample], wanted: Wanted, _: Sequence[Sample]) -> dict[str, Any]:
     each = _each(rows, wanted)
     names = tree_names(rows, wanted)
     prefix = f"/{group_path(rows[0].group)}" if wanted.grouped else ""
     return {
         **dict(zip(names, each, strict=True)),
         "datasets": _texts(f"{prefix}/{name}" for name in names),
-        "checksums": np.array([checksum(pixels) for pixels in each]),
+        "checksums": np.array([checksum(pixels) for pixels in each], np.uint64),
     }
 
 
@@ -367,7 +431,7 @@ def tree_names(rows: Sequence[Sample], wanted: Wanted) -> list[str]:
     return names
 
 
-_PIXELS: dict[str, Callable[[Sequence[Sample], Wanted], dict[str, Any]]] = {
+_PIXELS: dict[str, Callable[[Sequence[Sample], Wanted, Sequence[Sample]], dict[str, Any]]] = {
     "stack": _stack, "ragged": _ragged, "encoded": _encoded, "tree": _tree,
 }  # fmt: skip
 
