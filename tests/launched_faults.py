@@ -63,7 +63,7 @@ SITES = {
     "final": "h5ingest.storage.final:finalize",
     "table": "h5ingest.storage.final:_create",
     "final beat": "h5ingest.job:Job.final_beat",
-    "digest": "h5ingest.storage.final:_digest_numbers",
+    "digest": "h5ingest.storage.final:_blocks",
     "publish": "h5ingest.storage.final:publish",
     "rename": "h5ingest.storage.final:sync",
     "discard": "h5ingest.ending:discard",

@@ -79,7 +79,8 @@ def _stored_shapes(held: Held, probed: Probed, targets: tuple[Target, ...]) -> N
         return shapes
     # wanted: (groups, 2) channels and bytes a value; 0: each image keeps its own
     wanted = np.array([(t.channels or 0, t.n_bytes) for t in targets], np.int32)[held.groups]
-    changed = (wanted > 0) & (shapes[:, :1] > 0)
+    changed = wanted > 0
+    changed[:, 0] &= shapes[:, 0] > 0  # what cannot be read has no channels
     np.copyto(shapes[:, 2:], wanted, where=changed)
     return shapes
 

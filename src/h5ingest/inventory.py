@@ -45,7 +45,9 @@ def digest_problems(
                 _add(digest, full_name, file[full_name])
         first += n_rows
         if layout == "tree":
-            kinds = (_kind(file[name]) for name in file[f"{prefix}/datasets"][:])
+            kinds = (
+                _kind(file[name]) if name in file else "" for name in file[f"{prefix}/datasets"][:]
+            )
             digest.add_pixels(f"{prefix}/datasets", kinds)
     found = digest.hexdigest()
     if found == file.attrs["content_digest"]:

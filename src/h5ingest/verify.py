@@ -25,7 +25,7 @@ from h5ingest import schema, source
 from h5ingest.comm import Comm, abort_on_crash, agreeing
 from h5ingest.convert import Fit, Losses, convert_into
 from h5ingest.decode import check_intact, decode_into, decode_otherwise, probe
-from h5ingest.errors import OutputError, SampleError
+from h5ingest.errors import OutputError, SampleError, one_line
 from h5ingest.expected import Expected
 from h5ingest.inventory import digest_problems, group_problems
 from h5ingest.job import Nobody, Watch
@@ -167,7 +167,7 @@ class _Work:
         pulse.finish(lambda: (self._n_done, self._n_bytes, len(self.bad)))
 
     def _check(
-        self, prefix: str, rows: range, images: Iterator[NDArray[Any]], pulse: Pulse
+        self, prefix: str, rows: range, images: Iterator[NDArray[Any] | str], pulse: Pulse
     ) -> None:
         cut = slice(rows.start, rows.stop)
         status = self._file[f"{prefix}/status"][cut].tolist()
@@ -179,9 +179,14 @@ class _Work:
         known = _beside(self._file, prefix, cut)
         for k, (image, beside) in enumerate(zip(images, known, strict=False)):
             reason = None
-            sums[k] = found = xxh3_64_intdigest(np.ascontiguousarray(image).data)
+            found = 0
+            if not isinstance(image, str):
+                sums[k] = found = xxh3_64_intdigest(np.ascontiguousarray(image).data)
+                self._n_bytes += image.nbytes
             if status[k] == STATUS_MISSING:
                 reason = "it was never stored (status 0)"
+            elif isinstance(image, str):
+                reason = f"cannot be read: {image}"
             elif found != checksums[k]:
                 reason = f"expected checksum {checksums[k]:016x}, found {found:016x}"
             elif image.ndim == 1 and self.options["layout"] != "encoded":
@@ -194,7 +199,7 @@ class _Work:
                 path = os.fsdecode(paths[k])
                 name = f"{prefix}/images"
                 self.bad.append(Bad(dataset=name, row=rows[k], path=path, reason=reason))
-            self._n_done, self._n_bytes = self._n_done + 1, self._n_bytes + image.nbytes
+            self._n_done += 1
             if not self._n_done & 63:
                 pulse.beat(self._n_done, self._n_bytes, len(self.bad))
 
@@ -219,7 +224,9 @@ class _Sources:
         self._root = os.fsencode(root.absolute())
         self._raw = options["samples"] == "raw"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
-        self._fit = Fit(how=options["fit"], pad_value=options["pad_value"], resample=resample)
+        self._fit = Fit(
+            how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw
+        )
         self._encoded = options["layout"] == "encoded"
         self.n_done = self.n_other = 0
 
@@ -327,20 +334,21 @@ def _columns(file: h5py.File, prefix: str) -> list[str]:
 
 def _blocks(
     file: h5py.File, prefix: str, comm: Comm
-) -> Iterator[tuple[range, Iterator[NDArray[Any]]]]:
-    """Yield (rows, their images) of this rank's share of a group."""
+) -> Iterator[tuple[range, Iterator[NDArray[Any] | str]]]:
+    """Yield (rows, their images or why they cannot be read) of this rank's share of a group."""
     n_rows, layout = len(file[f"{prefix}/status"]), _layout(file)
     if layout == "tree":
         images = file[f"{prefix}/datasets"]
         for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
-            yield rows, (file[name][()] for name in images[rows.start : rows.stop])
+            names = images[rows.start : rows.stop]
+            yield rows, (_read(file, name, ()) for name in names)
     elif layout == "stack":
         target = file[f"{prefix}/images"]
         step = target.chunks[0] if target.chunks else 1
         row_bytes = target.dtype.itemsize * int(np.prod(target.shape[1:]))
         block = max(1, _BLOCK_BYTES // (row_bytes * step)) * step
         for rows in _share(n_rows, step, block, comm):
-            yield rows, iter(target[rows.start : rows.stop])
+            yield rows, _chunks(target, rows, step)
     else:
         for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
             yield rows, _extents(file[f"{prefix}/images"], layout, rows)
@@ -354,14 +362,35 @@ def _beside(file: h5py.File, prefix: str, cut: slice) -> Iterator[tuple[int, ...
     return repeat(None)
 
 
-def _extents(target: h5py.Group, layout: str, rows: range) -> Iterator[NDArray[Any]]:
+def _read(found: Any, *keys: Any) -> NDArray[Any] | str:
+    """Return what keys lead to, or why it cannot be read: a damaged chunk, a name of nothing."""
+    try:
+        for key in keys:
+            found = found[key]
+    except (OSError, KeyError, RuntimeError) as error:  # all that h5py makes of HDF5's errors
+        return one_line(error)
+    values: NDArray[Any] = found
+    return values
+
+
+def _chunks(target: h5py.Dataset, rows: range, step: int) -> Iterator[NDArray[Any] | str]:
+    """Yield rows; if they cannot be read together, those of each chunk by themselves."""
+    images = _read(target, slice(rows.start, rows.stop))
+    if not isinstance(images, str) or len(rows) <= step:
+        yield from repeat(images, len(rows)) if isinstance(images, str) else images
+        return
+    for start in range(rows.start, rows.stop, step):
+        yield from _chunks(target, range(start, min(start + step, rows.stop)), step)
+
+
+def _extents(target: h5py.Group, layout: str, rows: range) -> Iterator[NDArray[Any] | str]:
     """Yield images of any size, or files as (n,) bytes."""
     pixels = target["data" if layout == "encoded" else "pixels"]
     offsets = target["offsets"][rows.start : rows.stop + 1].tolist()
     shapes = target["shapes"][rows.start : rows.stop].tolist()
     for start, stop, shape in zip(offsets, offsets[1:], shapes, strict=False):
-        image = pixels[start:stop]
-        if layout == "ragged" and image.size == int(np.prod(shape)):
+        image = _read(pixels, slice(start, stop))
+        if layout == "ragged" and not isinstance(image, str) and image.size == int(np.prod(shape)):
             image = image.reshape(shape if shape[2] > 1 else shape[:2])
         yield image
 
