@@ -36,6 +36,7 @@ check: lint types test ## everything that must pass before a merge
 lint: venv-mpich ## style of the Python and shell sources
 	@.venv/mpich/bin/ruff check
 	@.venv/mpich/bin/ruff format --check
+	@.venv/mpich/bin/lint-imports
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
 
 types: venv-mpich ## strict type check

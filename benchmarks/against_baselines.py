@@ -31,7 +31,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.bench import machine
 from h5ingest.bench.measure import flush, seconds
-from h5ingest.codecs import evenly
+from h5ingest.inspect.codecs import evenly
 
 HERE: Final = Path(__file__).parent
 N_COMPARED: Final = 32
@@ -118,14 +118,27 @@ def database(out: Path, corpus: Corpus, rows: list[int]) -> Iterator[bytes]:
         file.begin() as transaction,
     ):
         assert transaction.stat()["entries"] == len(corpus.paths)
-        yield from (transaction.get(row.to_bytes(8, "big")) for row in rows)
+        for row in rows:
+            value = transaction.get(row.to_bytes(8, "big"))
+            assert value is not None
+            yield value
 
 
 def ways(n_ranks: int, launcher: str) -> dict[str, list[Way]]:
     """Return (decoded or encoded) -> ways, ours first."""
     python = sys.executable
     mpirun = [word.replace("{n}", str(n_ranks)) for word in shlex.split(launcher)]
-    ours = (*mpirun, python, "-m", "h5ingest", "MANIFEST", "OUT", "--quiet", "--report", "REPORT")
+    ours: tuple[str | Path, ...] = (
+        *mpirun,
+        python,
+        "-m",
+        "h5ingest",
+        "MANIFEST",
+        "OUT",
+        "--quiet",
+        "--report",
+        "REPORT",
+    )
     # Without --hard-dereference, a file that is listed again becomes a link to the first.
     tar = (
         "tar",
@@ -138,7 +151,7 @@ def ways(n_ranks: int, launcher: str) -> dict[str, list[Way]]:
         "MANIFEST",
     )
     loop, pool, lmdb_ = (HERE / f"{n}.py" for n in ("notebook_loop", "pool_h5py", "lmdb_encoded"))
-    expert = (*mpirun, python, HERE / "expert_mpi.py", "MANIFEST", "OUT")
+    expert: tuple[str | Path, ...] = (*mpirun, python, HERE / "expert_mpi.py", "MANIFEST", "OUT")
     return {
         "decoded": [
             Way("h5ingest", f"**h5ingest**, {n_ranks} ranks", ours, stack),
@@ -181,7 +194,8 @@ class Result:
 
     def median(self, what: str) -> float:
         """Return the median of `whole`, `work` or `cpu`."""
-        return statistics.median(getattr(run, what) for run in self.runs)
+        values: list[float] = [getattr(run, what) for run in self.runs]
+        return statistics.median(values)
 
 
 def run(way: Way, corpus: Corpus, work: Path) -> Run:

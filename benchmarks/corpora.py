@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from h5ingest.bench.synthetic import parse_shape, write_images
-from h5ingest.codecs import evenly
+from h5ingest.inspect.codecs import evenly
 
 N_LISTED: Final = 10
 """Times that each photograph is listed."""

@@ -20,8 +20,8 @@ import h5py
 from kornia_rs import io
 
 from h5ingest.bench.measure import timed
-from h5ingest.ingest import ingest
-from h5ingest.options import MIB, IngestOptions
+from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.pipeline.run import ingest
 
 PARTS = {"read": ("probe", "read"), "decode": ("decode",), "write": ("write",)}
 """Bare part -> what h5ingest reports beside it: its probe reads most of the files."""

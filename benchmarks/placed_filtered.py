@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
-from h5ingest.comm import world
-from h5ingest.layout import ImageSpec, Layout, stack_group
-from h5ingest.options import IngestOptions
-from h5ingest.plan import batches, cut, pieces
-from h5ingest.pulse import Pulse
+from h5ingest.core.layout import ImageSpec, Layout, stack_group
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.partition import batches, cut, pieces
+from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.world import world
+from h5ingest.storage.checkpoints import Ledger
 from h5ingest.storage.filters import pipeline
+from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal
-from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.placed import PlacedWriter
-from h5ingest.storage.state import reserve
+from h5ingest.storage.placed_writer import PlacedWriter
 
 CHUNK_ROWS = 64
 BATCH_BYTES = int(os.environ.get("BATCH_BYTES", 4 * 1024**2))

@@ -18,16 +18,16 @@ import h5py
 import numpy as np
 from stacks import stack
 
-from h5ingest.comm import SerialComm
-from h5ingest.layout import DatasetSpec
+from h5ingest.core.layout import DatasetSpec
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_placer import Placer
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation
 from h5ingest.storage.filters import available, pipeline
+from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Begins, Placement, Record
-from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.mpio import MpioWriter
-from h5ingest.storage.placer import Placer
-from h5ingest.storage.state import reserve
+from h5ingest.storage.mpio_writer import MpioWriter
 
 SPECS = (
     "gzip:4", "gzip:9", "lzf", "szip", "zstd:3", "lz4", "bzip2:9", "blosc:lz4:5", "blosc:zstd:1",

@@ -24,9 +24,9 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from h5ingest import loader
-from h5ingest.cli import run
-from h5ingest.launcher import launcher_rank
+from h5ingest.cli.main import run
+from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.pipeline import load_batch
 
 
 def on_decode(act: Callable[[], object], rank: int, n_calls: int) -> None:
@@ -50,8 +50,8 @@ def on_each_decode(act: Callable[[], object]) -> None:
         return xxh3_64_intdigest(image)
 
     # Whichever way an image is decoded, its checksum is taken next.
-    assert vars(loader)["xxh3_64_intdigest"] is xxh3_64_intdigest
-    vars(loader)["xxh3_64_intdigest"] = acting
+    assert vars(load_batch)["xxh3_64_intdigest"] is xxh3_64_intdigest
+    vars(load_batch)["xxh3_64_intdigest"] = acting
 
 
 def crash() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
         on_decode(lambda: stall(file), int(rank), int(n_calls))
     elif verb == "slow":
         seconds, *arguments = arguments
-        vars(loader)["_ALIKE_IMAGES"] = 1  # what is slow is not decoded many at a time
+        vars(load_batch)["_ALIKE_IMAGES"] = 1  # what is slow is not decoded many at a time
         on_each_decode(lambda: time.sleep(float(seconds)))
     elif verb in acts:
         rank, n_calls, *arguments = arguments

@@ -27,46 +27,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5ingest.layout
-import h5ingest.loader
-import h5ingest.probing
-import h5ingest.storage.final
-from h5ingest.cli import run
-from h5ingest.decode import Prober
-from h5ingest.launcher import launcher_rank
+import h5ingest.core.layout
+import h5ingest.pipeline.load_batch
+import h5ingest.pipeline.probing
+import h5ingest.storage.rank0_pass
+from h5ingest.cli.main import run
+from h5ingest.images.decode import Prober
+from h5ingest.mpi.launcher import launcher_rank
 
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
-    "probe": "h5ingest.probing:Prober.__call__",
-    "begin": "h5ingest.beginning:begin",
-    "reserve": "h5ingest.storage.state:reserve",
-    "create": "h5ingest.storage.placer:Placer.__init__",
-    "metadata": "h5ingest.storage.metadata:Metadata.store",
-    "last metadata": "h5ingest.storage.rawfile:RawFile.store",
-    "share": "h5ingest.storage.mpio:share",
-    "open": "h5ingest.storage.mpio:open_shared",
-    "images": "h5ingest.storage.placer:Placer.create_images",
-    "replay": "h5ingest.storage.placer:Placer.replay",
-    "place": "h5ingest.storage.placer:Placer.place",
-    "decode": "h5ingest.loader:xxh3_64_intdigest",  # follows, whichever way it is decoded
-    "write": "h5ingest.pipeline:Pipeline._write",
-    "book": "h5ingest.pipeline:Pipeline._write_book",
-    "mark": "h5ingest.pipeline:Pipeline._mark",
-    "raw": "h5ingest.storage.placed:PlacedWriter._write_at",
-    "direct": "h5ingest.storage.direct:DirectFile._write",
-    "checkpoint": "h5ingest.storage.ledger:Ledger._checkpoint",
-    "sync": "h5ingest.storage.ledger:Ledger._sync",
+    "probe": "h5ingest.pipeline.probing:Prober.__call__",
+    "begin": "h5ingest.pipeline.output_checks:begin",
+    "reserve": "h5ingest.storage.job_files:reserve",
+    "create": "h5ingest.storage.chunk_placer:Placer.__init__",
+    "metadata": "h5ingest.storage.metadata_driver:Metadata.store",
+    "last metadata": "h5ingest.storage.raw_file:RawFile.store",
+    "share": "h5ingest.storage.mpio_writer:share",
+    "open": "h5ingest.storage.mpio_writer:open_shared",
+    "images": "h5ingest.storage.chunk_placer:Placer.create_images",
+    "replay": "h5ingest.storage.chunk_placer:Placer.replay",
+    "place": "h5ingest.storage.chunk_placer:Placer.place",
+    # The checksum follows, whichever way an image is decoded.
+    "decode": "h5ingest.pipeline.load_batch:xxh3_64_intdigest",
+    "write": "h5ingest.pipeline.write_loop:Pipeline._write",
+    "book": "h5ingest.pipeline.write_loop:Pipeline._write_book",
+    "mark": "h5ingest.pipeline.write_loop:Pipeline._mark",
+    "raw": "h5ingest.storage.placed_writer:PlacedWriter._write_at",
+    "direct": "h5ingest.storage.direct_io:DirectFile._write",
+    "checkpoint": "h5ingest.storage.checkpoints:Ledger._checkpoint",
+    "sync": "h5ingest.storage.checkpoints:Ledger._sync",
     "journal": "h5ingest.storage.journal:Journal.append",
-    "finish": "h5ingest.storage.ledger:Ledger.finish",
-    "close": "h5ingest.storage.placer:Placer.close",
-    "join": "h5ingest.ingest:join",
-    "final": "h5ingest.storage.final:finalize",
-    "table": "h5ingest.storage.final:_create",
-    "final beat": "h5ingest.job:Job.final_beat",
-    "digest": "h5ingest.storage.final:_blocks",
-    "publish": "h5ingest.storage.final:publish",
-    "rename": "h5ingest.storage.final:sync",
-    "discard": "h5ingest.ending:discard",
+    "finish": "h5ingest.storage.checkpoints:Ledger.finish",
+    "close": "h5ingest.storage.chunk_placer:Placer.close",
+    "join": "h5ingest.pipeline.run:join",
+    "final": "h5ingest.storage.rank0_pass:finalize",
+    "table": "h5ingest.storage.rank0_pass:_create",
+    "final beat": "h5ingest.pipeline.job:Job.final_beat",
+    "digest": "h5ingest.storage.rank0_pass:_blocks",
+    "publish": "h5ingest.storage.rank0_pass:publish",
+    "rename": "h5ingest.storage.rank0_pass:sync",
+    "discard": "h5ingest.pipeline.finalize:discard",
     "release": "h5ingest.storage.lock:Lock.release",
 }
 
@@ -196,17 +197,21 @@ def kill_session() -> None:
 
 def make_small(chunk_bytes: int) -> None:
     """Make chunks so small that a few small images are many, and whatever is taken at once."""
-    vars(h5ingest.layout)["MIB"] = 2 * chunk_bytes  # of stacks
-    vars(h5ingest.layout)["EXTENT_CHUNK_BYTES"] = chunk_bytes
-    vars(h5ingest.layout)["_LARGE_IMAGE"] = min(chunk_bytes, 64 * 1024)  # has a chunk of its own
-    vars(h5ingest.storage.final)["_BLOCK_ROWS"] = 4
-    vars(h5ingest.loader)["_ALIKE_IMAGES"] = 2
+    vars(h5ingest.core.layout)["MIB"] = 2 * chunk_bytes  # of stacks
+    vars(h5ingest.core.layout)["EXTENT_CHUNK_BYTES"] = chunk_bytes
+    vars(h5ingest.core.layout)["_LARGE_IMAGE"] = min(
+        chunk_bytes, 64 * 1024
+    )  # has a chunk of its own
+    vars(h5ingest.storage.rank0_pass)["_BLOCK_ROWS"] = 4
+    vars(h5ingest.pipeline.load_batch)["_ALIKE_IMAGES"] = 2
 
 
 def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
     """Arrange this rank's faults and run the command."""
     make_small(512)
-    vars(h5ingest.probing)["Prober"] = type("Prober", (Prober,), {})  # a site that is not decode's
+    vars(h5ingest.pipeline.probing)["Prober"] = type(
+        "Prober", (Prober,), {}
+    )  # a site that is not decode's
     for fault in faults:
         if fault.get("rank", 0) in (launcher_rank() or 0, "all"):
             Fault(**fault).arrange()

@@ -32,8 +32,8 @@ import png
 from numpy.typing import NDArray
 from PIL import Image
 
-from h5ingest.decode import Prober, decode_into, probe
-from h5ingest.errors import SampleError
+from h5ingest.core.errors import SampleError
+from h5ingest.images.decode import Prober, decode_into, probe
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 10**6

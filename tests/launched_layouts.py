@@ -16,13 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from h5ingest import ingest as ingest_module
-from h5ingest import layout
-from h5ingest.comm import abort_on_crash, world
-from h5ingest.errors import IngestError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.pipeline import Pipeline
+from h5ingest.core import layout
+from h5ingest.core.errors import IngestError
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import abort_on_crash
+from h5ingest.mpi.world import world
+from h5ingest.pipeline import run as ingest_module
+from h5ingest.pipeline.run import ingest
+from h5ingest.pipeline.write_loop import Pipeline
 
 _made: list[Pipeline] = []
 

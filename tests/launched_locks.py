@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from h5ingest.errors import OutputError
+from h5ingest.core.errors import OutputError
 from h5ingest.storage.lock import Lock
 
 

@@ -15,8 +15,8 @@ import os
 import sys
 from pathlib import Path
 
-from h5ingest.cli import run
-from h5ingest.comm import world
+from h5ingest.cli.main import run
+from h5ingest.mpi.world import world
 
 
 def redirect(fd: int, path: str) -> None:

@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from stacks import stack
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.comm import Comm, abort_on_crash, world
-from h5ingest.ingest import ingest
-from h5ingest.layout import Layout
-from h5ingest.options import IngestOptions
-from h5ingest.plan import batches, cut, pieces, unit
+from h5ingest.core.layout import Layout
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.partition import batches, cut, pieces, unit
+from h5ingest.mpi.comm import Comm, abort_on_crash
+from h5ingest.mpi.world import world
+from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal as journal_module
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal, Placement
-from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.placed import PlacedWriter
-from h5ingest.storage.placer import Placer
-from h5ingest.storage.state import reserve
+from h5ingest.storage.placed_writer import PlacedWriter
 
 
 def ingest_all(comm: Comm, cases: Path, reports: Path) -> None:

@@ -26,7 +26,7 @@ from scenario import Scenario, draw
 from scenario_runs import Launch, Launched, in_a_process
 from scenario_world import World
 
-from h5ingest.comm import world
+from h5ingest.mpi.world import world
 
 
 @contextlib.contextmanager

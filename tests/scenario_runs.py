@@ -13,14 +13,14 @@ from typing import Protocol
 from launched_faults import Fault, make_small
 from threads import on_ranks
 
-import h5ingest.pipeline
-import h5ingest.probing
-from h5ingest.comm import Comm, SerialComm
-from h5ingest.errors import IngestError, SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.interrupt import Interrupt
-from h5ingest.options import IngestOptions
-from h5ingest.pulse import Pulse
+import h5ingest.pipeline.probing
+import h5ingest.pipeline.write_loop
+from h5ingest.core.errors import IngestError, SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.comm import Comm, SerialComm
+from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.run import ingest
 
 HUNG_S = 120
 KILLED = -9
@@ -62,7 +62,7 @@ class Impatient(Interrupt):
 def go(run: Run, comm: Comm) -> Outcome:
     """Take part in a run. Collective."""
     make_small(run.chunk_bytes)
-    for module in (h5ingest.pipeline, h5ingest.probing):
+    for module in (h5ingest.pipeline.write_loop, h5ingest.pipeline.probing):
         assert "_BEAT_S" in vars(module)
         vars(module)["_BEAT_S"] = 0.0
     Pulse.__init__.__kwdefaults__.update(interval_s=0.0)  # type: ignore[union-attr]  # it has one

@@ -34,10 +34,10 @@ from scenario_files import Version, change_other, change_pixel, damaged, flip_st
 from scenario_runs import KILLED, Launch, Outcome, Run, in_a_process
 from support import read_file
 
-from h5ingest.comm import SerialComm
-from h5ingest.errors import IngestError
-from h5ingest.options import IngestOptions
-from h5ingest.verify import VerifyReport, verify
+from h5ingest.core.errors import IngestError
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect.verify import VerifyReport, verify
+from h5ingest.mpi.comm import SerialComm
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h5ingest.layout import ImageSpec, Layout, stack_group
+from h5ingest.core.layout import ImageSpec, Layout, stack_group
 from h5ingest.storage.filters import pipeline
 
 

@@ -20,8 +20,8 @@ import png
 import pytest
 from numpy.typing import NDArray
 
-from h5ingest.filesystem import look
-from h5ingest.job import Nobody
+from h5ingest.pipeline.job import Nobody
+from h5ingest.storage.file_systems import look
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

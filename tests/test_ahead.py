@@ -13,12 +13,12 @@ from oracle import Wanted, assert_holds, expected, write_samples
 from support import read_file
 from test_odd_images import images
 
-from h5ingest import ahead, source
-from h5ingest.ahead import Files
-from h5ingest.errors import SampleError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.interrupt import StopRequested
-from h5ingest.options import MAX_READERS, IngestOptions
+from h5ingest.core.errors import SampleError, UsageError
+from h5ingest.core.options import MAX_READERS, IngestOptions
+from h5ingest.images import prefetch, source_files
+from h5ingest.images.prefetch import Files
+from h5ingest.mpi.signals import StopRequested
+from h5ingest.pipeline.run import ingest
 
 Reader = Callable[[int | None], Files]
 
@@ -51,13 +51,13 @@ class SlowSource:
         self.threads.add(threading.get_ident())
         self.opened.append(path)
         time.sleep(self.seconds)
-        return source.read(path, limit, **how)  # type: ignore[arg-type]
+        return source_files.read(path, limit, **how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> SlowSource:
     found = SlowSource(0.002)
-    monkeypatch.setattr(ahead, "source", found)
+    monkeypatch.setattr(prefetch, "source", found)
     return found
 
 
@@ -84,8 +84,8 @@ def test_below_a_folder_that_is_missing_all_files_are_but_not_elsewhere(
 
 def test_fast_files_are_read_by_nobody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = SlowSource(0)
-    monkeypatch.setattr(ahead, "source", fast)
-    monkeypatch.setattr(ahead, "SLOW_S", 10.0)  # however busy this machine is
+    monkeypatch.setattr(prefetch, "source", fast)
+    monkeypatch.setattr(prefetch, "SLOW_S", 10.0)  # however busy this machine is
     with Files(os.fsencode(folder)) as files:
         assert len(list(files.read(names(*range(200))))) == 200
     assert fast.threads == {threading.get_ident()}
@@ -98,9 +98,9 @@ def test_slow_files_are_read_by_many_until_they_are_fast_again(
         found = files.read(names(*range(200)))
         for _ in range(100):
             next(found)
-        assert len(slow.threads) > ahead.READERS // 2
+        assert len(slow.threads) > prefetch.READERS // 2
         slow.seconds = 0
-        monkeypatch.setattr(ahead, "SLOW_S", 10.0)
+        monkeypatch.setattr(prefetch, "SLOW_S", 10.0)
         for _ in range(99):
             next(found)
         slow.threads.clear()
@@ -119,7 +119,7 @@ def test_without_readers_even_slow_files_are_read_by_nobody_else(
 def test_no_more_is_read_ahead_than_fits(
     folder: Path, slow: SlowSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "AHEAD_BYTES", 4 * 100_000)
+    monkeypatch.setattr(prefetch, "AHEAD_BYTES", 4 * 100_000)
     for number in range(40):
         (folder / f"{number}.bin").write_bytes(bytes([number]) * 100_000)
     with Files(os.fsencode(folder), 2) as files:
@@ -132,7 +132,7 @@ def test_no_more_is_read_ahead_than_fits(
 def test_who_waits_for_a_slow_file_is_called_and_may_stop(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "source", SlowSource(0.3))
+    monkeypatch.setattr(prefetch, "source", SlowSource(0.3))
 
     def waiting() -> None:
         raise StopRequested

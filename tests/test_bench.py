@@ -38,13 +38,13 @@ from support import (
     write_png,
 )
 
-from h5ingest import outfiles
 from h5ingest.bench import measure, reading, storage, ways
+from h5ingest.bench.backends import LmdbFiles, LmdbRaw, by_pillow
 from h5ingest.bench.corpus import Corpus, gather
-from h5ingest.bench.ways import LmdbFiles, LmdbRaw, by_pillow
-from h5ingest.errors import SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core import outfiles
+from h5ingest.core.errors import SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 
 BENCH = ROOT / "src/h5ingest/bench"
 N, RUNS = 30, 2

@@ -27,11 +27,11 @@ from support import (
     write_manifest,
 )
 
-from h5ingest import codec_report, codecs
-from h5ingest.codec_report import CodecReport, Measured
-from h5ingest.errors import OutputError, SamplesFailedError
-from h5ingest.layout import ImageSpec
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import OutputError, SamplesFailedError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect import codec_table, codecs
+from h5ingest.inspect.codec_table import CodecReport, Measured
 from h5ingest.storage.filters import available, pipeline
 
 CI_CODECS = ("none", "gzip:1", "lzf", "szip", "zstd:3", "lz4", "bzip2:9", "blosc:lz4:5:bitshuffle")
@@ -292,13 +292,13 @@ def test_without_matplotlib_a_plot_is_refused_before_any_work(
         "codecs", manifest, "--plot", tmp_path / "a.png", env={"PYTHONPATH": str(tmp_path)}
     )
     assert completed.returncode == 6, explain(completed)
-    assert error_lines(completed) == [f"h5ingest: error: {codec_report.NO_MATPLOTLIB}"]
+    assert error_lines(completed) == [f"h5ingest: error: {codec_table.NO_MATPLOTLIB}"]
     assert completed.stdout == ""
 
 
 def test_a_plot_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--plot"):
-        codec_report.draw(reported(RAW, SMALL), tmp_path / "a.nonsense")
+        codec_table.draw(reported(RAW, SMALL), tmp_path / "a.nonsense")
 
 
 def test_matplotlib_is_imported_only_to_draw(manifest: Path, mpich: Flavour) -> None:

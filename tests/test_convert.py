@@ -41,11 +41,11 @@ from support import (
 )
 from threads import on_ranks
 
-from h5ingest.convert import Fit, Losses, change_channels, change_depth, convert_into
-from h5ingest.errors import SamplesFailedError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.report import IngestReport
+from h5ingest.core.errors import SamplesFailedError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.images.conversion import Fit, Losses, change_channels, change_depth, convert_into
+from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.run import ingest
 
 Pixels = NDArray[Any]
 
@@ -495,7 +495,7 @@ def test_options_that_do_not_go_together_are_usage_errors(mpich: Flavour, tmp_pa
 def test_losses_of_an_image_that_two_ranks_store_are_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h5ingest import layout
+    from h5ingest.core import layout
 
     monkeypatch.setattr(layout, "EXTENT_CHUNK_BYTES", 10)
     samples = [sample(row, encode(Kind(colour="rgba", depth=8), 9, 9, row)) for row in range(2)]

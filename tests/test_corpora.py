@@ -17,7 +17,7 @@ from PIL import Image
 from support import Flavour, read_file, reference_pixels, spread
 from test_layouts import ingest_on, launch
 
-from h5ingest.options import IngestOptions
+from h5ingest.core.options import IngestOptions
 
 Pixels = NDArray[Any]
 

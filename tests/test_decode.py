@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from support import REAL, spread
 
-from h5ingest.decode import HEAD_BYTES, Prober, decode_into, probe
-from h5ingest.errors import SampleError
-from h5ingest.layout import ImageSpec
-from h5ingest.png import decoder_version
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.images.decode import HEAD_BYTES, Prober, decode_into, probe
+from h5ingest.images.png import decoder_version
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")
@@ -624,8 +624,8 @@ def test_the_log_of_the_user_stays_clean(corpora: Path) -> None:
         import sys
         from pathlib import Path
         import numpy as np
-        from h5ingest.decode import decode_into, probe
-        from h5ingest.errors import SampleError
+        from h5ingest.images.decode import decode_into, probe
+        from h5ingest.core.errors import SampleError
         files = sorted(Path({str(corpora / "pngsuite")!r}).rglob("*.png"))
         for data in [b"junk", b"GIF89a", *(file.read_bytes() for file in files)]:
             try:

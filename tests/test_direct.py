@@ -34,10 +34,10 @@ from support import (
     write_manifest,
 )
 
-from h5ingest.errors import StorageError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.storage.direct import DirectFile
+from h5ingest.core.errors import StorageError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
+from h5ingest.storage.direct_io import DirectFile
 from h5ingest.storage.lock import Lock
 
 SMALL = ["--batch-bytes", "50000", "--checkpoint", "0.0001", "--progress", "off"]

@@ -22,14 +22,15 @@ from support import (
     write_manifest,
 )
 
-from h5ingest import doctor, filesystem, libraries
-from h5ingest.comm import SerialComm
-from h5ingest.doctor import Facts, advise, describe, examine, examine_here
-from h5ingest.errors import OutputError, StorageError
-from h5ingest.filesystem import FileSystem, Mount, find, look
-from h5ingest.libraries import Libraries, import_apart, mpi_files
-from h5ingest.options import IngestOptions
-from h5ingest.preflight import advising, told_before
+from h5ingest.core.errors import OutputError, StorageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.diagnostics import doctor, libraries
+from h5ingest.diagnostics.doctor import Facts, advise, describe, examine, examine_here
+from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
+from h5ingest.diagnostics.preflight import advising, told_before
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.storage import file_systems
+from h5ingest.storage.file_systems import FileSystem, Mount, find, look
 
 # As /proc/self/mountinfo has them on clusters, with made-up names.
 MOUNTINFO = r"""
@@ -94,12 +95,12 @@ def test_lustre_is_asked_for_its_stripes(tmp_path: Path, monkeypatch: pytest.Mon
     lfs.write_text('#!/bin/sh\necho "stripe_count:  1 stripe_size:   1048576 $1 $2 $3"\n')
     lfs.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    stripes = filesystem._stripes(Path("/scratch"))
+    stripes = file_systems._stripes(Path("/scratch"))
     assert stripes == "stripe_count: 1 stripe_size: 1048576 getstripe -d /scratch"
     lfs.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
-    assert filesystem._stripes(Path("/scratch")) == "no"
+    assert file_systems._stripes(Path("/scratch")) == "no"
     lfs.unlink()
-    assert "no lfs command" in filesystem._stripes(Path("/scratch"))
+    assert "no lfs command" in file_systems._stripes(Path("/scratch"))
 
 
 OPEN_MPI_4 = Libraries(
@@ -395,7 +396,7 @@ def test_a_place_that_is_not_there_is_refused(mpich: Flavour, tmp_path: Path) ->
 
 
 def test_the_examples_are_true() -> None:
-    for module in (doctor, filesystem, libraries):
+    for module in (doctor, file_systems, libraries):
         assert doctest.testmod(module).failed == 0
 
 

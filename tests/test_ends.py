@@ -26,9 +26,10 @@ from support import (
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STRIKE = """
 import os, signal, sys
-import h5ingest.commands
-from h5ingest import cli, comm
-from h5ingest.launcher import launcher_rank
+import h5ingest.cli.app
+from h5ingest.cli import main
+from h5ingest.mpi import comm
+from h5ingest.mpi.launcher import launcher_rank
 
 number = int(sys.argv.pop(1))
 
@@ -39,26 +40,26 @@ def struck(function):
     return strikes
 
 if launcher_rank() is None:
-    h5ingest.commands.parse = struck(h5ingest.commands.parse)
+    h5ingest.cli.app.parse = struck(h5ingest.cli.app.parse)
 elif launcher_rank() == 1:
-    import h5ingest.mpi
-    h5ingest.mpi.MpiComm.bcast = struck(h5ingest.mpi.MpiComm.bcast)
-cli.main()
+    import h5ingest.mpi.mpi4py_comm
+    h5ingest.mpi.mpi4py_comm.MpiComm.bcast = struck(h5ingest.mpi.mpi4py_comm.MpiComm.bcast)
+main.main()
 """
 """A signal that comes before the options are known."""
 STANDS_STILL = """
 import os, signal, sys
-import h5ingest.comm
-from h5ingest import cli
-from h5ingest.launcher import launcher_rank
+import h5ingest.mpi.comm
+from h5ingest.cli import main
+from h5ingest.mpi.launcher import launcher_rank
 
-h5ingest.comm._LONGEST_END_S = 1.0
+h5ingest.mpi.comm._LONGEST_END_S = 1.0
 place = sys.argv.pop(1)
 if launcher_rank() == 1:
     if place == "end":
-        cli.run(sys.argv[1:])
+        main.run(sys.argv[1:])
     os.kill(os.getpid(), signal.SIGSTOP)
-cli.main()
+main.main()
 """
 """A rank that others wait for in vain in MPI_Init or MPI_Finalize."""
 
@@ -104,7 +105,7 @@ def test_signals_after_the_file_has_its_name_do_not_change_the_exit_code(
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys\n"
-        "from h5ingest.cli import main\n"
+        "from h5ingest.cli.main import main\n"
         "open(f'{sys.argv[2]}.{os.getpid()}.pid', 'w').close()\n"
         "main()\n"
     )

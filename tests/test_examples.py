@@ -19,9 +19,9 @@ import pytest
 from numpy.typing import NDArray
 from support import ROOT, WHEELS, explain, reference_pixels, run
 
-from h5ingest.comm import SerialComm
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
 
 EXAMPLE = ROOT / "examples" / "cifar10_to_png.py"
 CLASSES = (b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse",

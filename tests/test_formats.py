@@ -22,8 +22,8 @@ from support import clean_environment
 from test_decode import GRAY, PALETTED, RGB, by_pillow, decoded, encode, paletted, refusal
 from test_layouts import extent_chunks, ingest_on
 
-from h5ingest.notes import MORE_IMAGES, Note
-from h5ingest.options import IngestOptions
+from h5ingest.core.notes import MORE_IMAGES, Note
+from h5ingest.core.options import IngestOptions
 
 Pixels = NDArray[Any]
 RGB16 = RGB.astype(np.uint16) * 257 + 3
@@ -184,9 +184,9 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 import imagecodecs, PIL.Image
-import h5ingest.formats
-from h5ingest.decode import decode_into, probe
-from h5ingest.errors import SampleError
+import h5ingest.images.other_formats
+from h5ingest.images.decode import decode_into, probe
+from h5ingest.core.errors import SampleError
 
 def outcome(file):
     data = file.read_bytes()

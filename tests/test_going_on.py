@@ -20,14 +20,15 @@ from support import damage, make_pixels, read_file, write_manifest, write_png
 from threads import on_ranks
 from xxhash import xxh3_64_intdigest
 
-from h5ingest import layout, printing
-from h5ingest.comm import SerialComm
-from h5ingest.errors import OutputError, SamplesFailedError, StoppedError, agreed
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.progress import BarProgress, LineProgress
-from h5ingest.report import IngestReport
-from h5ingest.verify import verify
+from h5ingest.cli import messages
+from h5ingest.cli.progress import BarProgress, LineProgress
+from h5ingest.core import layout
+from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, agreed
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect.verify import verify
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.run import ingest
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             raise agreed(StoppedError("cut off"))
 
         with monkeypatch.context() as patch:
-            patch.setattr("h5ingest.ingest.join", die)
+            patch.setattr("h5ingest.pipeline.run.join", die)
             with pytest.raises(StoppedError):
                 on_ranks(n_ranks, lambda comm: ingest(manifest, out, options, comm))
         assert out.with_name(out.name + ".journal").exists()
@@ -281,7 +282,7 @@ def test_of_a_file_that_changed_there_is_the_old_image_or_the_new_one_and_it_is_
     assert sums == [xxh3_64_intdigest(image) for image in found]
     assert report.n_changed == len({*changed, 11} - set(stored_anew))
     assert report.to_json()["n_changed"] == report.n_changed
-    printing._print_report(report, verbose=False)
+    messages._print_report(report, verbose=False)
     assert f"{report.n_changed} of the files of these were changed since" in capsys.readouterr().out
     differing = [bad.row for bad in verify(out, SerialComm(), sources=True).bad]
     assert differing == [k for k in changed if k not in stored_anew]

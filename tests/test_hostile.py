@@ -21,8 +21,8 @@ from support import (
     write_png,
 )
 
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
@@ -143,7 +143,7 @@ def bombs() -> dict[str, bytes]:
 
 MEASURE = """
 import resource, sys, time
-from h5ingest.cli import run
+from h5ingest.cli.main import run
 run([sys.argv[1], sys.argv[2] + ".first"])
 before, started_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 code = run([sys.argv[3], sys.argv[2], "--layout", sys.argv[4]])

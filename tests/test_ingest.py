@@ -40,9 +40,9 @@ from support import (
 )
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.errors import IngestError, ManifestError, OutputError, SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import IngestError, ManifestError, OutputError, SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

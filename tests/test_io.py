@@ -330,7 +330,7 @@ def test_files_that_open_slowly_only_cost_time(
 
 AS_NOBODY = """
 import os, sys
-from h5ingest.cli import run
+from h5ingest.cli.main import run
 manifest, other, out = sys.argv[1:]
 run([manifest, other])  # whatever is to be imported can be read now
 os.setgid(65534)

@@ -46,11 +46,12 @@ from support import (
 )
 from threads import on_ranks
 
-from h5ingest import layout, printing
-from h5ingest.ingest import ingest
-from h5ingest.layout import group_prefix
-from h5ingest.options import IngestOptions
-from h5ingest.report import IngestReport
+from h5ingest.cli import messages
+from h5ingest.core import layout
+from h5ingest.core.layout import group_prefix
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.run import ingest
 
 DRIVER = Path(__file__).with_name("launched_layouts.py")
 CHUNK_BYTES = 512
@@ -618,7 +619,7 @@ def test_the_warning_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     data, pixels = gray(2, 3, 0)
     manifest = write_samples(tmp_path, [Sample(path="a.png", data=data, pixels=pixels)])
     report = ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="tree"))
-    printing._print_report(replace(report, warnings=("costs much",)), verbose=False)
+    messages._print_report(replace(report, warnings=("costs much",)), verbose=False)
     assert re.search(r"warning +costs much", capsys.readouterr().out)
 
 

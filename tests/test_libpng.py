@@ -11,12 +11,12 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT, read_file, write_manifest, write_png
 
-from h5ingest import libpng
-from h5ingest.doctor import Facts, advise, describe
-from h5ingest.errors import SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.libraries import Libraries, import_here
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.diagnostics.doctor import Facts, advise, describe
+from h5ingest.diagnostics.libraries import Libraries, import_here
+from h5ingest.images import libpng
+from h5ingest.pipeline.run import ingest
 
 ARM = "aarch64"
 COLOURS = [(10, 20, 30), (200, 100, 0), (0, 0, 255), (7, 7, 7)]
@@ -82,7 +82,7 @@ def test_unless_it_is_told_to_or_expands_none(manifest: Path, tmp_path: Path, ar
 def test_a_palette_that_comes_after_the_header_was_read_is_refused_too(
     manifest: Path, tmp_path: Path, arm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h5ingest import ingest as steps
+    from h5ingest.pipeline import run as steps
 
     probe_images = vars(steps)["probe_images"]
 

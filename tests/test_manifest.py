@@ -18,11 +18,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from threads import on_ranks
 
-from h5ingest.cells import all_integers, column_flags, convert, resolve
-from h5ingest.comm import SerialComm
-from h5ingest.errors import ManifestError
-from h5ingest.lines import PATH_COLUMNS, Dialect, LineError, parse, sniff
-from h5ingest.manifest import (
+from h5ingest.core.column_types import all_integers, column_flags, convert, resolve
+from h5ingest.core.errors import ManifestError
+from h5ingest.core.manifest import (
     Manifest,
     blocks,
     file_sha256,
@@ -31,9 +29,11 @@ from h5ingest.manifest import (
     share,
     stream,
 )
-from h5ingest.options import IngestOptions
-from h5ingest.packed import PackedStrings
-from h5ingest.survey import read_manifest
+from h5ingest.core.manifest_dialect import PATH_COLUMNS, Dialect, LineError, parse, sniff
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.read_manifest import read_manifest
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")

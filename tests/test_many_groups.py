@@ -11,19 +11,19 @@ import pytest
 from support import write_manifest, write_png
 from threads import ThreadComm, on_ranks
 
-from h5ingest.division import divide
-from h5ingest.ingest import ingest
-from h5ingest.layout import ImageSpec, Layout, group_prefix, stack_group
-from h5ingest.options import IngestOptions
-from h5ingest.packed import PackedStrings
-from h5ingest.pulse import while_root_works
-from h5ingest.samples import Samples
-from h5ingest.storage.choice import choose
-from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.placed import PlacedWriter
-from h5ingest.storage.placer import Placer
+from h5ingest.core.layout import ImageSpec, Layout, group_prefix, stack_group
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.core.sample_table import Samples
+from h5ingest.inspect.verify import verify
+from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.pipeline.redistribute import divide
+from h5ingest.pipeline.run import ingest
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.placed_writer import PlacedWriter
 from h5ingest.storage.writer import Image
-from h5ingest.verify import verify
+from h5ingest.storage.writer_choice import choose
 
 SPEC = ImageSpec(height=6, width=7, channels=1, dtype="uint8")
 

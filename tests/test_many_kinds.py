@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from support import write_manifest, write_png
 from threads import on_ranks
 
-from h5ingest.census import KIND, censuses, count, merge, of_group, spec_of
-from h5ingest.comm import SerialComm
-from h5ingest.errors import SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.printing import tell
-from h5ingest.report import IngestReport
+from h5ingest.cli.messages import tell
+from h5ingest.core.census import KIND, censuses, count, merge, of_group, spec_of
+from h5ingest.core.errors import SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.run import ingest
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")

@@ -30,7 +30,7 @@ from support import (
 )
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.ingest import ingest
+from h5ingest.pipeline.run import ingest
 
 N_RANKS = (1, 2, 3, 5)
 MOMENT = {"SOURCE_DATE_EPOCH": "1700000000"}

@@ -18,11 +18,11 @@ from support import Meddler, read_file
 from test_layouts import extent_chunks, ingest_on
 from threads import on_ranks
 
-from h5ingest import ahead, source
-from h5ingest.errors import SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.layout import KINDS
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import SamplesFailedError
+from h5ingest.core.layout import KINDS
+from h5ingest.core.options import IngestOptions
+from h5ingest.images import prefetch, source_files
+from h5ingest.pipeline.run import ingest
 from h5ingest.storage import mpio
 
 LAYOUTS = pytest.mark.parametrize("layout", KINDS)
@@ -74,7 +74,7 @@ def read_differently(
     monkeypatch: pytest.MonkeyPatch, name: str, other: bytes | None
 ) -> Counter[str]:
     """The second time that a file is read for storing, there is something else in it."""
-    read, counts, lock = source.read, Counter[str](), threading.Lock()
+    read, counts, lock = source_files.read, Counter[str](), threading.Lock()
 
     def meddling(path: bytes, limit: int | None = None, **how: Any) -> tuple[bytes, int]:
         if limit is not None:  # the probe
@@ -91,7 +91,7 @@ def read_differently(
     class Source:
         read = staticmethod(meddling)
 
-    monkeypatch.setattr(ahead, "source", Source)
+    monkeypatch.setattr(prefetch, "source", Source)
     return counts
 
 

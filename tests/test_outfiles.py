@@ -23,14 +23,16 @@ from support import Meddler, make_pixels, read_file, write_images, write_manifes
 from threads import on_ranks
 
 import h5ingest
-from h5ingest import drawing, outfiles, progress
 from h5ingest.bench import figures
-from h5ingest.cli import run
-from h5ingest.comm import SerialComm
-from h5ingest.commands import parse
-from h5ingest.errors import OutputError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.cli import progress
+from h5ingest.cli.app import parse
+from h5ingest.cli.main import run
+from h5ingest.core import outfiles
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect import canvas
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
 
 PACKAGE = Path(h5ingest.__file__).parent
 _PIXELS = make_pixels(9, (6, 5))
@@ -506,7 +508,7 @@ def test_what_a_verb_wrote_it_writes_again(place: Place, command: Callable[..., 
     matplotlib.figure.Figure().savefig(drawn)
     with pytest.raises(OutputError, match="found an image"):
         outfiles.check(drawn, outfiles.PICTURE)
-    assert drawing.signed().chunks
+    assert canvas.signed().chunks
 
 
 def test_a_manifest_of_a_folder_replaces_only_a_manifest(place: Place) -> None:
@@ -546,8 +548,8 @@ WRITERS = {
     "streams:keep": "standard streams that the caller closed: /dev/null",
     "drawing:save": "what the one function has opened",
     "codec_report:draw": "what the one function has opened",
-    "sheet:sheet": "by drawing.save",
-    "sheet:layers": "by drawing.save",
+    "sheet:sheet": "by canvas.save",
+    "sheet:layers": "by canvas.save",
     "outfiles:_look": "only read",
     "storage.journal:_read_file": "only read",
     "codecs:_measure": "a temporary folder",

@@ -37,15 +37,15 @@ from support import (
 )
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.errors import OutputError, SetupError, StorageError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.layout import Layout, tree_group
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import OutputError, SetupError, StorageError, UsageError
+from h5ingest.core.layout import Layout, tree_group
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal
+from h5ingest.storage.chunk_placer import Placer
 from h5ingest.storage.filters import available, canonical, pipeline
+from h5ingest.storage.job_files import done_spans
 from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Run, Undone
-from h5ingest.storage.placer import Placer
-from h5ingest.storage.state import done_spans
 from h5ingest.storage.writer import Image as TreeImage
 
 ALL: dict[str, Flavour] = {**FLAVOURS, "wheels": WHEELS}
@@ -887,11 +887,11 @@ import os, resource, sys
 from pathlib import Path
 import numpy as np
 from stacks import stack
-from h5ingest.comm import SerialComm
+from h5ingest.mpi.comm import SerialComm
 from h5ingest.storage.journal import Done, Journal, pack
-from h5ingest.storage.ledger import Ledger
-from h5ingest.storage.desk import Desk
-from h5ingest.storage.placer import Placer
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_allocator import Desk
+from h5ingest.storage.chunk_placer import Placer
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 comm = SerialComm()
@@ -915,8 +915,8 @@ import resource, sys
 from pathlib import Path
 from stacks import stack
 from h5ingest.storage import journal
-from h5ingest.storage.placer import Placer
-from h5ingest.storage.state import done_spans
+from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.job_files import done_spans
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 _, known, _ = journal.read(folder / "a.journal")

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threads import on_ranks
 
-from h5ingest.comm import SerialComm
-from h5ingest.division import Portion, divide
-from h5ingest.layout import (
+from h5ingest.core.layout import (
     DatasetSpec,
     Filter,
     ImageSpec,
@@ -23,9 +21,11 @@ from h5ingest.layout import (
     stack_group,
     tree_group,
 )
-from h5ingest.packed import PackedStrings
-from h5ingest.plan import Cut, Piece, batches, cut, overlap, pieces, unit
-from h5ingest.samples import Samples
+from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, unit
+from h5ingest.core.sample_table import Samples
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.redistribute import Portion, divide
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")

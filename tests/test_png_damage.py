@@ -22,13 +22,13 @@ from oracle import KINDS, Kind, encode
 from PIL import Image
 from support import write_manifest
 
-from h5ingest.comm import SerialComm
-from h5ingest.decode import Prober, decode_into, probe
-from h5ingest.errors import SampleError
-from h5ingest.ingest import ingest
-from h5ingest.notes import BEYOND_PALETTE
-from h5ingest.options import IngestOptions
-from h5ingest.verify import verify
+from h5ingest.core.errors import SampleError
+from h5ingest.core.notes import BEYOND_PALETTE
+from h5ingest.core.options import IngestOptions
+from h5ingest.images.decode import Prober, decode_into, probe
+from h5ingest.inspect.verify import verify
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
 
 Pixels = NDArray[Any]
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from support import make_pixels, write_images, write_manifest, write_png
 
 from h5ingest import ImageStore
-from h5ingest.errors import OutputError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.reading.chunked import ChunkedRows
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
+from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.rows import FlatRows, PlainRows
 
 TEXT = h5py.string_dtype("utf-8")
@@ -183,7 +183,7 @@ NATIVE = ("gzip", "gzip+shuffle", "lzf", "zstd", "zstd+shuffle", "lz4", "bzip2",
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_codecs_undone_without_hdf5_are_exact(codec: str, dtype: str, data: Any) -> None:
-    from h5ingest.reading.filters import Pipeline
+    from h5ingest.reading.unfilter import Pipeline
 
     shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(1, 4)))
     step = data.draw(st.integers(0, 300))  # 0: constant; small: smooth; large: noise
@@ -720,7 +720,7 @@ def test_the_package_itself_imports_nothing_heavy(written: Written) -> None:
 
 def test_reading_brings_no_codec_that_it_does_not_need(written: Written) -> None:
     modules = imported_by(f"from h5ingest import ImageStore; ImageStore({str(written.path)!r})[0]")
-    assert not modules & {"typer", "rich", "imageio", "PIL", "h5ingest.comm"}
+    assert not modules & {"typer", "rich", "imageio", "PIL", "h5ingest.mpi.comm"}
     with h5py.File(written.path) as file:
         filtered = file["images"].id.get_create_plist().get_nfilters()
     assert ("imagecodecs" in modules or "hdf5plugin" in modules) == bool(filtered)

@@ -28,9 +28,9 @@ from support import (
 )
 
 from h5ingest import ImageStore
-from h5ingest.errors import EXIT_INTERNAL, EXIT_OK, IngestError, SamplesFailedError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import EXIT_INTERNAL, EXIT_OK, IngestError, SamplesFailedError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 
 README = (ROOT / "README.md").read_text()
 ELSEWHERE = (
@@ -40,8 +40,8 @@ ELSEWHERE = (
 """How the commands begin that test_examples, test_bench, test_scaling and test_codecs run."""
 RUN_ALL = """
 import json, os, sys
-import h5ingest.commands, h5ingest.ingest, h5ingest.progress
-from h5ingest.cli import run
+import h5ingest.cli.app, h5ingest.pipeline.run, h5ingest.cli.progress
+from h5ingest.cli.main import run
 for words in json.load(sys.stdin):
     if not words[0].startswith("-") and words[0].endswith((".csv", ".txt")):
         for beside in ("", ".failed.tsv"):
@@ -292,7 +292,7 @@ def test_every_option_extra_target_and_link_exists(mpich: Flavour) -> None:
              "bench read", "bench scaling")  # fmt: skip
     code = f"""
 import os, sys
-from h5ingest.cli import run
+from h5ingest.cli.main import run
 for words in {[[*verb.split(), "--help"] for verb in verbs]!r}:
     if not os.fork():
         run(words)

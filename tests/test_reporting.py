@@ -112,13 +112,13 @@ def test_a_rank_that_fails_alone_ends_all_although_nobody_can_be_told(
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"
-        "import h5ingest.loader\n"
+        "import h5ingest.pipeline.load_batch\n"
         "from h5ingest import cli\n"
-        "from h5ingest.launcher import launcher_rank\n"
+        "from h5ingest.mpi.launcher import launcher_rank\n"
         "def fail(image):\n"
         "    raise ZeroDivisionError('arranged by a test')\n"
         "if launcher_rank() == 1:\n"
-        "    vars(h5ingest.loader)['xxh3_64_intdigest'] = fail\n"
+        "    vars(h5ingest.pipeline.load_batch)['xxh3_64_intdigest'] = fail\n"
         "cli.main()\n"
     )
     command = shlex.join(map(str, [flavour.bin / "python", program, manifest, tmp_path / "o.h5"]))

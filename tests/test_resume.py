@@ -42,9 +42,9 @@ from support import (
     write_png,
 )
 
-from h5ingest.errors import OutputError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import OutputError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal
 
 ANYWHERE = {

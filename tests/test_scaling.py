@@ -28,8 +28,8 @@ from support import (
 
 from h5ingest.bench import launching, scaling, synthetic
 from h5ingest.bench.scaling import Plan, write_some
-from h5ingest.errors import SetupError
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import SetupError
+from h5ingest.core.options import IngestOptions
 
 STEPS = ["start-up", "manifest", "probe", "store", "finish"]
 SIZES = {"12x10x1": 120, "9x7x3": 189}

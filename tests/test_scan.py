@@ -25,17 +25,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import WHEELS, Flavour, error_lines, explain, make_pixels, write_png
 
-from h5ingest.cli import run
-from h5ingest.comm import SerialComm
-from h5ingest.decode import probe
-from h5ingest.errors import ManifestError, OutputError, SampleError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.lines import sniff
-from h5ingest.listing import describe, write_manifest
-from h5ingest.manifest import stream
-from h5ingest.options import IngestOptions
-from h5ingest.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally
-from h5ingest.signatures import format_of
+from h5ingest.cli.main import run
+from h5ingest.core.errors import ManifestError, OutputError, SampleError, UsageError
+from h5ingest.core.manifest import stream
+from h5ingest.core.manifest_dialect import sniff
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.signatures import format_of
+from h5ingest.images.decode import probe
+from h5ingest.images.folder_manifest import describe, write_manifest
+from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NOBODY = 65534
@@ -151,7 +151,7 @@ def test_without_sniffing_the_name_decides_and_no_file_is_opened(
 ) -> None:
     plant(tmp_path, "a.txt", "b", "c.JPG", "e.png", "d.png.bak")
     with monkeypatch.context() as patch:
-        patch.setattr("h5ingest.source.read", None)
+        patch.setattr("h5ingest.images.source_files.read", None)
         images, tally = scanned(tmp_path, sniff=False)
     assert images == [b"c.JPG", b"e.png"]
     assert tally.formats == {"PNG": 1, "JPEG": 1}

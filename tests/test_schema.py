@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from support import write_manifest, write_png
 
-from h5ingest import croissant, show
-from h5ingest.comm import SerialComm
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.reader import ImageStore
-from h5ingest.schema import IN_TREES, known
-from h5ingest.verify import verify
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.schema import IN_TREES, known
+from h5ingest.inspect import croissant, show
+from h5ingest.inspect.verify import verify
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
+from h5ingest.reading.store import ImageStore
 
 OURS = (
     "sizes", "images", "data", "offsets", "pixels", "shapes", "label_names", "labels", "status",

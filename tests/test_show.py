@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from support import Flavour, explain, make_pixels, write_images, write_manifest
 
-from h5ingest import ImageStore, drawing, show
-from h5ingest.drawing import Scale
-from h5ingest.errors import OutputError, UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.sheet import layers, sheet
+from h5ingest import ImageStore
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect import canvas, show
+from h5ingest.inspect.canvas import Scale
+from h5ingest.inspect.contact_sheet import layers, sheet
+from h5ingest.pipeline.run import ingest
 
 LABELS = np.array([1, 0, 1, 1, 2, 1, 0, 1, 1, 1, 1, 1])
 N = len(LABELS)
@@ -291,20 +292,20 @@ def test_which_values_are_black_and_white(values: NDArray[Any], low: int, high: 
 def test_transparency_lies_over_a_checkerboard() -> None:
     image = np.zeros((20, 20, 4), np.uint8)
     image[:10] = 50, 60, 70, 255
-    shown = np.array(drawing.fitted(Scale.of(image).to_screen(image), 20))
+    shown = np.array(canvas.fitted(Scale.of(image).to_screen(image), 20))
     assert (shown[:10] == (50, 60, 70)).all()
     assert set(np.unique(shown[10:]).tolist()) == {225, 245}
 
 
 def test_large_images_shrink_and_letters_of_all_kinds_are_drawn(tmp_path: Path) -> None:
     image = np.zeros((900, 1200, 3), np.uint8)
-    assert drawing.fitted(Scale.of(image).to_screen(image), 112).size == (112, 84)
-    paper = drawing.canvas(400, 40)
-    drawing.write(paper, (2, 2), drawing.cut("naïve Ω 語 \udce9 " * 9, 300, 16), 16, drawing.INK)
+    assert canvas.fitted(Scale.of(image).to_screen(image), 112).size == (112, 84)
+    paper = canvas.canvas(400, 40)
+    canvas.write(paper, (2, 2), canvas.cut("naïve Ω 語 \udce9 " * 9, 300, 16), 16, canvas.INK)
     dark = np.argwhere(np.array(paper).min(axis=2) < 128)
     assert 100 < dark[:, 1].max() <= 305
     with pytest.raises(OutputError, match="nowhere"):
-        drawing.save(paper, tmp_path / "nowhere/p.png")
+        canvas.save(paper, tmp_path / "nowhere/p.png")
 
 
 # --- the command -------------------------------------------------------------------------------

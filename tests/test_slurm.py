@@ -27,7 +27,7 @@ from support import (
     write_manifest,
 )
 
-from h5ingest.errors import IngestError
+from h5ingest.core.errors import IngestError
 
 pytestmark = pytest.mark.cluster
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from h5ingest.errors import SampleError
-from h5ingest.source import read
+from h5ingest.core.errors import SampleError
+from h5ingest.images.source_files import read
 
 NOBODY = 65534
 
@@ -119,8 +119,8 @@ def test_a_file_without_read_permission_is_refused_with_the_reason(tmp_path: Pat
     (folder / "open.png").chmod(0o644)
     script = f"""
         import json, os
-        from h5ingest.errors import SampleError
-        from h5ingest.source import read
+        from h5ingest.core.errors import SampleError
+        from h5ingest.images.source_files import read
         if os.geteuid() == 0:
             os.setgroups([])
             os.setgid({NOBODY})

@@ -19,8 +19,9 @@ HEAVY = {
     "lmdb",
 }  # fmt: skip
 ROOT_ONLY = {
-    "h5ingest.commands", "h5ingest.main_verbs", "h5ingest.verbs", "h5ingest.printing",
-    "h5ingest.progress", "h5ingest.storage.final", "statistics", "socket", "hashlib",
+    "h5ingest.cli.app", "h5ingest.cli.collective_commands", "h5ingest.cli.serial_commands",
+    "h5ingest.cli.messages",
+    "h5ingest.cli.progress", "h5ingest.storage.rank0_pass", "statistics", "socket", "hashlib",
 }  # fmt: skip
 
 ONE_RANK_TRACED = (

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from support import make_pixels
 
 from h5ingest import ImageStore
-from h5ingest.errors import UsageError
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
+from h5ingest.core.errors import UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
 

@@ -18,19 +18,19 @@ from support import (
     write_manifest,
 )
 
-from h5ingest.comm import SerialComm
-from h5ingest.errors import OutputError, UsageError
-from h5ingest.filesystem import FileSystem, Mount
-from h5ingest.options import MIB, IngestOptions
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.mpi.comm import SerialComm
 from h5ingest.storage import stripes
-from h5ingest.storage.stripes import Stripes, advised_count, choose, create_empty
+from h5ingest.storage.file_systems import FileSystem, Mount
+from h5ingest.storage.lustre_stripes import Stripes, advised_count, choose, create_empty
 
 GB = 10**9
 MOMENT = {"SOURCE_DATE_EPOCH": "1700000000"}
 CREATE = """
 import sys
 from pathlib import Path
-from h5ingest.comm import world
+from h5ingest.mpi.world import world
 comm = world()
 path = Path(sys.argv[1])
 comm.create(path, {"cb_buffer_size": "7654321", "striping_factor": "8"})

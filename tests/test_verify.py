@@ -13,9 +13,9 @@ import pytest
 from support import damage, make_pixels, write_manifest, write_png
 from threads import on_ranks
 
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.verify import VerifyReport, verify
+from h5ingest.core.options import IngestOptions
+from h5ingest.inspect.verify import VerifyReport, verify
+from h5ingest.pipeline.run import ingest
 
 SHAPES = ((5, 6), (6, 5), (5, 6, 3), (4, 9), (7, 3, 4), (5, 6), (9, 9))
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.comm import Request
+from h5ingest.mpi.comm import Request
+from h5ingest.mpi.watchdog import Watchdog
 from h5ingest.storage import choice
-from h5ingest.watchdog import Watchdog
 
 T = TypeVar("T")
 _TIMEOUT_S = 60

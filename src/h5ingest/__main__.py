@@ -1,6 +1,6 @@
 """`python -m h5ingest` is the `h5ingest` command."""
 
-from h5ingest.cli import main
+from h5ingest.cli.main import main
 
 if __name__ == "__main__":
     main()

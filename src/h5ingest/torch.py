@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from h5ingest.errors import UsageError
-from h5ingest.reader import Failed, ImageStore, is_integer
+from h5ingest.core.errors import UsageError
+from h5ingest.reading.store import Failed, ImageStore, is_integer
 
 Transform = Callable[[Any], Any]
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest import source
 from h5ingest.bench.machine import memory_available
-from h5ingest.codecs import evenly
-from h5ingest.comm import SerialComm
-from h5ingest.decode import decode_into, probe
-from h5ingest.errors import SampleError, SamplesFailedError, UsageError, describe_failures
-from h5ingest.options import IngestOptions, size
-from h5ingest.survey import read_manifest
+from h5ingest.core.errors import SampleError, SamplesFailedError, UsageError, describe_failures
+from h5ingest.core.options import IngestOptions, size
+from h5ingest.images import source_files
+from h5ingest.images.decode import decode_into, probe
+from h5ingest.inspect.codecs import evenly
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.read_manifest import read_manifest
 
 _MEMORY_SHARE = 4
 """The pixels may take one such part of the memory that is left: readers hold a copy."""
@@ -181,7 +181,7 @@ def _decode(path: bytes, max_pixels: int) -> NDArray[Any]:
     """
     import imageio.v3
 
-    data, _ = source.read(path)
+    data, _ = source_files.read(path)
     spec = probe(data, max_pixels=max_pixels)
     assert spec is not None, "the whole file tells"
     pixels = np.empty(spec.shape, spec.dtype)

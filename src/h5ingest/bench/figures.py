@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from h5ingest.bench.measure import Spread
-from h5ingest.drawing import signed
+from h5ingest.inspect.canvas import signed
 
 COLOURS: Final = {
     "png": "#6b7280", "lmdb-raw": "#1d4ed8", "lmdb-files": "#60a5fa", "hdf5-loop": "#b45309",

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.bench.backends import OneByOne, Reader, Sample, Samples
 from h5ingest.bench.corpus import Corpus
-from h5ingest.bench.ways import OneByOne, Reader, Sample, Samples
-from h5ingest.ingest import ingest
-from h5ingest.options import IngestOptions
-from h5ingest.reader import ImageStore
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
+from h5ingest.reading.store import ImageStore
 
 
 class DatasetPerImage:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from h5ingest.errors import IngestError, SetupError, UsageError
-from h5ingest.libraries import import_apart
+from h5ingest.core.errors import IngestError, SetupError, UsageError
+from h5ingest.diagnostics.libraries import import_apart
 
 _LAST_WORDS: Final = 2000
 """Characters of what a failed run said that are shown."""

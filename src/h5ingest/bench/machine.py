@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from h5ingest import __version__
-from h5ingest.filesystem import look
-from h5ingest.options import size
+from h5ingest.core.options import size
+from h5ingest.storage.file_systems import look
 
 
 def describe(folder: Path, libraries: tuple[str, ...]) -> dict[str, str]:

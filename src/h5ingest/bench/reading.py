@@ -15,12 +15,12 @@ from typing import Final
 import h5py
 
 from h5ingest.bench import machine
-from h5ingest.bench.contenders import KINDS, Contender
-from h5ingest.bench.line_up import from_file, from_manifest, line_up
+from h5ingest.bench.lineup import from_file, from_manifest, line_up
 from h5ingest.bench.measure import Spread, timed
+from h5ingest.bench.readers import KINDS, Contender
 from h5ingest.bench.reading_report import Rate, ReadReport
 from h5ingest.bench.storage_report import WayUsed
-from h5ingest.options import IngestOptions
+from h5ingest.core.options import IngestOptions
 
 LIBRARIES: Final = ("numpy", "h5py", "lmdb", "pillow", "imagecodecs", "hdf5plugin")
 SECONDS: Final = 0.3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from h5ingest.bench import figures
-from h5ingest.bench.contenders import KINDS
 from h5ingest.bench.measure import digits
+from h5ingest.bench.readers import KINDS
 from h5ingest.bench.reading_report import ReadReport
 
 

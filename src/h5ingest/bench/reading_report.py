@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from h5ingest.bench.contenders import KINDS
 from h5ingest.bench.measure import Spread, digits, plain
+from h5ingest.bench.readers import KINDS
 from h5ingest.bench.storage_report import WayUsed
 
 SCHEMA: Final = "h5ingest bench read 1"

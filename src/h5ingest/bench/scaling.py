@@ -23,11 +23,11 @@ from h5ingest.bench.launching import Launcher, Run
 from h5ingest.bench.measure import Spread
 from h5ingest.bench.scaling_report import Images, Result, ScalingReport
 from h5ingest.bench.synthetic import Shape, write_images
-from h5ingest.comm import SerialComm
-from h5ingest.errors import OutputError
-from h5ingest.manifest import blocks
-from h5ingest.options import IngestOptions, size
-from h5ingest.survey import read_manifest
+from h5ingest.core.errors import OutputError
+from h5ingest.core.manifest import blocks
+from h5ingest.core.options import IngestOptions, size
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.read_manifest import read_manifest
 
 LIBRARIES: Final = ("numpy", "h5py", "mpi4py", "pillow", "imagecodecs")
 _IMAGE_S: Final = 3e-5

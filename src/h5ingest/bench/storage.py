@@ -18,13 +18,13 @@ from typing import Any, Final
 import numpy as np
 
 from h5ingest.bench import machine
+from h5ingest.bench.backends import LmdbFiles, LmdbRaw, PngFolder, Way, fast
 from h5ingest.bench.corpus import Corpus, gather
 from h5ingest.bench.hdf5 import DatasetPerImage, Ingested, Stacked
 from h5ingest.bench.measure import Spread, evict, flush, resident, timed, usage
 from h5ingest.bench.storage_report import Reference, Result, StorageReport, WayUsed
-from h5ingest.bench.ways import LmdbFiles, LmdbRaw, PngFolder, Way, fast
-from h5ingest.errors import OutputError
-from h5ingest.options import IngestOptions, size
+from h5ingest.core.errors import OutputError
+from h5ingest.core.options import IngestOptions, size
 
 LIBRARIES: Final = ("numpy", "h5py", "lmdb", "imageio", "pillow", "imagecodecs", "hdf5plugin")
 _SPARE: Final = 4

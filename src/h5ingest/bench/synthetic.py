@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import UsageError
+from h5ingest.core.errors import UsageError
 
 _STROKES_SIDE: Final = 64
 """Gray images up to so many pixels a side are strokes on black; all others are like photographs."""

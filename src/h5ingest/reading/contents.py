@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import OutputError, UsageError
-from h5ingest.reading.chunked import ChunkedRows
-from h5ingest.reading.handle import FileBytes, Handle, plain_dtype
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.reading.chunked_rows import ChunkedRows
+from h5ingest.reading.forksafe_file import FileBytes, Handle, plain_dtype
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import Strings

@@ -8,9 +8,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest import decode
-from h5ingest.errors import OutputError, SampleError
-from h5ingest.reading.handle import Handle
+from h5ingest.core.errors import OutputError, SampleError
+from h5ingest.images import decode
+from h5ingest.reading.forksafe_file import Handle
 from h5ingest.reading.rows import Indices, Rows, all_normal, normal
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.handle import FileBytes, Handle, plain_dtype
+from h5ingest.reading.forksafe_file import FileBytes, Handle, plain_dtype
 
 Indices = NDArray[np.intp]
 

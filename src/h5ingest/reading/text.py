@@ -8,7 +8,7 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.handle import Handle
+from h5ingest.reading.forksafe_file import Handle
 from h5ingest.reading.rows import Indices, all_normal, normal
 
 _BLOCK_ROWS: Final = 64 * 1024

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.layout import DatasetSpec, Filter
+from h5ingest.core.layout import DatasetSpec, Filter
 from h5ingest.storage.datasets import create, file_access
 
 _MOST_COMPRESSORS: Final = 64

@@ -10,9 +10,9 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from h5ingest import outfiles
-from h5ingest.errors import StorageError, one_line
-from h5ingest.layout import DatasetSpec, Layout
+from h5ingest.core import outfiles
+from h5ingest.core.errors import StorageError, one_line
+from h5ingest.core.layout import DatasetSpec, Layout
 
 LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
 """Readable by every HDF5 from 1.10 on. With 'latest', HDF5 2.0 writes what no 1.10 can open."""

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import h5py
 
-from h5ingest.errors import SetupError, UsageError
-from h5ingest.layout import Filter
+from h5ingest.core.errors import SetupError, UsageError
+from h5ingest.core.layout import Filter
 
 SHUFFLE: Final = Filter(id=h5py.h5z.FILTER_SHUFFLE, options=())
 

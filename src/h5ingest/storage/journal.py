@@ -26,7 +26,7 @@ from typing import Final, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.errors import OutputError
+from h5ingest.core.errors import OutputError
 from h5ingest.storage.datasets import output_errors
 
 FORMAT: Final = "h5ingest journal 2"

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from h5ingest.errors import OutputError
-from h5ingest.outfiles import LOCK, check
+from h5ingest.core.errors import OutputError
+from h5ingest.core.outfiles import LOCK, check
 from h5ingest.storage.datasets import output_errors
 
 HEARTBEAT_S: Final = 10.0

@@ -1,0 +1,262 @@
+"""Ways to keep images: as files, in LMDB, in HDF5 by hand, in HDF5 by h5ingest.
+
+Each starts from the image files, as an ingest does, and gives image and label back. By hand means
+what scripts and notebooks do: imageio to read the files, Pillow to read PNG again. Those ways also
+exist with h5ingest's fast decoder, where it is asked what is the storage's doing and what the
+decoder's.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.bench.corpus import Corpus
+from h5ingest.images.decode import decode_into, probe
+
+Sample = tuple[NDArray[Any], Any]
+"""An image and its label, None where there are none."""
+Samples = tuple[Any, Any]
+"""(n, H, W[, C]) or n arrays; n labels, or None."""
+Decoder = Callable[[bytes], NDArray[Any]]
+"""From the bytes of an image file to its pixels."""
+
+
+class Reader(Protocol):
+    """Images that were stored, open to be read."""
+
+    def one(self, row: int) -> Sample:
+        """Return an image and its label."""
+
+    def many(self, rows: NDArray[np.intp]) -> Samples:
+        """Return a batch, in this order."""
+
+    def span(self, start: int, stop: int) -> Samples:
+        """Return consecutive images."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Way(Protocol):
+    """A way to keep images."""
+
+    key: str
+    """One word."""
+    name: str
+    """For tables."""
+    how: str
+    """One sentence."""
+
+    def store(self, corpus: Corpus, place: Path) -> None:
+        """Store all images from their files; `place` does not exist yet."""
+
+    def open(self, place: Path) -> Reader:
+        """Return what was stored, to be read."""
+
+
+def by_pillow(data: bytes) -> NDArray[Any]:
+    """Decode as most scripts do."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return _array(image)
+
+
+def _array(image: Any) -> NDArray[Any]:
+    """Return the pixels of a Pillow image, colours instead of palette indices."""
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    return np.array(image.convert("L") if image.mode == "1" else image)
+
+
+def fast(data: bytes) -> NDArray[Any]:
+    """Decode as h5ingest does."""
+    spec = probe(data)
+    assert spec is not None, "the whole file tells"
+    pixels = np.empty(spec.shape, spec.dtype)
+    decode_into(data, pixels)
+    return pixels
+
+
+class OneByOne:
+    """A reader that has no better way to many images than one after the other."""
+
+    def one(self, row: int) -> Sample:
+        """See `Reader`."""
+        raise NotImplementedError
+
+    def many(self, rows: NDArray[np.intp]) -> Samples:
+        """See `Reader`."""
+        found = [self.one(row) for row in rows.tolist()]
+        return [image for image, _ in found], [label for _, label in found]
+
+    def span(self, start: int, stop: int) -> Samples:
+        """See `Reader`."""
+        found = [self.one(row) for row in range(start, stop)]
+        return [image for image, _ in found], [label for _, label in found]
+
+    def close(self) -> None:
+        """See `Reader`."""
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+class PngFolder:
+    """A folder of PNG files, and a table of labels."""
+
+    key, name = "png", "PNG files"
+    how = "imageio to read, a folder of PNG files written and read by Pillow, labels in an array"
+
+    def store(self, corpus: Corpus, place: Path) -> None:
+        """See `Way`."""
+        from PIL import Image
+
+        place.mkdir()
+        for row, image in enumerate(corpus.images()):
+            Image.fromarray(image).save(place / f"{row}.png")
+        np.save(place / "labels.npy", corpus.label_array())
+
+    def open(self, place: Path) -> Reader:
+        """See `Way`."""
+        labels = np.load(place / "labels.npy")
+        return FileReader(lambda row: f"{place}/{row}.png", labels, None)
+
+
+class FileReader(OneByOne):
+    """Image files, decoded one at a time."""
+
+    def __init__(
+        self, file: Callable[[int], str], labels: NDArray[np.int64], decoder: Decoder | None
+    ) -> None:
+        """Remember what to do.
+
+        Args:
+            file: from a row to the name of its file.
+            labels: (n,).
+            decoder: None: Pillow opens the file itself, as it is mostly used.
+        """
+        from PIL import Image
+
+        self._open, self._file, self._labels = Image.open, file, labels
+        self._decoder = decoder
+
+    def one(self, row: int) -> Sample:
+        """See `Reader`."""
+        if self._decoder is None:
+            with self._open(self._file(row)) as image:
+                return _array(image), int(self._labels[row])
+        with open(self._file(row), "rb") as file:
+            return self._decoder(file.read()), int(self._labels[row])
+
+
+# --- LMDB --------------------------------------------------------------------------------------
+
+_KEY_BYTES: Final = 4
+_HEADER: Final = struct.Struct("<IIiBB2x")
+"""Of a raw image: height, width, label, channels (0: none), bytes a value. 16 bytes, so that the
+pixels behind it are aligned."""
+_LABEL: Final = struct.Struct("<i")
+"""Before the bytes of a file."""
+
+
+class _Lmdb:
+    """What both kinds of values have in common."""
+
+    def _put(self, corpus: Corpus, place: Path, values: Iterable[bytes]) -> None:
+        import lmdb
+
+        place.mkdir()
+        most = max(corpus.pixel_bytes, corpus.file_bytes) + len(corpus) * 8192
+        with (
+            # The file grows as it is filled; this is what it may become.
+            lmdb.open(str(place), map_size=2 * most + 2**24) as environment,
+            environment.begin(write=True) as transaction,
+        ):
+            for row, value in enumerate(values):
+                transaction.put(row.to_bytes(_KEY_BYTES, "big"), value)
+
+
+class LmdbRaw(_Lmdb):
+    """Pixels behind a small header."""
+
+    key, name = "lmdb-raw", "LMDB, raw arrays"
+    how = "one LMDB value per image: 16 bytes of shape, type and label, then the pixels"
+
+    def store(self, corpus: Corpus, place: Path) -> None:
+        """See `Way`."""
+        images = enumerate(corpus.images())
+        self._put(corpus, place, (raw_value(image, corpus.label(row)) for row, image in images))
+
+    def open(self, place: Path) -> Reader:
+        """See `Way`."""
+        return _LmdbReader(place, _from_raw)
+
+
+class LmdbFiles(_Lmdb):
+    """The bytes of image files."""
+
+    key, name = "lmdb-files", "LMDB, PNG bytes"
+    how = "one LMDB value per image: label and the file's own bytes, decoded by Pillow"
+
+    def __init__(self, decoder: Decoder = by_pillow) -> None:
+        """Choose who decodes."""
+        self._decoder = decoder
+
+    def store(self, corpus: Corpus, place: Path) -> None:
+        """See `Way`."""
+
+        def values() -> Iterator[bytes]:
+            for row, file in enumerate(corpus.files):
+                yield _LABEL.pack(corpus.label(row)) + file.read_bytes()
+
+        self._put(corpus, place, values())
+
+    def open(self, place: Path) -> Reader:
+        """See `Way`."""
+
+        def sample(value: memoryview) -> Sample:
+            return self._decoder(bytes(value[_LABEL.size :])), _LABEL.unpack_from(value)[0]
+
+        return _LmdbReader(place, sample)
+
+
+def raw_value(pixels: NDArray[Any], label: int) -> bytes:
+    """Return what LMDB holds of an image."""
+    channels = pixels.shape[2] if pixels.ndim == 3 else 0
+    header = _HEADER.pack(*pixels.shape[:2], label, channels, pixels.itemsize)
+    return header + pixels.tobytes()
+
+
+def _from_raw(value: memoryview) -> Sample:
+    height, width, label, channels, itemsize = _HEADER.unpack_from(value)
+    shape = (height, width, channels) if channels else (height, width)
+    pixels = np.frombuffer(value, np.uint8 if itemsize == 1 else np.uint16, offset=_HEADER.size)
+    return pixels.reshape(shape).copy(), label
+
+
+class _LmdbReader(OneByOne):
+    """One read transaction, and values without a copy."""
+
+    def __init__(self, place: Path, sample: Callable[[memoryview], Sample]) -> None:
+        import lmdb
+
+        self._environment = lmdb.open(str(place), readonly=True, lock=False)
+        self._transaction = self._environment.begin(buffers=True)
+        self._get, self._sample = self._transaction.get, sample
+
+    def one(self, row: int) -> Sample:
+        value = self._get(row.to_bytes(_KEY_BYTES, "big"))
+        assert value is not None, "all rows were stored"
+        return self._sample(value)
+
+    def close(self) -> None:
+        self._transaction.abort()
+        self._environment.close()

@@ -1,0 +1,250 @@
+"""Who reads: images by rows, by batches, in order, with one call each; DataLoaders too.
+
+May not: measure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.bench.backends import Reader, Samples
+from h5ingest.bench.corpus import Corpus
+
+BATCH: Final = 64
+KINDS: Final = {
+    "one": "random, one by one", "batch": f"random batches of {BATCH}",
+    "epoch": f"in order, batches of {BATCH}",
+}  # fmt: skip
+"""Kind of access -> in words."""
+_N_ROWS: Final = 2**16
+"""Random rows that are asked for before they repeat."""
+_CHECKED: Final = 8
+"""Random batches that are compared, besides all images in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for, the same of everybody."""
+
+    n: int
+    """Images."""
+    rows: list[int]
+    """Random, to be read one by one."""
+    batches: list[NDArray[np.intp]]
+    """(BATCH,) random rows each."""
+    in_order: list[range]
+    """Runs of consecutive rows, BATCH each but the last: all images."""
+
+    @classmethod
+    def of(cls, n: int) -> Order:
+        """Return the same for the same number of images, every time."""
+        random = np.random.default_rng(n)
+        return cls(
+            n,
+            random.integers(0, n, _N_ROWS).tolist(),
+            list(random.integers(0, n, (_N_ROWS // BATCH, BATCH))),
+            [range(start, min(start + BATCH, n)) for start in range(0, n, BATCH)],
+        )
+
+
+class Contender(Protocol):
+    """Somebody who reads."""
+
+    key: str
+    """One word."""
+    name: str
+    """For tables."""
+    how: str
+    """One sentence."""
+    kinds: tuple[str, ...]
+    """Those of `KINDS` that are possible."""
+
+    def run(self, kind: str, n_units: int) -> int:
+        """Read so many images or batches, and return how many images that were."""
+
+    def check(self, corpus: Corpus) -> int:
+        """Read everything, compare every pixel, and return how many images that were.
+
+        Raises:
+            AssertionError: they are not those of the corpus.
+        """
+
+    def close(self) -> None:
+        """Let go of files and processes."""
+
+
+class OneProcess:
+    """A `Reader`, in this process."""
+
+    labelled = True
+    """Whether it gives labels too."""
+
+    def __init__(
+        self, key: str, name: str, how: str, open_: Callable[[], Reader], order: Order
+    ) -> None:
+        """Open it when it is needed; an epoch opens it anew."""
+        self.key, self.name, self.how = key, name, how
+        self.kinds = tuple(KINDS)
+        self._open, self._order = open_, order
+        self._opened: Reader | None = None
+
+    @property
+    def _reader(self) -> Reader:
+        """For random access, opened once."""
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def run(self, kind: str, n_units: int) -> int:
+        """See `Contender`."""
+        order = self._order
+        if kind == "one":
+            one = self._reader.one
+            for row in itertools.islice(itertools.cycle(order.rows), n_units):
+                one(row)
+            return n_units
+        if kind == "batch":
+            many = self._reader.many
+            for rows in itertools.islice(itertools.cycle(order.batches), n_units):
+                many(rows)
+            return n_units * BATCH
+        self.close()  # LMDB opens a file once in a process
+        return sum(self._epoch(part) for part in _epochs(order.in_order, n_units))
+
+    def _epoch(self, runs: Sequence[range]) -> int:
+        reader = self._open()
+        for rows in runs:
+            reader.span(rows.start, rows.stop)
+        reader.close()
+        return runs[-1].stop
+
+    def check(self, corpus: Corpus) -> int:
+        """See `Contender`."""
+        order, reader = self._order, self._reader
+        if not self.labelled:
+            corpus = replace(corpus, labels=None)
+        n_checked = 0
+        for row in range(len(corpus)):
+            corpus.check_one(row, *reader.one(row), self.name)
+        for rows in order.batches[:_CHECKED]:
+            n_checked += _check_batch(corpus, rows, reader.many(rows), self.name)
+        for run in order.in_order:
+            n_checked += _check_batch(corpus, run, reader.span(run.start, run.stop), self.name)
+        return len(corpus) + n_checked
+
+    def close(self) -> None:
+        """See `Contender`."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
+
+
+class Loader:
+    """A PyTorch DataLoader with two processes."""
+
+    kinds: tuple[str, ...] = ("batch", "epoch")
+
+    def __init__(
+        self, key: str, name: str, how: str, order: Order, dataset: Any, *, whole_batches: bool
+    ) -> None:
+        """Start the processes at the first batch.
+
+        Args:
+            key: one word.
+            name: for tables.
+            how: one sentence.
+            order: what is asked for.
+            dataset: map-style.
+            whole_batches: whether it returns a batch for a list of rows; else the DataLoader
+                collates samples, or leaves them in a list where images differ.
+        """
+        from torch.utils.data import DataLoader
+
+        self.key, self.name, self.how = key, name, how
+        self._order = order
+        self._batches: list[list[int]] = []
+        if whole_batches:
+            how_batched: dict[str, Any] = {"sampler": self._batches, "batch_size": None}
+        else:
+            how_batched = {"batch_sampler": self._batches, "collate_fn": dataset.collate}
+        self._loader: Any = DataLoader(
+            dataset, num_workers=2, persistent_workers=True, **how_batched
+        )
+
+    def run(self, kind: str, n_units: int) -> int:
+        """See `Contender`."""
+        order = self._order
+        if kind == "batch":
+            batches = itertools.islice(itertools.cycle(order.batches), n_units)
+            self._batches[:] = [rows.tolist() for rows in batches]
+        else:
+            parts = _epochs(order.in_order, n_units)
+            self._batches[:] = [list(rows) for part in parts for rows in part]
+        return sum(len(labels) for _, labels in self._loader)
+
+    def check(self, corpus: Corpus) -> int:
+        """See `Contender`."""
+        order = self._order
+        random = [rows.tolist() for rows in order.batches[:_CHECKED]]
+        wanted = [*random, *map(list, order.in_order)]
+        self._batches[:] = wanted
+        n_checked = 0
+        for rows, (images, labels) in zip(wanted, self._loader, strict=True):
+            arrays = [_as_stored(image) for image in images]
+            n_checked += _check_batch(corpus, rows, (arrays, labels), self.name)
+        return n_checked
+
+    def close(self) -> None:
+        """See `Contender`."""
+        self._loader = None  # ends its processes
+
+
+class FileDataset:
+    """What people write for a folder of images; PyTorch takes any class with these two methods."""
+
+    def __init__(self, reader: Any, n: int, *, uniform: bool) -> None:
+        """Read n images."""
+        self._reader, self._n = reader, n
+        self.collate = None if uniform else as_lists
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, row: int) -> Any:
+        from h5ingest.torch import to_tensor
+
+        image, label = self._reader.one(row)
+        return to_tensor(image), label
+
+
+def as_lists(samples: list[Any]) -> Any:
+    """Collate images of several sizes."""
+    return [image for image, _ in samples], [label for _, label in samples]
+
+
+def _epochs(runs: list[range], n_units: int) -> Iterator[list[range]]:
+    """Yield so many runs: all of them, again and again, and what is left."""
+    for start in range(0, n_units, len(runs)):
+        yield runs[: n_units - start]
+
+
+def _check_batch(corpus: Corpus, rows: Any, samples: Samples, name: str) -> int:
+    images, labels = samples
+    if not len(rows) == len(images):
+        raise AssertionError(f"{name}: gave {len(images)} images of {len(rows)}")
+    for place, row in enumerate(rows):
+        label = None if labels is None else int(labels[place])
+        corpus.check_one(int(row), images[place], label, name)
+    return len(rows)
+
+
+def _as_stored(image: Any) -> NDArray[Any]:
+    """Return (H, W) or (H, W, C) of a tensor (C, H, W)."""
+    array: NDArray[Any] = np.moveaxis(image.numpy(), 0, -1)
+    return array[..., 0] if array.shape[2] == 1 else array

@@ -1,0 +1,1 @@
+"""The command line: what can be typed, what is printed, what the exit code is."""

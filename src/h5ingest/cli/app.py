@@ -1,0 +1,110 @@
+"""The command line itself, on root only: its verbs, and how they are reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from h5ingest import __version__
+from h5ingest.cli import bench_commands, collective_commands, serial_commands
+from h5ingest.cli.requests import IngestRequest, VerifyRequest
+from h5ingest.core.errors import EXIT_INTERNAL, UsageError
+
+
+class _DefaultVerb(TyperGroup):
+    """A group in which a first argument that is no verb belongs to `ingest`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help", "-h", "--version"):
+            _check_is_no_verb(args[0], self.commands)
+            args = ["ingest", *args]
+        return super().parse_args(ctx, args)
+
+
+def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
+    """Refuse a mistyped verb: the error that follows would be about the file behind it.
+
+    Raises:
+        UsageError: it looks like no path, and there is no such file.
+    """
+    if word.startswith("-") or "." in word or os.sep in word or os.path.lexists(word):
+        return
+    import difflib
+
+    near = difflib.get_close_matches(word, verbs, n=1)
+    did_you_mean = f"; did you mean {near[0]}?" if near else f": expected one of {', '.join(verbs)}"
+    raise UsageError(f"no command and no manifest {word!r}{did_you_mean}")
+
+
+app = typer.Typer(
+    cls=_DefaultVerb,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(slots=True)
+class _Call:
+    """What the verbs are given, and what they leave."""
+
+    n_ranks: int
+    request: IngestRequest | VerifyRequest | None = None
+    """What all ranks are to do together, if anything."""
+
+
+def parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
+    """Return what the arguments ask for, or the exit code where all has been done already.
+
+    A verb that runs on one rank is carried out here.
+
+    Raises:
+        IngestError: it failed.
+    """
+    call = _Call(n_ranks)
+    try:
+        app(arguments, prog_name="h5ingest", obj=call)
+    except SystemExit as exit_:
+        if call.request is not None and not exit_.code:
+            return call.request
+        return exit_.code if isinstance(exit_.code, int) else EXIT_INTERNAL
+    raise AssertionError("typer leaves by SystemExit")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"h5ingest {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Turn millions of small image files into one HDF5 file, in parallel.
+
+    [bold]h5ingest [OPTIONS] MANIFEST OUT[/bold] is the main job, short for `h5ingest ingest`;
+    its options are listed by [bold]h5ingest ingest --help[/bold]. On several cores or nodes:
+    [bold]mpirun -n 64 h5ingest manifest.txt out.h5[/bold].
+    """
+
+
+for _verb in (
+    collective_commands.ingest,
+    serial_commands.manifest,
+    collective_commands.verify,
+    serial_commands.show,
+    serial_commands.codecs,
+    serial_commands.doctor,
+):
+    app.command()(_verb)
+app.add_typer(bench_commands.app, name="bench")

@@ -1,0 +1,334 @@
+"""`h5ingest bench`: the verbs that measure. On one rank."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from h5ingest.cli.messages import Status, separator, write_json
+from h5ingest.cli.serial_commands import on_one_rank
+from h5ingest.core.errors import IngestError, OutputError, SetupError, UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.outfiles import PAGE, PICTURE, RESULTS, check, write
+from h5ingest.mpi.launcher import launcher_rank
+
+app = typer.Typer(no_args_is_help=True)
+
+_SIZES: Final = "28x28x1,32x32x3,480x360x3"
+
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder that a manifest's paths are relative to. [default: the manifest's folder]",
+        show_default=False,
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHAR",
+        help="Separates a manifest's columns. [default: a comma in .csv, else a tab]",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for the results; made if it is not there, files in it are replaced. It is "
+        "its file system that is measured.",
+    ),
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Measure, on your own images: what a store takes, how fast it is read, how ingest scales."""
+
+
+@app.command()
+def storage(
+    ctx: typer.Context,
+    manifest: Annotated[
+        Path, typer.Argument(help="The manifest of an ingest.", show_default=False)
+    ],
+    cutoffs: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,...",
+            help="Numbers of images. What is more than the manifest has means all; one image is "
+            "always measured.",
+        ),
+    ] = "10,100,1000,10000",
+    out: Out = Path("bench-storage"),
+    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    root: Root = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Store and read the images of MANIFEST as PNG files, in LMDB and in HDF5, and compare.
+
+    One image and many, from memory and from disk; bytes and inodes. Every pixel that was read is
+    compared. Makes results.json, index.html (everything in one page) and the pictures in it.
+    10,000 small images take about three minutes. Needs the extra 'bench'.
+    """
+    on_one_rank("bench storage", ctx)
+    _require_packages("lmdb", "matplotlib")
+    try:
+        counts = _cutoffs(cutoffs)
+        options = IngestOptions(root=root, delimiter=separator(delimiter))
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+    from h5ingest.bench import storage as experiment
+    from h5ingest.bench import storage_figures, storage_page
+
+    _make_folder(out, "index.html", *(f"{name}.png" for name in storage_figures.CAPTIONS))
+    with Status() as status:
+        report = experiment.measure(
+            manifest, options, out, cutoffs=counts, n_runs=runs, tell=status
+        )
+        status("drawing")
+        pictures = storage_figures.draw(report)
+    storage_page.print_table(report)
+    page = storage_page.page(report, pictures).encode()
+    files = {"index.html": page, **{f"{name}.png": data for name, data in pictures.items()}}
+    _publish(out, report.to_json(), files)
+
+
+@app.command()
+def read(
+    ctx: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT|MANIFEST",
+            help="A file that h5ingest made, or a manifest, of which files are made to be read.",
+            show_default=False,
+        ),
+    ],
+    images: Annotated[
+        int, typer.Option(min=1, help="Images: the first of OUT, or some of all of MANIFEST.")
+    ] = 20_000,
+    out: Out = Path("bench-read"),
+    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=0.001, help="What each measurement should take, about.")
+    ] = 0.3,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Group of OUT, if it has groups.", show_default=False),
+    ] = None,
+    root: Root = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Read images at random, in random batches and in order, in each way, and compare.
+
+    Image files by two decoders, LMDB, h5py by hand, ImageStore, PyTorch's DataLoader with two
+    processes if it is there. Every pixel is compared. Makes results.json and read.png; takes about
+    two minutes. Needs the extra 'bench'.
+    """
+    on_one_rank("bench read", ctx)
+    _require_packages("lmdb", "matplotlib")
+    try:
+        options = IngestOptions(root=root, delimiter=separator(delimiter))
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+    _make_folder(out, "read.png")
+    from h5ingest.bench import reading, reading_figures, reading_report
+
+    with Status() as status:
+        report = reading.measure(
+            source, options, out, n_wanted=images, n_runs=runs, group=group, seconds=seconds,
+            tell=status,
+        )  # fmt: skip
+        status("drawing")
+        pictures = reading_figures.draw(report)
+    reading_report.print_table(report)
+    _publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
+
+
+@app.command()
+def scaling(
+    ctx: typer.Context,
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The manifest of an ingest; without one, images are drawn.", show_default=False
+        ),
+    ] = None,
+    ranks: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of MPI ranks.")] = "1,2,4",
+    readers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Values for --readers of the ingest: numbers, or auto. [default: not given]",
+            show_default=False,
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxWxC,...",
+            help=f"Sizes of drawn images, in pixels: height, width, channels (1, 3 or 4). "
+            f"[default: {_SIZES}]",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images at the largest number of ranks. [default: all of MANIFEST; of drawn ones "
+            "about a second of work for each rank]",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["strong", "weak", "both"],
+        typer.Option(
+            "--scaling",
+            help="strong: the same images on every number of ranks. weak: the same number of "
+            "images for each rank.",
+        ),
+    ] = "both",
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. [default: "
+            "srun in a SLURM job, else that of the MPI library in use]",
+            show_default=False,
+        ),
+    ] = None,
+    ingest_options: Annotated[
+        str,
+        typer.Option(
+            metavar="OPTIONS",
+            help="More options of the ingest, in quotes, such as '--layout encoded'.",
+            show_default=False,
+        ),
+    ] = "",
+    out: Out = Path("bench-scaling"),
+    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    root: Root = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Ingest on several numbers of ranks and readers, and show how time and CPU seconds grow.
+
+    Each run is the real h5ingest, started from outside; start-up is told apart from work. Every
+    pixel is compared once, by verify --sources; later runs must make the same content. Makes
+    results.json and scaling.png. The defaults take about three minutes on four cores.
+
+    On a cluster: in a job script, started without srun itself, with --out on the shared file
+    system that you want to measure: h5ingest bench scaling manifest.csv --ranks 16,32,64
+    --launcher 'srun --mpi=pmix -n {n}' --out /scratch/me/scaling. Needs the extra 'bench'.
+    """
+    on_one_rank("bench scaling", ctx)
+    if launcher_rank() is not None:
+        raise UsageError(
+            "h5ingest bench scaling starts ranks itself: start it without mpirun or srun"
+        )
+    _require_packages("matplotlib")
+    from h5ingest.bench import launching, synthetic
+
+    try:
+        options = IngestOptions(root=root, delimiter=separator(delimiter))
+        numbers = tuple(sorted(set(_numbers("--ranks", "ranks such as 1,2,4", ranks))))
+        if manifest is not None and sizes is not None:
+            raise UsageError("--sizes is for drawn images: give a MANIFEST or --sizes")
+        shapes = [synthetic.parse_shape(text) for text in (sizes or _SIZES).split(",")]
+        if launcher is not None:
+            launching.check_launcher(launcher, numbers)
+        arguments = _words("--ingest-options", ingest_options)
+        reader_counts = _readers(readers)
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+    _make_folder(out, "scaling.png")
+    from h5ingest.bench import scaling as experiment
+    from h5ingest.bench import scaling_figures, scaling_report
+
+    plan = experiment.Plan(
+        ranks=numbers,
+        readers=reader_counts,
+        scalings=("strong", "weak") if kind == "both" else (kind,),
+        n_images=images,
+        n_runs=runs,
+        launcher=launching.default_launcher(numbers) if launcher is None else launcher,
+        arguments=arguments,
+    )
+    with Status() as status:
+        report = experiment.measure(manifest or shapes, options, out, plan, tell=status)
+        status("drawing")
+        pictures = scaling_figures.draw(report)
+    scaling_report.print_table(report)
+    _publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
+
+
+def _cutoffs(text: str) -> tuple[int, ...]:
+    return _numbers("--cutoffs", "numbers of images such as 10,100,1000", text)
+
+
+def _numbers(option: str, expected: str, text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option}: expected {expected}, got {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def _readers(text: str | None) -> tuple[str | None, ...]:
+    """Return the values for `--readers`; None where it is not to be given."""
+    if text is None:
+        return (None,)
+    words = [word.strip() for word in text.split(",")]
+    if not all(word == "auto" or word.isdecimal() for word in words):
+        raise UsageError(f"--readers: expected numbers or auto, such as 1,16,auto, got {text!r}")
+    return tuple(dict.fromkeys(words))
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}: {text!r}") from None
+
+
+def _require_packages(*names: str) -> None:
+    """Raise `SetupError` if what only benchmarks need is missing, before any work is done."""
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise SetupError(
+            f"h5ingest bench needs the package{'s' * (len(missing) > 1)} {', '.join(missing)}: "
+            f"pip install 'h5ingest[bench]'"
+        )
+
+
+def _make_folder(folder: Path, *names: str) -> None:
+    """Make the folder of the results, and look at what has the names of the files to come."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("results.json", *names):
+            check(folder / name, _KINDS[Path(name).suffix])
+    except OSError as error:
+        raise OutputError(f"--out {folder}: {error.strerror or error}") from None
+
+
+def _publish(folder: Path, results: dict[str, object], files: dict[str, bytes]) -> None:
+    """Write results.json and the files, each of them whole or not at all, and say where."""
+    write_json("--out", folder / "results.json", results)
+    for name, content in files.items():
+        write(folder / name, content, _KINDS[Path(name).suffix])
+    print()
+    for name in ("results.json", *files):
+        print(folder / name)
+
+
+_KINDS: Final = {".json": RESULTS, ".html": PAGE, ".png": PICTURE}

@@ -1,0 +1,186 @@
+"""argv to options to one call to an exit code; root speaks.
+
+Only root imports the command-line library and reads the arguments (`commands`): it tells the other
+ranks what to do, or what to exit with. So help and errors are printed once, whatever the launcher,
+and those imports are paid once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, cast
+
+from h5ingest.cli import streams
+from h5ingest.cli.requests import IngestRequest, VerifyRequest
+from h5ingest.core.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.mpi.signals import Interrupt, end_at_once
+from h5ingest.mpi.watchdog import exit_within
+
+if TYPE_CHECKING:
+    from h5ingest.mpi.comm import Comm
+    from h5ingest.pipeline.job import Watch
+
+_LAST_WORDS_S: Final = 2.0
+
+
+def main() -> None:
+    """Run the `h5ingest` command. Collective; does not return."""
+    streams.keep()
+    code = run(sys.argv[1:])
+    from h5ingest.mpi.world import leave
+
+    leave(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say and return the exit code, the same on all ranks. Collective."""
+    end_at_once()
+    from h5ingest.mpi.comm import abort_on_crash
+    from h5ingest.mpi.world import world  # takes most of the time until here (numpy)
+
+    try:
+        comm = world()
+    except SetupError as error:
+        if not launcher_rank():
+            _print_error(error)
+        # No rank can know of another here. They come one by one: none may exit, which lets srun end
+        # the others, before root has spoken.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(_LAST_WORDS_S)
+        return error.exit_code
+    with abort_on_crash(comm):
+        patience_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
+        if comm.size > 1:
+            comm.watch.start(patience_s)
+        told: IngestRequest | VerifyRequest | int | None = None
+        if comm.rank == 0:
+            told = _parse(arguments, comm.size)
+        told = cast("IngestRequest | VerifyRequest | int", comm.bcast(told))
+        code = _carry_out(told, comm)
+        if comm.size > 1 and not (isinstance(told, IngestRequest) and told.croissant):
+            exit_within(patience_s, code)
+        comm.rest()  # root may still describe the file; MPI_Finalize would wait for it at full load
+        return code
+
+
+def _parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
+    """Return what the arguments ask for, or the exit code of a verb that is done. Root only."""
+    from h5ingest.cli.app import parse
+
+    try:
+        request = parse(arguments, n_ranks)
+        if request == EXIT_OK:
+            streams.check_output()
+    except IngestError as error:  # of a verb that runs on one rank
+        _print_error(error)
+        return error.exit_code
+    return request
+
+
+def _carry_out(told: IngestRequest | VerifyRequest | int, comm: Comm) -> int:
+    """Do what root has read from the arguments, and return the exit code. Collective."""
+    if isinstance(told, int):
+        return told
+    try:
+        return _verify(told, comm) if isinstance(told, VerifyRequest) else _ingest(told, comm)
+    except IngestError as error:
+        if not error.agreed and comm.size > 1:
+            raise
+        if comm.rank == 0:
+            _print_error(error)
+        if comm.size == 1 and isinstance(error, OutputError):
+            comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
+        return error.exit_code
+
+
+def _ingest(request: IngestRequest, comm: Comm) -> int:
+    """Ingest, and let root show how it goes. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    interrupt = Interrupt()
+    interrupt.install()
+    from h5ingest.pipeline.run import ingest  # not for --help
+
+    # What has been imported stays. Else it is searched for garbage, for 10 ms, each time that a
+    # step has made some ten thousand small objects.
+    gc.freeze()
+    if comm.rank == 0 and not request.quiet:
+        from h5ingest.diagnostics.preflight import told_before
+
+        print(
+            told_before(request.out, request.options, comm, verbose=request.verbose),
+            end="", file=sys.stderr, flush=True,
+        )  # fmt: skip
+    if comm.size > 1:
+        comm.watch.start(request.options.peer_timeout_s)
+    try:
+        with _shown(request, comm) as watch:
+            report = ingest(
+                request.manifest,
+                request.out,
+                request.options,
+                comm,
+                watch=watch,
+                interrupt=interrupt,
+                command=request.command,
+            )
+    except SamplesFailedError as error:
+        if comm.rank == 0 and request.report is not None:
+            from h5ingest.cli.messages import warn, write_report
+
+            try:
+                write_report(request.report, error)
+            except OutputError as also:  # which images failed matters more
+                warn(str(also))
+        raise
+    if comm.rank == 0:
+        from h5ingest.cli.messages import tell
+
+        tell(report, request)
+    return EXIT_OK
+
+
+def _verify(request: VerifyRequest, comm: Comm) -> int:
+    """Verify, and let root say what was found. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    from h5ingest.inspect.verify import verify
+
+    with _shown(request, comm) as watch:
+        report = verify(request.out, comm, sources=request.sources, root=request.root, watch=watch)
+    found = comm.bcast(len(report.bad) + len(report.problems))
+    if comm.rank == 0:
+        from h5ingest.cli.messages import tell_verification
+
+        tell_verification(report, request)
+    return SamplesFailedError.exit_code if found else EXIT_OK
+
+
+@contextlib.contextmanager
+def _shown(request: IngestRequest | VerifyRequest, comm: Comm) -> Iterator[Watch | None]:
+    """Let root show the progress of the block."""
+    watch = None
+    if comm.rank == 0 and not request.quiet:
+        from h5ingest.cli import progress
+
+        watch = progress.start(request.progress, sys.stderr)
+    try:
+        yield watch
+    finally:
+        if watch is not None:
+            watch.close()
+
+
+def _print_error(error: IngestError) -> None:
+    print(f"h5ingest: error: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""What the command line asks all ranks to do together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from h5ingest.core.options import IngestOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestRequest:
+    """One call of `ingest`, as the command line asks for it."""
+
+    manifest: Path
+    out: Path
+    options: IngestOptions
+    command: str
+    """What the user typed."""
+    progress: str
+    """`auto`, `bar`, `line` or `off`."""
+    report: Path | None
+    """Where the report goes as JSON."""
+    croissant: Path | None
+    """Where the Croissant metadata go."""
+    quiet: bool
+    """Whether only errors are printed."""
+    verbose: bool
+    """Whether to say which libraries, file system and writer are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """One call of `verify`, as the command line asks for it."""
+
+    out: Path
+    sources: bool
+    root: Path | None
+    progress: str
+    report: Path | None
+    quiet: bool

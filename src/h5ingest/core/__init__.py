@@ -1,0 +1,1 @@
+"""Values and arithmetic that everything else rests on: numpy only."""

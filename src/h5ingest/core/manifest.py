@@ -1,0 +1,238 @@
+"""The manifest: text to columns, a byte range at a time.
+
+A manifest is UTF-8 text with one sample a line: `path`, or `path<TAB>label`, or a table whose
+first line names its columns (`lines`). Nothing here holds the whole file: a rank parses the lines
+that begin in its own byte range, and the final pass streams all of it once more in blocks.
+
+May not: open an image, decide on shapes, know a communicator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.column_types import all_integers, column_flags
+from h5ingest.core.manifest_dialect import LONGEST_LINE, Dialect, LineError, parse
+from h5ingest.core.packed_strings import PackedStrings
+
+BLOCK_BYTES: Final = 1024**2
+"""Bytes parsed at a time: as Python objects they take some twenty times as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What all ranks know of a manifest that has been read: everything but its rows."""
+
+    path: Path
+    """The file."""
+    dialect: Dialect
+    """How to read it."""
+    sha256: str
+    """Of the file, in hexadecimal, when the run began."""
+    n_rows: int
+    """Samples."""
+    class_names: tuple[bytes, ...] | None
+    """Sorted names, where labels are not integers."""
+    column_kinds: Mapping[str, str]
+    """`int64`, `float64` or `text` for each extra column."""
+    group_by: str | None
+    """The column whose cells are groups."""
+    group_names: tuple[bytes, ...]
+    """Sorted cells of that column; one empty name where there is no such column."""
+    group_rows: tuple[int, ...]
+    """Samples in each group."""
+
+    def lines_of(self, indices: Sequence[int]) -> dict[int, int]:
+        """Return the 1-based line of each of these samples, for messages.
+
+        Reads the manifest as far as it must: some million lines a second. What cannot be found
+        there any more is left out.
+        """
+        found: dict[int, int] = {}
+        wanted = sorted(set(indices), reverse=True)
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            file.seek(self.dialect.body_start)
+            index = -1
+            for number, line in enumerate(file, self.dialect.body_line):
+                index += not line.isspace()
+                if wanted and index == wanted[-1]:
+                    found[wanted.pop()] = number
+                if not wanted:
+                    break
+        return found
+
+
+class Digest(Protocol):
+    """What `stream` feeds: any object of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestPart:
+    """What one byte range of the manifest says."""
+
+    paths: PackedStrings
+    """One path a row."""
+    n_lines: int
+    """Lines in the range, blank ones included."""
+    integer_labels: bool
+    """Whether every label in the range is an integer."""
+    flags: tuple[int, ...]
+    """Per extra column the kinds of cells seen (see `cells`)."""
+    names: tuple[bytes, ...]
+    """Distinct cells of the column asked for, in order of appearance."""
+    codes: NDArray[np.int32]
+    """(n,) for each row the position of its cell in `names`; (0,) if no column was asked for."""
+
+    @classmethod
+    def nothing(cls) -> ManifestPart:
+        """Return what an empty range says."""
+        nothing = PackedStrings.pack([])
+        return cls(
+            paths=nothing, n_lines=0, integer_labels=True, flags=(), names=(),
+            codes=np.zeros(0, np.int32),
+        )  # fmt: skip
+
+
+def share(path: Path, dialect: Dialect, part: int, n_parts: int) -> tuple[int, int]:
+    """Return the byte range (start, stop) of part `part` of `n_parts`, aligned to line ends.
+
+    A line belongs to the part in whose equal share of the bytes it begins: the parts are disjoint,
+    in order, and together the whole body. A part may be empty.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        length = max(0, end - dialect.body_start)
+
+        def aligned(offset: int) -> int:
+            if offset <= dialect.body_start or offset >= end:
+                return min(max(offset, dialect.body_start), end)
+            file.seek(offset - 1)
+            file.readline()
+            return file.tell()
+
+        start, stop = (
+            aligned(dialect.body_start + length * k // n_parts) for k in (part, part + 1)
+        )
+    return start, max(start, stop)
+
+
+def blocks(file: BinaryIO, start: int, stop: int, *, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the bytes of the range in blocks of whole lines.
+
+    Raises:
+        LineError: a line too long to be one (its number counts from `start`).
+    """
+    file.seek(start)
+    n_lines = 0
+    rest = b""
+    while start < stop:
+        data = file.read(min(size, stop - start))
+        if not data:
+            break
+        start += len(data)
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(rest) + len(data) > LONGEST_LINE and start < stop:
+            raise LineError(n_lines, f"expected lines of text, found one of over {len(data)} bytes")
+        if cut:
+            block = rest + data[:cut]
+            n_lines += block.count(b"\n")
+            yield block
+            rest = data[cut:]
+        else:
+            rest += data
+    if rest:
+        yield rest
+
+
+def read_part(
+    path: Path, dialect: Dialect, byte_range: tuple[int, int], coded: str | None = None
+) -> ManifestPart:
+    """Return what the lines of one byte range say.
+
+    Args:
+        path: the manifest.
+        dialect: how to read it.
+        byte_range: start and stop, see `share`.
+        coded: the column whose cells are wanted for each row.
+
+    Raises:
+        LineError: a line cannot be read (numbered from the start of the range).
+    """
+    packed: list[PackedStrings] = []
+    n_lines = 0
+    integer_labels = True
+    flags = (0,) * len(dialect.extra_columns)
+    names: dict[bytes, int] = {}
+    codes = [np.zeros(0, np.int32)]
+    for columns, block_lines in _parsed_blocks(path, dialect, byte_range):
+        n_lines += block_lines
+        packed.append(PackedStrings.pack(columns["path"]))
+        if "label" in columns:
+            integer_labels = integer_labels and all_integers(columns["label"])
+        cells = (columns[name] for name in dialect.extra_columns)
+        flags = tuple(f | column_flags(c) for f, c in zip(flags, cells, strict=True))
+        if coded is not None:
+            wanted = columns[coded]
+            numbers = (names.setdefault(cell, len(names)) for cell in wanted)
+            codes.append(np.fromiter(numbers, np.int32, len(wanted)))
+    return ManifestPart(
+        paths=PackedStrings.concatenate(packed),
+        n_lines=n_lines,
+        integer_labels=integer_labels,
+        flags=flags,
+        names=tuple(names),
+        codes=np.concatenate(codes),
+    )
+
+
+def read_class_names(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> frozenset[bytes]:
+    """Return the distinct labels in one byte range."""
+    names: set[bytes] = set()
+    for columns, _ in _parsed_blocks(path, dialect, byte_range):
+        names.update(columns["label"])
+    return frozenset(names)
+
+
+def stream(path: Path, dialect: Dialect, digest: Digest) -> Iterator[dict[str, Sequence[bytes]]]:
+    """Yield all rows in blocks, as columns by name, and feed the whole file to `digest`.
+
+    Memory does not grow with the file.
+    """
+    with path.open("rb") as file:
+        digest.update(file.read(dialect.body_start))
+        for block in blocks(file, dialect.body_start, os.fstat(file.fileno()).st_size):
+            digest.update(block)
+            yield dict(zip(dialect.columns, parse(block, dialect), strict=True))
+
+
+def _parsed_blocks(
+    path: Path, dialect: Dialect, byte_range: tuple[int, int]
+) -> Iterator[tuple[dict[str, Sequence[bytes]], int]]:
+    n_lines = 0
+    with path.open("rb") as file:
+        for block in blocks(file, *byte_range):
+            try:
+                columns = parse(block, dialect)
+            except LineError as error:
+                raise LineError(n_lines + error.line, error.problem) from None
+            n_lines += block.count(b"\n")
+            yield dict(zip(dialect.columns, columns, strict=True)), block.count(b"\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of the file, in hexadecimal."""
+    import hashlib  # one rank needs it
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""The lines of a manifest: which columns they have, and how a line is taken apart.
+
+May not: read more than the first line of a file, know how many rows there are.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from h5ingest.core.errors import ManifestError
+
+PATH_COLUMNS: Final = ("path", "filepath", "file", "filename", "image")
+"""Names, in any case, that make a first line a header when they come first in it."""
+
+_QUOTES: Final = (
+    "expected closed double quotes (a quote inside is doubled, a line end cannot be quoted)"
+)
+
+LONGEST_LINE: Final = 1024**2
+"""Bytes. PATH_MAX is 4,096 on Linux; a 'line' beyond this is a file that is not a manifest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How the lines of one manifest are to be read; the same on every rank."""
+
+    name: str
+    """The manifest as the user named it, for messages."""
+    delimiter: bytes
+    """One byte between columns."""
+    columns: tuple[str, ...]
+    """Column names in order; the first is `path`, a label column is named `label`."""
+    has_header: bool
+    """Whether the first line gave those names."""
+    body_start: int
+    """Byte offset of the first data line."""
+    body_line: int
+    """Its 1-based line number."""
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Names of the columns beyond path and label."""
+        return tuple(name for name in self.columns[1:] if name != "label")
+
+    @property
+    def quoted(self) -> bool:
+        """Whether double quotes enclose cells (RFC 4180): in comma-separated tables only."""
+        return self.delimiter == b"," and self.has_header
+
+
+class LineError(Exception):
+    """A line cannot be read. Local: its line number counts from the start of a byte range."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(line, problem)
+        self.line = line
+        """0-based, counted from the first line of the byte range."""
+        self.problem = problem
+        """What was expected, what was found, what to do."""
+
+
+def sniff(path: Path, delimiter: str | None = None) -> Dialect:
+    """Return how to read the manifest `path`, judged by its name and its first line.
+
+    Raises:
+        ManifestError: unreadable, empty, not text, or a header that cannot be.
+    """
+    name = str(path)
+    start = number = 0
+    try:
+        with path.open("rb") as file:
+            line = b"\n"
+            while line.isspace():  # blank lines may come first
+                start, number = file.tell(), number + 1
+                line = file.readline(LONGEST_LINE)
+                if start == 0 and line.startswith(codecs.BOM_UTF8):
+                    start, line = 3, line[3:]
+    except OSError as error:
+        raise ManifestError(f"{name}: cannot be read: {error.strerror or error}") from None
+    if not line:
+        raise ManifestError(f"{name}: expected one image path a line, found no line at all")
+    if b"\0" in line:
+        raise ManifestError(f"{name}: expected a text file, found a NUL byte in line {number}")
+    comma = path.suffix.lower() == ".csv"
+    separator = delimiter.encode() if delimiter else (b"," if comma else b"\t")
+    first = line.rstrip(b"\r\n")
+    where = f"{name}, line {number}"
+    try:
+        cells = _split_line(first, separator, quoted=separator == b",")
+    except csv.Error:
+        raise ManifestError(f"{where}: {_QUOTES}, found {_show(first)}") from None
+    names = [cell.decode("utf-8", "surrogateescape").strip() for cell in cells]
+    if names[0].lower() in PATH_COLUMNS:
+        columns = _check_header(names, where)
+        return Dialect(name=name, delimiter=separator, columns=columns, has_header=True,
+                       body_start=start + len(line), body_line=number + 1)  # fmt: skip
+    if comma and delimiter is None:
+        raise ManifestError(
+            f"{where}: expected the names of the columns, the first of them one of "
+            f"{', '.join(PATH_COLUMNS)}; found {_show(first)}. Add such a first line, "
+            f"or name the file .txt and separate path and label by a tab."
+        )
+    cells = first.split(separator)  # quotes mean something in tables only
+    if len(cells) > 2:
+        raise ManifestError(
+            f"{where}: expected 'path' or 'path<TAB>label', or a first line of column names "
+            f"beginning with path; found {len(cells)} columns: {_show(first)}"
+        )
+    return Dialect(name=name, delimiter=separator, columns=("path", "label")[: len(cells)],
+                   has_header=False, body_start=start, body_line=number)  # fmt: skip
+
+
+def _check_header(names: list[str], where: str) -> tuple[str, ...]:
+    columns = ("path", *(n.lower() if n.lower() in ("label", "group") else n for n in names[1:]))
+    for i, column in enumerate(columns):
+        if not column or "/" in column or "\0" in column or column in (".", ".."):
+            raise ManifestError(
+                f"{where}: expected a name for each column, which becomes the name of a dataset; "
+                f"column {i + 1} is {column!r}"
+            )
+        if column in columns[:i]:
+            raise ManifestError(f"{where}: expected distinct column names, found {column!r} twice")
+    return columns
+
+
+def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
+    """Return the block's rows as columns, in the order of `dialect.columns`; blank lines skipped.
+
+    Raises:
+        LineError: wrong number of cells, an empty path or label (numbered within the block).
+    """
+    lines = block.split(b"\n")
+    if b"\r" in block:
+        lines = [line.removesuffix(b"\r") for line in lines]
+    kept = lines[:-1] if not lines[-1] else lines
+    if b"" in kept or any(map(bytes.isspace, kept)):
+        kept = [line for line in kept if line and not line.isspace()]
+    n_columns, delimiter = len(dialect.columns), dialect.delimiter
+    quoted = dialect.quoted and b'"' in block
+    if n_columns == 1 and not quoted and delimiter not in block and b"\0" not in block:
+        return [kept]
+    try:
+        if quoted:
+            rows = [_split_line(line, delimiter, quoted=True) for line in kept]
+        else:
+            rows = [line.split(delimiter) for line in kept]
+    except csv.Error:
+        raise _find_problem(lines, dialect) from None
+    columns: list[Sequence[bytes]] = list(zip(*rows, strict=False)) if rows else [()] * n_columns
+    if any(len(row) != n_columns for row in rows) or b"\0" in block or _has_empty(columns, dialect):
+        raise _find_problem(lines, dialect)
+    return columns
+
+
+def _has_empty(columns: list[Sequence[bytes]], dialect: Dialect) -> bool:
+    return b"" in columns[0] or (
+        "label" in dialect.columns and b"" in columns[dialect.columns.index("label")]
+    )
+
+
+def _split_line(line: bytes, delimiter: bytes, *, quoted: bool) -> list[bytes]:
+    if not (quoted and b'"' in line):
+        return line.split(delimiter)
+    text = line.decode("utf-8", "surrogateescape")
+    cells = next(csv.reader([text], delimiter=delimiter.decode(), strict=True))
+    return [cell.encode("utf-8", "surrogateescape") for cell in cells]
+
+
+def _find_problem(lines: list[bytes], dialect: Dialect) -> LineError:
+    expected = len(dialect.columns)
+    for number, line in enumerate(lines):
+        if not line or line.isspace():
+            continue
+        if b"\0" in line:
+            return LineError(number, f"expected text, found a NUL byte in {_show(line)}")
+        try:
+            cells = _split_line(line, dialect.delimiter, quoted=dialect.quoted)
+        except csv.Error:
+            return LineError(number, f"{_QUOTES}, found {_show(line)}")
+        if len(cells) != expected:
+            names = ", ".join(dialect.columns)
+            return LineError(
+                number,
+                f"expected {expected} column{'s' * (expected > 1)} ({names}), as the first line "
+                f"has, found {len(cells)}: {_show(line)}",
+            )
+        for column, cell in zip(dialect.columns, cells, strict=True):
+            if column in ("path", "label") and not cell:
+                return LineError(number, f"expected a {column}, found none: {_show(line)}")
+    raise AssertionError("a block was refused and no line of it explains why")
+
+
+def _show(line: bytes) -> str:
+    text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+    return repr(text if len(text) <= 80 else text[:77] + "…")

@@ -1,0 +1,84 @@
+"""`Samples`: what a rank holds of the samples that it works on, in a few arrays.
+
+May not: know a communicator, a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.packed_strings import PackedStrings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Consecutive rows of one group."""
+
+    group: int
+    """Position of the group in the layout."""
+    rows: range
+    """Rows within the group."""
+    indices: NDArray[np.int64]
+    """(n,) global index of each: its data line in the manifest."""
+    paths: PackedStrings
+    """(n,) as in the manifest."""
+    shapes: NDArray[np.int32]
+    """(n, 4) height, width, channels, bytes a value, as stored; zeros for what cannot be read.
+    (0, 4) in a stack, where all are the same."""
+    starts: NDArray[np.int64]
+    """(n,) where each begins in its group's `pixels`, in elements; (0,) in a stack."""
+    lengths: NDArray[np.int64]
+    """(n,) elements of each; (0,) in a stack."""
+    folders: PackedStrings
+    """(n,) name of the HDF5 group that an image belongs in; empty but in a tree."""
+
+    def slice(self, rows: range) -> Samples:
+        """Return some of the rows: those of a subinterval."""
+        local = range(rows.start - self.rows.start, rows.stop - self.rows.start)
+        cut = slice(local.start, local.stop)
+        return Samples(
+            group=self.group,
+            rows=rows,
+            indices=self.indices[cut],
+            paths=self.paths.slice(local),
+            shapes=self.shapes[cut],
+            starts=self.starts[cut],
+            lengths=self.lengths[cut],
+            folders=self.folders.slice(local) if len(self.folders) else self.folders,
+        )
+
+    def fingerprint(self) -> int:
+        """Return a number, to be added up modulo 2**64, that says which sample lies where.
+
+        It does not depend on how samples are divided among ranks.
+        """
+        starts = self.starts if len(self.starts) else np.arange(self.rows.start, self.rows.stop)
+        with np.errstate(over="ignore"):
+            mixed = self.indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            for values in (starts, *(self.shapes.T if len(self.shapes) else ())):
+                mixed ^= values.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+                mixed ^= mixed >> np.uint64(31)
+                mixed *= np.uint64(0x94D049BB133111EB)
+            return int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Samples]) -> Samples:
+        """Return all rows of parts that follow each other; at least one part."""
+        for one, next_ in pairwise(parts):
+            if one.group != next_.group or one.rows.stop != next_.rows.start:
+                raise ValueError(f"expected parts in order, got {one.rows} and {next_.rows}")
+        return cls(
+            group=parts[0].group,
+            rows=range(parts[0].rows.start, parts[-1].rows.stop),
+            indices=np.concatenate([part.indices for part in parts]),
+            paths=PackedStrings.concatenate(part.paths for part in parts),
+            shapes=np.concatenate([part.shapes for part in parts]),
+            starts=np.concatenate([part.starts for part in parts]),
+            lengths=np.concatenate([part.lengths for part in parts]),
+            folders=PackedStrings.concatenate(part.folders for part in parts),
+        )

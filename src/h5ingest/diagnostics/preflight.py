@@ -1,0 +1,69 @@
+"""What the user is told of the place where a run works: before it begins, and after an error there.
+
+Cheap: some milliseconds, and no process is started unless the user asks for all of it (-v).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from h5ingest.core.errors import StorageError, extended
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import Comm
+
+_MOST_LINES: Final = 2
+"""Of advice after an error: more would hide the error."""
+
+
+def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool) -> str:
+    """Return lines for the user: all facts, or only what can spoil the run. Not collective.
+
+    Root only. Empty if there is nothing to say.
+    """
+    from h5ingest.diagnostics.doctor import advise, describe, describe_advice, examine_here
+
+    try:
+        facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=verbose)
+    except OSError:  # no such folder: the run itself says so
+        return ""
+    if verbose:
+        return describe(facts) + "\n"
+    through_mpi_io = (
+        comm.size > 1 and options.compression in (None, "none") and options.layout != "tree"
+    )
+    said = describe_advice(
+        one
+        for one in advise(facts)
+        if one.said == "always" and (through_mpi_io or not one.of_mpi_io)
+    )
+    return said + "\n" * bool(said)
+
+
+@contextlib.contextmanager
+def advising(out: Path, comm: Comm) -> Iterator[None]:
+    """Add to an error of the system or of HDF5 what is known to go wrong here. Not collective.
+
+    Raises:
+        StorageError: what the block raised, with more words.
+    """
+    try:
+        yield
+    except StorageError as error:
+        lines = _after_error(out, comm)
+        if not lines:
+            raise
+        raise extended(error, "\n".join(lines)) from None
+
+
+def _after_error(out: Path, comm: Comm) -> list[str]:
+    from h5ingest.diagnostics.doctor import advise, examine_here
+
+    try:
+        facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=False)
+    except OSError:
+        return []
+    fitting = [one for one in advise(facts) if one.said != "if asked"]
+    return [f"known here: {one.problem}; {one.remedy}" for one in fitting[:_MOST_LINES]]

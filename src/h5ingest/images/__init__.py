@@ -1,0 +1,1 @@
+"""Image files: reading, decoding and converting them."""

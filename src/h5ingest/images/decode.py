@@ -1,0 +1,179 @@
+"""Everything about image bytes: what they are (`probe`) and their exact pixels (`decode_into`).
+
+What the pixels of a PNG are, and who decodes it, stands in `png`; other formats are in `formats`.
+
+May not: know ranks, datasets, labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.options import MAX_PIXELS
+from h5ingest.images import png, png_chunks
+
+HEAD_BYTES: Final = 4096
+"""What a header probe reads of a file first: IHDR and, mostly, all that precedes the pixels."""
+
+
+def probe(
+    data: bytes, *, whole: bool = True, max_pixels: int = MAX_PIXELS, raw: bool = False
+) -> ImageSpec | None:
+    """Return what the image decodes to, judged by its header alone.
+
+    Args:
+        data: the file's first bytes.
+        whole: whether `data` is all of the file.
+        max_pixels: height times width beyond which the header is refused.
+        raw: whether palette indices and low-bit gray are to be kept as they are (PNG only).
+
+    Returns:
+        The spec; None if `data` is not the whole file and does not tell yet.
+
+    Raises:
+        SampleError: no image, damaged, too large, or of a kind that has no lossless uint8 or
+            uint16 form.
+    """
+    if data.startswith(png_chunks.SIGNATURE):
+        spec = png_chunks.spec_of(data, whole=whole, raw=raw)
+        if spec is not None:
+            _check_pixels(spec.height, spec.width, max_pixels)
+        return spec
+    if not data:
+        raise SampleError("damaged", "the file is empty")
+    if not whole:
+        return None
+    from h5ingest.images import (
+        other_formats,  # with the modules that it needs: only where it is needed
+    )
+
+    return other_formats.open_image(data, partial(_check_pixels, max_pixels=max_pixels)).spec
+
+
+class Prober:
+    """`probe`, for many images: PNGs that are alike up to their pixels are judged only once."""
+
+    def __init__(
+        self, max_pixels: int = MAX_PIXELS, *, raw: bool = False, any_palette: bool = True
+    ) -> None:
+        """Take what `probe` takes.
+
+        Args:
+            max_pixels: as for `probe`.
+            raw: as for `probe`.
+            any_palette: whether to take palettes also where libpng must not expand them.
+        """
+        self._max_pixels = max_pixels
+        self._raw = raw
+        self._any_palette = any_palette or raw  # indices are not expanded
+        self._alike: png.Alike | None = None
+
+    def __call__(self, data: bytes, *, whole: bool = True) -> ImageSpec | None:
+        """See `probe`."""
+        if self._alike is not None and self._alike.fits(data):
+            return self._alike.spec
+        spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
+        if spec is not None and data.startswith(png_chunks.SIGNATURE):
+            if data[25] == png_chunks.PALETTE and not self._any_palette:
+                from h5ingest.images import libpng  # few jobs need it
+
+                libpng.check_palettes()
+            self._alike = png.Alike(data, spec)
+        return spec
+
+    def decode_alike(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:
+        """Decode whole files in one go, if they are like the one that was probed last.
+
+        Args:
+            files: at least one.
+            out: (n, H, W) or (n, H, W, C) uint8 or uint16, C-contiguous.
+
+        Returns:
+            Whether `out` holds the pixels. If not, its content is undefined: one of the files is
+            different or damaged, or they are not of a kind that can be decoded so.
+        """
+        return self._alike is not None and self._alike.decode_into(files, out)
+
+
+def decode_into(
+    data: bytes, out: NDArray[Any], *, raw: bool = False, spec: ImageSpec | None = None
+) -> tuple[str, ...]:
+    """Decode the whole file `data` into `out`; return kinds of notes on it (see `notes`).
+
+    Args:
+        data: all bytes of an image file.
+        out: (H, W) or (H, W, C) uint8 or uint16, C-contiguous, as `probe` told; on an error its
+            content is undefined.
+        raw: as for `probe`.
+        spec: what `probe` told of these very bytes, if it fits `out`; None: it is asked here.
+
+    Raises:
+        SampleError: the image is damaged, or is not what `out` was made for.
+    """
+    if not data.startswith(png_chunks.SIGNATURE):
+        from h5ingest.images import other_formats  # see `probe`, which has judged the size
+
+        image = other_formats.open_image(data, lambda *_: None)
+        _check_fit(image.spec.shape, image.spec.dtype, out)
+        out[...], notes = image.load()
+        return notes
+    if spec is None:
+        spec = png_chunks.spec_of(data, raw=raw)
+        assert spec is not None, "the whole file tells"
+        _check_fit(spec.shape, spec.dtype, out)
+    return png.decode_into(data, out, spec, raw=raw)
+
+
+def decode_otherwise(data: bytes) -> NDArray[Any] | None:
+    """Return the pixels by another decoder than `decode_into` uses; None where there is none.
+
+    For PNG that is Pillow, where it is exact and takes the file. For other formats there is no
+    other decoder.
+
+    Raises:
+        SampleError: damaged.
+    """
+    if not data.startswith(png_chunks.SIGNATURE) or not png_chunks.is_exact_in_pillow(data):
+        return None
+    png_chunks.check(data)
+    mode = None
+    if data[25] == png_chunks.PALETTE:
+        mode = "RGBA" if png_chunks.has_transparency(data) else "RGB"
+    from h5ingest.images import other_formats  # see `probe`
+
+    try:
+        # Pillow refuses files for texts, profiles and animations that are of no use here.
+        return other_formats.read_png(png_chunks.only_pixels(data), mode)
+    except SampleError:
+        return None
+
+
+def check_intact(data: bytes) -> None:
+    """Check a file that is stored as it is: every checksum of a PNG; others are taken as they are.
+
+    Raises:
+        SampleError: damaged or truncated.
+    """
+    if data.startswith(png_chunks.SIGNATURE):
+        png_chunks.check(data)
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raise if a header claims more pixels than are allowed."""
+    if height * width > max_pixels:
+        raise SampleError(
+            "too large",
+            f"the header claims {width}x{height} = {height * width:,} pixels, more than "
+            f"--max-pixels {max_pixels:,}",
+        )
+
+
+def _check_fit(shape: tuple[int, ...], dtype: str, out: NDArray[Any]) -> None:
+    if shape != out.shape or out.dtype != dtype:
+        raise SampleError("changed", f"expected {out.shape} {out.dtype}, found {shape} {dtype}")

@@ -1,0 +1,230 @@
+"""Every image format but PNG: only what has a lossless uint8 or uint16 form.
+
+A format is read only if it is one of those of `signatures`, each by the decoder named here: TIFF by
+libtiff (see `tiff`), JPEG 2000 of 16 bits by OpenJPEG, both through imagecodecs; the others by
+Pillow. The size is checked before a decoder allocates anything, and a file that is refused is
+called by its name. Pillow takes 0.1 s to import: only a rank that meets such an image does.
+
+May not: know files, ranks, datasets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError, one_line
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.notes import MORE_IMAGES
+from h5ingest.core.signatures import READ, format_of, other_format_of
+from h5ingest.images import headers, pillow_formats, tiff
+from h5ingest.images.pillow_formats import REMEDY, Check, Loader, silence, unsupported
+
+_REFUSALS: Final = (
+    "cannot handle",
+    "not supported",
+    "unsupported",
+    "unknown",
+    "unrecognized",
+    "not installed",
+)
+"""Words in an error that tell what is not read from what is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An image whose header has been read."""
+
+    spec: ImageSpec
+    """What it decodes to."""
+    _format: str
+    _load: Callable[[], tuple[NDArray[Any], bool]]
+
+    def load(self) -> tuple[NDArray[Any], tuple[str, ...]]:
+        """Return (H, W) or (H, W, C) pixels as `spec` says, and kinds of notes (see `notes`).
+
+        Raises:
+            SampleError: damaged.
+        """
+        with _guarded(self._format):
+            pixels, more = self._load()
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        found = ImageSpec(
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            channels=channels,
+            dtype=pixels.dtype.name,
+        )
+        if found != self.spec:
+            raise SampleError("damaged", f"the {self._format} header says {self.spec}, not {found}")
+        return pixels, (MORE_IMAGES,) if more else ()
+
+
+def open_image(data: bytes, check: Check) -> Opened:
+    """Read the header of the whole file `data`.
+
+    Args:
+        data: of any format, or of none.
+        check: is given height and width before anything of that size is allocated; may raise.
+
+    Raises:
+        SampleError: no image, damaged, or of a kind that has no lossless uint8 or uint16 form, or
+            that is not read at all; what `check` raises.
+    """
+    name = format_of(data)
+    if name is None or name not in _OPENERS:
+        other = other_format_of(data)
+        if other is None:
+            raise SampleError(
+                "not an image",
+                f"no image format that is read ({', '.join(READ)}), by its first bytes",
+            )
+        raise SampleError(
+            "unsupported", f"expected one of {', '.join(READ)}, found {other}; {REMEDY}"
+        )
+    with _guarded(name):
+        spec, load = _OPENERS[name](data, check)
+    return Opened(spec, name, load)
+
+
+def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
+    """Return the pixels of a PNG by Pillow, in a mode of Pillow's; None: as stored.
+
+    Raises:
+        SampleError: it cannot read the image.
+    """
+    with _guarded("PNG"):
+        return pillow_formats.read_png(data, mode)
+
+
+def _open_tiff(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    page = tiff.page_of(data, check)
+    return page.spec, lambda: (tiff.pixels_of(data, page, _imagecodecs().tiff_decode), page.more)
+
+
+def _open_jpeg2000(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    header = headers.jpeg2000(data)
+    check(header.height, header.width)
+    if header.n_channels > 4:
+        raise unsupported("JPEG 2000", f"{header.n_channels} channels")
+    if header.samples == {"uint16"}:
+        spec = ImageSpec(
+            height=header.height,
+            width=header.width,
+            channels=header.n_channels,
+            dtype="uint16",
+        )
+        return spec, lambda: (_imagecodecs().jpeg2k_decode(data), False)
+    if header.samples != {"uint8"}:
+        raise unsupported("JPEG 2000", f"{' and '.join(sorted(header.samples))} samples")
+    return pillow_formats.open_image("JPEG 2000", data, check)
+
+
+def _open_webp(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    check(*headers.webp_size(data))  # Pillow allocates the canvas at once
+    return pillow_formats.open_image("WebP", data, check)
+
+
+def _open_avif(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    depth = headers.avif_depth(data)
+    if depth > 8:
+        raise unsupported("AVIF", f"uint{depth} samples")
+    return pillow_formats.open_image("AVIF", data, check)
+
+
+def _open_pnm(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    header = headers.pnm(data)
+    check(header.height, header.width)
+    end = len(data) if header.n_bytes is None else header.start + header.n_bytes
+    more = data[end : end + 64].lstrip()[:1] == b"P"
+    if header.highest <= 255:
+        spec, load = pillow_formats.open_image("PNM", data, check)
+        return spec, lambda: (load()[0], more)
+    if header.highest != 65535 or header.n_bytes is None:
+        how = "written as text" if header.n_bytes is None else "more than 8 bits, less than 16"
+        raise unsupported("PNM", f"samples up to {header.highest} ({how})")
+    spec = ImageSpec(
+        height=header.height,
+        width=header.width,
+        channels=3 if header.kind == 6 else 1,
+        dtype="uint16",
+    )
+    if len(data) < end:
+        raise SampleError("damaged", f"the PNM file is truncated: {len(data)} of {end} bytes")
+    samples = np.frombuffer(data, ">u2", header.n_bytes // 2, header.start).reshape(spec.shape)
+    return spec, lambda: (samples.astype(np.uint16), more)
+
+
+_OPENERS: Final[dict[str, Callable[[bytes, Check], tuple[ImageSpec, Loader]]]] = {
+    "TIFF": _open_tiff,
+    "JPEG 2000": _open_jpeg2000,
+    "WebP": _open_webp,
+    "AVIF": _open_avif,
+    "PNM": _open_pnm,
+    **{
+        name: functools.partial(pillow_formats.open_image, name)
+        for name in ("JPEG", "GIF", "BMP", "QOI")
+    },
+}
+"""Who reads what; a file of any other format is refused."""
+
+
+@contextlib.contextmanager
+def _guarded(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a `SampleError`, and keep its warnings to itself."""
+    try:
+        with _quiet:
+            yield
+    except SampleError:
+        raise
+    except MemoryError:
+        raise SampleError("too large", f"not enough memory to decode this {name} file") from None
+    except Exception as error:
+        # A decoder may raise anything; whatever it is, this file cannot be read.
+        text = one_line(error)
+        if type(error).__name__ == "DecompressionBombError":
+            raise SampleError("too large", f"{name}: {text}") from None
+        if any(words in text.lower() for words in _REFUSALS):
+            reason = f"a {name} file of a kind that is not read: {text}; {REMEDY}"
+            raise SampleError("unsupported", reason) from None
+        raise SampleError("damaged", f"the {name} file is damaged or truncated: {text}") from None
+
+
+class _Quiet:
+    """Python's warnings off while at least one thread is inside (reentrant)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._off = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                self._off.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                self._off.close()
+
+
+_quiet: Final = _Quiet()
+
+
+def _imagecodecs() -> Any:
+    silence("imagecodecs")
+    import imagecodecs
+
+    return imagecodecs

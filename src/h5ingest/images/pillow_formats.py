@@ -1,0 +1,143 @@
+"""What Pillow decodes: each format by its one class, which `Image.open` would look for among many.
+
+Pillow takes 0.1 s to import: only a rank that meets such an image does. May not: know files, ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+
+REMEDY: Final = "convert it to PNG"
+"""What to do about an image that is not read."""
+Check = Callable[[int, int], None]
+"""Is given height and width; raises if they are too much."""
+Loader = Callable[[], tuple[NDArray[Any], bool]]
+"""Returns the pixels, and whether the file has more images."""
+
+_CLASSES: Final = {
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "JPEG": ("JpegImagePlugin", "jpeg_factory"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "WebP": ("WebPImagePlugin", "WebPImageFile"),
+    "PNM": ("PpmImagePlugin", "PpmImageFile"),
+    "QOI": ("QoiImagePlugin", "QoiImageFile"),
+    "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+}
+"""Format -> module and class of Pillow's."""
+_MODES: Final = {"1": 1, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+"""Pillow's modes that are taken as they are, and their channels."""
+_CONVERTED: Final = {
+    ("P", False): "RGB", ("P", True): "RGBA", ("PA", False): "RGBA", ("PA", True): "RGBA",
+    ("1", True): "LA", ("L", True): "LA", ("RGB", True): "RGBA",
+}  # fmt: skip
+"""(mode, whether a colour is transparent) -> the mode that says the same without a palette."""
+_OTHERS: Final = {
+    "CMYK": "CMYK (inks)", "LAB": "CIELAB", "YCbCr": "YCbCr", "HSV": "HSV", "I": "32-bit samples",
+    "F": "samples of floats", "RGBX": "a fourth channel of unknown meaning",
+}  # fmt: skip
+
+
+def open_image(name: str, data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    """Read the header of the whole file `data`.
+
+    Args:
+        name: its format.
+        data: the file.
+        check: called before pixels are allocated (for WebP that is too late).
+
+    Raises:
+        SampleError: too large, or without a lossless uint8 form.
+        Exception: whatever Pillow raises.
+    """
+    image = _opened(name, data, check)
+    if name == "GIF":
+        image.load()  # only then its mode is the one that it has
+    mode = image.mode
+    transparent = "transparency" in image.info or (mode == "P" and image.palette.mode == "RGBA")
+    wanted = _CONVERTED.get((mode, transparent), mode)
+    if wanted not in _MODES:
+        raise unsupported(name, _OTHERS.get(mode, f"what Pillow calls mode {mode}"))
+    spec = ImageSpec(
+        height=image.height,
+        width=image.width,
+        channels=_MODES[wanted],
+        dtype="uint8",
+    )
+
+    def load() -> tuple[NDArray[Any], bool]:
+        image.load()
+        pixels = _plain(image if wanted == mode else image.convert(wanted))
+        return pixels, _has_more(image)
+
+    return spec, load
+
+
+def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
+    """Return the pixels of a PNG in a mode of Pillow's; None: as stored.
+
+    Raises:
+        Exception: whatever Pillow raises.
+    """
+    image = _opened("PNG", data, lambda *_: None)
+    return _plain(image if mode is None else image.convert(mode))
+
+
+def unsupported(name: str, found: str) -> SampleError:
+    """Return the error that says what a file of a format that is read has, and may not have."""
+    return SampleError(
+        "unsupported",
+        f"expected unsigned 8- or 16-bit samples in gray, RGB or a palette, found {name} with "
+        f"{found}; {REMEDY}",
+    )
+
+
+@functools.cache
+def silence(logger: str) -> None:
+    """Keep what a library logs from logging's last resort, which prints it on stderr."""
+    logging.getLogger(logger).addHandler(logging.NullHandler())
+
+
+def _opened(name: str, data: bytes, check: Check) -> Any:
+    import PIL.Image
+
+    silence("PIL")
+    module, opener = _CLASSES[name]
+    try:
+        image = getattr(importlib.import_module(f"PIL.{module}"), opener)(io.BytesIO(data))
+    except ImportError:
+        raise unsupported(name, "a Pillow that has no decoder for it") from None
+    check(image.height, image.width)
+    # Pillow's own limit stays, but for an image that --max-pixels allows.
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.height * image.width > limit:
+        PIL.Image.MAX_IMAGE_PIXELS = image.height * image.width
+    return image
+
+
+def _plain(image: Any) -> NDArray[Any]:
+    """Return an image of Pillow's: bilevel as 0 and 255, 16 bits in this machine's byte order."""
+    pixels = np.asarray(image)
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _has_more(image: Any) -> bool:
+    """Return whether the file has more images; one of them that is damaged harms no other."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError, IndexError):
+        return bool(getattr(image, "is_animated", False))
+    return True

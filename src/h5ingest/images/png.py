@@ -1,0 +1,176 @@
+"""The exact pixels of a PNG.
+
+They are what the PNG specification says (ISO/IEC 15948), not what a library finds convenient:
+palettes become RGB, tRNS becomes an alpha channel in every colour type, gray of 1, 2 and 4 bits is
+scaled to 0..255, 16 bits stay 16 bits, and no gamma, colour profile or rotation is applied.
+
+What libpng (in imagecodecs) refuses is refused, whatever the kind. It is exact for all of them, but
+slow: what `png_fast` can decode, and finds to be right, does not go through it.
+
+May not: know files, ranks, datasets.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError, one_line
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.notes import BEYOND_PALETTE, MORE_IMAGES
+from h5ingest.images import png_fast
+from h5ingest.images.png_chunks import (
+    as_plain_gray,
+    check,
+    chunks,
+    is_animated,
+    matters,
+    only_stream,
+    palette,
+    with_palette,
+)
+
+
+def decoder_version() -> str:
+    """Return names and versions of the PNG decoders."""
+    import imagecodecs
+    import kornia_rs
+
+    from h5ingest.images import libpng
+
+    return (
+        f"kornia-rs {kornia_rs.__version__}, imagecodecs {imagecodecs.__version__}, "
+        f"libpng {libpng.version()}"
+    )
+
+
+def decode_into(
+    data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = False
+) -> tuple[str, ...]:
+    """Decode a PNG; return kinds of notes on it.
+
+    Args:
+        data: the whole file.
+        out: of the spec's shape and dtype; C-contiguous. On an error its content is undefined.
+        spec: as `spec_of` told.
+        raw: as for `spec_of`.
+
+    Raises:
+        SampleError: damaged.
+    """
+    kind = png_fast.kind_of(data[8:33], spec.channels)
+    stream = only_stream(data, 33) if kind is not None and data[37:41] == b"IDAT" else None
+    if stream is None:
+        contents = check(data, 33)
+        if contents.is_plain:
+            stream = b"".join([data[part] for part in contents.pixels])
+    if kind is not None and stream is not None and png_fast.decode_into(data, stream, out, kind):
+        return ()
+    notes: tuple[str, ...] = (MORE_IMAGES,) if is_animated(data) else ()
+    colours = palette(data)
+    if colours and len(colours) // 3 < 2 ** data[24]:
+        if _decode_few_colours(data, out, colours, raw=raw):
+            notes += (BEYOND_PALETTE,)
+    else:
+        _decode_by_libpng(data, out, raw=raw)
+    return notes
+
+
+class Alike:
+    """PNGs that are the same up to their pixels: all of them decode to the same spec."""
+
+    def __init__(self, data: bytes, spec: ImageSpec) -> None:
+        """Take one of them.
+
+        Args:
+            data: its first bytes, which told the spec.
+            spec: as `spec_of` told.
+        """
+        self.spec = spec
+        self._start = next(start for kind, start, _ in chunks(data, 33) if kind == b"IDAT")
+        self._head = data[: self._start]
+        plain = not any(matters(kind) for kind, *_ in chunks(self._head, 33))
+        self._kind = png_fast.kind_of(data[8:33], spec.channels) if plain else None
+
+    def fits(self, data: bytes) -> bool:
+        """Return whether the file that begins with `data` is one of them."""
+        return data.startswith(self._head) and data.startswith(b"IDAT", self._start + 4)
+
+    def decode_into(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:
+        """Decode several in one go; return whether `out` holds their pixels.
+
+        For small images this takes half of the time that `decode_into` needs.
+
+        Args:
+            files: whole files, at least one.
+            out: (n, *shape) of the spec's shape and dtype; C-contiguous.
+        """
+        kind, start = self._kind, self._start
+        if kind is None or out.shape[1:] != self.spec.shape or out.dtype != self.spec.dtype:
+            return False
+        if kind.is_interlaced or not all(map(self.fits, files)):
+            return False
+        streams = []
+        for data in files:
+            stream = only_stream(data, start)
+            if stream is None:
+                return False
+            streams.append(stream)
+        return png_fast.decode_all(streams, out, kind)
+
+
+def _decode_by_libpng(data: bytes, out: NDArray[Any], *, raw: bool) -> None:
+    """Do what `decode_into` does, for every kind of PNG, whose chunks are intact."""
+    scale = 1
+    if raw and data[25] in (0, 3) and (data[24] < 8 or data[25] == 3):
+        data, scale = as_plain_gray(data), 255 // (2 ** data[24] - 1)
+    try:
+        pixels = _libpng()(data, out=out)
+    except (RuntimeError, ValueError) as error:  # PngError is a RuntimeError; a bad chunk name
+        raise SampleError("damaged", one_line(error)) from None  # makes a UnicodeDecodeError
+    if pixels is not out:
+        raise AssertionError("the PNG decoder returned another array than the one to fill")
+    if scale > 1:
+        out //= out.dtype.type(scale)
+
+
+def _decode_few_colours(data: bytes, out: NDArray[Any], colours: bytes, *, raw: bool) -> bool:
+    """Decode an image whose palette has fewer colours than there can be indices.
+
+    Returns:
+        Whether there are indices without a colour: those pixels become black, as in libpng.
+    """
+    if raw:
+        _decode_by_libpng(data, out, raw=True)
+        return bool(out.max() >= len(colours) // 3)
+    if any(
+        kind == b"tRNS" and end - start - 12 > len(colours) // 3
+        for kind, start, end in chunks(data, 33)
+    ):
+        raise SampleError("damaged", "its tRNS chunk has more entries than its palette")
+    # libpng does not tell: so those indices get a red that no other has, best a value that
+    # occurs nowhere.
+    mark = min(set(range(256)) - set(colours) or set(range(256)) - set(colours[::3]))
+    marked = with_palette(data, colours.ljust(3 * 2 ** data[24], bytes([mark])))
+    _decode_by_libpng(marked, out, raw=False)
+    if not (out == mark).any():  # several times as fast as the look at one channel
+        return False
+    beyond = out[:, :, 0] == mark
+    out[:, :, :3][beyond] = 0
+    return bool(beyond.any())
+
+
+@functools.cache
+def _libpng() -> Any:
+    """Return imagecodecs' decoder; imported here because a usage error must not pay for it."""
+    # libpng's warnings come as log records, and logging's last resort prints them on stderr.
+    logger = logging.getLogger("imagecodecs")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    import imagecodecs
+
+    return imagecodecs.png_decode

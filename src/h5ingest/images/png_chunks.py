@@ -1,0 +1,254 @@
+"""The chunks of a PNG: what its header says, whether they are intact, where its pixels are.
+
+One rule for all kinds of PNG and all layouts: every chunk, up to IEND, has its right CRC, a type as
+the specification wants it and, unless it is ancillary, one that is known here. (libpng drops an
+ancillary chunk that is damaged, and with a tRNS chunk it would drop the transparency.)
+
+May not: decode pixels; know files, ranks, datasets.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+END: Final = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last chunk."""
+PALETTE: Final = 3
+"""The colour type of palette images."""
+CHANNELS: Final = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""Channels after palette expansion for each colour type; tRNS adds one to 0, 2 and 3."""
+
+_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Bit depths allowed for each colour type (PNG specification, table 11.1)."""
+_CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_CHUNK: Final = struct.Struct(">I4s")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an intact PNG holds."""
+
+    pixels: tuple[slice, ...]
+    """Where the data of its IDAT chunks lies; of the first one and those next to it."""
+    is_plain: bool
+    """Whether all else, but for the header, is of no consequence for the pixels."""
+
+
+def spec_of(data: bytes, *, whole: bool = True, raw: bool = False) -> ImageSpec | None:
+    """Return what a PNG decodes to, judged by all that precedes its pixels.
+
+    Args:
+        data: the file's first bytes, signature included.
+        whole: whether `data` is all of the file.
+        raw: whether palette indices and low-bit gray are to be kept as they are.
+
+    Returns:
+        The spec; None if `data` is not the whole file and does not tell yet.
+
+    Raises:
+        SampleError: damaged.
+    """
+    ihdr, transparent = data[8:33], None
+    if data[37:41] == b"IDAT":
+        transparent = False
+    elif whole or len(ihdr) == 25:
+        _spec(ihdr, False, raw)  # what follows a header makes no sense if that one does not
+        transparent = _has_transparency(data, whole=whole)
+    return None if transparent is None else _spec(ihdr, transparent, raw)
+
+
+def check(data: bytes, start: int = 8) -> Contents:
+    """Check every chunk of a whole PNG, and return what it holds.
+
+    Args:
+        data: the whole file.
+        start: of the first chunk; 33 if the header has been checked (by `spec_of`).
+
+    Raises:
+        SampleError: damaged or truncated.
+    """
+    pixels: list[slice] = []
+    is_plain = True
+    for kind, begin, end in chunks(data, start):
+        if data[begin : begin + 12] == END:
+            return Contents(tuple(pixels), is_plain)
+        _check_chunk(data, kind, begin, end)
+        if kind == b"IDAT" and (not pixels or begin == pixels[-1].stop + 4):
+            pixels.append(slice(begin + 8, end - 4))
+        elif begin > 8 and matters(kind):
+            is_plain = False
+    raise SampleError("damaged", "the file is truncated: no IEND chunk at its end")
+
+
+def only_stream(data: bytes, start: int) -> bytes | None:
+    """Return the zlib stream of a whole PNG, if nothing but the end of the file follows it.
+
+    This is what `check` finds in most files, in a fraction of its time.
+
+    Args:
+        data: the whole file.
+        start: of an IDAT chunk; what precedes it is intact.
+
+    Returns:
+        The stream; None if more follows the chunk, or it is damaged.
+    """
+    crc_at = len(data) - len(END) - 4
+    if int.from_bytes(data[start : start + 4]) != crc_at - start - 8:
+        return None
+    crc = zlib.crc32(data[start + 4 : crc_at])
+    return data[start + 8 : crc_at] if data[crc_at:] == crc.to_bytes(4) + END else None
+
+
+def matters(kind: bytes) -> bool:
+    """Return whether a chunk of this type, beside the header, may change what a decoder gives."""
+    return kind in _CRITICAL or kind in (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+
+
+def palette(data: bytes) -> bytes | None:
+    """Return the RGB entries of a palette PNG (3 bytes each), from its first bytes; else None."""
+    if not data.startswith(SIGNATURE) or data[25:26] != b"\3":
+        return None
+    for kind, start, end in chunks(data, 33):
+        if kind == b"PLTE":  # (a damaged one does not harm indices)
+            colours = data[start + 8 : end - 4]
+            return None if len(colours) % 3 or len(data) < end - 4 else colours
+    return None
+
+
+def is_exact_in_pillow(data: bytes) -> bool:
+    """Return whether Pillow gives the same pixels for a whole PNG.
+
+    It does for 8 bits a sample and less, but for gray and RGB with a tRNS chunk, and for 16-bit
+    gray.
+    """
+    depth, colour = data[24], data[25]
+    transparent = has_transparency(data)
+    return not ((depth == 16 and colour != 0) or (transparent and colour != 3))
+
+
+def has_transparency(data: bytes) -> bool:
+    """Return whether a whole PNG has a tRNS chunk before its pixels.
+
+    Raises:
+        SampleError: damaged.
+    """
+    return bool(_has_transparency(data, whole=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def _spec(ihdr: bytes, transparent: bool, raw: bool) -> ImageSpec:
+    """Return the spec that an IHDR chunk (25 bytes: length, type, data, CRC) describes."""
+    if len(ihdr) < 25:
+        raise SampleError("damaged", "the file is truncated in its header")
+    if ihdr[:8] != b"\0\0\0\x0dIHDR" or zlib.crc32(ihdr[4:21]) != int.from_bytes(ihdr[21:]):
+        raise SampleError("damaged", "the PNG header (IHDR) is damaged")
+    width, height, depth, colour, compression, filtering, interlace = struct.unpack(
+        ">IIBBBBB", ihdr[8:21]
+    )
+    if not (0 < width < 2**31 and 0 < height < 2**31):
+        raise SampleError("damaged", f"the PNG header claims {width}x{height} pixels")
+    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
+        raise SampleError(
+            "damaged",
+            f"the PNG header has no valid combination of colour type ({colour}), bit depth "
+            f"({depth}), compression ({compression}), filter ({filtering}) and interlace "
+            f"({interlace})",
+        )
+    channels = CHANNELS[colour] + (transparent and colour in (0, 2, 3))
+    if raw and (colour == 3 or (colour == 0 and depth < 8)):
+        channels = 1  # indices, or labels: what is transparent is for those who show them
+    return ImageSpec(
+        height=height,
+        width=width,
+        channels=channels,
+        dtype="uint16" if depth == 16 else "uint8",
+    )
+
+
+def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
+    """Return whether a tRNS chunk precedes the pixels; None if `data` ends before they begin."""
+    found = False
+    for kind, start, end in chunks(data, 33):
+        if kind == b"IDAT":
+            return found
+        if kind == b"IEND":
+            break
+        if end > len(data) and not whole:
+            return None
+        _check_chunk(data, kind, start, end)
+        found = found or kind == b"tRNS"
+    else:
+        if not whole:
+            return None
+    raise SampleError("damaged", "no image data: the file has no IDAT chunk")
+
+
+def is_animated(data: bytes) -> bool:
+    """Return whether an acTL chunk, before the pixels, says that there are more frames."""
+    for kind, *_ in chunks(data, 33):
+        if kind in (b"IDAT", b"acTL"):
+            return kind == b"acTL"
+    return False
+
+
+def as_plain_gray(data: bytes) -> bytes:
+    """Return a palette or gray PNG as plain gray of the same depth: its samples are the indices.
+
+    The pixels of both are stored alike (PNG specification, 4.4): so libpng serves here too, and
+    gray of 1, 2, 4 bits, which it scales, is scaled back exactly.
+    """
+    head = b"IHDR" + data[16:25] + b"\0" + data[26:29]
+    parts = [SIGNATURE, data[8:12], head, zlib.crc32(head).to_bytes(4)]
+    parts += [
+        data[start:end] for kind, start, end in chunks(data, 33) if kind not in (b"PLTE", b"tRNS")
+    ]
+    return b"".join(parts)
+
+
+def with_palette(data: bytes, colours: bytes) -> bytes:
+    """Return a palette PNG with other colours (3 bytes each); its first PLTE chunk is replaced."""
+    start, end = next((start, end) for kind, start, end in chunks(data, 33) if kind == b"PLTE")
+    head = len(colours).to_bytes(4) + b"PLTE"
+    crc = zlib.crc32(colours, zlib.crc32(b"PLTE")).to_bytes(4)
+    return b"".join((data[:start], head, colours, crc, data[end:]))
+
+
+def only_pixels(data: bytes) -> bytes:
+    """Return an intact PNG without whatever makes no pixels."""
+    wanted = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    parts = [data[start:end] for kind, start, end in chunks(data, 8) if kind in wanted]
+    return SIGNATURE + b"".join(parts)
+
+
+def chunks(data: bytes, start: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, begin and end of each chunk from `start` on; the last may end beyond the data."""
+    while start + 8 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, start)
+        end = start + 12 + length
+        yield kind, start, end
+        start = end
+
+
+def _check_chunk(data: bytes, kind: bytes, start: int, end: int) -> None:
+    """Raise if the chunk data[start:end] is not as it should be."""
+    if end > len(data):
+        raise SampleError("damaged", f"the file is truncated in its {_name(kind)} chunk")
+    if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+        raise SampleError("damaged", f"the checksum of the {_name(kind)} chunk is wrong")
+    if not kind.isalpha() or kind[2] & 32:
+        raise SampleError("damaged", f"expected the type of a chunk, found {_name(kind)}")
+    if not kind[0] & 32 and kind not in _CRITICAL:
+        raise SampleError("damaged", f"the {_name(kind)} chunk is critical and unknown")
+
+
+def _name(kind: bytes) -> str:
+    return kind.decode("ascii", "backslashreplace")

@@ -1,0 +1,168 @@
+"""`Files`: source files in order, read ahead by threads where they are slow to open.
+
+On a parallel file system an open costs milliseconds, in which a rank could decode hundreds of small
+images. Where files come in microseconds, threads would only cost: so the first files are read as
+they are asked for, a few at a time, and the time they take decides.
+
+May not: know what an image is, know ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from h5ingest.core.errors import SampleError
+from h5ingest.images import source_files
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+READERS: Final = 16
+"""Threads, if files turn out to be slow."""
+SLOW_S: Final = 250e-6
+"""Seconds for a file from which threads read ahead; below a quarter of it they stop."""
+AHEAD_BYTES: Final = 16 * 1024**2
+"""Of files read ahead, about; one file for each thread in any case."""
+
+_FILES: Final = 64
+_BYTES: Final = 1024**2
+_SECONDS: Final = 0.02
+"""Read at once, at most, without threads."""
+_TASK_FILES: Final = 4
+"""Read by a thread at once, at most: a few, for handing over costs some 50 µs."""
+_NAP_S: Final = 0.02
+
+Read = tuple[bytes, int] | SampleError
+"""What came of a file: its bytes and its size, or why it cannot be read."""
+
+
+class Files:
+    """The files below a folder."""
+
+    def __init__(
+        self,
+        root: bytes,
+        readers: int | None = None,
+        *,
+        end: bytes = b"",
+        limit: int | None = None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare; reads nothing.
+
+        Args:
+            root: folder that relative paths are relative to.
+            readers: threads that read ahead; 0: none; None: as many as it takes.
+            end: see `source.read`.
+            limit: see `source.read`; may be set anew while files are read.
+            waiting: called every 20 ms while a file is waited for (with threads only).
+        """
+        self._root = root
+        self._end = end
+        self._waiting = waiting
+        self._readers = readers
+        self._n_threads = readers or READERS
+        self._pool: ThreadPoolExecutor | None = None
+        self._folder: int | None = None
+        with contextlib.suppress(OSError):  # else the files say why
+            self._folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.limit = limit
+        self.seconds = 0.0
+        """For which files have been waited for."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if self._folder is not None:
+            os.close(self._folder)
+
+    def read(self, paths: Iterable[bytes]) -> Iterator[Read]:
+        """Yield what comes of each file, in order.
+
+        Args:
+            paths: below the root, or absolute; asked for ahead of need.
+        """
+        left = iter(paths)
+        if self._folder is None:
+            left = (os.path.join(self._root, path) for path in left)
+        tasks: deque[tuple[list[bytes], Future[_Some]]] = deque()
+        ahead, n_files = bool(self._readers), 1
+        while True:
+            while ahead and len(tasks) < 2 * self._n_threads:
+                if not (task := list(islice(left, n_files))):
+                    break
+                tasks.append((task, self._start(task)))
+            started_s = time.perf_counter()
+            some = self._finish(*tasks.popleft()) if tasks else self._some(left)
+            self.seconds += time.perf_counter() - started_s
+            if not some.files:
+                return
+            yield from some.files
+            if self._readers is None:
+                ahead = some.seconds > len(some.files) * (SLOW_S / 4 if ahead else SLOW_S)
+            room = AHEAD_BYTES * len(some.files) // (2 * self._n_threads * max(1, some.n_bytes))
+            n_files = min(max(1, room), _TASK_FILES)
+
+    def _some(self, paths: Iterator[bytes]) -> _Some:
+        """Read the next few files."""
+        found: list[Read] = []
+        read, folder, end, limit = source_files.read, self._folder, self._end, self.limit
+        n_bytes, started_s = 0, time.perf_counter()
+        for path in islice(paths, _FILES):
+            try:
+                file = read(path, limit, folder=folder, end=end)
+                n_bytes += len(file[0])
+                found.append(file)
+            except SampleError as error:
+                found.append(error)
+            if n_bytes >= _BYTES or time.perf_counter() - started_s >= _SECONDS:
+                break
+        seconds = time.perf_counter() - started_s
+        return _Some(found, n_bytes, seconds)
+
+    def _start(self, paths: list[bytes]) -> Future[_Some]:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # 15 files; few ranks need it
+
+            self._pool = ThreadPoolExecutor(self._n_threads, "read ahead")
+        return self._pool.submit(self._some, iter(paths))
+
+    def _finish(self, paths: list[bytes], future: Future[_Some]) -> _Some:
+        """Wait for what a thread reads; what it left out, to save memory, is read here."""
+        while True:
+            try:
+                some = future.result(_NAP_S)
+                break
+            except TimeoutError:
+                self._waiting()
+        left = iter(paths[len(some.files) :])
+        while (more := self._some(left)).files:
+            some = _Some(
+                some.files + more.files, some.n_bytes + more.n_bytes, some.seconds + more.seconds
+            )
+        return some
+
+
+class _Some(NamedTuple):
+    """A few files."""
+
+    files: list[Read]
+    n_bytes: int
+    """Of all of them."""
+    seconds: float
+    """It took to read them."""

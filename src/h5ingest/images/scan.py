@@ -1,0 +1,226 @@
+"""The images below a folder, sorted, and what else there was (`h5ingest manifest`; see `listing`).
+
+The order is that of the bytes of the paths, whatever the locale, and whatever the order in which
+the file system lists them. Memory does not grow with the number of images, only with the number of
+entries of one folder.
+
+May not: decode an image (the first bytes of a file tell what it is), know ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from h5ingest.core.errors import SampleError, UsageError
+from h5ingest.core.signatures import format_of
+from h5ingest.images import source_files
+
+HEAD_BYTES: Final = 32
+"""Read of each file: enough for the signature of every format."""
+
+EXTENSIONS: Final = {
+    b".png": "PNG", b".apng": "PNG", b".jpg": "JPEG", b".jpeg": "JPEG", b".jpe": "JPEG",
+    b".jfif": "JPEG", b".gif": "GIF", b".tif": "TIFF", b".tiff": "TIFF", b".webp": "WebP",
+    b".bmp": "BMP", b".jp2": "JPEG 2000", b".j2k": "JPEG 2000", b".avif": "AVIF", b".pnm": "PNM",
+    b".pbm": "PNM", b".pgm": "PNM", b".ppm": "PNM", b".qoi": "QOI",
+}  # fmt: skip
+
+LABELS: Final = ("parent", "path", "none")
+
+SHOWN: Final = 10
+"""Paths named for each reason."""
+
+Noted = dict[str, tuple[int, list[bytes]]]
+"""Reason -> (how many, the first few paths)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanOptions:
+    """What to look for, and what to write of it."""
+
+    label: str = "parent"
+    """`parent` (the name of the image's folder), `path` (all folders on the way) or `none`."""
+    group_level: int | None = None
+    """Which folder on the way names the group, 1 for the first; None: no groups."""
+    hidden: bool = False
+    """Whether to look at files and folders whose names begin with a dot."""
+    sniff: bool = True
+    """Whether the first bytes of each file decide; False: the name does, and no file is opened."""
+    absolute: bool = False
+    """Whether to write absolute paths; False: relative to the manifest's folder."""
+    overwrite: bool = False
+    """Whether to replace a manifest that exists."""
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise UsageError(f"--label: expected one of {', '.join(LABELS)}, got {self.label!r}")
+        if self.group_level is not None and self.group_level < 1:
+            raise UsageError(
+                f"--group-by-folder: expected 1 (the folders in DIR) or more, got "
+                f"{self.group_level}"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What a scan met. It grows as the scan goes on."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    """Images by format."""
+    classes: set[bytes] = field(default_factory=set)
+    """Distinct labels."""
+    groups: Counter[bytes] = field(default_factory=Counter)
+    """Images by group."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Files that are no images, by extension."""
+    noted: Noted = field(default_factory=dict)
+    """What the user should know by name."""
+    refused: Noted = field(default_factory=dict)
+    """What no line of the manifest can say."""
+    hidden: int = 0
+    """Files and folders not looked at because their names begin with a dot."""
+
+    @property
+    def n_images(self) -> int:
+        """Images found."""
+        return self.formats.total()
+
+
+def note(book: Noted, reason: str, path: bytes) -> None:
+    """Count a path under a reason, and keep it if it is one of the first."""
+    count, paths = book.get(reason, (0, []))
+    book[reason] = count + 1, paths if count >= SHOWN else [*paths, path]
+
+
+class Scan:
+    """Iterates over the images below a folder, as paths relative to it in the order of bytes.
+
+    A link to a file counts as a file. A link to a folder is followed, but nothing is entered twice
+    (device and inode): a link that leads to where the scan comes anyway gives way to the folder's
+    own path, and one that leads back up is a loop.
+    """
+
+    def __init__(self, folder: bytes, options: ScanOptions, tally: Tally) -> None:
+        self._base = os.path.join(folder, b"")
+        self._options = options
+        self._tally = tally
+        self._entered: set[tuple[int, int]] = set()
+
+    def __iter__(self) -> Iterator[bytes]:
+        # Folders sort with the slash that their paths go on with: so depth first is byte order.
+        # A stack, since folders may be nested more deeply than Python calls.
+        # level: (path with its slash, what is left of it, real paths that the way went through)
+        real: tuple[bytes, ...] = (os.path.realpath(self._base),)
+        self._entered.add(_identity(self._base))
+        stack = [(b"", iter(self._list(b"")), real)]
+        while stack:
+            prefix, left, through = stack[-1]
+            for name in left:
+                path = prefix + name
+                if name.endswith(b"/"):
+                    inner = self._enter(path, through)
+                    if inner is not None:
+                        stack.append((path, iter(self._list(path)), inner))
+                        break
+                elif self._is_image(path, name):
+                    yield path
+            else:
+                stack.pop()
+
+    def _list(self, path: bytes) -> list[bytes]:
+        """Return the names in a folder, sorted; those of folders end in a slash."""
+        names: list[bytes] = []
+        try:
+            with os.scandir(self._base + path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(b".") and not self._options.hidden:
+                        self._tally.hidden += 1
+                    elif entry.is_file(follow_symlinks=False):
+                        names.append(name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        names.append(name + b"/")
+                    elif entry.is_symlink():
+                        names += self._behind_link(path + name, name)
+                    else:
+                        note(self._tally.noted, "FIFO, socket or device", path + name)
+        except OSError as error:  # what has been listed by then counts
+            note(self._tally.noted, f"folder that cannot be read ({error.strerror})", path or b".")
+        return sorted(names)
+
+    def _behind_link(self, path: bytes, name: bytes) -> list[bytes]:
+        try:
+            mode = os.stat(self._base + path).st_mode
+        except OSError as error:
+            note(self._tally.noted, f"broken link ({error.strerror})", path)
+            return []
+        if stat.S_ISDIR(mode):
+            return [name + b"/"]
+        if stat.S_ISREG(mode):
+            return [name]
+        note(self._tally.noted, "FIFO, socket or device", path)
+        return []
+
+    def _enter(self, path: bytes, through: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
+        """Return the real paths that the way goes through with this folder; None: not again."""
+        full = self._base + path.rstrip(b"/")
+        again = False
+        try:
+            identity = _identity(full)
+            if os.path.islink(full):
+                target = os.path.realpath(full)
+                again = any(self._reaches(root, target) or _below(target, root) for root in through)
+                through = (*through, target)
+        except OSError as error:
+            note(self._tally.noted, f"folder that cannot be read ({error.strerror})", path)
+            return None
+        if again or identity in self._entered:
+            note(self._tally.noted, "link to a folder that is scanned anyway, or a loop", path)
+            return None
+        self._entered.add(identity)
+        return through
+
+    def _reaches(self, root: bytes, target: bytes) -> bool:
+        """Return whether the scan of one real folder comes to the other without any link."""
+        if not _below(root, target):
+            return False
+        way = target[len(root) :].split(b"/")
+        return self._options.hidden or not any(name.startswith(b".") for name in way)
+
+    def _is_image(self, path: bytes, name: bytes) -> bool:
+        tally = self._tally
+        head, size = None, 0
+        if self._options.sniff:
+            try:
+                head, size = source_files.read(self._base + path, HEAD_BYTES)
+            except SampleError as error:  # then by its name: the ingest will say the same of it
+                note(tally.noted, f"file that cannot be read ({error.reason})", path)
+        kind = format_of(head) if head is not None else None
+        if kind is None:
+            extension = os.path.splitext(name)[1].lower()
+            named = EXTENSIONS.get(extension)
+            if named is None:
+                tally.others[os.fsdecode(extension) or "no extension"] += 1
+                return False
+            if head is not None:
+                why = "something else inside" if size else "empty"
+                note(tally.noted, f"file that is named as an image ({why})", path)
+                return False
+            kind = named
+        tally.formats[kind] += 1
+        return True
+
+
+def _identity(path: bytes) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _below(root: bytes, path: bytes) -> bool:
+    """Return whether a real path is a real folder or lies below it."""
+    return path == root or path.startswith(os.path.join(root, b""))

@@ -1,0 +1,1 @@
+"""Looking at a finished file: checking it, showing it, describing it."""

@@ -1,0 +1,255 @@
+"""MLCommons Croissant 1.1 metadata of a finished file, for people and for search engines.
+
+Only what the file says is written. What it cannot say (license, creator, url, version, citeAs,
+datePublished) can be added to the JSON by hand: it is kept when the JSON is written again.
+
+May not: write HDF5; import mpi4py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import h5py
+import numpy as np
+
+from h5ingest.core import outfiles, schema
+from h5ingest.core.errors import OutputError
+
+_CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
+_MAX_NAMES: Final = 10_000
+"""Classes beyond which their names stay in the HDF5 file alone."""
+
+_PEOPLE_KNOW: Final = ("name", "description")
+"""Of what is written, what may be said better by hand."""
+
+_CONTEXT: Final[dict[str, object]] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+"""The standard's own; a validator warns of any other."""
+
+_TYPES: Final = {
+    "b": "sc:Boolean", "O": "sc:Text", "S": "sc:Text",
+    "f2": "cr:Float16", "f4": "cr:Float32", "f8": "cr:Float64",
+    "i1": "cr:Int8", "i2": "cr:Int16", "i4": "cr:Int32", "i8": "cr:Int64",
+    "u1": "cr:UInt8", "u2": "cr:UInt16", "u4": "cr:UInt32", "u8": "cr:UInt64",
+}  # fmt: skip
+
+_MEANINGS: Final = {
+    "images": "Pixels, exactly as the source files have them.",
+    "labels": "Class of the image.",
+    "paths": "Path of the source file, as in the manifest.",
+    "status": "0 missing, 1 ok, 2 failed: the image is then all zeros.",
+    "checksums": "xxh3-64 of the image's bytes, row-major, little-endian.",
+}
+
+
+def write(json_file: Path, hdf5_file: Path) -> None:
+    """Write the metadata of a finished file beside it, keeping what was added by hand.
+
+    Reads all of the HDF5 file once, for its SHA-256.
+
+    Raises:
+        OutputError: the JSON cannot be written, or what is there is not JSON of this kind.
+    """
+    try:
+        content = describe(hdf5_file)
+        if json_file.exists():
+            content = _keep_by_hand(json.loads(json_file.read_text("utf-8")), content)
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        outfiles.write(json_file, text.encode("utf-8", "replace"), outfiles.CROISSANT)
+    except OutputError as error:
+        raise OutputError(f"--croissant {error}") from None
+    except ValueError as error:
+        raise OutputError(
+            f"--croissant {json_file}: expected Croissant metadata to write again, found other "
+            f"content ({error}); remove it or name another file"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"--croissant {json_file}: {error.strerror}") from None
+
+
+def _keep_by_hand(old: object, new: dict[str, Any]) -> dict[str, Any]:
+    """Return the new metadata with what only a person can have put into the old."""
+    if not isinstance(old, dict) or "conformsTo" not in old:
+        raise ValueError("no conformsTo")
+    by_hand = {key: value for key, value in old.items() if key in _PEOPLE_KNOW or key not in new}
+    (file,) = new["distribution"]
+    for one in old.get("distribution", []):
+        if isinstance(one, dict) and one.get("@id") == file["@id"]:
+            file["contentUrl"] = one.get("contentUrl", file["contentUrl"])
+    return {**new, **by_hand}
+
+
+def describe(hdf5_file: Path) -> dict[str, Any]:
+    """Return the metadata of a finished file."""
+    with hdf5_file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with h5py.File(hdf5_file, "r") as file:
+        attrs = file.attrs
+        sets = [one for group in _groups(file) for one in _record_sets(group, hdf5_file.name)]
+        return {
+            "@context": _CONTEXT,
+            "@type": "sc:Dataset",
+            "conformsTo": _CROISSANT,
+            "name": hdf5_file.stem,
+            "description": f"{attrs['n_samples']} images in one HDF5 file, made by h5ingest "
+            f"{attrs['h5ingest_version']} ({attrs['schema']}).",
+            "dateCreated": attrs["created"],
+            # What the data are: the same for any number of ranks, unlike the file's own digest.
+            "identifier": f"sha256:{attrs['content_digest']}",
+            "distribution": [
+                {
+                    "@type": "cr:FileObject",
+                    "@id": hdf5_file.name,
+                    "name": hdf5_file.name,
+                    "contentUrl": hdf5_file.name,
+                    "contentSize": f"{hdf5_file.stat().st_size} B",
+                    "encodingFormat": "application/x-hdf5",
+                    "sha256": digest,
+                }
+            ],
+            "recordSet": sets,
+        }
+
+
+def _groups(file: h5py.File) -> Iterator[h5py.Group]:
+    """The groups that hold samples: the root, or those of --group-by."""
+    for name in sorted(json.loads(file.attrs.get("groups", '[""]'))):
+        yield file[f"/{name}"]
+
+
+def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object]]:
+    prefix = group.name.strip("/")
+    id_ = f"{_word(prefix)}_samples" if prefix else "samples"
+    names = f"{_word(prefix)}_label_names" if prefix else "label_names"
+    classes = group.get("label_names")
+    named = isinstance(classes, h5py.Dataset) and len(classes) <= _MAX_NAMES
+    n = len(group["status"])
+    fields = []
+    for path, shape, dtype in _columns(group):
+        field = _field(f"{id_}/{_word(path)}", path, shape, dtype)
+        field["source"] = {
+            "fileObject": {"@id": file_name},
+            "extract": {"column": f"/{prefix}/{path}" if prefix else f"/{path}"},
+        }
+        if path == "labels" and named:
+            field["references"] = {"field": {"@id": f"{names}/label"}}
+        fields.append(field)
+    yield {
+        "@type": "cr:RecordSet",
+        "@id": id_,
+        "name": id_,
+        "description": f"One record per image: row i of each dataset ({n} rows).",
+        "field": fields,
+    }
+    if named:
+        yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]])
+
+
+def _columns(group: h5py.Group) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """Path, shape of one value (-1: it varies) and type of all that has a row per sample."""
+    layout = str(group.file.attrs["schema"]).split()[1]
+    ours = {*schema.known(layout), schema.COLUMNS} - {"label_names"}
+    for name in sorted({name.partition("/")[0] for name in ours} & set(group)):
+        node = group[name]
+        if isinstance(node, h5py.Dataset):
+            yield name, node.shape[1:], node.dtype
+        elif name == schema.COLUMNS:
+            yield from (
+                (f"{name}/{column}", node[column].shape[1:], node[column].dtype)
+                for column in sorted(node)
+            )
+        elif layout == "ragged":  # images of any size: height, width, channels
+            yield name, (-1, -1, -1), node["pixels"].dtype
+        elif layout == "encoded":  # the bytes of the image files
+            yield name, (-1,), node["data"].dtype
+
+
+def _field(id_: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, object]:
+    name = path.rpartition("/")[2]
+    field: dict[str, object] = {
+        "@type": "cr:Field",
+        "@id": id_,
+        "name": id_,
+        "description": _MEANINGS.get(path, f"Column {name} of the manifest."),
+        "dataType": _TYPES.get(dtype.kind) or _TYPES[f"{dtype.kind}{dtype.itemsize}"],
+    }
+    if shape:
+        field |= {"isArray": True, "arrayShape": ",".join(map(str, shape))}
+    return field
+
+
+def _classes(id_: str, names: list[str]) -> dict[str, object]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": id_,
+        "name": id_,
+        "description": "The name of each class.",
+        "dataType": "sc:Enumeration",
+        "key": {"@id": f"{id_}/label"},
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{id_}/{part}",
+                "name": f"{id_}/{part}",
+                "description": meaning,
+                "dataType": type_,
+            }
+            for part, type_, meaning in (
+                ("label", "cr:Int64", "As in labels."),
+                ("name", "sc:Text", "As in the manifest."),
+            )
+        ],
+        "data": [{f"{id_}/label": label, f"{id_}/name": name} for label, name in enumerate(names)],
+    }
+
+
+def _word(text: str) -> str:
+    """Return the text with only what identifiers may hold; different texts stay different."""
+    return quote(text, safe="/", errors="replace")

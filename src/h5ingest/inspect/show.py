@@ -1,0 +1,283 @@
+"""`h5ingest show`: what is in a file, as a tree for people.
+
+May not: write the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from h5ingest.core import schema
+from h5ingest.core.layout import STATUS_MISSING, STATUS_OK, ImageSpec
+from h5ingest.core.options import size
+from h5ingest.reading.store import ImageStore
+
+QUOTAS: Final = (150_000, 200_000)
+"""Inodes that typical sites give with each TB."""
+
+MAX_CLASSES: Final = 20
+MAX_FAILED: Final = 5
+_MOST_COLUMNS: Final = 100
+_BAR: Final = 24
+_WIDTH: Final = 200
+"""Columns where there is no terminal: a digest or a path that is cut is of no use."""
+_FILTERS: Final = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 307: "bzip2", 32000: "lzf",
+                   32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd",
+                   32026: "blosc2"}  # fmt: skip
+_WITH_LEVEL: Final = (1, 307, 32015)
+"""Filters whose first option is the level."""
+
+
+def show(path: str | os.PathLike[str], *, group: str | None = None) -> None:
+    """Print what is in the file, or in one group of it.
+
+    Raises:
+        OutputError: the file cannot be read, or is not one of h5ingest.
+        UsageError: there is no such group.
+    """
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH
+    Console(width=width, highlight=False, markup=False, emoji=False).print(tree(path, group))
+
+
+def draw(
+    path: str | os.PathLike[str],
+    *,
+    group: str | None = None,
+    sheet: Path | None = None,
+    layers: int | None = None,
+    layers_to: Path | None = None,
+) -> list[Path]:
+    """Draw the pictures that are asked for and return where they are.
+
+    Args:
+        path: of the file.
+        group: name of the group, for a file that has groups.
+        sheet: where a contact sheet goes.
+        layers: the sample whose channels are drawn.
+        layers_to: where; None: a name made from that of the file, in the working directory.
+
+    Raises:
+        OutputError: the file cannot be read, or a picture not be written.
+        UsageError: there is no such group or sample.
+    """
+    from h5ingest.inspect import contact_sheet as pictures
+
+    made = []
+    if sheet is not None:
+        with ImageStore(path, group=group, failed="skip") as store:
+            pictures.sheet(store, sheet)
+        made.append(sheet)
+    if layers is not None:
+        target = layers_to or Path(f"{Path(path).stem}-layers-{layers}.png")
+        with ImageStore(path, group=group) as store:
+            pictures.layers(store, layers, target)
+        made.append(target)
+    return made
+
+
+def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
+    """Return a `rich.tree.Tree` of what is in the file, or in one group of it.
+
+    Raises:
+        OutputError: the file cannot be read, or is not one of h5ingest.
+        UsageError: there is no such group.
+    """
+    from rich.text import Text
+    from rich.tree import Tree
+
+    with ImageStore(path) as store, h5py.File(store.path, "r") as file:
+        title = Text(printable(os.fspath(path)), "bold")
+        about = f"   {size(os.path.getsize(store.path))}, {file.attrs['schema']}"
+        root = Tree(title.append(about, "not bold dim"), guide_style="dim")
+        n_images = 0
+        for name in [group] if group is not None else store.groups or [None]:
+            with ImageStore(path, group=name) as part:
+                n_images += len(part)
+                branch = root if name is None else root.add(Text(printable(name), "bold"))
+                _add(branch, _about_images(part, file))
+                _add(branch.add(Text("datasets", "bold")), _datasets(part, file))
+                _add_classes(branch, part)
+                _add_failed(branch, part)
+        _add(root.add(Text("inodes", "bold")), _inodes(n_images, os.path.getsize(store.path)))
+        _add(root.add(Text("provenance", "bold")), _provenance(file))
+    return root
+
+
+def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
+    """Add lines of (name, text), the names aligned."""
+    from rich.text import Text
+
+    pairs = [(printable(name), printable(text)) for name, text in lines]
+    width = max((len(name) for name, _text in pairs), default=0)
+    for name, text in pairs:
+        branch.add(Text.assemble(f"{name:<{width}}  ", (text, "dim")) if text else Text(name))
+
+
+def _about_images(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str]]:
+    """Yield what is to be said of the images, and how they are stored."""
+    n_failed = int((store.status != STATUS_OK).sum())
+    shape = store.shape[1:]
+    each = f" of {ImageSpec.of(shape, store.dtype)}" if shape and store.dtype is not None else ""
+    failed = f", {n_failed:,} failed" if n_failed else ", none failed"
+    yield f"{len(store):,} images{each}{failed}", ""
+    if store.sizes is not None and len(store):
+        low, high = np.asarray(store.sizes).min(axis=0), np.asarray(store.sizes).max(axis=0)
+        yield f"heights {low[0]:,} to {high[0]:,}, widths {low[1]:,} to {high[1]:,}", ""
+    if store.layout == "tree":
+        yield f"one dataset each{_classes(store)}", ""
+        return
+    dataset = file[f"{store.group or ''}/{schema.PIXELS[store.layout]}"]
+    yield _storage(dataset, store.layout), ""
+
+
+def _storage(dataset: h5py.Dataset, layout: str) -> str:
+    """Return chunks, filters, bytes and ratio of the dataset with the pixels."""
+    pixels, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    parts = ["contiguous"]
+    if dataset.chunks:
+        rows = dataset.chunks[0]
+        n_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+        what = ("image" if layout == "stack" else "element") + "s" * (rows > 1)
+        parts = [f"{-(-dataset.shape[0] // rows):,} chunks of {rows:,} {what} ({size(n_bytes)})"]
+    filters = filter_names(dataset)
+    parts.append(" + ".join(filters) if filters else "no filter")
+    if layout == "encoded":
+        parts.append(f"{size(pixels)} of image files as they were")
+    elif filters:
+        ratio = f", {pixels / stored:.1f} times smaller" if stored else ""
+        parts.append(f"{size(pixels)} of pixels in {size(stored)}{ratio}")
+    else:
+        parts.append(f"{size(pixels)} of pixels")
+    return ", ".join(parts)
+
+
+def filter_names(dataset: h5py.Dataset) -> list[str]:
+    """Return the filters of a dataset in order, as `--compression` names them."""
+    creation = dataset.id.get_create_plist()
+    names = []
+    for number in range(creation.get_nfilters()):
+        id_, _flags, options, description = creation.get_filter(number)
+        name = _FILTERS.get(id_) or f"{description.decode('utf-8', 'replace')} (filter {id_})"
+        names.append(f"{name}:{options[0]}" if id_ in _WITH_LEVEL and options else name)
+    return names
+
+
+def _datasets(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str]]:
+    """Yield the datasets of a group; of a tree, what is beside the images."""
+    group = file[f"/{store.group or ''}"]
+    columns = [f"{schema.COLUMNS}/{name}" for name in group.get(schema.COLUMNS, ())][:_MOST_COLUMNS]
+    for name in (*schema.known(store.layout), *columns):
+        dataset = group.get(name)
+        if isinstance(dataset, h5py.Dataset):
+            kind = "string" if dataset.dtype.kind == "O" else dataset.dtype.name
+            yield name, f"{dataset.shape} {kind}"
+
+
+def _classes(store: ImageStore) -> str:
+    return "" if store.labels is None else f", {len(np.unique(store.labels)):,} classes"
+
+
+def _add_classes(branch: Any, store: ImageStore) -> None:
+    """Add how many images each class has."""
+    from rich.text import Text
+
+    if store.labels is None or not len(store):
+        return
+    labels, counts = np.unique(store.labels, return_counts=True)
+    n_classes = len(labels)
+    classes = branch.add(Text(f"{n_classes:,} class{'es' * (n_classes > 1)}", "bold"))
+    names = store.label_names
+    shown = [
+        (str(label), printable(names[label]) if names and 0 <= label < len(names) else "", count)
+        for label, count in zip(labels[:MAX_CLASSES].tolist(), counts.tolist(), strict=False)
+    ]
+    widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
+    digits, most = len(f"{max(row[2] for row in shown):,}"), max(row[2] for row in shown)
+    for label, name, count in shown:
+        line = Text(f"{label:>{widths[0]}}  " + f"{name:<{widths[1]}}  " * bool(widths[1]))
+        line.append(f"{count:>{digits},}  ").append("▇" * max(1, count * _BAR // most), "cyan")
+        classes.add(line)
+    if n_classes > MAX_CLASSES:
+        rest = counts[MAX_CLASSES:]
+        few, many = int(rest.min()), int(rest.max())
+        each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        classes.add(Text(f"… and {len(rest):,} more of {each} images", "dim"))
+
+
+def _add_failed(branch: Any, store: ImageStore) -> None:
+    """Add the first failed rows by name."""
+    from rich.text import Text
+
+    rows = np.flatnonzero(store.status != STATUS_OK)
+    if not len(rows):
+        return
+    share = len(rows) / len(store)
+    failed = branch.add(Text(f"{len(rows):,} failed ({share:.2%} of all)", "bold red"))
+    for row, path in zip(
+        rows[:MAX_FAILED].tolist(), store.paths.many(rows[:MAX_FAILED]), strict=True
+    ):
+        missing = " (never stored)" if store.status[row] == STATUS_MISSING else ""
+        failed.add(Text(f"row {row:,}  {printable(path)}{missing}"))
+    if len(rows) > MAX_FAILED:
+        failed.add(Text(f"… and {len(rows) - MAX_FAILED:,} more: status in the file", "dim"))
+
+
+def _inodes(n_images: int, n_bytes: int) -> Iterator[tuple[str, str]]:
+    """Yield what the images would take of a quota as files, and what this file takes."""
+    yield f"1 file of {decimal(n_bytes)} instead of {n_images:,} files", ""
+    for quota in QUOTAS:
+        share = decimal(n_images / quota * 10**12)
+        yield f"{n_images:,} inodes are what comes with {share} at {quota:,} per TB", ""
+
+
+def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
+    """Yield the attributes of the file."""
+    for name, value in file.attrs.items():
+        if name in ("schema", "groups", "n_samples", "n_failed", "status"):
+            continue  # said already
+        text = str(value)
+        if name in ("options", "libraries", "job"):
+            pairs = json.loads(text)
+            text = ", ".join(
+                f"{key} {_plain(pairs[key])}" for key in pairs if pairs[key] is not None
+            )
+        yield name, text
+
+
+def _plain(value: object) -> str:
+    return " ".join(str(value).split())  # an MPI's version string has tabs and line feeds
+
+
+def decimal(n_bytes: float) -> str:
+    """Return a number of bytes as quotas are given, in powers of 1,000.
+
+    >>> decimal(400e9), decimal(60e6), decimal(12.5e12)
+    ('400 GB', '60 MB', '12.5 TB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.4g} TB"
+
+
+def printable(text: str) -> str:
+    r"""Return the text with what would not print, or steer a terminal, as escapes.
+
+    >>> print(printable("caf\udce9 \x1b[1m"))
+    caf\udce9 \x1b[1m
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

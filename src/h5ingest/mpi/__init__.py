@@ -1,0 +1,1 @@
+"""What ranks need of each other, and everything that waits."""

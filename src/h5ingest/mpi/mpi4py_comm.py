@@ -1,0 +1,228 @@
+"""`MpiComm`: a `Comm` with MPI behind it, whose ranks sleep while they wait.
+
+MPI's blocking calls spin: a rank that waits takes a whole core, and where there are more ranks than
+cores it takes that of the one that is waited for. So every collective here is a non-blocking one,
+looked at now and then. (Open MPI yields the core if it knows that it is oversubscribed; in
+Debian's MPICH 4.0.2, MPIR_CVAR_POLLS_BEFORE_YIELD=1 changed nothing.)
+
+mpi4py keeps Python's lock in the calls that start and end MPI: a `Watchdog`, a thread, could not
+end a process that waits there for ever. So these three are called through ctypes, which gives it
+away.
+
+May not: know images, files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SetupError
+from h5ingest.mpi.comm import Request, first_line, sleep_until, waiting
+from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.mpi.watchdog import Watchdog, exit_now, exit_within
+
+T = TypeVar("T")
+
+_LONGEST_NAP_S: Final = 0.005
+_START_TIMEOUT: Final = "H5INGEST_START_TIMEOUT"
+"""The environment variable for the seconds that MPI may take to start: no option is known yet.
+Debian's mpirun.mpich, asked to end just after it began, lets its ranks wait there for ever."""
+_START_TIMEOUT_S: Final = 300.0
+_ABORT_TIMEOUT_S: Final = 10.0
+_LAST_WORDS_S: Final = 0.3
+"""MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
+_SETTLED_S: Final = 0.1
+"""For MPICH 4.0 with UCX over TCP, where MPI_Finalize asks each peer to confirm the end. A rank
+that looks for a message once more confirms it before it has asked itself; the peer leaves, and the
+rank waits for its answer for ever. So all look for the last time, and only then the first ends.
+(A rank that the system holds up for so long may still be caught.)"""
+
+
+class MpiComm:
+    """All processes that the launcher started."""
+
+    def __init__(self, mpi: Any) -> None:
+        """Take `mpi4py.MPI`, and start MPI. Collective.
+
+        Raises:
+            SetupError: it cannot be started.
+        """
+        self.watch = Watchdog(launcher_rank() or 0)
+        self.watch.begin()
+        self.watch.start(_start_timeout_s(), f"{_START_TIMEOUT}, while MPI starts")
+        _start(mpi)
+        self._world = mpi.COMM_WORLD
+        self.rank: int = self._world.Get_rank()
+        self.size: int = self._world.Get_size()
+        self.library: str = first_line(mpi.Get_library_version())
+        self._mpi = mpi
+        # What is under way must not be mixed up with the steps' own collectives.
+        self._sums, sums = self._world.Idup()
+        self._messages, messages = self._world.Idup()
+        for request in (sums, messages):
+            _sleep_until(request)
+        self.watch.end()
+        self._status = mpi.Status()
+        self.n_hosts = len(set(self.allgather(mpi.Get_processor_name())))
+
+    def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:  # noqa: D102 - see Comm
+        return self._in_c(self._world), self._in_c(self._info(hints))
+
+    def _in_c(self, handle: Any) -> Any:
+        """Return an MPI handle as C has it: an int in MPICH, a pointer in Open MPI."""
+        is_int = self._mpi._sizeof(handle) == ctypes.sizeof(ctypes.c_int)
+        return (ctypes.c_int if is_int else ctypes.c_void_p)(self._mpi._handleof(handle))
+
+    def _info(self, hints: Mapping[str, str]) -> Any:
+        return self._mpi.Info.Create(dict(hints)) if hints else self._mpi.INFO_NULL
+
+    def create(self, path: Path, hints: Mapping[str, str]) -> None:  # noqa: D102
+        mpi = self._mpi
+        mode = mpi.MODE_CREATE | mpi.MODE_EXCL | mpi.MODE_WRONLY
+        try:
+            mpi.File.Open(mpi.COMM_SELF, str(path), mode, self._info(hints)).Close()
+        except mpi.Exception as error:
+            raise OSError(str(error)) from None
+
+    def bcast(self, value: T | None) -> T:  # noqa: D102
+        with waiting(self):
+            data = _pickled(value) if self.rank == 0 else b""
+            length = np.array([len(data)], np.int64)
+            _sleep_until(self._world.Ibcast(length))
+            buffer = bytearray(data) if self.rank == 0 else bytearray(int(length[0]))
+            _sleep_until(self._world.Ibcast([buffer, self._mpi.BYTE]))
+            return value if self.rank == 0 else pickle.loads(buffer)  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T] | None:  # noqa: D102
+        with waiting(self):
+            data = _pickled(value)
+            lengths = np.zeros(self.size if self.rank == 0 else 0, np.int64)
+            _sleep_until(self._world.Igather(np.array([len(data)], np.int64), lengths))
+            buffer = bytearray(int(lengths.sum()))
+            told = [buffer, lengths, self._mpi.BYTE] if self.rank == 0 else None
+            _sleep_until(self._world.Igatherv([data, self._mpi.BYTE], told))
+            return _unpickled(buffer, lengths) if self.rank == 0 else None
+
+    def allgather(self, value: T) -> list[T]:  # noqa: D102
+        with waiting(self):
+            data = b"" if value is None else _pickled(value)
+            lengths = np.zeros(self.size, np.int64)
+            _sleep_until(self._world.Iallgather(np.array([len(data)], np.int64), lengths))
+            buffer = bytearray(int(lengths.sum()))
+            if buffer:  # mostly nobody has an error to tell: one round is enough for that
+                told = [buffer, lengths, self._mpi.BYTE]
+                _sleep_until(self._world.Iallgatherv([data, self._mpi.BYTE], told))
+            return _unpickled(buffer, lengths)
+
+    def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
+        with waiting(self):
+            # What stays here, mostly nearly all, is not copied.
+            data = [b"" if r == self.rank else _pickled(part) for r, part in enumerate(parts)]
+            to = np.array([len(part) for part in data], np.int64)
+            lengths = np.zeros(self.size, np.int64)
+            _sleep_until(self._world.Ialltoall(to, lengths))
+            outgoing, buffer = b"".join(data), bytearray(int(lengths.sum()))
+            del data
+            byte = self._mpi.BYTE
+            _sleep_until(self._world.Ialltoallv([outgoing, to, byte], [buffer, lengths, byte]))
+            told: list[Any] = _unpickled(buffer, lengths)
+            told[self.rank] = parts[self.rank]
+            return told
+
+    def rest(self) -> None:  # noqa: D102
+        _sleep_until(self._world.Ibarrier())
+        if self.n_hosts > 1:
+            time.sleep(_SETTLED_S)
+
+    def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
+        return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
+
+    def send(self, rank: int, tag: int, values: NDArray[np.int64]) -> Request:  # noqa: D102
+        return _MpiRequest(self._messages.Isend(values, rank, tag), values)
+
+    def receive(self, tag: int) -> tuple[int, NDArray[np.int64]] | None:  # noqa: D102
+        if not self._messages.Iprobe(self._mpi.ANY_SOURCE, tag, self._status):
+            return None
+        source = self._status.Get_source()
+        values = np.empty(self._status.Get_count(self._mpi.INT64_T), np.int64)
+        self._messages.Recv(values, source, tag)
+        return source, values
+
+    def abort(self, code: int) -> None:  # noqa: D102
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
+            time.sleep(_LAST_WORDS_S)
+            exit_within(_ABORT_TIMEOUT_S, code)
+            c_library(self._mpi).MPI_Abort(self._in_c(self._world), code)
+        exit_now(code)  # some MPI libraries return from Abort
+
+
+def c_library(mpi: Any) -> ctypes.CDLL:
+    """Return MPI's functions in C. Not collective."""
+    return ctypes.CDLL(mpi.__file__)  # a name is also looked up in what this is linked with
+
+
+def _start(mpi: Any) -> None:
+    """Start MPI as mpi4py does, but without Python's lock. Collective.
+
+    Raises:
+        SetupError: it cannot be started.
+    """
+    if mpi.Is_initialized():  # the user's MPI4PY_RC_INITIALIZE
+        return
+    provided = ctypes.byref(ctypes.c_int())
+    code = c_library(mpi).MPI_Init_thread(None, None, mpi.THREAD_FUNNELED, provided)
+    if code:
+        raise SetupError(f"MPI cannot be started: MPI_Init_thread returned {code}")
+    for comm in (mpi.COMM_SELF, mpi.COMM_WORLD):
+        comm.Set_errhandler(mpi.ERRORS_RETURN)
+
+
+def _start_timeout_s() -> float:
+    text = os.environ.get(_START_TIMEOUT, "")
+    try:
+        seconds = float(text or _START_TIMEOUT_S)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise SetupError(f"{_START_TIMEOUT}: expected a number of seconds, got {text!r}")
+    return seconds
+
+
+class _MpiRequest:
+    def __init__(self, request: Any, values: Any = None) -> None:
+        self._request = request
+        self._values = values  # MPI reads them until the request is complete
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
+
+
+def _sleep_until(request: Any) -> None:
+    """Return when the request is complete."""
+    sleep_until(request.Test, _LONGEST_NAP_S)
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def _unpickled(data: bytearray, lengths: NDArray[np.int64]) -> list[Any]:
+    """Return the values that lie one after the other; None where there is nothing."""
+    view, end = memoryview(data), 0
+    values = []
+    for length in lengths.tolist():
+        start, end = end, end + length
+        values.append(pickle.loads(view[start:end]) if length else None)
+    return values

@@ -1,0 +1,95 @@
+"""`Watchdog`: what ends a rank that waits for others in vain.
+
+May not: know MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from h5ingest.core.errors import EXIT_STOPPED
+
+
+class Watchdog:
+    """Ends this process if it waits for other ranks in vain: nothing else ends it everywhere.
+
+    A cut network link leaves MPICH, and by default Open MPI, waiting for ever.
+    """
+
+    def __init__(self, rank: int) -> None:
+        """Begin asleep.
+
+        Args:
+            rank: of this process, for the message.
+        """
+        self._rank = rank
+        self._wait: object | None = None
+        """Stands for the wait under way; None while nothing is waited for."""
+        self._timeout_s = 0.0
+        self._option = ""
+
+    def begin(self) -> None:
+        """A wait for other ranks begins. Not collective."""
+        self._wait = object()
+
+    def end(self) -> None:
+        """It is over. Not collective."""
+        self._wait = None
+
+    def start(self, timeout_s: float, option: str = "--peer-timeout") -> None:
+        """Watch from now on: a wait of more than `timeout_s` ends the process with exit code 75.
+
+        Seconds are counted, not read from a clock: a job that is suspended stands still. Called
+        again, it changes the time.
+
+        Args:
+            timeout_s: seconds.
+            option: what sets them, for the message.
+        """
+        started, self._timeout_s, self._option = self._timeout_s > 0, timeout_s, option
+        if not started:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        seen, waited_s = None, 0.0
+        while True:
+            timeout_s = self._timeout_s
+            step_s = min(1.0, timeout_s / 4)
+            time.sleep(step_s)
+            wait = self._wait
+            waited_s = waited_s + step_s if wait is not None and wait is seen else 0.0
+            seen = wait
+            if waited_s > timeout_s:
+                try:
+                    print(
+                        f"h5ingest: error: rank {self._rank}: no sign of life of another rank for "
+                        f"{timeout_s:.0f} s ({self._option}): a host, its network or the launcher "
+                        f"is gone. Start the same command again to go on.",
+                        file=sys.__stderr__,
+                        flush=True,
+                    )
+                finally:
+                    exit_now(EXIT_STOPPED)
+
+
+def exit_within(timeout_s: float, code: int) -> None:
+    """End this process with an exit code after `timeout_s`, if it has not ended by then.
+
+    For calls that wait for others and may never return: they must let Python's threads run.
+    """
+    timer = threading.Timer(timeout_s, os._exit, [code])  # not `exit_now`: nothing may hold it up
+    timer.daemon = True
+    timer.start()
+
+
+def exit_now(code: int) -> NoReturn:
+    """End this process. Unlike `sys.exit`: it closes no parallel file, which is collective."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

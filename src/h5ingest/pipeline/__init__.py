@@ -1,0 +1,1 @@
+"""The main job, from a manifest to a published file."""

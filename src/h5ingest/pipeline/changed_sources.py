@@ -1,0 +1,71 @@
+"""Files that were changed after an earlier run had stored their images.
+
+The rule for a job that is gone on with: each image is stored whole, from one reading of its file,
+and its checksum is of what is stored. One that an earlier run has stored stays as it is: so of a
+file that was changed in between there is the old image or the new one, never parts of both
+(`storage.joints`). How many old ones there may be is counted here, for the report.
+
+May not: know a writer, decode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from h5ingest.core.partition import overlap
+from h5ingest.pipeline.redistribute import Portion
+from h5ingest.storage.job_files import Earlier
+
+_BEAT_FILES: Final = 64
+
+
+def count_changed(
+    portions: Sequence[Portion],
+    earlier: Sequence[Earlier],
+    root: bytes,
+    beat: Callable[[], None],
+) -> int:
+    """Return of how many images the file was changed after the run that stored them began.
+
+    The system's own time of the last change counts, of content or attributes: no one can set it
+    back, and every change of a file's size or content renews it. A file that is gone counts too.
+    Not collective.
+
+    Args:
+        portions: the images that this rank would have stored, had there been no other run.
+        earlier: what other runs stored.
+        root: folder that relative paths are relative to.
+        beat: called now and then.
+    """
+    n_changed = 0
+    for portion in portions:
+        for run in earlier:
+            for span in run.done[portion.group]:
+                for row in _begun(portion, span):
+                    path = portion.samples.paths[row - portion.samples.rows.start]
+                    n_changed += _changed(os.path.join(root, path), run.time_ns)
+                    if row % _BEAT_FILES == 0:
+                        beat()
+    return n_changed
+
+
+def _changed(path: bytes, since_ns: int) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return True
+    return max(status.st_ctime_ns, status.st_mtime_ns) >= since_ns
+
+
+def _begun(portion: Portion, span: range) -> range:
+    """Return the rows of a portion that begin in a span of its group's `pixels`."""
+    samples = portion.samples
+    if not len(samples.starts):  # a stack: rows are positions
+        return overlap(portion.owned, span)
+    first, stop = np.searchsorted(samples.starts, (span.start, span.stop)).tolist()
+    base = samples.rows.start
+    return overlap(portion.owned, range(base + first, base + stop))

@@ -1,0 +1,180 @@
+"""The end of a job: images that are torn, those that failed, the rank-0 pass, the file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from h5ingest.core.errors import (
+    Failure,
+    IngestError,
+    OutputError,
+    SampleError,
+    SamplesFailedError,
+    describe_failures,
+)
+from h5ingest.core.layout import Layout
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.notes import Note
+from h5ingest.core.options import IngestOptions
+from h5ingest.images.conversion import Losses
+from h5ingest.mpi.comm import agree, agreeing
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.probing import REMEDY, Findings
+from h5ingest.pipeline.provenance import provenance
+from h5ingest.pipeline.rank_stats import Work
+from h5ingest.pipeline.redistribute import Portion
+from h5ingest.pipeline.report import write_failures
+from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.job_files import discard
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from h5ingest.storage.split_images import Torn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What came of storing the images."""
+
+    failures: tuple[Failure, ...] = ()
+    losses: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    n_resumed: int = 0
+    warnings: tuple[str, ...] = ()
+    n_changed: int = 0
+    digest: str = ""
+    bytes_out: int = 0
+
+
+def describe_losses(losses: Losses, n_resumed: int, options: IngestOptions) -> tuple[str, ...]:
+    """Return a line for each kind of loss, and one for what has not been counted.
+
+    An image is counted by the run that stores it: a job that is killed cannot tell.
+    """
+    lines = losses.describe()
+    if n_resumed and (options.channels in ("gray", "rgb") or options.reduce_depth):
+        lines += (f"not counted: the {n_resumed:,} images that an earlier run stored",)
+    return lines
+
+
+def join(
+    job: Job,
+    layout: Layout,
+    portions: Sequence[Portion],
+    work: Work,
+    before: Iterable[tuple[int, int]],
+    journal: Journal | None,
+) -> list[Failure]:
+    """Return, on root, all failures: those met on the way, and images that are torn. Collective.
+
+    Args:
+        job: the run.
+        layout: the datasets.
+        portions: what this rank would have done, had nothing been done before.
+        work: what it has done.
+        before: on root, (group, element) of joints in earlier runs.
+        journal: on root.
+    """
+    comm = job.comm
+    torn: list[Torn] = []
+    joints = comm.gather(work.joints)
+    with agreeing(comm):
+        if joints is not None and journal is not None:
+            from h5ingest.storage.split_images import blank, find_torn, undo  # on root only
+
+            every = {*before, *(joint for told in joints for joint in told)}
+            torn = find_torn(job.beside.partial, layout, every) if every else []
+            if torn:
+                job.check_lock()
+                journal.append(undo(layout, torn))
+                if job.options.on_error == "blank":
+                    blank(job.beside.partial, layout, torn)
+            journal.close()
+    found = {failure.index: failure.to_plain() for failure in work.failures}
+    for group, row, *_ in comm.bcast(torn):
+        for portion in portions:
+            if portion.group == group and row in portion.owned:
+                k = row - portion.samples.rows.start
+                index, path = int(portion.samples.indices[k]), portion.samples.paths[k]
+                reason = "the file changed, or could be read only once, while it was stored"
+                failure = SampleError("changed", reason).at(index, path)
+                found.setdefault(index, failure.to_plain())
+    told = comm.gather(list(found.values()))
+    return [Failure.from_plain(plain) for plains in told or [] for plain in plains]
+
+
+def finish(
+    job: Job,
+    layout: Layout,
+    manifest: Manifest,
+    findings: Findings,
+    writer: Writer,
+    done: Done,
+) -> Done:
+    """Let root end the file and give it its name, while the others wait asleep. Collective."""
+    pulse = job.final_pulse()
+    error: IngestError | None = None
+    if job.comm.rank == 0:
+        from h5ingest.storage.rank0_pass import (  # needed on one rank, opened on one
+            finalize,
+            publish,
+        )
+
+        try:
+            job.check_lock()
+            _refuse_failures(job, manifest, done.failures)
+            attributes = provenance(
+                layout, manifest, job.options, job.comm, job.command, n_failed=len(done.failures)
+            )
+            digest = finalize(
+                job.beside.partial,
+                layout,
+                manifest,
+                attributes,
+                names=writer.names(),
+                palette=findings.palette,
+                beat=lambda: job.final_beat(pulse),
+            )
+            job.check_lock()
+            with output_errors(f"{job.beside.partial}: cannot be looked at"):
+                done = replace(done, digest=digest, bytes_out=job.beside.partial.stat().st_size)
+            options = job.options
+            notice = publish(
+                job.beside.partial,
+                job.beside.out,
+                overwrite=options.overwrite,
+                foreign=options.overwrite_foreign,
+            )
+            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
+        except IngestError as caught:
+            error = caught
+    pulse.finish(lambda: (job.interrupt.requested,))
+    agree(job.comm, error)
+    return job.comm.bcast(done)
+
+
+def _tidy(job: Job) -> str:
+    """Take away what is beside the published file; return what went wrong, if anything. Root only.
+
+    From the moment that OUT has its name the job has succeeded: this can only be told.
+    """
+    try:
+        discard(job.beside)
+    except OutputError as error:
+        return f"{job.beside.out} is complete, what was beside it stays: {error}"
+    return ""
+
+
+def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:
+    """Write down which images failed, and raise if none may. Root only."""
+    write_failures(job.beside.failed, failures)
+    if failures and job.options.on_error == "fail":
+        raise SamplesFailedError(
+            f"{len(failures):,} of {manifest.n_rows:,} images failed, nothing is "
+            f"published: {describe_failures(failures, manifest.lines_of)}\n{REMEDY} Then start the "
+            f"same command again: only what is missing is done.",
+            failures,
+        )

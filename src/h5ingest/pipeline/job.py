@@ -1,0 +1,253 @@
+"""`Job`: what all steps of one run share; its lock, its clock, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import OutputError, StoppedError, extended
+from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.comm import Comm, agree, agreeing
+from h5ingest.mpi.signals import Interrupt, StopRequested
+from h5ingest.pipeline.report import Spread
+from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.job_files import Beside
+from h5ingest.storage.lock import Fence, Lock
+
+_LITTLE_BYTES: Final = 4 * MIB
+"""Free space so small that it may be why a write failed."""
+_FULL: Final = ("No space left", "quota", "File too large")
+_FREE: Final = "are free in"
+
+
+class Watch(Protocol):
+    """Whoever wants to see the run while it goes on; called on every rank."""
+
+    def phase(self, name: str, n_images: int) -> None:
+        """A phase begins that has to do with so many images over all ranks."""
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        """So much is done of this phase, over all ranks."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know; on root."""
+
+
+class Nobody:
+    """Sees nothing."""
+
+    def phase(self, name: str, n_images: int) -> None:
+        """See `Watch`."""
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        """See `Watch`."""
+
+    def notice(self, text: str) -> None:
+        """See `Watch`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One run, on one rank."""
+
+    manifest_path: Path
+    beside: Beside
+    options: IngestOptions
+    comm: Comm
+    watch: Watch
+    interrupt: Interrupt
+    command: str
+    started_s: float = field(default_factory=time.perf_counter)
+    started_ns: int = field(default_factory=time.time_ns)
+    """The same moment, in nanoseconds since 1970."""
+    started_cpu_s: float = field(default_factory=time.process_time)
+    """CPU seconds of this process until then: start-up."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Phase -> seconds of this rank."""
+    stopping: bool = False
+    """Whether some rank has been asked to stop, as far as this one knows."""
+    fence: Fence | None = None
+    """Guards the file."""
+
+    @property
+    def root(self) -> bytes:
+        """The folder that relative paths are relative to."""
+        return os.fsencode(os.path.abspath(self.options.root or self.manifest_path.parent))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the output. Collective at the beginning.
+
+        Raises:
+            OutputError: another job has it.
+        """
+        lock: Lock | None = None
+        with agreeing(self.comm):
+            if self.comm.rank == 0:
+                lock = Lock(self.beside.lock, self.options.peer_timeout_s)
+                if lock.notice:
+                    self.watch.notice(lock.notice)
+        try:
+            token = self.comm.bcast(lock.token if lock else None)
+            self.fence = Fence(self.beside.lock, token)
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def check_lock(self) -> None:
+        """Raise if another job has taken the output over. Not collective.
+
+        Raises:
+            OutputError: it has.
+        """
+        if self.fence is not None:
+            self.fence.check(now=True)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note the seconds that the block takes on this rank."""
+        started_s = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started_s
+
+    def pulse(self, phase: str, n_images: int) -> Pulse:
+        """Begin a phase that all ranks watch together. Not collective."""
+        self.watch.phase(phase, n_images)
+        return Pulse(self.comm, 4, on_sum=self._on_sum)
+
+    def beat(self, pulse: Pulse, n_images: int, n_bytes: int, n_failed: int) -> None:
+        """Take part in the sums, and leave the loop if some rank was asked to stop.
+
+        Raises:
+            StopRequested: some rank was.
+        """
+        pulse.beat(n_images, n_bytes, n_failed, self.interrupt.requested)
+        if self.stopping or self.interrupt.requested:
+            raise StopRequested
+
+    def finish(
+        self,
+        pulse: Pulse,
+        n_images: int,
+        n_bytes: int,
+        n_failed: int,
+        meanwhile: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Wait until every rank has finished the phase. Collective."""
+        pulse.finish(
+            lambda: (n_images, n_bytes, n_failed, self.interrupt.requested), meanwhile=meanwhile
+        )
+
+    def stop_if_asked(self, n_safe: int | None = None) -> None:
+        """Raise on all ranks if some rank was asked to stop. Collective.
+
+        Args:
+            n_safe: images of this rank that are stored.
+
+        Raises:
+            StoppedError: some rank was.
+        """
+        told = self.comm.allgather((self.stopping or self.interrupt.requested, n_safe or 0))
+        if any(asked for asked, _ in told):
+            stored = (
+                f", {sum(n for _, n in told):,} images were stored" if n_safe is not None else ""
+            )
+            error = StoppedError(f"stopped as asked{stored}: start the same command again to go on")
+            agree(self.comm, error)
+
+    def final_pulse(self) -> Pulse:
+        """Begin the phase in which root works alone. Not collective."""
+        return Pulse(self.comm, 1, on_sum=self._on_asked)
+
+    def final_beat(self, pulse: Pulse) -> None:
+        """Take part in the sums. Root only.
+
+        Raises:
+            StoppedError: some rank was asked to stop.
+        """
+        pulse.beat(self.interrupt.requested)
+        if self.stopping or self.interrupt.requested:
+            raise StoppedError(
+                "stopped as asked, all images are stored: start the same command again to go on"
+            )
+
+    def check_space(self, n_bytes: int) -> None:
+        """Raise if the file system has no room for so many bytes. Not collective: root only.
+
+        Raises:
+            OutputError: it has not; says how much is needed and how much is free.
+        """
+        with output_errors(f"{self.beside.out}: its folder cannot be looked at"):
+            free, used = self._space()
+        if free + used < n_bytes:
+            raise OutputError(
+                f"{self.beside.out}: {n_bytes - used:,} bytes are needed, {free:,} {_FREE} "
+                f"{self.beside.out.parent}"
+            )
+
+    @contextlib.contextmanager
+    def explaining_space(self, n_bytes: int) -> Iterator[None]:
+        """Say how much space there is if that may be why the block cannot write.
+
+        The MPI libraries do not tell HDF5 what the system said.
+
+        Args:
+            n_bytes: of the finished file; 0 if that shows only in the end.
+
+        Raises:
+            OutputError: what the block raised, with more words.
+        """
+        try:
+            yield
+        except OutputError as error:
+            try:
+                free, used = self._space()
+            except OSError:  # the folder is gone
+                raise error from None
+            text = str(error)
+            full = free < _LITTLE_BYTES or any(word in text for word in _FULL)
+            if not full or _FREE in text:
+                raise
+            need = f", {n_bytes - used:,} more are needed" if n_bytes > used else ""
+            more = (
+                f"{free:,} bytes {_FREE} {self.beside.out.parent}{need}. What is stored is kept: "
+                f"make room and start the same command again."
+            )
+            raise extended(error, more) from None
+
+    def _space(self) -> tuple[int, int]:
+        """Return the bytes that are free for the file, and those that it has."""
+        file_system = os.statvfs(self.beside.out.parent)
+        used = 0
+        with contextlib.suppress(OSError):
+            used = self.beside.partial.lstat().st_blocks * 512
+        return file_system.f_bavail * file_system.f_frsize, used
+
+    def spreads(self) -> dict[str, Spread]:
+        """Return the seconds of each phase over all ranks. Collective."""
+        told = self.comm.allgather(self.seconds)
+        return {name: Spread.of([seconds[name] for seconds in told]) for name in self.seconds}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the CPU seconds of all ranks and their threads, before and since. Collective."""
+        work_s = time.process_time() - self.started_cpu_s
+        told = self.comm.allgather((self.started_cpu_s, work_s))
+        return {"start": sum(start for start, _ in told), "work": sum(work for _, work in told)}
+
+    def _on_asked(self, total: NDArray[np.int64]) -> None:
+        self.stopping = self.stopping or int(total[0]) > 0
+
+    def _on_sum(self, total: NDArray[np.int64]) -> None:
+        n_images, n_bytes, n_failed, n_asked = total.tolist()
+        self.stopping = self.stopping or n_asked > 0
+        self.watch.advance(n_images, n_bytes, n_failed)

@@ -1,0 +1,205 @@
+"""From files to pixels: each sample of a portion, its checksum and its status.
+
+A sample that cannot be read becomes zeros, a status and a `Failure`; the loop goes on. May not:
+know a writer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import STATUS_FAILED, STATUS_OK
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.sample_table import Samples
+from h5ingest.images.conversion import Fit, Losses, convert_into, holds
+from h5ingest.images.decode import Prober, check_intact, decode_into
+from h5ingest.images.prefetch import Files
+from h5ingest.pipeline.rank_stats import Book, Work
+
+_ALIKE_IMAGES: Final = 64
+_ALIKE_BYTES: Final = 256 * 1024
+"""Images decoded in one go, at most, and their pixels, if it is more than one."""
+
+
+class Loader:
+    """Fills arrays with samples, for all portions of one rank."""
+
+    def __init__(
+        self,
+        options: IngestOptions,
+        files: Files,
+        cache: dict[int, bytes],
+        work: Work,
+        beat: Callable[[], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            options: how samples are read and converted.
+            files: the samples' files.
+            cache: bytes of files that have been read already, by global index; emptied.
+            work: counts what is loaded.
+            beat: called after every sample and every file that is read; to look at the clock.
+        """
+        self._options = options
+        self._files = files
+        self._cache = cache
+        self._work = work
+        self._beat = beat
+        self._raw = options.samples == "raw"
+        self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
+        resample = options.resample or ("nearest" if self._raw else "bicubic")
+        self._fit = Fit(
+            how=options.fit, pad_value=options.pad_value, resample=resample, raw=self._raw
+        )
+
+    def feed(self, samples: Samples) -> Iterator[bytes | SampleError]:
+        """Yield each sample's file, in order, or why it cannot be read.
+
+        Files that are not in the cache are read ahead.
+        """
+        cache = self._cache
+        n = len(samples.indices)
+        missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
+        read = self._files.read(compress(samples.paths, missing))
+        for index in samples.indices.data:
+            data = cache.pop(index, None)
+            if data is None:
+                file = next(read)
+                yield file if isinstance(file, SampleError) else file[0]
+                self._beat()
+            else:
+                yield data
+
+    def load_all(
+        self,
+        samples: Samples,
+        first: int,
+        feed: Iterator[bytes | SampleError],
+        images: NDArray[Any],
+        book: Book,
+    ) -> None:
+        """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
+
+        The files of as many as `_ALIKE_IMAGES` are held at once, if they are small images.
+
+        Args:
+            samples: of the portion.
+            first: position in them of the first.
+            feed: their files, from the first on.
+            images: the samples are theirs to fill.
+            book: of the portion.
+        """
+        n_alike = max(1, min(_ALIKE_IMAGES, _ALIKE_BYTES // images[0].nbytes))
+        for start in range(0, len(images), n_alike):
+            some = images[start : start + n_alike]
+            self._load_some(samples, first + start, list(islice(feed, len(some))), some, book)
+
+    def _load_some(
+        self,
+        samples: Samples,
+        first: int,
+        files: Sequence[bytes | SampleError],
+        images: NDArray[Any],
+        book: Book,
+    ) -> None:
+        """Do what `load_all` does, for a few whose files are given."""
+        rows = slice(first, first + len(images))
+        intact = [data for data in files if isinstance(data, bytes)]
+        if len(intact) == len(files) and self._probe.decode_alike(intact, images):
+            book.status[rows] = STATUS_OK
+            book.sizes[rows] = images.shape[1:3]
+            book.checksums[rows] = [xxh3_64_intdigest(image) for image in images]
+            self._work.n_read_bytes += sum(map(len, intact))
+            self._work.n_done += len(images)
+        else:
+            for k, (data, image) in enumerate(zip(files, images, strict=True), first):
+                size = self.load(samples, k, data, image, book)
+                book.sizes[k] = size or image.shape[:2]
+        self._beat()
+
+    def load(
+        self,
+        samples: Samples,
+        k: int,
+        data: bytes | SampleError,
+        image: NDArray[Any],
+        book: Book,
+        *,
+        counts: bool = True,
+    ) -> tuple[int, int] | None:
+        """Fill `image` with a sample, or with zeros, and enter it in the book.
+
+        Args:
+            samples: of the portion.
+            k: position in them.
+            data: its file, or why it cannot be read.
+            image: (H, W) or (H, W, C), or (n,) for a file as it is.
+            book: of the portion.
+            counts: whether the sample is this rank's to count and to report.
+
+        Returns:
+            The size within a padded image; None if there is no image.
+        """
+        work = self._work
+        size = None
+        try:
+            if isinstance(data, SampleError):
+                raise data
+            size, notes = self._decode(data, image, counts)
+            book.status[k] = STATUS_OK
+            if counts:
+                work.n_read_bytes += len(data)
+                for kind in notes:
+                    path = os.fsdecode(samples.paths[k])
+                    work.notes.add(kind, int(samples.indices[k]), path)
+        except SampleError as error:
+            image[...] = 0
+            book.status[k] = STATUS_FAILED
+            if counts:
+                work.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
+        book.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
+        work.n_done += counts
+        self._beat()
+        return size
+
+    def _decode(
+        self, data: bytes, image: NDArray[Any], counts: bool
+    ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+        """Fill `image`; return the size of what is in it, and kinds of notes on it."""
+        options = self._options
+        if image.ndim == 1:
+            if not len(image) or len(data) != len(image):
+                self._probe(data)  # may know a better reason
+                raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
+            check_intact(data)
+            image[...] = np.frombuffer(data, np.uint8)
+            return None, ()
+        spec = self._probe(data)
+        assert spec is not None, "the whole file tells"
+        if spec.shape == image.shape and spec.dtype == image.dtype:
+            notes = decode_into(data, image, raw=self._raw, spec=spec)
+            return (spec.height, spec.width), notes
+        channels = image.shape[2] if image.ndim == 3 else 1
+        lossy = spec.dtype == "uint16" and image.dtype == np.uint8 and not options.reduce_depth
+        if (
+            lossy
+            or (options.channels == "auto" and not holds(channels, spec))
+            or (options.dtype == "auto" and spec.dtype != image.dtype)
+        ):  # what the header said when it was probed did fit
+            raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
+        pixels = np.empty(spec.shape, spec.dtype)
+        notes = decode_into(data, pixels, raw=self._raw, spec=spec)
+        losses = Losses()
+        size = convert_into(pixels, image, self._fit, losses)
+        if counts:
+            self._work.losses.add(losses)
+        return size, notes

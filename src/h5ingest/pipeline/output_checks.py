@@ -1,0 +1,170 @@
+"""The beginning of a job: whether OUT can be made, and what an earlier job left of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from h5ingest import __version__
+from h5ingest.core.errors import Failure, OutputError
+from h5ingest.core.layout import Layout
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
+from h5ingest.core.sample_table import Samples
+from h5ingest.images.png import decoder_version
+from h5ingest.mpi.comm import agreeing
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.provenance import package_version, source_date
+from h5ingest.storage.datasets import hdf5_version
+from h5ingest.storage.filters import canonical
+from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, spans_by_run
+from h5ingest.storage.journal import Journal, Records
+from h5ingest.storage.lock import LONGEST_ENDING
+from h5ingest.storage.lustre_stripes import create_empty, hints
+from h5ingest.storage.writer_choice import Choice
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed, instead of giving it back to the system after each image.
+
+    glibc raises its limits for that with the largest block that has been freed, up to 32 MiB
+    (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it takes no memory; other
+    libraries do as they like. Otherwise the page faults of each photograph, its file and its
+    pixels, take as long as decoding it (docs/performance.md).
+    """
+    np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
+
+
+def check_output(job: Job) -> None:
+    """Raise if the output cannot be made, before any work is done. Root only."""
+    out = job.beside.out
+    folder = out.parent
+    check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.beside.all))
+    source_date()
+    if not os.path.isdir(folder):
+        raise OutputError(f"{out}: expected an existing folder {folder}; make it first")
+    most = os.pathconf(folder, "PC_NAME_MAX") - LONGEST_ENDING
+    if len(os.fsencode(out.name)) > most:
+        raise OutputError(
+            f"{out}: expected a name of at most {most} bytes, found {len(os.fsencode(out.name))}: "
+            f"names beside it are made of it, up to {LONGEST_ENDING} bytes longer"
+        )
+    if out.is_dir():
+        raise OutputError(f"{out}: expected the name of a file to make, found a folder")
+    if job.options.dry_run or not any(map(os.path.lexists, (job.beside.journal, job.beside.lock))):
+        _refuse_existing(job)
+    check(job.beside.failed, FAILURES)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: no permission to create files in {folder}")
+
+
+def check_left(job: Job) -> None:
+    """Take away what a job left that was killed as it published, or right after. Root only.
+
+    Not before the lock is ours: for a moment, that of a living job looks the same.
+    """
+    beside = job.beside
+    if not job.options.restart and not os.path.lexists(beside.partial):
+        check(beside.journal, JOURNAL)  # a new one is about to take its place
+    unfinished = os.path.lexists(beside.partial) and not is_same(beside.partial, beside.out)
+    if os.path.lexists(beside.out) and not unfinished:
+        discard(beside)
+    _refuse_existing(job)
+
+
+def _refuse_existing(job: Job) -> None:
+    from h5ingest.storage.existing_output import refuse_existing  # on root only
+
+    options = job.options
+    refuse_existing(job.beside.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
+
+
+def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
+    """Raise if OUT, which is to be replaced, is one of the manifest's own files. Collective.
+
+    An HDF5 file is no image, so it is among this rank's failures if it is a source at all.
+    """
+    with agreeing(job.comm):
+        for failure in failures:
+            path = os.path.join(job.root, os.fsencode(failure.path))
+            if failure.kind != "missing" and is_same(os.path.realpath(path), job.beside.out):
+                raise OutputError(
+                    f"{job.beside.out}: is a file of the manifest (sample {failure.index}: "
+                    f"{failure.path}) and is not replaced: name another OUT"
+                )
+
+
+def about_job(
+    job: Job, manifest: Manifest, layout: Layout, runs: Sequence[Samples]
+) -> dict[str, object]:
+    """Return, on root, what must be the same for the work of a job to be of use to another.
+
+    All that decides which bytes lie where, and which pixels they are. Collective.
+    """
+    fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
+    if fingerprints is None:
+        return {}
+    options = job.options.content()
+    del options["on_error"]  # a policy for the end: what is stored until then is the same
+    return {
+        "manifest": manifest.sha256,
+        "root": os.fsdecode(job.root),
+        "options": {
+            **options,
+            "size": list(job.options.size or []) or None,
+            "compression": canonical(job.options.compression),
+        },
+        "delimiter": manifest.dialect.delimiter.decode(),
+        "samples": manifest.n_rows,
+        "images": {
+            group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
+        },
+        "the datasets": layout.digest,
+        "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
+        "alignment": job.options.alignment,
+        "versions": {
+            "h5ingest": __version__,
+            "HDF5": hdf5_version(),
+            "decoders": f"{decoder_version()}, Pillow {package_version('pillow')}",
+        },
+    }
+
+
+def begin_file(
+    job: Job, layout: Layout, about: dict[str, object]
+) -> tuple[Journal | None, Records, list[list[range]], list[Earlier]]:
+    """Return the journal and what it knows, both on root; what of each group is done, by which run.
+
+    Collective.
+    """
+    journal: Journal | None = None
+    known = Records.none()
+    done: list[list[range]] = []
+    earlier: list[Earlier] = []
+    with agreeing(job.comm):
+        if job.comm.rank == 0:
+            if not layout.filters:  # else the size shows only in the end
+                job.check_space(layout.stored_bytes)
+            options = job.options
+
+            def create(path: Path) -> None:
+                wanted = options.stripe_count, options.stripe_size
+                if notice := create_empty(path, job.comm, layout.stored_bytes, *wanted):
+                    job.watch.notice(notice)
+
+            journal, known = begin(job.beside, about, restart=options.restart, create=create)
+            spans = known.spans()
+            done = done_spans(spans, len(layout.groups))
+            earlier = spans_by_run(spans, len(layout.groups))
+    return journal, known, *job.comm.bcast((done, earlier))
+
+
+def mpi_hints(job: Job, choice: Choice) -> dict[str, str]:
+    """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
+    options = job.options
+    if options.hints and (not choice.mpio or job.comm.size == 1):
+        job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {choice.why}")
+    return hints(options.stripe_count, options.stripe_size) | dict(options.hints)

@@ -1,0 +1,270 @@
+"""The images' headers, read by all ranks, and what all of them agree on.
+
+Afterwards every missing, unreadable or oddly shaped file is known, and nothing has been written
+yet.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.census import censuses, count, merge, of_group
+from h5ingest.core.errors import Failure, SampleError, SamplesFailedError, describe_failures, where
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.images import source_files
+from h5ingest.images.decode import HEAD_BYTES, Prober
+from h5ingest.images.png_chunks import END, palette
+from h5ingest.images.prefetch import Files
+from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.pipeline.output_spec import (
+    MOST_KINDS,
+    Target,
+    decide,
+    describe_conversions,
+    describe_misfit,
+)
+from h5ingest.pipeline.read_manifest import Held
+
+REMEDY: Final = (
+    "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
+    "--on-error blank."
+)
+"""What to do about images that cannot be read."""
+
+_MOST_GROUPS: Final = 10
+"""Groups whose images do not fit together that a message shows."""
+_BEAT_S: Final = 0.02
+"""Seconds between two beats, at most, if the files allow it."""
+_OBJECT_BYTES: Final = 128
+"""What a cached file takes beside its bytes: the bytes object, its index, its place in the dict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What one rank found in the headers of its images."""
+
+    kinds: NDArray[np.void]
+    """(k,) `census.KIND`, of the images that can be read."""
+    shapes: NDArray[np.int32]
+    """(n, 4) height, width, channels, bytes a value; zeros for what cannot be read. (0, 4) for the
+    layout `stack`, which has one shape."""
+    sizes: NDArray[np.int64]
+    """(n,) bytes of each file; (0,) for the layout `stack`."""
+    failures: list[Failure]
+    """Images that cannot be read."""
+    n_bytes: int
+    """Size of the files."""
+    palettes: frozenset[bytes]
+    """Different palettes seen, two at most: RGB entries."""
+    cache: dict[int, bytes]
+    """index -> all bytes of the file, for as many as the memory budget holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What all ranks know of the images."""
+
+    targets: tuple[Target, ...]
+    """What the images of each group become."""
+    conversions: tuple[str, ...]
+    """What that changes without loss, for the summary."""
+    n_bytes: int
+    """Size of all files."""
+    palette: bytes | None
+    """The one palette of all palette images, RGB entries; None if there are none or several."""
+
+
+def probe_images(
+    held: Held, root: bytes, options: IngestOptions, beat: Callable[[int], None]
+) -> Probed:
+    """Read the headers of this rank's images. Not collective.
+
+    Args:
+        held: the samples.
+        root: folder that relative paths are relative to.
+        options: for its `max_pixels`, `cache_bytes`, `samples` and `layout`.
+        beat: called now and then with the number of images probed so far.
+    """
+    failures = []
+    cache: dict[int, bytes] = {}
+    palettes: set[bytes] = set()
+    n_bytes, budget = 0, options.cache_bytes
+    raw = options.samples == "raw"
+    probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
+    n = len(held.paths)
+    shapes, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
+    first, i, next_beat_s = held.indices.start, 0, 0.0
+    known, shape = None, np.zeros(4, np.int32)
+    files = Files(
+        root,
+        options.readers,
+        end=END,
+        limit=None if budget > 0 else HEAD_BYTES,
+        waiting=lambda: beat(i),
+    )
+    with files:
+        for i, file in enumerate(files.read(held.paths)):
+            if time.monotonic() >= next_beat_s:
+                beat(i)
+                next_beat_s = time.monotonic() + _BEAT_S
+            try:
+                if isinstance(file, SampleError):
+                    raise file
+                data, size = file
+                spec = probe(data, whole=len(data) == size)
+                if spec is None:
+                    data, size = source_files.read(os.path.join(root, held.paths[i]))
+                    spec = probe(data)
+                    assert spec is not None, "the whole file tells"
+            except SampleError as error:
+                failures.append(error.at(held.indices[i], held.paths[i]))
+                continue
+            if spec is not known:
+                known, shape = spec, _shape(spec)
+            shapes[i], sizes[i] = shape, size
+            n_bytes += size
+            if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
+                palettes.add(colours)
+            if len(data) == size <= budget:
+                cache[first + i] = data
+                budget -= size + _OBJECT_BYTES
+                if budget <= 0:
+                    files.limit = HEAD_BYTES
+    kinds = count(held.groups, shapes, first)
+    if options.layout == "stack":
+        shapes, sizes = shapes[:0].copy(), sizes[:0].copy()
+    return Probed(
+        kinds=kinds,
+        shapes=shapes,
+        sizes=sizes,
+        failures=failures,
+        n_bytes=n_bytes,
+        palettes=frozenset(palettes),
+        cache=cache,
+    )
+
+
+def _shape(spec: ImageSpec) -> NDArray[np.int32]:
+    """Return (4,) height, width, channels, bytes a value."""
+    return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
+
+
+def agree_on_images(
+    probed: Probed, held: Held, manifest: Manifest, root: bytes, options: IngestOptions, comm: Comm
+) -> Findings:
+    """Return what the images become. Collective.
+
+    Raises:
+        SamplesFailedError: images that cannot be read (unless they may be blank), or that do not
+            fit together as the options have it.
+    """
+    told = comm.gather(
+        (
+            probed.kinds,
+            [failure.to_plain() for failure in probed.failures],
+            probed.n_bytes,
+            probed.palettes,
+        )
+    )
+    judged = None if told is None else _judge(told, manifest, options)
+    wanted = comm.bcast(judged.named if judged else None)
+    paths = comm.gather(
+        {i: os.fsdecode(held.paths[i - held.indices.start]) for i in wanted if i in held.indices}
+    )
+    with agreeing(comm):
+        if judged is not None and paths is not None:
+            _refuse(
+                judged,
+                {i: path for part in paths for i, path in part.items()},
+                manifest,
+                root,
+                options,
+            )
+    return comm.bcast(judged.findings if judged else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What comes of what all ranks told."""
+
+    findings: Findings
+    failures: list[Failure]
+    nothing: bool
+    """Whether no image can be read."""
+    misfits: dict[int, tuple[NDArray[np.void], list[str]]]
+    """group -> (its kinds, the commonest first; what is wrong with them), for the first groups."""
+    n_misfits: int
+    """Groups whose images do not fit together."""
+
+    @property
+    def named(self) -> list[int]:
+        """Indices of the images that a message names."""
+        return [int(i) for kinds, _ in self.misfits.values() for i in kinds["first"][:MOST_KINDS]]
+
+
+def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judged:
+    """Judge what all ranks told. Root only."""
+    kinds = merge([kinds for kinds, *_ in told])
+    decided = [decide(census, options) for census in censuses(kinds, len(manifest.group_names))]
+    targets = tuple(target for target, _ in decided)
+    misfits = [group for group, (_, problems) in enumerate(decided) if problems]
+    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
+    return _Judged(
+        findings=Findings(
+            targets=targets,
+            conversions=() if misfits else describe_conversions(kinds, targets),
+            n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
+            palette=next(iter(palettes)) if len(palettes) == 1 else None,
+        ),
+        failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
+        nothing=not len(kinds),
+        misfits={g: (of_group(kinds, g), decided[g][1]) for g in misfits[:_MOST_GROUPS]},
+        n_misfits=len(misfits),
+    )
+
+
+def _refuse(
+    judged: _Judged, paths: dict[int, str], manifest: Manifest, root: bytes, options: IngestOptions
+) -> None:
+    """Raise what `agree_on_images` raises. Root only.
+
+    Args:
+        judged: what comes of the images.
+        paths: index -> path of the images that are named.
+        manifest: they are in.
+        root: folder that relative paths are relative to.
+        options: whether images may be blank.
+    """
+    failures = judged.failures
+    if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
+        first = os.fsdecode(os.path.join(root, os.fsencode(failures[0].path)))
+        raise SamplesFailedError(
+            f"{manifest.path}: none of its {manifest.n_rows:,} files exists; the first was looked "
+            f"for as {first}. Paths are relative to the manifest's folder unless --root DIR says "
+            f"otherwise.",
+            failures,
+        )
+    problems = []
+    if failures and (options.on_error == "fail" or judged.nothing):
+        problems.append(
+            f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
+            f"{describe_failures(failures, manifest.lines_of)}\n{REMEDY}"
+        )
+    lines = manifest.lines_of(list(paths))
+    places = {i: f"{where(i, lines)}: {path}" for i, path in paths.items()}
+    for group, (kinds, lacks) in judged.misfits.items():
+        name = os.fsdecode(manifest.group_names[group])
+        problems.append(describe_misfit(name, kinds, places, lacks))
+    if (n_more := judged.n_misfits - len(judged.misfits)) > 0:
+        problems.append(f"… and {n_more:,} groups more whose images do not fit together")
+    if problems:
+        raise SamplesFailedError(f"{manifest.path}: " + "\n".join(problems), failures)

@@ -1,0 +1,117 @@
+"""Where a file comes from: the attributes of its root group."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Final
+
+import h5py
+
+from h5ingest import __version__
+from h5ingest.core.errors import UsageError
+from h5ingest.core.layout import Layout
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.images.png import decoder_version
+from h5ingest.mpi.comm import Comm
+from h5ingest.storage.filters import canonical
+
+_SLURM: Final = {
+    "slurm_job": "SLURM_JOB_ID",
+    "slurm_nodes": "SLURM_JOB_NODELIST",
+    "slurm_restarts": "SLURM_RESTART_COUNT",
+    "slurm_array_job": "SLURM_ARRAY_JOB_ID",
+    "slurm_array_task": "SLURM_ARRAY_TASK_ID",
+}
+"""Name in the file -> variable that SLURM sets, where it applies (sbatch(1), output variables)."""
+_PACKAGES: Final = ("numpy", "pillow", "hdf5plugin")
+
+
+def provenance(
+    layout: Layout,
+    manifest: Manifest,
+    options: IngestOptions,
+    comm: Comm,
+    command: str,
+    *,
+    n_failed: int,
+) -> dict[str, str | int]:
+    """Return the attributes of the file, apart from its digest.
+
+    Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
+    else of the run that made it, and is the same, byte for byte, wherever it is made again.
+    """
+    told = source_date()
+    moment = told or datetime.now(UTC)
+    libraries = {
+        "h5py": h5py.version.version,
+        "HDF5": h5py.version.hdf5_version,
+        "decoder": decoder_version(),
+        **{name: package_version(name) for name in _PACKAGES},
+    }
+    attributes: dict[str, str | int] = {}
+    if layout.grouped:
+        attributes["groups"] = _json([group.prefix[1:] for group in layout.groups])
+    if told is None:
+        libraries["MPI"] = comm.library
+        attributes["job"] = _json(_job(comm))
+    return attributes | {
+        "h5ingest_version": __version__,
+        "schema": layout.schema,
+        "status": "complete",
+        "created": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "n_samples": manifest.n_rows,
+        "n_failed": n_failed,
+        "manifest_name": _text(manifest.path.name),
+        "manifest_sha256": manifest.sha256,
+        "options": _json({**options.content(), "compression": canonical(options.compression)}),
+        "libraries": _json(libraries),
+        "command": _text(command),
+    }
+
+
+def source_date() -> datetime | None:
+    """Return the moment that SOURCE_DATE_EPOCH names; None if it is not set.
+
+    Raises:
+        UsageError: it names none.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not epoch:
+        return None
+    try:
+        return datetime.fromtimestamp(int(epoch if epoch.isdecimal() else "-"), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970 as digits, up to the year 9999, got "
+            f"{epoch!r}"
+        ) from None
+
+
+def _job(comm: Comm) -> dict[str, str | int]:
+    """Return which job made the file; one that was gone on with: the last."""
+    told = {
+        name: os.environ[variable] for name, variable in _SLURM.items() if variable in os.environ
+    }
+    return {"ranks": comm.size, "hosts": comm.n_hosts, **told}
+
+
+def package_version(package: str) -> str:
+    """Return the version of an installed package. Root only."""
+    from importlib import metadata  # 40 files: for root alone
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _text(name: str) -> str:
+    """Return it as HDF5 can hold it: bytes that are no UTF-8 as Python writes them."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)  # equal values are equal bytes

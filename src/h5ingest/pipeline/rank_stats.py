@@ -1,0 +1,65 @@
+"""What one rank keeps of its work: counts, failures, and what is stored beside the pixels.
+
+May not: know files, a writer, a communicator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import Failure
+from h5ingest.core.notes import Notes
+from h5ingest.core.sample_table import Samples
+from h5ingest.images.conversion import Losses
+
+
+@dataclass(slots=True)
+class Work:
+    """What one rank has done so far."""
+
+    n_done: int = 0
+    """Images decoded, failed ones included."""
+    n_kept: int = 0
+    """Those whose batch has been written."""
+    n_read_bytes: int = 0
+    """Bytes of the files decoded."""
+    n_written_bytes: int = 0
+    """Bytes of pixels written."""
+    failures: list[Failure] = field(default_factory=list)
+    """Images that could not be stored."""
+    joints: list[tuple[int, int]] = field(default_factory=list)
+    """(group, element) where a portion begins or ends inside an image, whose other part is decoded
+    once more, by another rank or run."""
+    n_changed: int = 0
+    """Files that changed after an earlier run had stored their images."""
+    losses: Losses = field(default_factory=Losses)
+    """What conversions dropped."""
+    notes: Notes = field(default_factory=Notes)
+    """What else is worth knowing of images that were stored."""
+    read_s: float = 0.0
+    """Seconds in waiting for files."""
+    decode_s: float = 0.0
+    """Seconds in decoding, converting and checksums."""
+    write_s: float = 0.0
+    """Seconds in writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What is known of each sample of a portion beside its pixels."""
+
+    checksums: NDArray[np.uint64]
+    """(n,)"""
+    status: NDArray[np.uint8]
+    """(n,)"""
+    sizes: NDArray[np.uint32]
+    """(n, 2) height and width without padding; of a stack only, else zeros."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> Book:
+        """Return an empty book."""
+        n = len(samples.rows)
+        return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))

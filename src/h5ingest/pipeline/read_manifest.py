@@ -1,0 +1,123 @@
+"""The manifest, read by all ranks: each parses the lines of its own byte range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate
+from operator import or_
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.column_types import resolve
+from h5ingest.core.errors import ManifestError, agreed
+from h5ingest.core.manifest import (
+    Manifest,
+    ManifestPart,
+    file_sha256,
+    read_class_names,
+    read_part,
+    share,
+)
+from h5ingest.core.manifest_dialect import Dialect, LineError, sniff
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.mpi.comm import Comm, agreeing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The lines of the manifest that one rank has read."""
+
+    indices: range
+    """Global indices of its samples."""
+    paths: PackedStrings
+    """(n,) as in the manifest."""
+    groups: NDArray[np.int32]
+    """(n,) position of each sample's group in `Manifest.group_names`."""
+    folders: PackedStrings
+    """(n,) names of HDF5 groups for the layout `tree`; else empty."""
+
+
+def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, Held]:
+    """Return the manifest, and the lines that this rank has read. Collective.
+
+    Raises:
+        ManifestError: with the file, the line, what was expected and what was found.
+    """
+    head: tuple[Dialect, str] | None = None
+    with agreeing(comm):
+        if comm.rank == 0:
+            head = sniff(path, options.delimiter), file_sha256(path)
+            _check_group_column(path, head[0], options.group_by)
+    dialect, sha256 = comm.bcast(head)
+    coded = options.group_by
+    if coded is None and options.layout == "tree" and "label" in dialect.columns:
+        coded = "label"
+    part, problem = ManifestPart.nothing(), None
+    with agreeing(comm):
+        try:
+            byte_range = share(path, dialect, comm.rank, comm.size)
+            part = read_part(path, dialect, byte_range, coded)
+        except OSError as error:
+            raise ManifestError(f"{path}: cannot be read by rank {comm.rank}: {error}") from None
+        except LineError as error:
+            problem = error.line, error.problem
+    told = comm.allgather((part.n_lines, len(part.paths), part.integer_labels, part.flags, problem))
+    line = dialect.body_line
+    for n_lines, *_, found in told:
+        if found:
+            raise agreed(ManifestError(f"{path}, line {line + found[0]}: {found[1]}"))
+        line += n_lines
+    bounds = [0, *accumulate(n_rows for _, n_rows, *_ in told)]
+    if bounds[-1] == 0:
+        raise agreed(ManifestError(f"{path}: expected at least one image, found only the header"))
+    class_names = None
+    if "label" in dialect.columns and not all(integer for _, _, integer, *_ in told):
+        parts = comm.allgather(read_class_names(path, dialect, byte_range))
+        class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
+    flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
+    group_names, groups = _agree_on_names(part, options.group_by is not None, comm)
+    counts = np.bincount(groups, minlength=len(group_names))
+    manifest = Manifest(
+        path=path,
+        dialect=dialect,
+        sha256=sha256,
+        n_rows=bounds[-1],
+        class_names=class_names,
+        column_kinds=dict(zip(dialect.extra_columns, map(resolve, flags), strict=True)),
+        group_by=options.group_by,
+        group_names=group_names,
+        group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
+    )
+    folders = PackedStrings.pack([])
+    if coded == "label" and options.group_by is None:
+        folders = PackedStrings.pack([part.names[code] for code in part.codes.tolist()])
+    held = Held(
+        indices=range(bounds[comm.rank], bounds[comm.rank + 1]),
+        paths=part.paths,
+        groups=groups,
+        folders=folders,
+    )
+    return manifest, held
+
+
+def _check_group_column(path: Path, dialect: Dialect, column: str | None) -> None:
+    if column is not None and column not in dialect.columns[1:]:
+        raise ManifestError(
+            f"{path}: expected a column {column!r} to group by, found {', '.join(dialect.columns)}"
+        )
+
+
+def _agree_on_names(
+    part: ManifestPart, grouped: bool, comm: Comm
+) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
+    """Return the sorted names of all groups, and the group of each local row. Collective."""
+    if not grouped:
+        return (b"",), np.zeros(len(part.paths), np.int32)
+    names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
+    codes = {name: code for code, name in enumerate(names)}
+    recoded = np.array([codes[name] for name in part.names], np.int32)
+    return names, recoded[part.codes]

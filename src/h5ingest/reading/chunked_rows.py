@@ -1,0 +1,163 @@
+"""Rows of a dataset in chunks of whole rows: each chunk read as stored, decoded once, kept."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import OutputError
+from h5ingest.reading.chunk_cache import ChunkCache
+from h5ingest.reading.forksafe_file import Handle, plain_dtype
+from h5ingest.reading.rows import Indices, all_normal, normal
+from h5ingest.reading.threads import Threads
+from h5ingest.reading.unfilter import Pipeline, check_available
+
+_FEW: Final = 8
+"""Rows of a chunk up to which copying one by one beats an index array."""
+
+
+class ChunkedRows:
+    """Rows in chunks, with the decoded chunks that were used last.
+
+    A chunk that is one row is not kept: it is decoded into the caller's array, and an epoch does
+    not come back to it.
+    """
+
+    def __init__(
+        self, handle: Handle, dataset: h5py.Dataset, cache_bytes: int, threads: Threads
+    ) -> None:
+        """Prepare.
+
+        Args:
+            handle: of the file.
+            dataset: (N, …), chunked along axis 0 only.
+            cache_bytes: what decoded chunks may take; one is always kept.
+            threads: for the chunks of a batch.
+
+        Raises:
+            SetupError: a filter is not available here.
+        """
+        self.shape, self.dtype = dataset.shape, plain_dtype(dataset.dtype)
+        self._handle, self._name, self._threads = handle, dataset.name, threads
+        self._pipeline = Pipeline(dataset)
+        self.chunk_rows: int = dataset.chunks[0]
+        self._beyond = (0,) * (len(self.shape) - 1)
+        n_chunks = -(-self.shape[0] // self.chunk_rows)
+        n_kept = min(n_chunks, max(1, cache_bytes // self._pipeline.chunk_bytes))
+        self._cache = ChunkCache(handle, n_kept, self._pipeline.chunk_shape, self.dtype)
+        self._opened: tuple[Any, Any] = (None, None)
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return a copy of the row."""
+        chunk, place = divmod(normal(row, self.shape[0]), self.chunk_rows)
+        if self.chunk_rows == 1:
+            out = np.empty((1, *self.shape[1:]), self.dtype)
+            self._decode(chunk, out)
+            found: NDArray[Any] = out[0]
+            return found
+        values = self._cache.hold(chunk, self._decode)
+        try:
+            found = values[place].copy()
+        finally:
+            self._cache.lock.release()
+        return found
+
+    def span(self, rows: slice) -> NDArray[Any]:
+        """Return a copy of the rows of a slice."""
+        wanted = range(*rows.indices(self.shape[0]))
+        if wanted.step != 1:
+            return self.many(np.array(wanted, np.intp))
+        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        row, step = wanted.start, self.chunk_rows
+        while row < wanted.stop:
+            chunk = row // step
+            stop = min((chunk + 1) * step, wanted.stop)
+            target = out[row - wanted.start : stop - wanted.start]
+            if step == 1:
+                self._decode(chunk, target)
+            else:
+                values = self._cache.hold(chunk, self._decode)
+                try:
+                    target[...] = values[row - chunk * step : stop - chunk * step]
+                finally:
+                    self._cache.lock.release()
+            row = stop
+        return out
+
+    def many(self, rows: Indices) -> NDArray[Any]:
+        """Return copies of the rows in the order asked; each chunk is decoded once."""
+        rows = all_normal(rows, self.shape[0])
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        where: dict[int, list[int]] = {}  # chunk -> places in `out`
+        for place, chunk in enumerate((rows // self.chunk_rows).tolist()):
+            where.setdefault(chunk, []).append(place)
+
+        def fill(chunk: int) -> None:
+            self._take(chunk, rows, where[chunk], out)
+
+        # Those that are kept first: reading the others could push them out.
+        kept = [chunk for chunk in where if chunk in self._cache]
+        for chunk in kept:
+            fill(chunk)
+        others = sorted(where.keys() - kept) if kept else sorted(where)
+        self._threads.each(fill, others, len(others) * self._pipeline.chunk_bytes)
+        return out
+
+    def _take(self, chunk: int, rows: Indices, places: list[int], out: NDArray[Any]) -> None:
+        """Copy those rows that are in a chunk to their places in `out`."""
+        if self.chunk_rows == 1:
+            self._decode(chunk, out[places[0] : places[0] + 1])
+            out[places[1:]] = out[places[0]]
+            return
+        in_chunk = rows[places] - chunk * self.chunk_rows
+        values = self._cache.hold(chunk, self._decode)
+        try:
+            if len(places) > _FEW:
+                out[places] = values[in_chunk]
+            else:
+                for place, row in zip(places, in_chunk.tolist(), strict=True):
+                    out[place] = values[row]
+        finally:
+            self._cache.lock.release()
+
+    def _decode(self, chunk: int, out: NDArray[Any]) -> None:
+        """Fill `out`, of the shape of a chunk, C-contiguous.
+
+        Raises:
+            OutputError: the chunk cannot be read or decoded: the file is damaged.
+        """
+        with self._handle as file:
+            stored = self._stored(file, chunk) if self._pipeline.native else None
+        if stored is not None:
+            try:
+                self._pipeline.decode_into(*stored, out)
+            except ValueError as error:
+                raise OutputError(
+                    f"{self._handle.path}: {self._name}: chunk {chunk} is damaged: {error}"
+                ) from None
+            return
+        check_available(self._pipeline.filters)
+        with self._handle as file:
+            start = chunk * self.chunk_rows
+            rows = self._dataset(file)[start : start + self.chunk_rows]
+        out[: len(rows)] = rows
+
+    def _stored(self, file: h5py.File, chunk: int) -> tuple[int, bytes] | None:
+        """Return (filter mask, bytes) of a chunk; None if it was never written."""
+        try:
+            mask, data = self._dataset(file).id.read_direct_chunk(
+                (chunk * self.chunk_rows, *self._beyond)
+            )
+        except (OSError, RuntimeError):  # or not readable, which HDF5 is going to say once more
+            return None
+        return mask, data
+
+    def _dataset(self, file: h5py.File) -> h5py.Dataset:
+        opened, dataset = self._opened
+        if opened is not file:
+            dataset = file[self._name]
+            self._opened = (file, dataset)
+        return dataset

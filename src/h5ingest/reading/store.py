@@ -1,0 +1,318 @@
+"""`ImageStore`: the images and labels of a finished file, for training and analysis.
+
+May not: write, import mpi4py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Final, Literal, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.layout import STATUS_OK
+from h5ingest.core.options import MIB
+from h5ingest.reading.contents import About, Contents, Opener, about
+from h5ingest.reading.forksafe_file import Handle
+from h5ingest.reading.images import Batch
+from h5ingest.reading.text import Columns, Strings
+
+Failed = Literal["include", "skip", "mask"]
+
+CACHE_BYTES: Final = 64 * MIB
+
+
+class ImageStore:
+    """A sequence of (image, label), read from a file that h5ingest made.
+
+        with ImageStore("out.h5") as store:
+            image, label = store[42]            # (H, W) or (H, W, C), int
+            images, labels = store[[3, 1, 4]]   # (3, H, W) or (3, H, W, C), (3,) in this order
+
+    Slices, integer arrays and boolean masks give batches, always copies. Images of files with
+    images of many sizes (`ragged`, `encoded`, `tree`) come as a list of arrays. Without labels in
+    the file, None stands in their place.
+
+    Failed rows (status is not `ok`; their pixels are zeros) are, by `failed`:
+    - `include`: as they are: row i is line i of the manifest;
+    - `skip`: not there: `store[i]` is the i-th image that is good, `rows` says which row that is;
+    - `mask`: there, with the label `masked_label`.
+
+    Any thread may read. Any process may: a store can be pickled, and be used on both sides of a
+    fork; each process opens the file for itself, and a file that was replaced meanwhile is refused.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        group: str | None = None,
+        failed: Failed = "include",
+        masked_label: int = -1,
+        cache_bytes: int = CACHE_BYTES,
+        threads: int | None = None,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: of the file.
+            group: name of the group to read, for a file that has groups (see `groups`).
+            failed: what becomes of failed rows.
+            masked_label: their label under `mask`.
+            cache_bytes: what decoded chunks of a compressed file may take in each process.
+            threads: that decode the chunks or files of one batch; None: one per processor in a main
+                process, one in a process that another one started (a DataLoader's, for example).
+
+        Raises:
+            OutputError: the file cannot be read, or is not one of h5ingest.
+            UsageError: there is no such group; or `mask` without labels.
+            SetupError: a filter of the file is not available here.
+        """
+        if failed not in ("include", "skip", "mask"):
+            raise UsageError(f"failed: expected include, skip or mask, got {failed!r}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads: expected at least 1, got {threads}")
+        self.path: Final = os.path.abspath(os.fspath(path))
+        """Absolute."""
+        self.group: Final = group
+        """Name of the group, or None."""
+        self._failed, self._masked_label = failed, masked_label
+        self._cache_bytes, self._threads = cache_bytes, threads
+        self._digest: str | None = None
+        self._start()
+        if group is not None or not self._about.groups:
+            self._contents  # noqa: B018  # errors now, not at the first image
+            if failed == "mask" and self._contents.labels is None:
+                raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
+
+    def _start(self) -> None:
+        """Look at the file; in each process that did not inherit a store that has done so."""
+        self._handle: Handle | None = Handle(self.path)
+        with self._handle as file:
+            self._about: About = about(file, self.path)
+        if self._digest not in (None, self._about.content_digest):
+            raise OutputError(f"{self.path}: not the file that the store was made for")
+        self._digest = self._about.content_digest
+        self._found: Contents | None = None
+        self._rows: NDArray[np.intp] | None = None
+        self._labels: NDArray[np.int64] | None = None
+
+    @property
+    def _contents(self) -> Contents:
+        """What the group holds; opened on first use."""
+        if self._found is None:
+            if self._handle is None:
+                if self._digest is None:
+                    raise ValueError(f"{self.path}: the store is closed")
+                self._start()
+            assert self._handle is not None
+            prefix = self._about.prefix(self.group, self.path)
+            with self._handle as file:
+                opener = Opener(self._handle, file, prefix, self._cache_bytes, self._threads)
+                found = opener.contents(self._about.layout)
+            self._apply_policy(found)
+            self._found = found
+        return self._found
+
+    def _apply_policy(self, found: Contents) -> None:
+        """Set which rows count and what their labels are."""
+        self._labels = found.labels
+        if self._failed == "include" or bool((found.status == STATUS_OK).all()):
+            return
+        good = found.status == STATUS_OK
+        if self._failed == "skip":
+            self._rows = np.flatnonzero(good)
+            self._labels = None if found.labels is None else found.labels[self._rows]
+        elif found.labels is not None:
+            self._labels = np.where(good, found.labels, self._masked_label)
+        if self._labels is not None:
+            self._labels.flags.writeable = False
+
+    # --- samples -------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        found = self._contents
+        return found.n_rows if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> tuple[NDArray[Any], int | None]: ...
+    @overload
+    def __getitem__(
+        self, index: slice | list[int] | list[bool] | NDArray[Any]
+    ) -> tuple[Batch, NDArray[np.int64] | None]: ...
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        """Return (image, label) for an integer, else (images, labels) in the order asked.
+
+        Raises:
+            IndexError: there is no such sample.
+            TypeError: this is no index.
+            OutputError: the file is damaged, or was replaced.
+        """
+        found = self._found
+        if found is None:
+            found = self._contents
+        if type(index) is not int:
+            if isinstance(index, slice) or not is_integer(index):
+                return self._batch(found, index)
+            index = int(index)
+        labels, rows = self._labels, self._rows
+        try:
+            image = found.images.one(index if rows is None else int(rows[index]))
+            return image, None if labels is None else int(labels[index])
+        except IndexError:
+            raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
+
+    def _batch(self, found: Contents, index: Any) -> tuple[Batch, NDArray[np.int64] | None]:
+        chosen = index if isinstance(index, slice) else self._chosen(index)
+        labels, rows = self._labels, self._rows
+        try:
+            images = found.images.many(chosen if rows is None else rows[chosen])
+        except IndexError:
+            raise IndexError(f"an index is out of range for {len(self):,} samples") from None
+        if labels is not None:
+            labels = labels[chosen].copy() if isinstance(chosen, slice) else labels[chosen]
+        return images, labels
+
+    def _chosen(self, index: Any) -> NDArray[np.intp]:
+        """Return the samples that a list, an array or a mask asks for."""
+        array = np.asarray(index)
+        if array.ndim != 1:
+            raise TypeError(f"expected an integer, a slice or one row of them, got {index!r}")
+        if array.dtype == np.bool_:
+            if len(array) != len(self):
+                raise IndexError(f"a mask of {len(array):,} does not fit {len(self):,} samples")
+            return np.flatnonzero(array)
+        if array.dtype.kind not in "iu" and len(array):
+            raise TypeError(f"expected integers, got {array.dtype}")
+        return array.astype(np.intp, copy=False)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
+        return (self[sample] for sample in range(len(self)))
+
+    # --- what is beside the images -------------------------------------------------------------
+
+    @property
+    def layout(self) -> str:
+        """`stack`, `ragged`, `tree` or `encoded`."""
+        return self._about.layout
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups in the file; empty if it has none."""
+        return self._about.groups
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W) or (n, H, W, C); (n,) where images differ."""
+        return len(self), *(self._contents.row_shape or ())
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Of the pixels; None where images may differ (`encoded`, `tree`)."""
+        return self._contents.dtype
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """(n,) read-only; the file itself in memory, where it is stored plainly."""
+        self._contents  # noqa: B018  # opens
+        return self._labels
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Name of each label; None if labels are numbers only."""
+        return self._contents.label_names
+
+    @property
+    def paths(self) -> Strings:
+        """As in the manifest; a lazy sequence of strings."""
+        return self._strings(self._contents, f"{self._prefix}paths")
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """(n,) read-only: 0 missing, 1 ok, 2 failed."""
+        return self._of_rows(self._contents.status)
+
+    @property
+    def sizes(self) -> NDArray[Any] | None:
+        """(n, 2) true height and width, where images were padded or differ; else None."""
+        sizes = self._contents.sizes
+        return None if sizes is None else self._of_rows(sizes)
+
+    @property
+    def columns(self) -> Columns:
+        """The further columns of the manifest: arrays (n,), or lazy sequences of strings."""
+        found = self._contents
+        return Columns(list(found.columns), self._column)
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """(n,) row of each sample in the file: its line in the manifest (of its group)."""
+        return np.arange(len(self)) if self._rows is None else self._rows
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
+        bounds = self._contents.bounds
+        if self._rows is None:
+            return bounds
+        return np.unique(np.searchsorted(self._rows, bounds)).astype(np.int64)
+
+    @property
+    def _prefix(self) -> str:
+        return self._about.prefix(self.group, self.path)
+
+    def _strings(self, found: Contents, name: str) -> Strings:
+        assert self._handle is not None, "contents are there, so the file is"
+        return Strings(self._handle, name, found.n_rows, self._rows)
+
+    def _of_rows(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self._rows is None else values[self._rows]
+
+    def _column(self, name: str) -> NDArray[Any] | Strings:
+        full_name = self._contents.columns[name]
+        assert self._handle is not None, "contents are there, so the file is"
+        with self._handle as file:
+            dataset = file[full_name]
+            if dataset.dtype.kind != "O":
+                return self._of_rows(dataset[()])
+        return self._strings(self._contents, full_name)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the file. Arrays that were returned stay good."""
+        if self._handle is not None:
+            self._handle.close()
+        self._handle = self._found = self._digest = None
+        self._rows = self._labels = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to open the file for itself."""
+        return {
+            "path": self.path, "group": self.group, "_failed": self._failed,
+            "_masked_label": self._masked_label, "_cache_bytes": self._cache_bytes,
+            "_threads": self._threads, "_digest": self._digest, "_about": self._about,
+            "_handle": None, "_found": None, "_rows": None, "_labels": None,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        if self._handle is None and self._digest is None:
+            return f"<ImageStore {self.path!r}, closed>"
+        group = f", group={self.group!r}" if self.group else ""
+        if self.groups and self.group is None:
+            return f"<ImageStore {self.path!r}: groups {', '.join(self.groups)}>"
+        return f"<ImageStore {self.path!r}{group}: {len(self):,} samples, {self.layout}>"
+
+
+def is_integer(index: Any) -> bool:
+    """Return whether this asks for one sample, not for a batch."""
+    return hasattr(index, "__index__") and not getattr(index, "ndim", 0)

@@ -1,0 +1,117 @@
+"""Bytes of a stored chunk to its values: HDF5's filters, undone without HDF5 where that is exact.
+
+HDF5 decodes one chunk at a time, under one lock, through buffers that it copies. The common codecs
+are plain streams that imagecodecs undoes without that lock, straight into the caller's array. All
+else is left to HDF5.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SetupError
+from h5ingest.reading.forksafe_file import plain_dtype
+
+_SHUFFLE: Final = 2
+_NATIVE: Final = {
+    1: "deflate_decode",  # zlib stream; libdeflate
+    307: "bz2_decode",
+    32000: "lzf_decode",
+    32001: "blosc_decode",  # blosc 1; a chunk of blosc 2 is a whole frame, which it does not take
+    32004: "lz4h5_decode",  # HDF5's own framing of LZ4 blocks
+    32015: "zstd_decode",
+}
+"""Registered filter number -> function of imagecodecs."""
+
+
+class Pipeline:
+    """The filters of one dataset, undone."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        """Look at the filters.
+
+        Raises:
+            SetupError: a filter is not available here.
+        """
+        creation = dataset.id.get_create_plist()
+        self.chunk_shape: tuple[int, ...] = dataset.chunks
+        self.dtype = plain_dtype(dataset.dtype)
+        self.filters: tuple[int, ...] = tuple(
+            creation.get_filter(k)[0] for k in range(creation.get_nfilters())
+        )
+        # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
+        codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
+        self.native = len(codecs) <= 1 and all(id_ in _NATIVE for id_ in codecs)
+        """Whether `decode_into` can be of use."""
+        if not self.native:
+            check_available(self.filters)
+
+    def decode_into(self, mask: int, data: bytes, out: NDArray[Any]) -> None:
+        """Undo the filters without HDF5; only if they are `native`.
+
+        Args:
+            mask: bit k set: filter k was not applied to this chunk.
+            data: the chunk as stored.
+            out: of the shape and dtype of a chunk, C-contiguous.
+
+        Raises:
+            ValueError: the chunk is damaged. (HDF5 does not always notice: its zstd filter then
+                returns what happened to be in memory.)
+        """
+        flat = out.reshape(-1).view(np.uint8)
+        used = [id_ for k, id_ in enumerate(self.filters) if not mask >> k & 1]
+        shuffled = _SHUFFLE in used and self.dtype.itemsize > 1
+        target = np.empty_like(flat) if shuffled else flat
+        codecs = [id_ for id_ in used if id_ != _SHUFFLE]
+        if codecs:
+            try:
+                n_bytes = _codec(codecs[0])(data, out=target).nbytes
+            except RuntimeError as error:  # imagecodecs' errors are RuntimeErrors
+                raise ValueError(str(error)) from None
+        else:
+            n_bytes = len(data)
+            if n_bytes == target.nbytes:
+                target[:] = np.frombuffer(data, np.uint8)
+        if n_bytes != target.nbytes:
+            raise ValueError(f"expected {target.nbytes:,} bytes, got {n_bytes:,}")
+        if shuffled:  # first bytes of all elements, then all second bytes, …
+            flat.reshape(-1, self.dtype.itemsize)[:] = target.reshape(self.dtype.itemsize, -1).T
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return math.prod(self.chunk_shape) * self.dtype.itemsize
+
+
+@functools.cache
+def _codec(id_: int) -> Callable[..., NDArray[np.uint8]]:
+    import imagecodecs  # slow to import: only for filtered files
+
+    found: Callable[..., NDArray[np.uint8]] = getattr(imagecodecs, _NATIVE[id_])
+    return found
+
+
+def check_available(filters: tuple[int, ...]) -> None:
+    """Make HDF5 able to undo these filters.
+
+    Raises:
+        SetupError: one is not to be had here.
+    """
+    missing = [id_ for id_ in filters if not h5py.h5z.filter_avail(id_)]
+    if missing:
+        try:
+            import hdf5plugin  # noqa: F401  # registers its filters
+        except ImportError:
+            raise SetupError(
+                f"HDF5 filter {missing[0]} is not available here: pip install hdf5plugin"
+            ) from None
+    for id_ in missing:
+        if not h5py.h5z.filter_avail(id_):
+            raise SetupError(f"HDF5 filter {id_} is not available here, not even in hdf5plugin")

@@ -1,0 +1,44 @@
+"""Root's side of placing chunks: takes what ranks ask, has it placed, answers, and enters it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.mpi.comm import Comm, Request
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.journal import pack
+
+ASK: Final = 1
+"""Tag of what a rank asks: (chunks, 4) int64, the arguments of `Placer.place`."""
+ANSWER: Final = 2
+"""Tag of the answer: the offsets, (chunks,) int64."""
+
+
+class Desk:
+    """Where the other ranks ask."""
+
+    def __init__(self, placer: Placer, ledger: Ledger, comm: Comm) -> None:
+        """Begin. Root only."""
+        self.placer = placer
+        self._ledger = ledger
+        self._comm = comm
+        self._sends: list[Request] = []
+
+    def serve(self) -> None:
+        """Answer what ranks have asked so far. Never waits."""
+        while (message := self._comm.receive(ASK)) is not None:
+            rank, ask = message
+            answer = self.place(ask.reshape(-1, 4))
+            self._sends.append(self._comm.send(rank, ANSWER, answer))
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.test()]
+
+    def place(self, ask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the offsets (chunks,) of what a rank asks (chunks, 4)."""
+        placements = [self.placer.place(*row) for row in ask.tolist()]
+        self._ledger.enter(pack(placements))
+        return np.array([placement.offset for placement in placements], np.int64)

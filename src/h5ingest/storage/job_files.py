@@ -1,0 +1,200 @@
+"""The files beside the output while it is made, and whether a job begins or goes on.
+
+OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are. The journal
+exists before the partial file does, so that a partial file without one is nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from h5ingest.core.errors import OutputError
+from h5ingest.storage import journal
+from h5ingest.storage.datasets import output_errors, sync
+from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
+
+FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
+"""What a job is known by whose value would tell the user nothing."""
+_MOST_SHOWN: Final = 10
+"""Differences that are named: there may be one for each of many groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The names of the files beside an output."""
+
+    out: Path
+    """The output."""
+
+    @property
+    def partial(self) -> Path:
+        """The file until it is complete."""
+        return self._named("partial")
+
+    @property
+    def journal(self) -> Path:
+        """What is known to be in it."""
+        return self._named("journal")
+
+    @property
+    def lock(self) -> Path:
+        """Whose it is."""
+        return self._named("lock")
+
+    @property
+    def failed(self) -> Path:
+        """A table of the images that failed."""
+        return self._named("failed.tsv")
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The output and the files beside it."""
+        return self.out, self.partial, self.journal, self.lock, self.failed
+
+    def _named(self, ending: str) -> Path:
+        return self.out.with_name(f"{self.out.name}.{ending}")
+
+
+def begin(
+    beside: Beside,
+    about: Mapping[str, object],
+    *,
+    restart: bool,
+    create: Callable[[Path], object],
+) -> tuple[Journal, Records]:
+    """Return the journal, and what it knows: nothing, or what an unfinished job left.
+
+    Not collective: root only.
+
+    Args:
+        beside: the files.
+        about: what the job is: whatever must be the same for its work to be of use.
+        restart: whether to discard what there is.
+        create: makes a new file, empty.
+
+    Raises:
+        OutputError: what there is belongs to another job; names what differs.
+    """
+    if restart:
+        discard(beside)
+    has_partial = os.path.lexists(beside.partial)
+    if has_partial and not os.path.lexists(beside.journal):
+        raise OutputError(
+            f"{beside.partial}: expected its journal {beside.journal.name} beside it, found none: "
+            f"it cannot be resumed. --restart discards it."
+        )
+    if not has_partial:
+        started = Journal(beside.journal, dict(about))
+        create(beside.partial)
+        sync(beside.out.parent)  # their names, too, survive a crash of the machine
+        return started, Records.none()
+    known_about, records, n_bytes = journal.read(beside.journal)
+    differing = _differences(known_about, about)
+    if differing:
+        if len(differing) > _MOST_SHOWN:
+            more = f"… and {len(differing) - _MOST_SHOWN:,} differences more"
+            differing[_MOST_SHOWN:] = [more]
+        raise OutputError(
+            f"{beside.partial}: an unfinished job is here, but with other input:\n"
+            + "\n".join(f"  {line}" for line in differing)
+            + "\nStart it as it was to go on with it, or discard it with --restart."
+        )
+    return Journal(beside.journal, None, keep=n_bytes), records
+
+
+def discard(beside: Beside) -> None:
+    """Take away what an unfinished job left. Not collective: root only."""
+    with output_errors(f"{beside.out}: cannot be made room for"):
+        beside.partial.unlink(missing_ok=True)
+        beside.journal.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> None:
+    """Create the file, empty, so that errors say what is wrong. Not collective: root only.
+
+    HDF5's own error for any of them, on every rank, would be "unable to create file".
+
+    Raises:
+        OutputError: it cannot be created, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with output_errors(f"{path}: cannot be created"):
+        os.close(os.open(path, flags, 0o666))
+
+
+def done_spans(records: Iterable[Record], n_groups: int) -> list[list[range]]:
+    """Return, for each group, what is done: disjoint intervals in order.
+
+    >>> done_spans([Done(0, 4, 8), Done(0, 0, 4), Done(0, 10, 12)], 1)
+    [[range(0, 8), range(10, 12)]]
+    >>> done_spans([Done(0, 0, 8), Undone(0, 2, 4), Done(0, 2, 3)], 1)
+    [[range(0, 3), range(4, 8)]]
+    """
+    spans: list[list[range]] = [[] for _ in range(n_groups)]
+    for record in records:
+        if isinstance(record, Done):
+            spans[record.group].append(range(record.start, record.stop))
+        elif isinstance(record, Undone):
+            spans[record.group] = [
+                part
+                for span in spans[record.group]
+                for part in (
+                    range(span.start, min(span.stop, record.start)),
+                    range(max(span.start, record.stop), span.stop),
+                )
+                if part
+            ]
+    return [_merged(group) for group in spans]
+
+
+class Earlier(NamedTuple):
+    """What a run before this one did."""
+
+    time_ns: int
+    """When it began: see `Run`."""
+    done: list[list[range]]
+    """For each group, disjoint intervals in order."""
+
+
+def spans_by_run(records: Iterable[Record], n_groups: int) -> list[Earlier]:
+    """Return what each run did, in order, without what was undone later.
+
+    >>> spans_by_run([Run(5), Done(0, 0, 8), Run(9), Undone(0, 2, 4), Done(0, 2, 4)], 1)[0]
+    Earlier(time_ns=5, done=[[range(0, 2), range(4, 8)]])
+    """
+    runs: list[tuple[int, list[Record]]] = []
+    for record in records:
+        if isinstance(record, Run):
+            runs.append((record.time_ns, []))
+        else:
+            for _, of_run in runs if isinstance(record, Undone) else runs[-1:]:
+                of_run.append(record)
+    return [Earlier(time_ns, done_spans(of_run, n_groups)) for time_ns, of_run in runs]
+
+
+def _merged(spans: list[range]) -> list[range]:
+    merged: list[range] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if merged and span.start <= merged[-1].stop:
+            merged[-1] = range(merged[-1].start, max(merged[-1].stop, span.stop))
+        else:
+            merged.append(span)
+    return merged
+
+
+def _differences(known: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Return a line for each thing that differs."""
+    lines = []
+    for key in sorted({*known, *new}):
+        before, now = known.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += _differences(before, now)
+        elif before != now and key in FINGERPRINTS:
+            lines.append(f"{key}: not what they were")
+        elif before != now:
+            lines.append(f"{key}: {before!r} then, {now!r} now")
+    return lines

@@ -1,0 +1,150 @@
+"""The writer for shared file systems: preallocated, unfiltered datasets, written independently.
+
+With the explicit early allocation the chunks lie back to back in the file and need no index (the
+'implicit' index of HDF5 1.10), so a rank knows where its rows go and no rank waits for another
+between opening and closing. One rank does the same through HDF5's ordinary driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.layout import Layout
+from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.comm import Comm, waiting
+from h5ingest.storage.buffer import Buffer
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.datasets import file_access, open_dataset, output_errors
+from h5ingest.storage.journal import Done, Record, pack
+from h5ingest.storage.shared_open import open_shared, share
+from h5ingest.storage.writer import Image
+
+_MOST_BYTES: Final = 2**30
+"""In one write: MPI counts in 32 bits, and not every HDF5 1.10 works around that."""
+
+
+class MpioWriter:
+    """One shared file, open on all ranks."""
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        comm: Comm,
+        ledger: Ledger,
+        known: Sequence[Record] = (),
+        hints: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Create the file with all datasets at their full size, and open it. Collective.
+
+        Root creates it alone, as for `PlacedWriter`: so a file is the same whoever fills it, and a
+        job that did not end can be taken up by either.
+
+        Args:
+            path: the file; it exists.
+            layout: its datasets.
+            comm: the ranks.
+            ledger: is told what has been written.
+            known: the journal of a job that did not end: what it wrote is kept.
+            hints: for MPI-IO; one that it does not know means nothing to it.
+
+        Raises:
+            OutputError: HDF5 cannot create or open it.
+        """
+        with while_root_works(comm) as beat:
+            if comm.rank == 0:
+                placer = Placer(path, layout, known, beat)
+                if not known:
+                    ledger.enter(pack(placer.begins()))
+                placer.replay(beat)
+                placer.close()
+        access = file_access()
+        with output_errors(f"{path}: cannot be opened"), waiting(comm):
+            if comm.size > 1:
+                share(access, comm, hints)
+                self._file = open_shared(path, access)
+            else:
+                self._file = h5py.h5f.open(bytes(path), h5py.h5f.ACC_RDWR, access)
+            self._datasets = {
+                spec.name: open_dataset(self._file, spec.name) for spec in layout.datasets
+            }
+        self._specs = {spec.name: spec for spec in layout.datasets}
+        self._buffer = Buffer()
+        self._path = path
+        self._comm = comm
+        self._ledger = ledger
+
+    def room(self, name: str, rows: range) -> NDArray[Any]:
+        """See `Writer.room`."""
+        spec = self._specs[name]
+        return self._buffer.array((len(rows), *spec.shape[1:]), spec.dtype)
+
+    def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
+        """Write `values` (len(rows), …) to the rows. Not collective.
+
+        Raises:
+            OutputError: no space, or another error of the file system, on this rank.
+        """
+        if not rows:
+            return
+        self._ledger.guard()
+        with output_errors(f"{self._path}: writing rows {rows.start}-{rows.stop - 1} of {name}"):
+            self._write(self._datasets[name], (rows.start,), values)
+
+    def _write(self, dataset: Any, at: tuple[int, ...], values: NDArray[Any]) -> None:
+        """Write values that begin at `at` on the first axes, and at 0 on the others."""
+        if values.nbytes > _MOST_BYTES:
+            axis = len(at) - 1
+            if values.shape[axis] == 1:  # lines of one image
+                return self._write(dataset, (*at, 0), values)
+            half = values.shape[axis] // 2
+            first, second = np.split(values, [half], axis)
+            self._write(dataset, at, first)
+            return self._write(dataset, (*at[:-1], at[-1] + half), second)
+        in_file = dataset.get_space()
+        in_file.select_hyperslab((*at, *(0,) * (values.ndim - len(at))), values.shape)
+        dataset.write(h5py.h5s.create_simple(values.shape), in_file, values)
+
+    def create_images(self, images: Sequence[Image]) -> None:
+        """See `Writer.create_images`."""
+        raise AssertionError("a tree is written by placing")
+
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+        """See `Writer.write_image`."""
+        raise AssertionError("a tree is written by placing")
+
+    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
+        """See `Writer.mark`."""
+        self._ledger.note(Done(group, span.start, span.stop, joints))
+
+    def names(self) -> dict[int, list[tuple[str, str]]] | None:
+        """See `Writer.names`."""
+        return None
+
+    def advance(self) -> bool:
+        """See `Writer.advance`: nothing but checkpoints is ever under way here."""
+        self._ledger.tick()
+        return True
+
+    def give_up(self) -> None:
+        """See `Writer.give_up`: nothing goes on here."""
+
+    def close(self) -> None:
+        """End the file. Collective.
+
+        Raises:
+            OutputError: what was written could not reach the file.
+        """
+        self._ledger.finish()
+        with output_errors(f"{self._path}: cannot be closed"), waiting(self._comm):
+            for dataset in self._datasets.values():
+                dataset._close()
+            self._file.close()

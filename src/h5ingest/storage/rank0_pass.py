@@ -1,0 +1,268 @@
+"""The rank-0 pass: what is small, or of variable length, is written by root alone at the end.
+
+It runs on the unpublished file, after all ranks have closed it, and streams the manifest once
+more: its memory does not grow with the number of samples. Publishing gives the file its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core import column_types
+from h5ingest.core.digest import ContentDigest
+from h5ingest.core.errors import ManifestError, OutputError
+from h5ingest.core.layout import STATUS_FAILED, STATUS_OK, Layout
+from h5ingest.core.manifest import Manifest, stream
+from h5ingest.core.manifest_dialect import LineError
+from h5ingest.core.outfiles import give_name
+from h5ingest.storage.datasets import create_group, open_dataset, output_errors, sync
+from h5ingest.storage.existing_output import refuse_existing
+from h5ingest.storage.raw_file import reopened
+
+_BLOCK_ROWS: Final = 1024**2
+_INDEX: Final = "\0index"
+"""Stands for the row in the manifest among its columns, none of which can have this name."""
+_TEXT: Final = h5py.string_dtype("utf-8")
+
+
+def finalize(
+    partial: Path,
+    layout: Layout,
+    manifest: Manifest,
+    attributes: dict[str, str | int],
+    *,
+    names: dict[int, list[tuple[str, str]]] | None = None,
+    palette: bytes | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> str:
+    """Write labels, names, paths, columns and attributes; return the content digest.
+
+    Not collective: root only, while no rank has the file open.
+
+    Args:
+        partial: the file.
+        layout: its datasets.
+        manifest: read once more.
+        attributes: of the root group.
+        names: group -> (HDF5 path, shape and type) of each row's dataset, in a tree.
+        palette: RGB entries that the samples are indices of.
+        beat: called now and then.
+
+    Raises:
+        OutputError: no space, or another error of the file system; or images are missing.
+        ManifestError: the manifest is not what it was when the run began.
+        Exception: whatever `beat` raises; the file may be ended another time.
+    """
+    beat()
+    _check_status(partial, layout, int(attributes["n_failed"]), beat)
+    digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
+    with reopened(partial, "the final pass") as file:
+        for number, group in enumerate(layout.groups):
+            for spec in group.datasets:
+                dataset = open_dataset(file.id, spec.name)
+                for axis, label in enumerate(spec.dims):
+                    h5py.h5ds.set_label(dataset, axis, label.encode())
+                if spec is group.pixels:
+                    digest.add_pixels(spec.name, [f"{spec.dtype}{spec.shape}"])
+                else:
+                    for values in _blocks(dataset, beat):
+                        digest.add_numbers(spec.name, values)
+            if palette is not None:  # of a tree, whose images have no dataset in common: the group
+                colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+                file[group.pixels.name or group.prefix or "/"].attrs["palette"] = colours
+            if layout.grouped:
+                name = group.name.encode("utf-8", "surrogateescape")
+                file[group.prefix].attrs.create("name", name, dtype=_TEXT)
+            if names is not None:
+                paths = [name.encode("utf-8", "surrogateescape") for name, _ in names[number]]
+                _write_all(file, f"{group.prefix}/datasets", paths, digest)
+                digest.add_pixels(f"{group.prefix}/datasets", (kind for _, kind in names[number]))
+            if manifest.class_names is not None:
+                _write_all(file, f"{group.prefix}/label_names", manifest.class_names, digest)
+        _write_tables(file, layout, manifest, digest, beat)
+        content_digest = digest.hexdigest()
+        for key, value in (attributes | {"content_digest": content_digest}).items():
+            file.attrs[key] = value
+    return content_digest
+
+
+def _write_all(file: h5py.File, name: str, values: Sequence[bytes], digest: ContentDigest) -> None:
+    _create(file, name, "text", len(values), "class" if name.endswith("/label_names") else "sample")
+    _write(file, name, 0, column_types.convert(values, "text"), digest)
+
+
+def _write_tables(
+    file: h5py.File,
+    layout: Layout,
+    manifest: Manifest,
+    digest: ContentDigest,
+    beat: Callable[[], None],
+) -> None:
+    """Stream the manifest into `paths`, `labels`, `columns` and `samples` of each group."""
+    kinds = {"path": "text", **manifest.column_kinds}
+    if "label" in manifest.dialect.columns:
+        kinds["label"] = "int64"
+    if layout.grouped:
+        kinds[_INDEX] = "int64"
+    for group in layout.groups:
+        beat()
+        if manifest.column_kinds:
+            create_group(file.id, f"{group.prefix}/columns")
+        for column, kind in kinds.items():
+            _create(file, group.prefix + _target(column), kind, group.n_rows)
+    rows = [0] * len(layout.groups)
+    for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
+        order = np.argsort(codes, kind="stable")
+        ordered = {column: values[order] for column, values in block.items()}
+        numbers, counts = np.unique(codes, return_counts=True)
+        ends = np.cumsum(counts)
+        for number, start, end in zip(
+            *(each.tolist() for each in (numbers, ends - counts, ends)), strict=True
+        ):
+            beat()
+            for column, values in ordered.items():
+                name = layout.groups[number].prefix + _target(column)
+                _write(file, name, rows[number], values[start:end], digest)
+            rows[number] += end - start
+
+
+def _converted_blocks(
+    manifest: Manifest, kinds: Mapping[str, str], n_rows: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """Yield (group of each row, column -> values); check that the manifest is still the same."""
+    labels = {name: code for code, name in enumerate(manifest.class_names or ())}
+    groups = {name: code for code, name in enumerate(manifest.group_names)}
+    sha256 = hashlib.sha256()
+    row = 0
+    try:
+        for columns in stream(manifest.path, manifest.dialect, sha256):
+            n_block = len(columns["path"])
+            if row + n_block > n_rows:
+                break
+            block = {}
+            for column, kind in kinds.items():
+                if column == _INDEX:
+                    block[column] = np.arange(row, row + n_block)
+                elif column == "label" and labels:
+                    block[column] = np.fromiter(map(labels.__getitem__, columns[column]), np.int64)
+                else:
+                    block[column] = column_types.convert(columns[column], kind)
+            codes = np.zeros(n_block, np.int64)
+            if manifest.group_by is not None:
+                wanted = columns[manifest.group_by]
+                codes[:] = np.fromiter(map(groups.__getitem__, wanted), np.int64)
+            yield codes, block
+            row += n_block
+    except (LineError, OSError, KeyError, ValueError):
+        row = -1  # what could be read when the run began cannot be read now
+    if row != n_rows or sha256.hexdigest() != manifest.sha256:
+        raise ManifestError(
+            f"{manifest.path}: the manifest was changed while the job ran; nothing is published. "
+            f"Run again."
+        )
+
+
+def _target(column: str) -> str:
+    names = {"path": "/paths", "label": "/labels", _INDEX: "/samples"}
+    return names.get(column, f"/columns/{column}")
+
+
+# h5py's own `create_dataset`, `file[name]` and `dataset[:]` take several times as long, which
+# counts where there are many groups.
+
+
+def _create(file: h5py.File, name: str, kind: str, n_rows: int, dim: str = "sample") -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
+    dtype = _TEXT if kind == "text" else np.dtype(kind).newbyteorder("<")
+    type_, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple((n_rows,))
+    name_bytes = name.encode("utf-8", "surrogateescape")
+    dataset = h5py.h5d.create(file.id, name_bytes, type_, space, creation)
+    h5py.h5ds.set_label(dataset, 0, dim.encode())
+
+
+def _write(
+    file: h5py.File, name: str, start: int, values: NDArray[Any], digest: ContentDigest
+) -> None:
+    """Write rows of a dataset, numbers or bytes objects, and add them to the digest."""
+    dataset, is_text = open_dataset(file.id, name), values.dtype == object
+    rows = dataset.get_space()
+    rows.select_hyperslab((start,), values.shape)
+    type_ = h5py.h5t.py_create(_TEXT) if is_text else None
+    dataset.write(h5py.h5s.create_simple(values.shape), rows, values, type_)
+    if is_text:
+        digest.add_strings(name, values)
+    else:
+        digest.add_numbers(name, values)
+
+
+def _blocks(dataset: Any, beat: Callable[[], None]) -> Iterator[NDArray[Any]]:
+    """Yield the rows of a dataset of numbers, many at a time."""
+    n_rows, *shape = dataset.shape
+    for start in range(0, n_rows, _BLOCK_ROWS):
+        beat()
+        values = np.empty((min(_BLOCK_ROWS, n_rows - start), *shape), dataset.dtype)
+        rows = dataset.get_space()
+        rows.select_hyperslab((start, *(0 for _ in shape)), values.shape)
+        dataset.read(h5py.h5s.create_simple(values.shape), rows, values)
+        yield values
+
+
+def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[], None]) -> None:
+    """Raise if a row was not stored: nothing incomplete is published, whatever went wrong.
+
+    Not collective: root only.
+    """
+    found = np.zeros(256, np.int64)
+    with output_errors(f"{partial}: cannot be read"), h5py.File(partial, "r") as file:
+        for group in layout.groups:
+            for status in _blocks(open_dataset(file.id, group.status.name), beat):
+                found += np.bincount(status, minlength=256)
+    if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_samples - n_failed, n_failed):
+        raise OutputError(
+            f"{partial}: expected {layout.n_samples - n_failed:,} images stored and {n_failed:,} "
+            f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: the file or its "
+            f"journal was changed by others. --restart begins again."
+        )
+
+
+def publish(partial: Path, out: Path, *, overwrite: bool, foreign: bool) -> str:
+    """Give the finished file its name, durably. Not collective: root only.
+
+    Args:
+        partial: the file.
+        out: its name from now on.
+        overwrite: whether it may replace a file of h5ingest.
+        foreign: whether it may, with `overwrite`, replace any HDF5 file.
+
+    Returns:
+        What the user should know of the published file; mostly empty.
+
+    Raises:
+        OutputError: it is not published: the file system refuses, or something has the name.
+    """
+    sync(partial)
+    try:
+        refuse_existing(out, overwrite=overwrite, foreign=foreign)
+        with output_errors(f"{out}: cannot be given its name"):
+            give_name(partial, out, replace=overwrite and os.path.lexists(out))
+    except OutputError as error:
+        if not os.path.lexists(out):
+            raise
+        raise OutputError(
+            f"{error}\nAll images are stored in {partial.name}: once the name is free, the same "
+            f"command publishes them."
+        ) from None
+    try:
+        sync(out.parent)
+    except OutputError as error:
+        return f"{out} is complete, but a crash of the machine might undo its name now: {error}"
+    return ""

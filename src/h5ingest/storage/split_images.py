@@ -1,0 +1,92 @@
+"""Images that were decoded twice, on two ranks or in two runs, for a part of their pixels each.
+
+A chunk of compressed pixels may begin inside an image. If that image's file is not the same both
+times, its pixels are of two images. So what is stored of each of those few is read once more, and
+compared with the checksum of whoever decoded it for its first part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from h5ingest.core.layout import STATUS_FAILED, Layout
+from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.journal import Undone
+from h5ingest.storage.raw_file import reopened
+
+
+class Torn(NamedTuple):
+    """An image whose stored pixels are not those of one file."""
+
+    group: int
+    """Position of the group in the layout."""
+    row: int
+    """Row within the group."""
+    start: int
+    """First element in `pixels`."""
+    stop: int
+    """Behind the last."""
+
+
+def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) -> list[Torn]:
+    """Return which images at the given (group, element) are torn. Not collective: root only.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    found = []
+    with output_errors(f"{partial}: cannot be read"), h5py.File(partial, "r") as file:
+        for number, element in sorted(set(joints)):
+            group = layout.groups[number]
+            assert group.offsets is not None, "no other layout has images on two ranks"
+            offsets = file[group.offsets.name]
+            row = _row_at(offsets, element)
+            start, stop = offsets[row : row + 2].tolist()
+            pixels = file[group.pixels.name][start:stop]
+            if xxh3_64_intdigest(pixels.data) != int(file[group.checksums.name][row]):
+                found.append(Torn(number, row, start, stop))
+    return found
+
+
+def undo(layout: Layout, torn: Iterable[Torn]) -> bytes:
+    """Return the journal's records that have the images made again if the job ends here."""
+    records = []
+    for group, _, start, stop in torn:
+        spec = layout.groups[group].pixels
+        chunk = spec.chunk_rows or 1
+        end = min(-(-stop // chunk) * chunk, spec.shape[0])
+        records.append(Undone(group, start // chunk * chunk, end))
+    return b"".join(record.pack() for record in records)
+
+
+def blank(partial: Path, layout: Layout, torn: Sequence[Torn]) -> None:
+    """Store zeros and status 2 in place of images. Not collective: root only.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    with reopened(partial, "the final pass") as file:
+        for number, row, start, stop in torn:
+            group = layout.groups[number]
+            zeros = np.zeros(stop - start, group.pixels.dtype)
+            file[group.pixels.name][start:stop] = zeros
+            file[group.checksums.name][row] = xxh3_64_intdigest(zeros.data)
+            file[group.status.name][row] = STATUS_FAILED
+
+
+def _row_at(offsets: h5py.Dataset, element: int) -> int:
+    """Return the row that begins before `element` and ends behind it, by bisection."""
+    low, high = 0, len(offsets) - 1  # offsets[low] < element <= offsets[high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if int(offsets[middle]) < element:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,114 @@
+"""Which writer fits a layout, this h5py and the number of ranks: the user never needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import h5py
+
+from h5ingest.core.layout import Layout
+from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.file_systems import look
+from h5ingest.storage.journal import Record
+from h5ingest.storage.writer import Writer
+
+_LEAST_DIRECT_BYTES: Final = 16 * MIB
+"""Of a file, from which it pays to go around the system's cache (docs/performance.md)."""
+
+_MOST_DATASETS: Final = 1000
+"""Of a file that every rank opens in HDF5, where each takes some 10 KiB while it is open."""
+
+
+class Choice(NamedTuple):
+    """A kind of writer."""
+
+    mpio: bool
+    """Whether HDF5 writes, through MPI-IO if there are several ranks; else chunks are placed."""
+    why: str
+    """Its name, with the reason."""
+    direct: bool = False
+    """Whether it writes around the system's cache."""
+
+
+def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Choice:
+    """Return the writer to use. Collective.
+
+    Args:
+        layout: of the file.
+        comm: the ranks.
+        out: the file; its folder exists.
+        options: those about writing.
+
+    Raises:
+        OutputError: the folder cannot be looked at (on all ranks).
+    """
+    if layout.kind == "tree":
+        return Choice(False, "placed datasets (one for each image)")
+    if any(spec.filters for spec in layout.datasets):
+        return Choice(False, "placed chunks (they are compressed)")
+    direct = False
+    with agreeing(comm):
+        if comm.rank == 0:
+            direct = options.direct_io == "on" or (
+                options.direct_io == "auto"
+                and not options.hints
+                and comm.n_hosts == 1  # what is a local disk to root may be another's NFS
+                and _direct_pays(layout, out)
+            )
+    if comm.bcast(direct):
+        return Choice(False, "placed rows (direct I/O)", direct=True)
+    if len(layout.datasets) > _MOST_DATASETS:
+        return Choice(False, "placed rows (many groups)")
+    if comm.size == 1:
+        return Choice(True, "HDF5 (one process)")
+    if h5py.get_config().mpi:
+        why = "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
+        return Choice(True, why)
+    return Choice(False, "placed rows (this h5py is not parallel)")
+
+
+def _direct_pays(layout: Layout, out: Path) -> bool:
+    """Return whether direct I/O is known to work and to be faster there."""
+    if layout.stored_bytes < _LEAST_DIRECT_BYTES:
+        return False
+    with output_errors(f"{out}: its folder cannot be looked at"):
+        mount = look(out, with_stripes=False).mount
+    return mount is not None and mount.known_disk
+
+
+def open_writer(
+    choice: Choice,
+    path: Path,
+    layout: Layout,
+    comm: Comm,
+    ledger: Ledger,
+    known: Sequence[Record],
+    hints: Mapping[str, str],
+) -> Writer:
+    """Create the file with all its datasets, or take up one that was begun. Collective.
+
+    Args:
+        choice: of the writer.
+        path: the file; it exists.
+        layout: its datasets.
+        comm: the ranks.
+        ledger: is told what has been written.
+        known: what the journal says.
+        hints: for MPI-IO, where that is what writes.
+
+    Raises:
+        OutputError: HDF5 cannot create it (on all ranks).
+    """
+    # A rank imports the one that it needs.
+    if choice.mpio:
+        from h5ingest.storage.mpio_writer import MpioWriter
+
+        return MpioWriter(path, layout, comm, ledger, known, hints)
+    from h5ingest.storage.placed_writer import PlacedWriter
+
+    return PlacedWriter(path, layout, comm, ledger, known, direct=choice.direct)
