@@ -51,7 +51,7 @@ soak: venvs ## the tests that take minutes: every filter, all data, all ranks, a
 
 cluster-test: venvs ## job scripts on a real SLURM, jobs over several hosts (root, Debian; 3 minutes)
 	@scripts/packages.sh slurmctld slurmd slurm-client munge iproute2
-	@.venv/mpich/bin/pytest -m cluster $(PYTEST_ARGS) tests/test_slurm.py tests/test_hosts.py
+	@.venv/mpich/bin/pytest -m cluster $(PYTEST_ARGS) tests/cluster
 
 # BENCH_DATA is a folder with mnist, cifar and kodak, each with PNG files at any depth; images that are
 # not there are drawn. BENCH_ARGS='--runs 3 --only MNIST', see benchmarks/against_baselines.py.

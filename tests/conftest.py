@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import drawn
 import pytest
-from support import FLAVOURS, REAL, SHARED, Flavour
+from helpers import drawn
+from helpers.support import FLAVOURS, REAL, SHARED, Flavour
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,170 @@
+"""Images that are bad, or go bad between the look at their headers and their storing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.faults import ALL_FLAVOURS, N_IMAGES, Fault, Images, Runner, serving
+from helpers.support import Completed, damage, explain, read_file, truncate
+
+WHERE = {
+    "on one rank": [25],
+    "on every rank": [5, 25, 45],
+    "first": [0],
+    "last": [N_IMAGES - 1],
+    "all": list(range(N_IMAGES)),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("bad")
+    with serving(ALL_FLAVOURS["mpich"]) as server:
+        yield Runner(server=server, images=Images.write(folder / "sources"), folder=folder)
+
+
+def mine(alone: Runner, folder: Path) -> Runner:
+    """A runner whose images a test may spoil; their good selves are those of `alone`."""
+    (folder / "made").mkdir()
+    return Runner(server=alone.server, images=Images.write(folder / "sources"), folder=folder)
+
+
+def listed(out: Path) -> dict[int, tuple[str, ...]]:
+    """Return index -> (path, kind, reason) of the list beside the output."""
+    first, *lines = out.with_name(out.name + ".failed.tsv").read_text().splitlines()
+    assert first == "index\tpath\tkind\treason"
+    rows = [line.split("\t") for line in lines]
+    return {int(index): tuple(rest) for index, *rest in rows}
+
+
+def assert_all_are_named(completed: Completed, out: Path, rows: list[int]) -> None:
+    assert f"{len(rows)} of {N_IMAGES} " in completed.stderr, explain(completed)
+    table = listed(out)
+    report = json.loads(out.with_suffix(".json").read_text())
+    in_report = {
+        failure["index"]: (failure["path"], failure["kind"], failure["reason"])
+        for failure in report["failures"]
+    }
+    assert sorted(table) == rows
+    assert in_report == table
+    assert report["n_failed"] == len(rows)
+    for row, (path, _, reason) in table.items():
+        assert path.endswith(f"/{row:03}.png")
+        assert reason
+    for row in rows[:10]:  # the message names the first few
+        assert f"line {row + 2}: {table[row][0]}: " in completed.stderr
+
+
+def assert_only_these_are_blank(alone: Runner, layout: str, out: Path, rows: list[int]) -> None:
+    good, found = read_file(alone.one_shot(layout)), read_file(out)
+    assert found.attrs["n_failed"] == len(rows)
+    assert np.flatnonzero(found.arrays["status"] == 2).tolist() == rows
+    assert np.flatnonzero(found.arrays["status"] == 1).tolist() == [
+        row for row in range(N_IMAGES) if row not in rows
+    ]
+    for row in range(N_IMAGES):
+        if layout.startswith("stack"):
+            image, other = found.arrays["images"][row], good.arrays["images"][row]
+        elif layout.startswith("tree"):
+            name = found.arrays["datasets"][row].decode().lstrip("/")
+            image, other = found.arrays[name], good.arrays[name]
+        else:
+            start, stop = good.arrays["images/offsets"][row : row + 2]
+            image, other = (file.arrays["images/pixels"][start:stop] for file in (found, good))
+        np.testing.assert_array_equal(image, other * (row not in rows), f"row {row}")
+
+
+CASES = [
+    *((where, layout, 1) for where in WHERE for layout in ("stack", "ragged gzip", "tree")),
+    *((where, "stack", 3) for where in ("on one rank", "on every rank", "last", "all")),
+    ("on every rank", "ragged gzip", 3), ("first", "tree", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "layout", "n_ranks"), CASES)
+def test_every_corrupt_image_is_listed_and_costs_only_itself(
+    alone: Runner, where: str, layout: str, n_ranks: int, tmp_path: Path
+) -> None:
+    runner, rows = mine(alone, tmp_path), WHERE[where]
+    out = tmp_path / "made" / "out.h5"
+    for row in rows:
+        (damage if row % 2 else truncate)(runner.images.file(layout, row))
+    completed = runner.run(layout, out, n_ranks)
+    assert completed.returncode == 3, explain(completed)
+    assert_all_are_named(completed, out, rows)
+    assert not out.exists()
+    completed = runner.run(layout, out, n_ranks, (), "--on-error", "blank")
+    assert completed.returncode == 0, explain(completed)
+    assert sorted(listed(out)) == rows
+    assert_only_these_are_blank(alone, layout, out, rows)
+
+
+SPOIL = {
+    "vanishes": "rm {file}",
+    "shrinks": "truncate -s -20 {file}",
+    "is emptied": "truncate -s 0 {file}",
+    "becomes text": "echo hello > {file}",
+    "becomes another image": "cp {other} {file}",
+    "becomes a folder": "rm {file}; mkdir {file}",
+    "becomes a FIFO": "rm {file}; mkfifo {file}",
+}
+
+
+@pytest.mark.parametrize("what", SPOIL)
+@pytest.mark.parametrize("layout", ["stack", "ragged gzip", "tree", "encoded"])
+def test_a_file_that_goes_bad_after_its_header_was_read_is_a_failed_sample(
+    alone: Runner, layout: str, what: str, tmp_path: Path
+) -> None:
+    runner, out = mine(alone, tmp_path), tmp_path / "made" / "out.h5"
+    file = runner.images.file(layout, 33)
+    other = runner.images.file("ragged" if layout == "stack" else layout, 7)
+    command = SPOIL[what].format(file=file, other=other)
+    fault: Fault = {"act": f"sh:{command}", "site": "begin"}
+    n_ranks = 2 if what == "vanishes" else 1
+    more = ["--cache-bytes", "0", "--on-error", "blank"]
+    completed = runner.run(layout, out, n_ranks, [fault], *more)
+    assert completed.returncode == 0, explain(completed)
+    assert sorted(listed(out)) == [33]
+    if layout != "encoded":
+        assert_only_these_are_blank(alone, layout, out, [33])
+
+
+def test_a_wrong_root_is_told_from_the_headers_without_a_list_of_everything(
+    alone: Runner, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    completed = alone.run("stack", out, 3, (), "--root", tmp_path)
+    assert completed.returncode == 3, explain(completed)
+    assert "none of its 60 files exists" in completed.stderr
+    assert "--root DIR" in completed.stderr
+    assert not list(tmp_path.glob("out.h5*"))
+
+
+def test_images_that_are_missing_are_listed_before_anything_is_made(
+    alone: Runner, tmp_path: Path
+) -> None:
+    runner, out = mine(alone, tmp_path), tmp_path / "made" / "out.h5"
+    for row in (0, 30, 59):
+        runner.images.file("stack", row).unlink()
+    completed = runner.run("stack", out, 3)
+    assert completed.returncode == 3, explain(completed)
+    assert {row: kind for row, (_, kind, _) in listed(out).items()} == dict.fromkeys(
+        (0, 30, 59), "missing"
+    )
+    assert not list(out.parent.glob("out.h5.partial"))
+
+
+def test_odd_paths_are_one_line_each_in_the_list(alone: Runner, tmp_path: Path) -> None:
+    good = alone.images.file("stack", 0)
+    manifest = tmp_path / "odd.txt"
+    manifest.write_bytes(b"c\\d.png\ng\xc3\xb6.png\n\xff.png\n" + bytes(good) + b"\n")
+    completed = alone.server.run([manifest, tmp_path / "out.h5"], (), tmp_path / "log", 60)
+    assert completed.returncode == 3, explain(completed)
+    lines = (tmp_path / "out.h5.failed.tsv").read_bytes().splitlines()[1:]
+    assert [line.split(b"\t")[1] for line in lines] == [
+        rb"c\\d.png", "gö.png".encode(), b"\xff.png",
+    ]  # fmt: skip

@@ -1,0 +1,266 @@
+"""What the tests of reliability share: small jobs of every layout, and running them with faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 - registers the filters
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.storage import journal
+from helpers.support import (
+    FLAVOURS,
+    PROGRAMS,
+    WHEELS,
+    Completed,
+    Flavour,
+    clean_environment,
+    end_session,
+    explain,
+    need_direct_io,
+    read_file,
+    write_manifest,
+    write_png,
+)
+
+FAULTS = PROGRAMS / "launched_faults.py"
+ALL_FLAVOURS = {**FLAVOURS, "wheels": WHEELS}
+N_IMAGES = 60
+
+EQUAL = {
+    "stack": ["--chunk", "3"],
+    "stack direct": ["--chunk", "3", "--direct-io", "on", "--batch-bytes", "30000"],
+    "stack zstd": ["--chunk", "3", "--compression", "zstd:1"],
+    "stack groups": ["--chunk", "2", "--group-by", "split", "--compression", "lzf"],
+}
+"""Layouts for images that are all of one shape, and their options."""
+ANY = {
+    "ragged": ["--layout", "ragged"],
+    "ragged direct": ["--layout", "ragged", "--direct-io", "on"],
+    "ragged gzip": ["--layout", "ragged", "--compression", "gzip:1"],
+    "tree": ["--layout", "tree"],
+    "tree gzip": ["--layout", "tree", "--compression", "gzip:1"],
+    "encoded": ["--layout", "encoded"],
+}
+"""Those for images of any shape."""
+LAYOUTS = {**EQUAL, **ANY}
+SMALL = ["--batch-bytes", "700", "--checkpoint", "0.0001", "--progress", "off"]
+"""Many batches, and a checkpoint as often as can be."""
+
+Fault = dict[str, Any]
+"""See `launched_faults.Fault`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Small images of one shape, larger ones, and of many shapes, and a manifest of each kind."""
+
+    folder: Path
+    equal: list[NDArray[Any]]
+    larger: list[NDArray[Any]]
+    different: list[NDArray[Any]]
+
+    @classmethod
+    def write(cls, folder: Path) -> Images:
+        random = np.random.default_rng(5)
+        shapes: list[tuple[int, ...]] = [
+            (int(random.integers(3, 12)), int(random.integers(3, 12)), 3)[: 2 + row % 2]
+            for row in range(N_IMAGES)
+        ]
+        shapes[7] = (60, 70, 3)  # larger than a chunk, and than a batch
+        kinds = {
+            "equal": [random.integers(0, 256, (7, 5, 3), np.uint8) for _ in range(N_IMAGES)],
+            "larger": [random.integers(0, 256, (37, 29, 3), np.uint8) for _ in range(N_IMAGES)],
+            "different": [random.integers(0, 256, shape, np.uint8) for shape in shapes],
+        }
+        for name, images in kinds.items():
+            (folder / name).mkdir(parents=True)
+            for row, pixels in enumerate(images):
+                write_png(folder / name / f"{row:03}.png", pixels)
+            rows = [
+                (f"{name}/{row:03}.png", ("cat", "dog", "emu")[row % 3], "ab"[row > 40], row / 4)
+                for row in range(N_IMAGES)
+            ]
+            write_manifest(folder / f"{name}.csv", [("path", "label", "split", "age"), *rows])
+        return cls(folder=folder, **kinds)
+
+    def manifest(self, layout: str) -> Path:
+        return self.folder / f"{self.kind(layout)}.csv"
+
+    def file(self, layout: str, row: int) -> Path:
+        return self.folder / self.kind(layout) / f"{row:03}.png"
+
+    def kind(self, layout: str) -> str:
+        if layout == "stack direct":  # whole blocks of the disk
+            return "larger"
+        return "equal" if layout in EQUAL else "different"
+
+    def check(self, layout: str, out: Path) -> None:
+        """Compare the pixels in a file with those that were written, by plain h5py."""
+        with h5py.File(out, "r") as file:
+            assert file.attrs["status"] == "complete"
+            if layout == "stack groups":
+                stored = np.concatenate([file["a/images"][:], file["b/images"][:]])
+                np.testing.assert_array_equal(stored, self.equal)
+            elif layout in EQUAL:
+                images = getattr(self, self.kind(layout))
+                np.testing.assert_array_equal(file["images"][:], images)
+            elif layout.startswith("ragged"):
+                whole = np.concatenate([image.ravel() for image in self.different])
+                np.testing.assert_array_equal(file["images/pixels"][:], whole)
+            elif layout.startswith("tree"):
+                for name, image in zip(file["datasets"], self.different, strict=True):
+                    np.testing.assert_array_equal(file[name][()], image)
+            else:
+                files = [self.file(layout, row).read_bytes() for row in range(N_IMAGES)]
+                assert file["images/data"][:].tobytes() == b"".join(files)
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """One process of a flavour that runs jobs without a launcher, each in milliseconds."""
+
+    flavour: Flavour
+    process: subprocess.Popen[str]
+
+    def run(
+        self, arguments: Sequence[str | Path], faults: Sequence[Fault], log: Path, timeout_s: float
+    ) -> Completed:
+        words = [str(argument) for argument in arguments]
+        asked = {
+            "arguments": words, "faults": list(faults), "log": str(log), "timeout_s": timeout_s,
+        }  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        code = json.loads(self.process.stdout.readline())["code"]
+        said = log.read_text(errors="replace")
+        done = subprocess.CompletedProcess(["h5ingest", *words], code, "", said)
+        assert code is not None, f"did not end within {timeout_s} s, faults {faults}\n" + said
+        return done
+
+
+@contextmanager
+def serving(flavour: Flavour) -> Iterator[Server]:
+    """Start a server, and end it."""
+    process = subprocess.Popen(
+        [flavour.checked().bin / "python", FAULTS, "serve"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+        env=clean_environment(), start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Server(flavour=flavour, process=process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            end_session(process)
+        process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
+
+
+@dataclass(slots=True, kw_only=True)
+class Runner:
+    """Runs jobs of one flavour on any number of ranks, with faults; one alone without launcher."""
+
+    server: Server
+    images: Images
+    folder: Path
+    """For outputs."""
+    expected: dict[str, Path] = field(default_factory=dict)
+    """Layout -> the file that a job makes that nothing happened to."""
+
+    @property
+    def flavour(self) -> Flavour:
+        return self.server.flavour
+
+    def run(
+        self,
+        layout: str,
+        out: Path,
+        n_ranks: int = 1,
+        faults: Sequence[Fault] = (),
+        *more: str | Path,
+        timeout_s: float = 60,
+        **how: Any,
+    ) -> Completed:
+        """Start the job of a layout: on one rank without a launcher, else with one."""
+        if layout.endswith("direct"):
+            need_direct_io(out.parent)
+        arguments: list[str | Path] = [self.images.manifest(layout), out]
+        arguments += [*SMALL, *LAYOUTS[layout]]
+        arguments += ["--report", out.with_suffix(".json"), *more]
+        if n_ranks == 1:
+            return self.server.run(arguments, faults, out.with_suffix(".log"), timeout_s)
+        python = self.flavour.bin / "python"
+        command = [python, FAULTS, "run", json.dumps(list(faults)), *arguments]
+        return self.flavour.launch(n_ranks, *command, timeout_s=timeout_s, **how)
+
+    def one_shot(self, layout: str) -> Path:
+        """Return what the job makes if nothing happens; its pixels are checked."""
+        if layout not in self.expected:
+            folder = self.folder / "one-shot"
+            folder.mkdir(exist_ok=True)
+            out = folder / f"{layout}.h5"
+            completed = self.run(layout, out)
+            assert completed.returncode == 0, explain(completed)
+            self.images.check(layout, out)
+            self.expected[layout] = out
+        return self.expected[layout]
+
+    def check(self, layout: str, out: Path, completed: Completed, *, resumed: bool) -> None:
+        """Check that a resumed run made what a single one makes, and left nothing else."""
+        assert completed.returncode == 0, explain(completed)
+        differing = differences(self.one_shot(layout), out)
+        assert not differing, f"{differing}\n{explain(completed)}"
+        left = {file.name for file in out.parent.iterdir()}
+        assert left <= {out.name, out.with_suffix(".json").name, out.with_suffix(".log").name}
+        report = json.loads(out.with_suffix(".json").read_text())
+        if resumed:
+            assert report["n_resumed"] > 0, explain(completed)
+        assert report["failures"] == []
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """Return what differs in the content of two files: datasets, their types, their attributes."""
+    one, other = read_file(expected), read_file(found)
+    keys = sorted(one.arrays.keys() ^ other.arrays.keys())
+    for name in one.arrays.keys() & other.arrays.keys():
+        a, b = one.arrays[name], other.arrays[name]
+        if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
+            keys.append(name)
+    volatile = {"created", "command", "job", "libraries"}
+    for key in sorted((one.attrs.keys() | other.attrs.keys()) - volatile):
+        if key not in one.attrs or not np.array_equal(one.attrs[key], other.attrs.get(key, "")):
+            keys.append(f"attribute {key}")
+    return keys
+
+
+def n_done(out: Path) -> int:
+    """Return how many spans the journal beside an output says are done."""
+    path = out.with_name(out.name + ".journal")
+    if not path.exists():
+        return 0
+    try:
+        _, records, _ = journal.read(path)
+    except OSError:
+        return 0
+    return sum(isinstance(record, journal.Done) for record in records)
+
+
+def say(text: str) -> None:
+    """Show progress of a long test."""
+    print(text, file=sys.stderr, flush=True)

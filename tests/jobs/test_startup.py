@@ -1,0 +1,78 @@
+"""What a rank costs before its first image: the files that it opens, the modules that it imports.
+
+Hundreds of ranks that start at the same moment on a shared file system pay for each of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.support import Flavour, explain, make_pixels, write_images, write_manifest
+
+MOST_FILES = 700
+"""Opened by a rank that is not root, by the MPI library and the kernel's own files included."""
+HEAVY = {
+    "rich", "typer", "click", "imageio", "imagecodecs", "PIL", "matplotlib", "torch", "hdf5plugin",
+    "lmdb",
+}  # fmt: skip
+ROOT_ONLY = {
+    "h5ingest.cli.app", "h5ingest.cli.collective_commands", "h5ingest.cli.serial_commands",
+    "h5ingest.cli.messages",
+    "h5ingest.cli.progress", "h5ingest.storage.rank0_pass", "statistics", "socket", "hashlib",
+}  # fmt: skip
+
+ONE_RANK_TRACED = (
+    'if [ "${PMI_RANK:-$OMPI_COMM_WORLD_RANK}" = 1 ]; then '
+    'exec strace -f -qq -e trace=openat,open -o "$@"; else shift; exec "$@"; fi'
+)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("startup")
+    names = write_images(folder / "images", make_pixels(8, (6, 5)))
+    return write_manifest(folder / "manifest.txt", [f"images/{name}" for name in names])
+
+
+@pytest.mark.parametrize("more", [(), ("--layout", "ragged"), ("--compression", "gzip:1")])
+def test_a_rank_imports_only_what_it_needs(
+    manifest: Path, tmp_path: Path, flavour: Flavour, more: tuple[str, ...]
+) -> None:
+    stack = () if "--layout" in more else ("--chunk", "2")
+    done = flavour.run_launched(
+        2, "modules", tmp_path, manifest, tmp_path / "out.h5", *stack, *more
+    )
+    assert done.returncode == 0, explain(done)
+    imported = set((tmp_path / "1").read_text().split())
+    assert "kornia_rs" in imported, "this rank has decoded an image"
+    assert not {name.partition(".")[0] for name in imported} & HEAVY
+    assert not imported & ROOT_ONLY
+
+
+def test_root_imports_no_library_for_pictures(
+    manifest: Path, tmp_path: Path, flavour: Flavour
+) -> None:
+    done = flavour.run_launched(
+        2, "modules", tmp_path, manifest, tmp_path / "out.h5", "--chunk", "2", "--quiet"
+    )
+    assert done.returncode == 0, explain(done)
+    imported = {name.partition(".")[0] for name in (tmp_path / "0").read_text().split()}
+    assert "typer" in imported, "this rank has read the arguments"
+    assert not imported & {"imageio", "PIL", "matplotlib", "torch", "hdf5plugin", "lmdb"}
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_rank_opens_few_files(manifest: Path, tmp_path: Path, flavour: Flavour) -> None:
+    trace = tmp_path / "trace"
+    done = flavour.launch(
+        2, "sh", "-c", ONE_RANK_TRACED, "sh", trace,
+        flavour.bin / "h5ingest", manifest, tmp_path / "out.h5", "--chunk", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, explain(done)
+    opened = re.findall(r'open(?:at)?\([^"]*"([^"]*)".* = \d+$', trace.read_text(), re.MULTILINE)
+    of_images = [name for name in opened if "images/" in name]
+    assert of_images, "the trace shows the work of a rank"
+    assert len(opened) - len(of_images) <= MOST_FILES, "\n".join(opened)

@@ -1,0 +1,121 @@
+"""Whatever users call groups, columns, classes and images: nothing of it is taken for ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers.support import write_manifest, write_png
+
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.schema import IN_TREES, known
+from h5ingest.inspect import croissant, show
+from h5ingest.inspect.verify import verify
+from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import ingest
+from h5ingest.reading.store import ImageStore
+
+OURS = (
+    "sizes", "images", "data", "offsets", "pixels", "shapes", "label_names", "labels", "status",
+    "checksums", "paths", "samples", "datasets", "columns",
+)  # fmt: skip
+N = len(OURS) ** 2
+DIGESTS = {
+    ("tree", None): "f49f37ebbb33213d", ("tree", "label"): "08f7d303d9e05b32",
+    ("ragged", None): "c197d335e0ea87e4", ("ragged", "label"): "d8a1fac8ee3b39ad",
+    ("encoded", None): "", ("encoded", "label"): "",
+    ("stack", None): "5d448dd5b09d7a7f", ("stack", "label"): "2ea51ba3578625fa",
+}  # fmt: skip
+"""How the digests began when h5ingest knew no `schema`: the format is the same. None for `encoded`,
+where the bytes of the PNG files enter, which depend on zlib."""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image for each class and name of ours, as tall as a class has images."""
+    folder = tmp_path_factory.mktemp("names")
+    paths = [f"{label}/{name}.png" for label in OURS for name in OURS]
+    for row, path in enumerate(paths):
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_png(folder / path, np.full((len(OURS), 3 + row % 3), row, np.uint8))
+    rows = [(path, path.partition("/")[0], *(row,) * len(OURS)) for row, path in enumerate(paths)]
+    return write_manifest(folder / "m.csv", [("path", "label", *OURS), *rows])
+
+
+@pytest.mark.parametrize(("layout", "group_by"), DIGESTS)
+def test_names_of_ours_are_free_for_users(
+    layout: str, group_by: str | None, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.h5"
+    fit = "pad" if layout == "stack" else "error"
+    report = ingest(manifest, out, IngestOptions(layout=layout, group_by=group_by, fit=fit))
+    assert report.content_digest.startswith(DIGESTS[layout, group_by])
+    checked = verify(out, SerialComm(), sources=True, root=manifest.parent)
+    assert checked.ok, (checked.problems, checked.bad)
+    assert (checked.n_samples, checked.n_sources) == (N, N)
+    check_reader(out, grouped=group_by is not None)
+    show.tree(out)
+    fields = {
+        field["name"].partition("/")[2]
+        for record_set in croissant.describe(out)["recordSet"]
+        for field in record_set["field"]
+    } - {"label", "name"}
+    columns = {f"columns/{name}" for name in OURS}
+    assert columns <= fields
+    assert fields - columns <= {name.partition("/")[0] for name in known(layout)}
+
+
+def check_reader(out: Path, *, grouped: bool) -> None:
+    """All images and columns are there, and nothing stands for what is not."""
+    rows: list[int] = []
+    for group in sorted(OURS) if grouped else [None]:
+        with ImageStore(out, group=group) as store:
+            mine = np.asarray(store.columns["data"])
+            rows += mine.tolist()
+            assert set(store.columns) == set(OURS)
+            assert store.label_names == tuple(sorted(OURS))
+            images = [image for image, _ in store]
+            assert [int(image[0, 0]) for image in images] == [row % 256 for row in mine]
+            widths = [3 + row % 3 for row in mine]
+            if store.layout == "tree":
+                assert store.sizes is None
+                assert [image.shape for image in images] == [(len(OURS), w) for w in widths]
+            else:
+                assert store.sizes is not None
+                assert np.asarray(store.sizes)[:, 1].tolist() == widths
+    assert sorted(rows) == list(range(N))
+
+
+def test_what_is_damaged_is_still_found(manifest: Path, tmp_path: Path) -> None:
+    """Looking at names of ours only, verify looks at all of those."""
+    out = tmp_path / "a.h5"
+    for layout in ("tree", "ragged", "encoded", "stack"):
+        fit = "pad" if layout == "stack" else "error"
+        ingest(manifest, out, IngestOptions(layout=layout, fit=fit, overwrite=True))
+        with h5py.File(out) as file:
+            present = [name for name in known(layout) if name in file] + ["columns/data"]
+            schema = file.attrs["schema"]
+        assert schema == f"h5ingest {layout} 1"
+        assert "label_names" in present
+        assert ("sizes" in present) == (layout == "stack")
+        for name in present:
+            with h5py.File(out, "r+") as file:
+                file.move(name, "aside")
+            checked = verify(out, SerialComm())
+            assert not checked.ok, (layout, name)
+            with h5py.File(out, "r+") as file:
+                file.move("aside", name)
+        assert verify(out, SerialComm()).ok
+
+
+def test_a_tree_gives_no_image_a_name_of_ours(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    ingest(manifest, out, IngestOptions(layout="tree", group_by="label"))
+    with h5py.File(out) as file:
+        assert sorted(json.loads(file.attrs["groups"])) == sorted(file) == sorted(OURS)
+        for label in OURS:
+            images = {name.decode().rpartition("/")[2] for name in file[f"{label}/datasets"]}
+            assert images == {f"{name}_1" if name in IN_TREES else name for name in OURS}

@@ -1,0 +1,324 @@
+"""`ImageDataset` and `ChunkSampler` under a real DataLoader, forked and spawned."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from helpers.support import make_pixels
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from h5ingest import ImageStore
+from h5ingest.core.errors import UsageError
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
+
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler  # noqa: E402
+
+from h5ingest.torch import ChunkSampler, ImageDataset, to_tensor  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    # A machine with fewer cores than workers is no fault of ours.
+    "ignore:This DataLoader will create:UserWarning"
+)
+
+
+def write(
+    path: Path,
+    pixels: NDArray[Any],
+    *,
+    failed: tuple[int, ...] = (),
+    labels: bool = True,
+    **how: Any,
+) -> Path:
+    n = len(pixels)
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"] = "h5ingest stack 1"
+        file.create_dataset("images", data=pixels, **how)
+        status = np.ones(n, np.uint8)
+        status[list(failed)] = 2
+        file["status"] = status
+        file.create_dataset("paths", data=[f"{row}.png" for row in range(n)])
+        if labels:
+            file["labels"] = np.arange(n) * 3
+    return path
+
+
+def halved(image: NDArray[Any]) -> Any:
+    return torch.from_numpy(image.astype(np.float32) / 2)
+
+
+def negative(label: int) -> int:
+    return -label
+
+
+def labels_of(dataset: ImageDataset) -> list[int]:
+    return [dataset[sample][1] for sample in range(len(dataset))]
+
+
+# --- the dataset -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
+def test_samples_and_batches_are_channels_first(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str
+) -> None:
+    pixels = make_pixels(7, shape, dtype)
+    dataset = ImageDataset(write(tmp_path / "a.h5", pixels))
+    # (n, C, H, W)
+    wanted = pixels.reshape(7, 5, 4, -1).transpose(0, 3, 1, 2)
+    image, label = dataset[-2]
+    assert (image.dtype, label) == (getattr(torch, dtype), 15)
+    np.testing.assert_array_equal(image.numpy(), wanted[5])
+    images, labels = dataset[[4, 1, 4]]
+    np.testing.assert_array_equal(images.numpy(), wanted[[4, 1, 4]])
+    assert labels.tolist() == [12, 3, 12]
+    np.testing.assert_array_equal(dataset[2:4][0].numpy(), wanted[2:4])
+    fetched = dataset.__getitems__([6, 0])
+    assert [label for _image, label in fetched] == [18, 0]
+    np.testing.assert_array_equal(fetched[0][0].numpy(), wanted[6])
+    assert len(dataset) == 7
+
+
+def test_transforms_are_given_what_is_stored(tmp_path: Path) -> None:
+    pixels = make_pixels(7, (5, 4, 3))
+    path = write(tmp_path / "a.h5", pixels)
+    dataset = ImageDataset(path, transform=halved, target_transform=negative)
+    image, label = dataset[3]
+    np.testing.assert_array_equal(image.numpy(), pixels[3].astype(np.float32) / 2)
+    assert label == -9
+    images, labels = dataset[[3, 1]]
+    np.testing.assert_array_equal(images.numpy(), pixels[[3, 1]].astype(np.float32) / 2)
+    assert labels == [-9, -3]
+    assert [label for _image, label in dataset.__getitems__([2, 5])] == [-6, -15]
+    shapes = ImageDataset(path, transform=np.shape)
+    assert shapes[[0, 1]][0] == [(5, 4, 3)] * 2
+
+
+def test_failed_rows_are_not_shown_to_a_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", make_pixels(7, (5, 4)), failed=(1, 2))
+    assert labels_of(ImageDataset(path)) == [0, 9, 12, 15, 18]
+    assert len(ImageDataset(path, failed="include")) == 7
+    masking = ImageStore(path, failed="mask", masked_label=-100)
+    assert labels_of(ImageDataset(masking))[:4] == [0, -100, -100, 9]
+    with pytest.raises(UsageError, match="group"):
+        ImageDataset(masking, group="train")
+
+
+def test_without_labels_there_are_images_only(tmp_path: Path) -> None:
+    pixels = make_pixels(7, (5, 4))
+    dataset = ImageDataset(write(tmp_path / "a.h5", pixels, labels=False))
+    np.testing.assert_array_equal(dataset[2].numpy()[0], pixels[2])
+    assert dataset[[1, 2]].shape == (2, 1, 5, 4)
+    (batch,) = DataLoader(dataset, batch_size=7)
+    np.testing.assert_array_equal(batch.numpy()[:, 0], pixels)
+
+
+def test_images_of_many_sizes_come_as_a_list(tmp_path: Path) -> None:
+    images = [make_pixels(1, (3, k + 1))[0] for k in range(4)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["schema"] = "h5ingest ragged 1"
+        file["images/pixels"] = np.concatenate([image.ravel() for image in images])
+        file["images/offsets"] = np.cumsum([0, *[image.size for image in images]])
+        file["images/shapes"] = np.array([(*image.shape, 1) for image in images])
+        file["status"] = np.ones(4, np.uint8)
+        file["labels"] = np.arange(4)
+    dataset = ImageDataset(tmp_path / "a.h5")
+    found, labels = dataset[[2, 0]]
+    assert labels.tolist() == [2, 0]
+    assert [tuple(image.shape) for image in found] == [(1, 3, 3), (1, 3, 1)]
+    np.testing.assert_array_equal(dataset[3][0].numpy()[0], images[3])
+
+
+def test_a_tensor_is_no_copy_where_it_need_not_be() -> None:
+    gray = make_pixels(2, (5, 4))
+    assert np.shares_memory(to_tensor(gray, batch=True).numpy(), gray)
+    assert to_tensor(gray[0]).shape == (1, 5, 4)
+    assert to_tensor(make_pixels(2, (5, 4, 3)), batch=True).is_contiguous()
+
+
+# --- under a DataLoader ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["none", "zstd"])
+def many(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, NDArray[Any]]:
+    """10,000 images, all different, their labels three times their row."""
+    pixels = make_pixels(10_000, (7, 6))
+    pixels[:, 0, :2] = np.arange(10_000, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    how = {} if request.param == "none" else dict(hdf5plugin.Zstd())
+    path = tmp_path_factory.mktemp("many") / "a.h5"
+    return write(path, pixels, chunks=(300, 7, 6), **how), pixels
+
+
+def check_loader(loader: Any, pixels: NDArray[Any]) -> None:
+    """Every image once, each with the label that goes with it."""
+    seen = []
+    for images, labels in loader:
+        rows = labels.numpy() // 3
+        np.testing.assert_array_equal(images.numpy()[:, 0], pixels[rows])
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(len(pixels)))
+
+
+@pytest.mark.parametrize(
+    ("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")], ids=["alone", "fork", "spawn"]
+)
+def test_every_sample_of_an_epoch_is_right(
+    many: tuple[Path, NDArray[Any]], workers: int, method: str | None
+) -> None:
+    path, pixels = many
+    dataset = ImageDataset(path)
+    for row in (0, 5000, 9999):  # the parent has read before the workers begin
+        np.testing.assert_array_equal(dataset[row][0].numpy()[0], pixels[row])
+    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": method}
+    check_loader(DataLoader(dataset, batch_size=64, shuffle=True, **how), pixels)
+    if method != "spawn":  # two seconds each
+        sampler = ChunkSampler(dataset, window=3)
+        check_loader(DataLoader(dataset, batch_size=64, sampler=sampler, **how), pixels)
+        batches = BatchSampler(sampler, 64, drop_last=False)
+        check_loader(DataLoader(dataset, sampler=batches, batch_size=None, **how), pixels)
+
+
+def test_forked_workers_never_return_a_wrong_mnist_image(corpora: Path, tmp_path: Path) -> None:
+    lines = (corpora / "mnist/train.csv").read_text().splitlines()[:10_001]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    options = IngestOptions(root=corpora / "mnist", compression="zstd")
+    ingest(tmp_path / "m.csv", tmp_path / "m.h5", options)
+    with h5py.File(tmp_path / "m.h5") as file:
+        images, labels = file["images"][()], file["labels"][()]
+    dataset = ImageDataset(tmp_path / "m.h5")
+    dataset[::500]
+    order = np.random.default_rng(3).permutation(10_000).tolist()
+    loader = DataLoader(
+        dataset, batch_size=64, sampler=order, num_workers=2, multiprocessing_context="fork"
+    )
+    place = 0
+    for found, found_labels in loader:
+        rows = order[place : place + len(found)]
+        np.testing.assert_array_equal(found.numpy()[:, 0], images[rows])
+        assert found_labels.tolist() == labels[rows].tolist()
+        place += len(found)
+    assert place == 10_000
+
+
+def test_a_dataset_can_be_pickled(many: tuple[Path, NDArray[Any]]) -> None:
+    path, pixels = many
+    dataset = ImageDataset(path, target_transform=negative)
+    dataset[3]
+    again = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(again[17][0].numpy()[0], pixels[17])
+    assert again[17][1] == -51
+
+
+# --- the sampler -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chunked(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    """1,000 images in chunks of 32."""
+    path = tmp_path_factory.mktemp("chunked") / "a.h5"
+    pixels = make_pixels(1000, (2, 2))
+    return ImageStore(write(path, pixels, chunks=(32, 2, 2), compression="gzip"))
+
+
+def test_each_epoch_is_another_order_the_same_for_a_seed(chunked: ImageStore) -> None:
+    sampler = ChunkSampler(chunked, seed=1)
+    first = list(sampler)
+    assert sorted(first) == list(range(1000))
+    assert first != sorted(first)
+    assert list(sampler) == first == list(ChunkSampler(chunked, seed=1))
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(second) == sorted(first)
+    assert second != first
+    assert list(ChunkSampler(chunked, seed=2)) != first
+    assert all(type(sample) is int for sample in first)
+
+
+def test_a_window_touches_no_more_chunks_than_it_may(chunked: ImageStore) -> None:
+    samples = np.array(list(ChunkSampler(chunked, window=4)))
+    chunks = samples // 32
+    seen: list[int] = []
+    for start in range(0, 1000, 128):  # the one short chunk may shift what comes after it
+        seen += set(chunks[start : start + 128].tolist())
+    assert len(seen) <= len(set(chunks.tolist())) + 8
+    # within the window it does mix: neighbours seldom are of one chunk
+    assert np.mean(np.diff(chunks) == 0) < 0.4
+    assert np.mean(np.diff(samples) == 1) < 0.02
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    replicas=st.integers(1, 40), window=st.integers(1, 50), drop=st.booleans(),
+    epoch=st.integers(0, 3),
+)  # fmt: skip
+def test_replicas_share_an_epoch(
+    chunked: ImageStore, replicas: int, window: int, drop: bool, epoch: int
+) -> None:
+    shares = []
+    for rank in range(replicas):
+        sampler = ChunkSampler(
+            chunked, window=window, num_replicas=replicas, rank=rank, drop_last=drop
+        )
+        sampler.set_epoch(epoch)
+        reference: Any = DistributedSampler(
+            chunked,  # type: ignore[arg-type]  # it only asks for the length
+            num_replicas=replicas,
+            rank=rank,
+            drop_last=drop,
+        )
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == len(reference)
+    together = [sample for share in shares for sample in share]
+    if drop:
+        assert len(set(together)) == len(together)
+        assert len(together) > 1000 - replicas
+    else:
+        assert set(together) == set(range(1000))
+        assert len(together) < 1000 + replicas
+    alone = ChunkSampler(chunked, window=window)
+    alone.set_epoch(epoch)
+    assert together[:1000] == list(alone)[: len(together)]
+
+
+def test_more_replicas_than_samples(tmp_path: Path) -> None:
+    store = ImageStore(write(tmp_path / "a.h5", make_pixels(3, (2, 2))))
+    shares = [list(ChunkSampler(store, num_replicas=8, rank=rank)) for rank in range(8)]
+    assert [len(share) for share in shares] == [1] * 8
+    assert {sample for share in shares for sample in share} == {0, 1, 2}
+    empty = ChunkSampler(store, num_replicas=8, rank=1, drop_last=True)
+    assert list(empty) == []
+    assert len(empty) == 0
+
+
+def test_skipped_rows_are_not_sampled(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.h5", make_pixels(20, (2, 2)), failed=(0, 5, 6, 7, 8, 9), chunks=(5, 2, 2)
+    )
+    dataset = ImageDataset(path)
+    assert sorted(ChunkSampler(dataset)) == list(range(14))
+    bounds = dataset.store.blocks
+    assert all(a < b for a, b in pairwise(bounds.tolist()))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"seed": -1}, {"rank": 2, "num_replicas": 2}, {"num_replicas": 0}]
+)
+def test_a_sampler_that_cannot_be(chunked: ImageStore, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ChunkSampler(chunked, **wrong)
