@@ -16,10 +16,10 @@ from mpi4py import MPI
 from h5ingest.core.layout import ImageSpec, Layout, stack_group
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, cut, pieces
-from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.world import world
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.filters import pipeline
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.filters import filter_pipeline
 from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal
 from h5ingest.storage.placed_writer import PlacedWriter
@@ -35,7 +35,7 @@ def main() -> None:
     pixels = np.load(source, mmap_mode="r")
     n_rows, height, width, channels = pixels.shape
     image = ImageSpec(height=height, width=width, channels=channels, dtype="uint8")
-    filters = pipeline("zstd:1", shuffle=False)
+    filters = filter_pipeline("zstd:1", shuffle=False)
     group = stack_group("", "", n_rows, image, chunk_rows=CHUNK_ROWS, filters=filters)
     layout = Layout(kind="stack", groups=(group,), grouped=False, filters=filters)
     [piece] = pieces(cut([group.pixels], comm.size), [n_rows], comm.rank)
@@ -49,9 +49,9 @@ def main() -> None:
         out.unlink(missing_ok=True)
         journal = Journal(out.with_suffix(".journal"), {})
         reserve(out)
-    ledger = Ledger(comm, out, journal, None, IngestOptions().checkpoint_s)
-    writer = PlacedWriter(out, layout, comm, ledger)
-    pulse = Pulse(comm, 1)
+    checkpoints = Checkpoints(comm, out, journal, None, IngestOptions().checkpoint_s)
+    writer = PlacedWriter(out, layout, comm, checkpoints)
+    pulse = AsyncSum(comm, 1)
     for batch in batches(rows, CHUNK_ROWS, BATCH_BYTES // image.n_bytes):
         writer.write("/images", batch, mine[batch.start - rows.start : batch.stop - rows.start])
         writer.mark(0, batch)

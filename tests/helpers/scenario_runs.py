@@ -16,7 +16,7 @@ import h5ingest.pipeline.probing
 import h5ingest.pipeline.write_loop
 from h5ingest.core.errors import IngestError, SamplesFailedError
 from h5ingest.core.options import IngestOptions
-from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.comm import Comm, SerialComm
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.run import ingest
@@ -65,7 +65,7 @@ def go(run: Run, comm: Comm) -> Outcome:
     for module in (h5ingest.pipeline.write_loop, h5ingest.pipeline.probing):
         assert "_BEAT_S" in vars(module)
         vars(module)["_BEAT_S"] = 0.0
-    Pulse.__init__.__kwdefaults__.update(interval_s=0.0)  # type: ignore[union-attr]  # it has one
+    AsyncSum.__init__.__kwdefaults__.update(interval_s=0.0)  # type: ignore[union-attr]  # it has one
     kind, *words = run.end.split(":")
     interrupt = Interrupt()
     if kind == "stop" and int(words[0]) % comm.size == comm.rank:

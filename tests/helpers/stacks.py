@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from h5ingest.core.layout import ImageSpec, Layout, stack_group
-from h5ingest.storage.filters import pipeline
+from h5ingest.storage.filters import filter_pipeline
 
 
 def stack(
@@ -11,6 +11,6 @@ def stack(
 ) -> Layout:
     """Square gray images of one byte a pixel: `/images`, `/status`, `/checksums`."""
     image = ImageSpec(height=side, width=side, channels=1, dtype="uint8")
-    filters = pipeline(compression, shuffle=False)
+    filters = filter_pipeline(compression, shuffle=False)
     group = stack_group("", "", n_rows, image, chunk_rows=chunk_rows, filters=filters)
     return Layout(kind="stack", groups=(group,), grouped=False, filters=filters)

@@ -20,7 +20,7 @@ import png
 import pytest
 from numpy.typing import NDArray
 
-from h5ingest.pipeline.job import Nobody
+from h5ingest.pipeline.job import NullProgress
 from h5ingest.storage.file_systems import look
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -304,7 +304,7 @@ def explain(completed: Completed) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Meddler(Nobody):
+class Meddler(NullProgress):
     """A watch that does something between the look at the headers and the storing."""
 
     meddle: Callable[[], object]

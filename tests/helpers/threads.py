@@ -74,7 +74,7 @@ class ThreadComm:
     def exchange(self, parts: Sequence[T]) -> list[T]:
         return [told[self.rank] for told in self.allgather(list(parts))]
 
-    def rest(self) -> None:
+    def final_barrier(self) -> None:
         self.allgather(None)
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:
@@ -126,7 +126,7 @@ def on_ranks(size: int, work: Callable[[ThreadComm], T]) -> list[T]:
 
 @contextmanager
 def _placed() -> Iterator[None]:
-    """Make `choose` see an h5py without MPI."""
+    """Make `choose_writer` see an h5py without MPI."""
     h5py = vars(writer_choice)["h5py"]
     vars(writer_choice)["h5py"] = SimpleNamespace(get_config=lambda: SimpleNamespace(mpi=False))
     try:

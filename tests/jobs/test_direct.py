@@ -69,9 +69,9 @@ def opened(path: Path) -> Iterator[DirectFile]:
 
 
 def put(file: DirectFile, data: NDArray[Any], offset: int) -> Any:
-    room = file.room(data.shape, data.dtype.name, offset)
-    room[...] = data
-    return file.write(room, offset)
+    get_buffer = file.get_buffer(data.shape, data.dtype.name, offset)
+    get_buffer[...] = data
+    return file.write(get_buffer, offset)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -17,13 +17,13 @@ from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
 from h5ingest.inspect.verify import verify
 from h5ingest.mpi.async_sum import while_root_works
-from h5ingest.pipeline.redistribute import divide
+from h5ingest.pipeline.redistribute import redistribute
 from h5ingest.pipeline.run import ingest
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.placed_writer import PlacedWriter
 from h5ingest.storage.writer import Image
-from h5ingest.storage.writer_choice import choose
+from h5ingest.storage.writer_choice import choose_writer
 
 SPEC = ImageSpec(height=6, width=7, channels=1, dtype="uint8")
 
@@ -46,10 +46,10 @@ def test_dividing_20_000_groups_takes_no_time_for_each_pair_of_them() -> None:
     layout, n = layout_of(20_000), 20_000
     runs = [run_of(group) for group in range(n)]
     started_s = time.process_time()
-    told = on_ranks(2, lambda comm: divide(comm, layout, runs if comm.rank == 0 else []))
+    told = on_ranks(2, lambda comm: redistribute(comm, layout, runs if comm.rank == 0 else []))
     assert time.process_time() - started_s < 15  # a minute, if it looks at all runs for each group
-    assert [len(portions) for portions in told] == [n // 2, n // 2]
-    assert [p.group for portions in told for p in portions] == list(range(n))
+    assert [len(shards) for shards in told] == [n // 2, n // 2]
+    assert [p.group for shards in told for p in shards] == list(range(n))
 
 
 class Waits:
@@ -83,7 +83,7 @@ def test_root_gives_signs_of_life_while_it_creates_datasets(tmp_path: Path) -> N
     def work(comm: ThreadComm) -> tuple[float, int]:
         vars(comm)["watch"] = waits = Waits()
         started_s = time.monotonic()
-        writer = PlacedWriter(tmp_path / "a.h5", layout, comm, Ledger(comm, tmp_path / "a.h5",
+        writer = PlacedWriter(tmp_path / "a.h5", layout, comm, Checkpoints(comm, tmp_path / "a.h5",
                                                                       None, None, 60))  # fmt: skip
         seconds = time.monotonic() - started_s
         writer.close()
@@ -98,7 +98,7 @@ def test_root_gives_signs_of_life_while_it_creates_datasets(tmp_path: Path) -> N
 def test_each_dataset_and_each_image_of_a_tree_is_a_beat(tmp_path: Path) -> None:
     beats: list[int] = []
     layout = layout_of(5)
-    placer = Placer(tmp_path / "a.h5", layout, beat=lambda: beats.append(0))
+    placer = ChunkPlacer(tmp_path / "a.h5", layout, beat=lambda: beats.append(0))
     assert len(beats) == len(layout.datasets) == 15
     images = [Image(0, row, b"", b"%d" % row, (6, 7), "uint8") for row in range(4)]
     placer.create_images(images, lambda: beats.append(1))
@@ -145,5 +145,7 @@ def test_a_rank_may_hold_nothing_of_several_groups(tmp_path: Path) -> None:
 
 
 def test_few_datasets_are_written_as_before(tmp_path: Path) -> None:
-    choice = on_ranks(1, lambda c: choose(layout_of(3), c, tmp_path / "a.h5", IngestOptions()))[0]
+    choice = on_ranks(
+        1, lambda c: choose_writer(layout_of(3), c, tmp_path / "a.h5", IngestOptions())
+    )[0]
     assert choice.why == "HDF5 (one process)"

@@ -43,8 +43,8 @@ from h5ingest.core.layout import Layout, tree_group
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal
-from h5ingest.storage.chunk_placer import Placer
-from h5ingest.storage.filters import available, canonical, pipeline
+from h5ingest.storage.chunk_placer import ChunkPlacer
+from h5ingest.storage.filters import available, canonical, filter_pipeline
 from h5ingest.storage.job_files import done_spans
 from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Run, Undone
 from h5ingest.storage.writer import Image as TreeImage
@@ -392,7 +392,7 @@ def unaccounted(file: Path) -> int:
 def test_a_codec_that_does_not_give_the_pixels_back_is_refused(name: str, reason: str) -> None:
     for text in (name, name.upper(), f"{name}:3"):
         with pytest.raises(UsageError, match=rf"{text}: not offered.*{reason}.*gzip.*zstd") as info:
-            pipeline(text, shuffle=False)
+            filter_pipeline(text, shuffle=False)
         assert info.value.exit_code == 2
 
 
@@ -402,7 +402,7 @@ def test_no_plugin_is_left_undecided() -> None:
         text = "bitshuffle" if name == "bshuf" else name
         if text not in available():
             with pytest.raises(UsageError, match="not offered"):
-                pipeline(text, shuffle=False)
+                filter_pipeline(text, shuffle=False)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_no_plugin_is_left_undecided() -> None:
 )
 def test_what_cannot_be_is_said(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        pipeline(text, shuffle=False)
+        filter_pipeline(text, shuffle=False)
 
 
 @pytest.mark.parametrize(
@@ -437,10 +437,10 @@ def test_what_cannot_be_is_said(text: str, message: str) -> None:
 )  # fmt: skip
 def test_the_canonical_name_of_a_codec_asks_for_the_same_filter(text: str) -> None:
     name = canonical(text)
-    assert pipeline(name, shuffle=False) == pipeline(text, shuffle=False)
+    assert filter_pipeline(name, shuffle=False) == filter_pipeline(text, shuffle=False)
     assert canonical(name) == name
     assert canonical(text.upper()) == name
-    assert pipeline(text.upper(), shuffle=False) == pipeline(text, shuffle=False)
+    assert filter_pipeline(text.upper(), shuffle=False) == filter_pipeline(text, shuffle=False)
 
 
 def test_what_is_typed_in_another_way_and_means_the_same_has_one_name() -> None:
@@ -524,7 +524,7 @@ def test_canary_this_hdf5_still_does_what_placed_chunks_rely_on(
 
 
 def test_the_placer_itself_notices_when_hdf5_does_otherwise(tmp_path: Path) -> None:
-    placer = Placer(tmp_path / "a.h5", stack(4))
+    placer = ChunkPlacer(tmp_path / "a.h5", stack(4))
     metadata = vars(placer)["_metadata"]
     metadata.token = bytes(32)  # what it waits for is then not what comes
     placer.place(0, 0, 100, 0)  # (the payload is made with the token at its first use)
@@ -731,7 +731,7 @@ def test_a_replay_comes_to_the_same_offsets_and_the_same_file(stored: Path, tmp_
     """Written by another HDF5 than this one too: 1.10 and 2.x place alike."""
     _, records, _ = journal.read(stored / "out.journal")
     copy_written(stored, tmp_path / "again.h5", records)
-    placer = Placer(tmp_path / "again.h5", stack(1800, chunk_rows=3), records)
+    placer = ChunkPlacer(tmp_path / "again.h5", stack(1800, chunk_rows=3), records)
     placer.replay()
     placer.close()
     assert_same(stored / "out.h5", tmp_path / "again.h5")
@@ -745,7 +745,7 @@ def test_half_a_replay_and_the_rest_placed_anew_is_a_whole_file(
     assert len(rest) > 100
     whole = (stored / "out.h5").read_bytes()
     copy_written(stored, tmp_path / "half.h5", known)
-    placer = Placer(tmp_path / "half.h5", stack(1800, chunk_rows=3), known)
+    placer = ChunkPlacer(tmp_path / "half.h5", stack(1800, chunk_rows=3), known)
     placer.replay()
     anew = [placer.place(0, p.chunk, p.n_bytes, p.filter_mask) for p in reversed(rest)]
     placer.close()
@@ -836,19 +836,19 @@ def test_another_file_is_no_journal(text: bytes, tmp_path: Path) -> None:
 
 
 def refused(path: Path, known: list[Record], what: str) -> None:
-    placer = Placer(path, stack(10), known)
+    placer = ChunkPlacer(path, stack(10), known)
     with pytest.raises(SetupError, match=what) as info:
         placer.replay()
     assert info.value.exit_code == 6
 
 
 def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> None:
-    placer = Placer(tmp_path / "a.h5", stack(10))
+    placer = ChunkPlacer(tmp_path / "a.h5", stack(10))
     placements = [placer.place(0, chunk, 20 + chunk, 0) for chunk in range(10)]
     begins = placer.begins()
     placer.close()
     assert [b.dataset for b in begins] == [1, 2]
-    placer = Placer(tmp_path / "b.h5", stack(10), [*begins, *placements])
+    placer = ChunkPlacer(tmp_path / "b.h5", stack(10), [*begins, *placements])
     placer.replay()
     placer.close()
     moved = placements[6]._replace(offset=placements[6].offset + 8)
@@ -865,16 +865,16 @@ def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> Non
 def test_a_replay_of_a_tree_with_other_images_is_refused(tmp_path: Path) -> None:
     layout = Layout(kind="tree", groups=(tree_group("", "", 3, 36),), grouped=False)
     images = [TreeImage(0, row, b"", b"%d" % row, (3, 4), "uint8") for row in range(3)]
-    placer = Placer(tmp_path / "a.h5", layout)
+    placer = ChunkPlacer(tmp_path / "a.h5", layout)
     placer.create_images(images)
     known: list[Record] = [*placer.begins()]
     placer.close()
     assert known[-1][0] == IMAGES
-    placer = Placer(tmp_path / "a.h5", layout, known)
+    placer = ChunkPlacer(tmp_path / "a.h5", layout, known)
     placer.create_images(images)
     placer.replay()
     placer.close()
-    placer = Placer(tmp_path / "a.h5", layout, known)
+    placer = ChunkPlacer(tmp_path / "a.h5", layout, known)
     placer.create_images([*images[:1], images[1]._replace(shape=(300, 4)), images[2]])
     with pytest.raises(SetupError, match="expected a dataset at"):
         placer.replay()
@@ -983,7 +983,7 @@ def test_what_will_be_in_the_file_has_its_space_from_the_beginning(
 ) -> None:
     need_space_to_be_taken(tmp_path)
     path, n_bytes = tmp_path / "a.h5", 40 * 256 * 256
-    placer = Placer(path, layout)
+    placer = ChunkPlacer(path, layout)
     if layout is LARGE_TREE:
         placer.create_images(
             TreeImage(0, i, b"", b"%d" % i, (256, 256), "uint8") for i in range(40)

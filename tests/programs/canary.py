@@ -23,11 +23,11 @@ from helpers.stacks import stack
 
 from h5ingest.core.layout import DatasetSpec
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation
-from h5ingest.storage.filters import available, pipeline
+from h5ingest.storage.filters import available, filter_pipeline
 from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Begins, Placement, Record
 from h5ingest.storage.mpio_writer import MpioWriter
@@ -82,7 +82,7 @@ def the_payload_comes_in_one_piece_before_the_call_returns(folder: Path) -> None
     file = h5py.h5f.create(b"recorded", h5py.h5f.ACC_TRUNC, file_creation(), access)
     spec = DatasetSpec(
         name="/x", shape=(64, 2**20), dtype="uint8", chunk_rows=1,
-        filters=pipeline("gzip:1", shuffle=False),
+        filters=filter_pipeline("gzip:1", shuffle=False),
     )  # fmt: skip
     dataset = create(file, spec)
     for chunk, length in enumerate((1, 31, 32, 33, 2047, 2048, 4096, 65_537, 3 * 2**20)):
@@ -99,7 +99,7 @@ def the_payload_comes_in_one_piece_before_the_call_returns(folder: Path) -> None
 
 def place(path: Path, sizes: list[int], filter_mask: int = 0) -> list[Placement]:
     """Chunks placed in a shuffled order, nobody's bytes written."""
-    placer = Placer(path, stack(len(sizes)))
+    placer = ChunkPlacer(path, stack(len(sizes)))
     order = np.random.default_rng(5).permutation(len(sizes)).tolist()
     placements = [placer.place(0, chunk, sizes[chunk], filter_mask) for chunk in order]
     placer.close()
@@ -136,7 +136,7 @@ def metadata_that_is_evicted_meanwhile_reaches_the_file(folder: Path) -> None:
     layout = stack(n)
     compressor = Compressor(layout.groups[0].pixels)
     chunks, places = [], []
-    placer = Placer(folder / "many.h5", layout)
+    placer = ChunkPlacer(folder / "many.h5", layout)
     metadata = vars(placer)["_metadata"]
     written: list[int] = []
     write = metadata.write
@@ -215,7 +215,7 @@ class Written:
 def a_replay_keeps_what_has_been_written(folder: Path) -> None:
     """Also a replay on a file that lost, in a crash, all of HDF5's own bytes."""
     written = Written(folder / "a.h5")
-    placer = Placer(written.path, stack(written.n_rows))
+    placer = ChunkPlacer(written.path, stack(written.n_rows))
     known: list[Record] = [*placer.begins()]
     written.all_rows(placer.begins())
     for chunk, n_bytes in enumerate(sizes_of(200)):
@@ -231,7 +231,7 @@ def a_replay_keeps_what_has_been_written(folder: Path) -> None:
         for start, data in bare.rows:
             os.pwrite(file.fileno(), data, start)
     for again in (written, bare):
-        placer = Placer(again.path, stack(again.n_rows), known)
+        placer = ChunkPlacer(again.path, stack(again.n_rows), known)
         placer.replay()
         again.check()
         for chunk, n_bytes in enumerate(sizes_of(100), 200):
@@ -247,7 +247,7 @@ def a_replay_keeps_what_a_job_that_was_taken_up_before_has_written(folder: Path)
     noise = np.random.default_rng(8)
     known: list[Record] = []
     for run in range(4):
-        placer = Placer(written.path, stack(written.n_rows), known)
+        placer = ChunkPlacer(written.path, stack(written.n_rows), known)
         placer.replay()
         written.check()
         if not known:
@@ -271,7 +271,7 @@ def a_replay_keeps_what_a_job_that_was_taken_up_before_has_written(folder: Path)
 
 
 def unfiltered_chunks_lie_back_to_back(folder: Path) -> None:
-    placer = Placer(folder / "a.h5", stack(1000, chunk_rows=7, compression="none"))
+    placer = ChunkPlacer(folder / "a.h5", stack(1000, chunk_rows=7, compression="none"))
     offsets = placer.offsets
     placer.close()
     with h5py.File(folder / "a.h5") as file:
@@ -289,8 +289,8 @@ def unfiltered_rows_are_in_the_file_as_soon_as_they_are_written(folder: Path) ->
     path = folder / "a.h5"
     reserve(path)
     comm = SerialComm()
-    ledger = Ledger(comm, path, None, None, 1000)
-    writer = MpioWriter(path, stack(1000, chunk_rows=7, compression="none"), comm, ledger)
+    checkpoints = Checkpoints(comm, path, None, None, 1000)
+    writer = MpioWriter(path, stack(1000, chunk_rows=7, compression="none"), comm, checkpoints)
     for start in range(0, 994, 14):
         rows = range(start, start + 14)
         for name, values in (
@@ -310,7 +310,7 @@ def one_chunk_in_memory_is_what_an_ordinary_file_stores(folder: Path) -> None:
     for dtype in ("uint8", "uint16"):
         for text in SPECS:
             for shuffle in (False, True):
-                filters = pipeline(text, shuffle=shuffle)
+                filters = filter_pipeline(text, shuffle=shuffle)
                 if not filters:
                     continue
                 spec = DatasetSpec(

@@ -23,12 +23,12 @@ from h5ingest.mpi.comm import abort_on_crash
 from h5ingest.mpi.world import world
 from h5ingest.pipeline import run as ingest_module
 from h5ingest.pipeline.run import ingest
-from h5ingest.pipeline.write_loop import Pipeline
+from h5ingest.pipeline.write_loop import WriteLoop
 
-_made: list[Pipeline] = []
+_made: list[WriteLoop] = []
 
 
-class Seen(Pipeline):
+class Seen(WriteLoop):
     """Remembers itself, for the bytes that it writes."""
 
     def __init__(self, *arguments: Any) -> None:

@@ -30,8 +30,8 @@ from h5ingest.mpi.comm import Comm, abort_on_crash
 from h5ingest.mpi.world import world
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal as journal_module
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal, Placement
 from h5ingest.storage.placed_writer import PlacedWriter
@@ -59,8 +59,8 @@ def store(comm: Comm, job: dict[str, Any]) -> None:
     if comm.rank == 0:
         book = Journal(Path(job["journal"]), {"n_rows": n_rows})
         reserve(out)
-    ledger = Ledger(comm, out, book, None, job["checkpoint_s"])
-    writer = PlacedWriter(out, layout, comm, ledger, direct=job.get("direct", False))
+    checkpoints = Checkpoints(comm, out, book, None, job["checkpoint_s"])
+    writer = PlacedWriter(out, layout, comm, checkpoints, direct=job.get("direct", False))
     fill(writer, layout, comm, job)
     writer.close()
     if book is not None:
@@ -73,7 +73,7 @@ def fill(writer: PlacedWriter, layout: Layout, comm: Comm, job: dict[str, Any]) 
     spec = layout.groups[0].pixels
     [mine] = pieces(cut([spec], comm.size), [spec.shape[0]], comm.rank)
     for batch in batches(mine.span, unit(spec), job["batch_bytes"] // spec.row_bytes):
-        rows = writer.room("/images", batch)
+        rows = writer.get_buffer("/images", batch)
         rows[...] = rows_of(batch, spec.shape[1:])
         writer.write("/images", batch, rows)
         checksums = np.array([xxh3_64_intdigest(row.data) for row in rows], np.uint64)
@@ -108,7 +108,7 @@ class Spy:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self._n_entered = 0
-        fsync, pwritev, append, place = os.fsync, os.pwritev, Journal.append, Placer.place
+        fsync, pwritev, append, place = os.fsync, os.pwritev, Journal.append, ChunkPlacer.place
         read = journal_module.read
 
         def noting_pwritev(fd: int, buffers: Any, offset: int) -> int:
@@ -131,14 +131,14 @@ class Spy:
             named = [[type(record).__name__, *record] for record in entered]
             self.events.append(["journal", before_s, named])
 
-        def noting_place(placer: Placer, *what: int) -> Placement:
+        def noting_place(placer: ChunkPlacer, *what: int) -> Placement:
             placement = place(placer, *what)
             self.events.append(["placed", time.monotonic(), *placement])
             return placement
 
         vars(os).update(fsync=noting_fsync, pwritev=noting_pwritev)
         type.__setattr__(Journal, "append", noting_append)
-        type.__setattr__(Placer, "place", noting_place)
+        type.__setattr__(ChunkPlacer, "place", noting_place)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, unit
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.pipeline.redistribute import Portion, divide
+from h5ingest.pipeline.redistribute import Shard, redistribute
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")
@@ -274,44 +274,44 @@ def test_every_rank_gets_the_samples_that_it_writes(
     job: tuple[Layout, list[list[int]], list[list[Samples]]],
 ) -> None:
     layout, every, held = job
-    told = on_ranks(len(held), lambda comm: divide(comm, layout, held[comm.rank]))
+    told = on_ranks(len(held), lambda comm: redistribute(comm, layout, held[comm.rank]))
     for group, lengths in enumerate(every):
-        mine = [portion for portions in told for portion in portions if portion.group == group]
-        owned = [row for portion in mine for row in portion.owned]
+        mine = [shard for shards in told for shard in shards if shard.group == group]
+        owned = [row for shard in mine for row in shard.owned]
         assert owned == list(range(len(lengths)))  # each once, in order
         if layout.kind == "stack":
-            assert [row for portion in mine for row in portion.span] == owned
-            assert all(portion.span == portion.owned == portion.samples.rows for portion in mine)
+            assert [row for shard in mine for row in shard.span] == owned
+            assert all(shard.span == shard.owned == shard.samples.rows for shard in mine)
             continue
-        spans = [portion.span for portion in mine]
+        spans = [shard.span for shard in mine]
         assert [i for span in spans for i in span] == list(range(sum(lengths)))
-        for portion in mine:
-            check_portion(portion, lengths, unit(layout.groups[group].pixels))
+        for shard in mine:
+            check_portion(shard, lengths, unit(layout.groups[group].pixels))
     indices = [
-        portion.samples.indices[row - portion.samples.rows.start]
-        for portions in told
-        for portion in portions
-        for row in portion.owned
+        shard.samples.indices[row - shard.samples.rows.start]
+        for shards in told
+        for shard in shards
+        for row in shard.owned
     ]
     assert sorted(indices) == list(range(sum(map(len, every))))
 
 
-def check_portion(portion: Portion, lengths: list[int], step: int) -> None:
-    samples, span = portion.samples, portion.span
+def check_portion(shard: Shard, lengths: list[int], step: int) -> None:
+    samples, span = shard.samples, shard.span
     starts = [0, *accumulate(lengths)]
     assert samples.starts.tolist() == [starts[row] for row in samples.rows]
     assert samples.lengths.tolist() == [lengths[row] for row in samples.rows]
     assert list(samples.paths) == [b"%d" % i for i in samples.indices]
-    assert set(portion.owned) <= set(samples.rows)
-    assert len(samples.rows) - len(portion.owned) <= 1
-    for row in portion.owned:
+    assert set(shard.owned) <= set(samples.rows)
+    assert len(samples.rows) - len(shard.owned) <= 1
+    for row in shard.owned:
         assert span.start <= starts[row] <= span.stop
     needed = {r for r in range(len(lengths)) if overlap(span, range(starts[r], starts[r + 1]))}
     assert needed <= set(samples.rows)
-    assert set(samples.rows) - set(portion.owned) <= needed  # nothing is decoded in vain
+    assert set(samples.rows) - set(shard.owned) <= needed  # nothing is decoded in vain
     if step == 1:  # no image is cut
         assert {span.start, span.stop} <= set(starts)
-        assert samples.rows == portion.owned
+        assert samples.rows == shard.owned
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 9))
@@ -322,9 +322,9 @@ def test_whole_images_are_shared_out_evenly(lengths: list[int], size: int) -> No
         groups=(extent_group("ragged", "", "", len(lengths), total, "uint8"),),
     )  # fmt: skip
     run = samples_of(lengths)
-    told = on_ranks(size, lambda comm: divide(comm, layout, [run] if comm.rank == 0 else []))
-    for portions in told:
-        n_bytes = sum(len(portion.span) for portion in portions)
+    told = on_ranks(size, lambda comm: redistribute(comm, layout, [run] if comm.rank == 0 else []))
+    for shards in told:
+        n_bytes = sum(len(shard.span) for shard in shards)
         assert abs(n_bytes - total / size) <= max(lengths) + 1
 
 
@@ -360,9 +360,9 @@ def test_a_single_rank_keeps_what_it_has(lengths: list[int]) -> None:
     whole = samples_of(lengths)
     group = extent_group("ragged", "", "", len(lengths), sum(lengths), "uint8")
     layout = Layout(kind="ragged", grouped=False, groups=(group,))
-    (portion,) = divide(SerialComm(), layout, [whole])
-    assert portion.owned == whole.rows
-    assert list(portion.samples.paths) == list(whole.paths)
+    (shard,) = redistribute(SerialComm(), layout, [whole])
+    assert shard.owned == whole.rows
+    assert list(shard.samples.paths) == list(whole.paths)
 
 
 # --- intervals -----------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from helpers.support import read_file
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.options import MAX_READERS, IngestOptions
 from h5ingest.images import prefetch, source_files
-from h5ingest.images.prefetch import Files
+from h5ingest.images.prefetch import Prefetcher
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.run import ingest
 
-Reader = Callable[[int | None], Files]
+Reader = Callable[[int | None], Prefetcher]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def names(*numbers: int) -> list[bytes]:
     return [b"%d.bin" % number for number in numbers]
 
 
-def contents(files: Files, paths: list[bytes]) -> Iterator[bytes | tuple[str, str]]:
+def contents(files: Prefetcher, paths: list[bytes]) -> Iterator[bytes | tuple[str, str]]:
     for found in files.read(paths):
         yield (found.kind, found.reason) if isinstance(found, SampleError) else found[0]
 
@@ -67,7 +67,7 @@ def test_files_come_in_order_each_with_its_own_bytes_or_reason(
 ) -> None:
     numbers = [*range(200), 900, *range(199, 0, -3), 901, 5, 5]
     expected_ = [bytes([n]) * (n * 37) if n < 200 else ("missing", "no such file") for n in numbers]
-    with Files(os.fsencode(folder), readers) as files:
+    with Prefetcher(os.fsencode(folder), readers) as files:
         assert list(contents(files, names(*numbers))) == expected_
         assert list(contents(files, [])) == []
         assert list(contents(files, [os.fsencode(folder / "7.bin")])) == [bytes([7]) * 259]
@@ -78,7 +78,7 @@ def test_below_a_folder_that_is_missing_all_files_are_but_not_elsewhere(
     folder: Path, readers: int | None
 ) -> None:
     paths = [b"1.bin", os.fsencode(folder / "1.bin")]
-    with Files(os.fsencode(folder / "none"), readers) as files:
+    with Prefetcher(os.fsencode(folder / "none"), readers) as files:
         assert list(contents(files, paths)) == [("missing", "no such file"), b"\1" * 37]
 
 
@@ -86,7 +86,7 @@ def test_fast_files_are_read_by_nobody_else(folder: Path, monkeypatch: pytest.Mo
     fast = SlowSource(0)
     monkeypatch.setattr(prefetch, "source", fast)
     monkeypatch.setattr(prefetch, "SLOW_S", 10.0)  # however busy this machine is
-    with Files(os.fsencode(folder)) as files:
+    with Prefetcher(os.fsencode(folder)) as files:
         assert len(list(files.read(names(*range(200))))) == 200
     assert fast.threads == {threading.get_ident()}
 
@@ -94,7 +94,7 @@ def test_fast_files_are_read_by_nobody_else(folder: Path, monkeypatch: pytest.Mo
 def test_slow_files_are_read_by_many_until_they_are_fast_again(
     folder: Path, slow: SlowSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Files(os.fsencode(folder)) as files:
+    with Prefetcher(os.fsencode(folder)) as files:
         found = files.read(names(*range(200)))
         for _ in range(100):
             next(found)
@@ -111,7 +111,7 @@ def test_slow_files_are_read_by_many_until_they_are_fast_again(
 def test_without_readers_even_slow_files_are_read_by_nobody_else(
     folder: Path, slow: SlowSource
 ) -> None:
-    with Files(os.fsencode(folder), 0) as files:
+    with Prefetcher(os.fsencode(folder), 0) as files:
         assert len(list(files.read(names(*range(50))))) == 50
     assert slow.threads == {threading.get_ident()}
 
@@ -122,7 +122,7 @@ def test_no_more_is_read_ahead_than_fits(
     monkeypatch.setattr(prefetch, "AHEAD_BYTES", 4 * 100_000)
     for number in range(40):
         (folder / f"{number}.bin").write_bytes(bytes([number]) * 100_000)
-    with Files(os.fsencode(folder), 2) as files:
+    with Prefetcher(os.fsencode(folder), 2) as files:
         for number, found in enumerate(files.read(names(*range(40)))):
             assert not isinstance(found, SampleError)
             assert found == (bytes([number]) * 100_000, 100_000)
@@ -137,7 +137,7 @@ def test_who_waits_for_a_slow_file_is_called_and_may_stop(
     def waiting() -> None:
         raise StopRequested
 
-    with Files(os.fsencode(folder), 4, waiting=waiting) as files, pytest.raises(StopRequested):
+    with Prefetcher(os.fsencode(folder), 4, waiting=waiting) as files, pytest.raises(StopRequested):
         next(files.read(names(*range(200))))
 
 

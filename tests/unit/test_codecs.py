@@ -32,7 +32,7 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import IngestOptions
 from h5ingest.inspect import codec_table, codecs
 from h5ingest.inspect.codec_table import CodecReport, Measured
-from h5ingest.storage.filters import available, pipeline
+from h5ingest.storage.filters import available, filter_pipeline
 
 CI_CODECS = ("none", "gzip:1", "lzf", "szip", "zstd:3", "lz4", "bzip2:9", "blosc:lz4:5:bitshuffle")
 
@@ -98,9 +98,9 @@ def test_incompressible_images_take_no_more_than_raw(
 
 def test_chunks_are_those_of_an_ingest_but_hardly_padded(tmp_path: Path) -> None:
     image = ImageSpec(height=32, width=32, channels=3, dtype="uint8")
-    spec = codecs._spec(image, 500, pipeline("gzip", shuffle=False))
+    spec = codecs._spec(image, 500, filter_pipeline("gzip", shuffle=False))
     assert spec.chunk_rows == 167  # an ingest's 170 would leave a last chunk of 160
-    assert codecs._spec(image, 100_000, pipeline("gzip", shuffle=False)).chunk_rows == 170
+    assert codecs._spec(image, 100_000, filter_pipeline("gzip", shuffle=False)).chunk_rows == 170
     assert codecs._spec(image, 341, ()).chunk_rows == 341
     photo = ImageSpec(height=512, width=768, channels=3, dtype="uint8")
     assert codecs._spec(photo, 24, ()).chunk_rows == 1

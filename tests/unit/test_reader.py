@@ -183,7 +183,7 @@ NATIVE = ("gzip", "gzip+shuffle", "lzf", "zstd", "zstd+shuffle", "lz4", "bzip2",
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_codecs_undone_without_hdf5_are_exact(codec: str, dtype: str, data: Any) -> None:
-    from h5ingest.reading.unfilter import Pipeline
+    from h5ingest.reading.unfilter import FilterPipeline
 
     shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(1, 4)))
     step = data.draw(st.integers(0, 300))  # 0: constant; small: smooth; large: noise
@@ -194,7 +194,7 @@ def test_codecs_undone_without_hdf5_are_exact(codec: str, dtype: str, data: Any)
         file.flush()
         mask, stored = dataset.id.read_direct_chunk((0, 0, 0))
         out = np.empty(shape, dtype)
-        pipeline = Pipeline(dataset)
+        pipeline = FilterPipeline(dataset)
         assert pipeline.native
         pipeline.decode_into(mask, stored, out)
     np.testing.assert_array_equal(out, values)

@@ -70,7 +70,7 @@ def ingest(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 output,
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
-    from h5ingest.storage.job_files import Beside  # not for --help
+    from h5ingest.storage.job_files import JobPaths  # not for --help
 
     try:
         options = IngestOptions(
@@ -109,7 +109,7 @@ def ingest(
         )
         check_distinct(
             ("MANIFEST", manifest),
-            *(("OUT", path) for path in Beside(out).all),
+            *(("OUT", path) for path in JobPaths(out).all),
             ("--report", report),
             ("--croissant", croissant),
         )

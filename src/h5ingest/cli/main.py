@@ -25,7 +25,7 @@ from h5ingest.mpi.watchdog import exit_within
 
 if TYPE_CHECKING:
     from h5ingest.mpi.comm import Comm
-    from h5ingest.pipeline.job import Watch
+    from h5ingest.pipeline.job import ProgressListener
 
 _LAST_WORDS_S: Final = 2.0
 
@@ -66,7 +66,8 @@ def run(arguments: list[str]) -> int:
         code = _carry_out(told, comm)
         if comm.size > 1 and not (isinstance(told, IngestRequest) and told.croissant):
             exit_within(patience_s, code)
-        comm.rest()  # root may still describe the file; MPI_Finalize would wait for it at full load
+        # Rank 0 may still describe the file; MPI_Finalize would wait for it at full load.
+        comm.final_barrier()
         return code
 
 
@@ -168,7 +169,7 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
 
 @contextlib.contextmanager
-def _shown(request: IngestRequest | VerifyRequest, comm: Comm) -> Iterator[Watch | None]:
+def _shown(request: IngestRequest | VerifyRequest, comm: Comm) -> Iterator[ProgressListener | None]:
     """Let root show the progress of the block."""
     watch = None
     if comm.rank == 0 and not request.quiet:

@@ -20,14 +20,14 @@ class LineProgress:
         """Whether the last line of the phase is written: what still comes are sums of the same."""
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         self._phase, self._n_images = name, n_images
         self._started_s = time.monotonic()
         self._next_s = self._started_s + LINE_EVERY_S
         self._finished = False
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         now_s = time.monotonic()
         finished = n_images == self._n_images
         if self._finished or (now_s < self._next_s and not finished):
@@ -49,7 +49,7 @@ class LineProgress:
         )
 
     def notice(self, text: str) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         print(f"h5ingest: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -83,12 +83,12 @@ class BarProgress:
         self._started_s = 0.0
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         self._task = self._bar.add_task(name, total=n_images, rate="")
         self._started_s = time.monotonic()
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         rate = f"{n_images / seconds:,.0f} images/s"
         if n_bytes:
@@ -98,7 +98,7 @@ class BarProgress:
         self._bar.update(self._task, completed=n_images, rate=rate)
 
     def notice(self, text: str) -> None:
-        """See `job.Watch`."""
+        """See `job.ProgressListener`."""
         self._bar.console.print(f"h5ingest: {text}", markup=False, highlight=False)
 
     def close(self) -> None:

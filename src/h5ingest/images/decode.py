@@ -72,7 +72,7 @@ class Prober:
         self._max_pixels = max_pixels
         self._raw = raw
         self._any_palette = any_palette or raw  # indices are not expanded
-        self._alike: png.Alike | None = None
+        self._alike: png.PngTemplate | None = None
 
     def __call__(self, data: bytes, *, whole: bool = True) -> ImageSpec | None:
         """See `probe`."""
@@ -84,7 +84,7 @@ class Prober:
                 from h5ingest.images import libpng  # few jobs need it
 
                 libpng.check_palettes()
-            self._alike = png.Alike(data, spec)
+            self._alike = png.PngTemplate(data, spec)
         return spec
 
     def decode_alike(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:

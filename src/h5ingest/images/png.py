@@ -80,7 +80,7 @@ def decode_into(
     return notes
 
 
-class Alike:
+class PngTemplate:
     """PNGs that are the same up to their pixels: all of them decode to the same spec."""
 
     def __init__(self, data: bytes, spec: ImageSpec) -> None:

@@ -1,4 +1,4 @@
-"""`Files`: source files in order, read ahead by threads where they are slow to open.
+"""`Prefetcher`: source files in order, read ahead by threads where they are slow to open.
 
 On a parallel file system an open costs milliseconds, in which a rank could decode hundreds of small
 images. Where files come in microseconds, threads would only cost: so the first files are read as
@@ -43,7 +43,7 @@ Read = tuple[bytes, int] | SampleError
 """What came of a file: its bytes and its size, or why it cannot be read."""
 
 
-class Files:
+class Prefetcher:
     """The files below a folder."""
 
     def __init__(

@@ -39,7 +39,7 @@ from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
 from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
-from h5ingest.storage.filters import pipeline
+from h5ingest.storage.filters import filter_pipeline
 
 CODECS: Final = (
     "none", "gzip:1", "gzip:4", "gzip:9", "lzf", "szip", "zstd:1", "zstd:3", "zstd:9", "zstd:19",
@@ -97,7 +97,7 @@ def measure(
     measured, missing = [], []
     for codec, shuffle in [(c, False) for c in CODECS] + [(c, True) for c in SHUFFLED if depth16]:
         try:
-            filters = pipeline(codec, shuffle=shuffle)
+            filters = filter_pipeline(codec, shuffle=shuffle)
         except SetupError:
             missing.append(codec)
             continue

@@ -29,16 +29,16 @@ from h5ingest.images.conversion import Fit, Losses, convert_into
 from h5ingest.images.decode import check_intact, decode_into, decode_otherwise, probe
 from h5ingest.inspect.expected_specs import Expected
 from h5ingest.inspect.inventory import digest_problems, group_problems
-from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.comm import Comm, abort_on_crash, agreeing
-from h5ingest.pipeline.job import Nobody, Watch
+from h5ingest.pipeline.job import NullProgress, ProgressListener
 
 _BLOCK_BYTES: Final = 16 * 1024**2
 _BLOCK_ROWS: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
+class BadRow:
     """One row that is not as it should be."""
 
     dataset: str
@@ -61,7 +61,7 @@ class VerifyReport:
     """Rows compared."""
     n_failed: int
     """Rows that the file itself calls failed."""
-    bad: tuple[Bad, ...]
+    bad: tuple[BadRow, ...]
     """Rows that differ; all of them, on root."""
     problems: tuple[str, ...]
     """What is wrong with the file as a whole."""
@@ -82,7 +82,7 @@ def verify(
     *,
     sources: bool = False,
     root: Path | None = None,
-    watch: Watch | None = None,
+    watch: ProgressListener | None = None,
 ) -> VerifyReport:
     """Check a finished file. Collective.
 
@@ -109,7 +109,7 @@ def verify(
             return VerifyReport(
                 path=str(path), n_samples=0, n_failed=0, bad=(), problems=tuple(problems)
             )
-        work = _Work(file, comm, watch or Nobody(), root or path.parent if sources else None)
+        work = _Work(file, comm, watch or NullProgress(), root or path.parent if sources else None)
         work.run(prefixes)
         told = comm.gather((work.bad, work.checksums, work.expected.seen))
         counts = np.sum(comm.allgather(work.counts()), axis=0).tolist()
@@ -138,14 +138,16 @@ def verify(
 class _Work:
     """The rows of one rank."""
 
-    def __init__(self, file: h5py.File, comm: Comm, watch: Watch, root: Path | None) -> None:
+    def __init__(
+        self, file: h5py.File, comm: Comm, watch: ProgressListener, root: Path | None
+    ) -> None:
         self._file = file
         self._comm = comm
         self._watch = watch
         self.options: dict[str, Any] = json.loads(file.attrs["options"])
         self.expected = Expected(self.options)
         self._sources = _Sources(self.options, self.expected, root) if root else None
-        self.bad: list[Bad] = []
+        self.bad: list[BadRow] = []
         self.checksums: list[tuple[int, NDArray[np.uint64]]] = []
         """(row, counted over all groups; of the images from it on, as their pixels say)."""
         self._first = 0
@@ -160,7 +162,7 @@ class _Work:
     def run(self, prefixes: list[str]) -> None:
         """Check this rank's share of all groups. Collective."""
         self._watch.phase("verify", sum(len(self._file[f"{p}/status"]) for p in prefixes))
-        pulse = Pulse(self._comm, 3, on_sum=lambda total: self._watch.advance(*total.tolist()))
+        pulse = AsyncSum(self._comm, 3, on_sum=lambda total: self._watch.advance(*total.tolist()))
         for prefix in prefixes:
             for rows, images in _blocks(self._file, prefix, self._comm):
                 self._check(prefix, rows, images, pulse)
@@ -168,7 +170,7 @@ class _Work:
         pulse.finish(lambda: (self._n_done, self._n_bytes, len(self.bad)))
 
     def _check(
-        self, prefix: str, rows: range, images: Iterator[NDArray[Any] | str], pulse: Pulse
+        self, prefix: str, rows: range, images: Iterator[NDArray[Any] | str], pulse: AsyncSum
     ) -> None:
         cut = slice(rows.start, rows.stop)
         status = self._file[f"{prefix}/status"][cut].tolist()
@@ -199,7 +201,7 @@ class _Work:
             if reason is not None:
                 path = os.fsdecode(paths[k])
                 name = f"{prefix}/images"
-                self.bad.append(Bad(dataset=name, row=rows[k], path=path, reason=reason))
+                self.bad.append(BadRow(dataset=name, row=rows[k], path=path, reason=reason))
             self._n_done += 1
             if not self._n_done & 63:
                 pulse.beat(self._n_done, self._n_bytes, len(self.bad))

@@ -1,4 +1,4 @@
-"""`Pulse`: sums of a few counters over all ranks, while they work and without making them wait.
+"""`AsyncSum`: sums of a few counters over all ranks, while they work and without making them wait.
 
 Each rank takes part in one non-blocking sum at a time and looks at it in passing. Every rank sees
 every sum, so all of them learn in the same round that everyone is done: `finish` is therefore also
@@ -20,7 +20,7 @@ from h5ingest.mpi.comm import Comm, Request, agreeing, sleep_until
 _LONGEST_NAP_S = 0.002
 
 
-class Pulse:
+class AsyncSum:
     """Counters of all ranks, summed again and again."""
 
     def __init__(
@@ -95,7 +95,7 @@ def while_root_works(comm: Comm) -> Iterator[Callable[[], None]]:
     The others wait asleep. What the block gets is for root to call now and then, so that nobody
     takes it for dead. Collective at its end, and the block itself must not be (see `agreeing`).
     """
-    pulse = Pulse(comm, 0)
+    pulse = AsyncSum(comm, 0)
     with agreeing(comm):
         try:
             yield pulse.beat

@@ -79,7 +79,7 @@ class Comm(Protocol):
     def exchange(self, parts: Sequence[T]) -> list[T]:
         """Send part r to rank r; return what each rank sent here, in order. Collective."""
 
-    def rest(self) -> None:
+    def final_barrier(self) -> None:
         """Wait until every rank is here, however long that takes one of them, to end then.
 
         Collective, and the last call: some MPI libraries cannot bear another one.
@@ -133,7 +133,7 @@ class SerialComm:
     def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
         return list(parts)
 
-    def rest(self) -> None:  # noqa: D102
+    def final_barrier(self) -> None:  # noqa: D102
         pass
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102

@@ -139,7 +139,7 @@ class MpiComm:
             told[self.rank] = parts[self.rank]
             return told
 
-    def rest(self) -> None:  # noqa: D102
+    def final_barrier(self) -> None:  # noqa: D102
         _sleep_until(self._world.Ibarrier())
         if self.n_hosts > 1:
             time.sleep(_SETTLED_S)

@@ -21,16 +21,16 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import Comm
-from h5ingest.pipeline.output_spec import Target
-from h5ingest.pipeline.probing import Findings, Probed
-from h5ingest.pipeline.read_manifest import Held
+from h5ingest.pipeline.output_spec import OutputSpec
+from h5ingest.pipeline.probing import LocalProbe, ProbeResult
+from h5ingest.pipeline.read_manifest import LocalSamples
 
 
-def arrange(
-    held: Held,
-    probed: Probed,
+def build_layout(
+    held: LocalSamples,
+    probed: LocalProbe,
     manifest: Manifest,
-    findings: Findings,
+    findings: ProbeResult,
     filters: tuple[Filter, ...],
     options: IngestOptions,
     comm: Comm,
@@ -72,7 +72,9 @@ def arrange(
     return layout, [run for run in runs if run.rows]
 
 
-def _stored_shapes(held: Held, probed: Probed, targets: tuple[Target, ...]) -> NDArray[np.int32]:
+def _stored_shapes(
+    held: LocalSamples, probed: LocalProbe, targets: tuple[OutputSpec, ...]
+) -> NDArray[np.int32]:
     """Return (n, 4) height, width, channels, bytes a value, as stored; (0, 4) for a stack."""
     shapes = probed.shapes
     if not len(shapes):
@@ -85,7 +87,7 @@ def _stored_shapes(held: Held, probed: Probed, targets: tuple[Target, ...]) -> N
     return shapes
 
 
-def _lengths(shapes: NDArray[np.int32], probed: Probed, kind: str) -> NDArray[np.int64]:
+def _lengths(shapes: NDArray[np.int32], probed: LocalProbe, kind: str) -> NDArray[np.int64]:
     """Return (n,) what each sample takes of its group's `pixels`; (0,) for a stack."""
     if kind == "encoded":
         return probed.sizes
@@ -96,7 +98,7 @@ def _lengths(shapes: NDArray[np.int32], probed: Probed, kind: str) -> NDArray[np
 
 def _group(
     name: str,
-    target: Target,
+    target: OutputSpec,
     n_rows: int,
     n_elements: int,
     manifest: Manifest,
@@ -120,7 +122,7 @@ def _group(
 def _run(
     group: int,
     mine: NDArray[np.int64] | None,
-    held: Held,
+    held: LocalSamples,
     shapes: NDArray[np.int32],
     lengths: NDArray[np.int64],
     before: NDArray[np.int64],

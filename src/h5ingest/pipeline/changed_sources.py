@@ -17,14 +17,14 @@ from typing import Final
 import numpy as np
 
 from h5ingest.core.partition import overlap
-from h5ingest.pipeline.redistribute import Portion
+from h5ingest.pipeline.redistribute import Shard
 from h5ingest.storage.job_files import Earlier
 
 _BEAT_FILES: Final = 64
 
 
 def count_changed(
-    portions: Sequence[Portion],
+    shards: Sequence[Shard],
     earlier: Sequence[Earlier],
     root: bytes,
     beat: Callable[[], None],
@@ -36,17 +36,17 @@ def count_changed(
     Not collective.
 
     Args:
-        portions: the images that this rank would have stored, had there been no other run.
+        shards: the images that this rank would have stored, had there been no other run.
         earlier: what other runs stored.
         root: folder that relative paths are relative to.
         beat: called now and then.
     """
     n_changed = 0
-    for portion in portions:
+    for shard in shards:
         for run in earlier:
-            for span in run.done[portion.group]:
-                for row in _begun(portion, span):
-                    path = portion.samples.paths[row - portion.samples.rows.start]
+            for span in run.done[shard.group]:
+                for row in _begun(shard, span):
+                    path = shard.samples.paths[row - shard.samples.rows.start]
                     n_changed += _changed(os.path.join(root, path), run.time_ns)
                     if row % _BEAT_FILES == 0:
                         beat()
@@ -61,11 +61,11 @@ def _changed(path: bytes, since_ns: int) -> bool:
     return max(status.st_ctime_ns, status.st_mtime_ns) >= since_ns
 
 
-def _begun(portion: Portion, span: range) -> range:
+def _begun(shard: Shard, span: range) -> range:
     """Return the rows of a portion that begin in a span of its group's `pixels`."""
-    samples = portion.samples
+    samples = shard.samples
     if not len(samples.starts):  # a stack: rows are positions
-        return overlap(portion.owned, span)
+        return overlap(shard.owned, span)
     first, stop = np.searchsorted(samples.starts, (span.start, span.stop)).tolist()
     base = samples.rows.start
-    return overlap(portion.owned, range(base + first, base + stop))
+    return overlap(shard.owned, range(base + first, base + stop))

@@ -21,10 +21,10 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import agree, agreeing
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.probing import REMEDY, Findings
+from h5ingest.pipeline.probing import REMEDY, ProbeResult
 from h5ingest.pipeline.provenance import provenance
-from h5ingest.pipeline.rank_stats import Work
-from h5ingest.pipeline.redistribute import Portion
+from h5ingest.pipeline.rank_stats import RankStats
+from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.job_files import discard
@@ -32,11 +32,11 @@ from h5ingest.storage.journal import Journal
 from h5ingest.storage.writer import Writer
 
 if TYPE_CHECKING:
-    from h5ingest.storage.split_images import Torn
+    from h5ingest.storage.split_images import TornImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class StoreOutcome:
     """What came of storing the images."""
 
     failures: tuple[Failure, ...] = ()
@@ -63,8 +63,8 @@ def describe_losses(losses: Losses, n_resumed: int, options: IngestOptions) -> t
 def join(
     job: Job,
     layout: Layout,
-    portions: Sequence[Portion],
-    work: Work,
+    shards: Sequence[Shard],
+    work: RankStats,
     before: Iterable[tuple[int, int]],
     journal: Journal | None,
 ) -> list[Failure]:
@@ -73,32 +73,32 @@ def join(
     Args:
         job: the run.
         layout: the datasets.
-        portions: what this rank would have done, had nothing been done before.
+        shards: what this rank would have done, had nothing been done before.
         work: what it has done.
         before: on root, (group, element) of joints in earlier runs.
         journal: on root.
     """
     comm = job.comm
-    torn: list[Torn] = []
+    torn: list[TornImage] = []
     joints = comm.gather(work.joints)
     with agreeing(comm):
         if joints is not None and journal is not None:
             from h5ingest.storage.split_images import blank, find_torn, undo  # on root only
 
             every = {*before, *(joint for told in joints for joint in told)}
-            torn = find_torn(job.beside.partial, layout, every) if every else []
+            torn = find_torn(job.paths.partial, layout, every) if every else []
             if torn:
                 job.check_lock()
                 journal.append(undo(layout, torn))
                 if job.options.on_error == "blank":
-                    blank(job.beside.partial, layout, torn)
+                    blank(job.paths.partial, layout, torn)
             journal.close()
     found = {failure.index: failure.to_plain() for failure in work.failures}
     for group, row, *_ in comm.bcast(torn):
-        for portion in portions:
-            if portion.group == group and row in portion.owned:
-                k = row - portion.samples.rows.start
-                index, path = int(portion.samples.indices[k]), portion.samples.paths[k]
+        for shard in shards:
+            if shard.group == group and row in shard.owned:
+                k = row - shard.samples.rows.start
+                index, path = int(shard.samples.indices[k]), shard.samples.paths[k]
                 reason = "the file changed, or could be read only once, while it was stored"
                 failure = SampleError("changed", reason).at(index, path)
                 found.setdefault(index, failure.to_plain())
@@ -110,10 +110,10 @@ def finish(
     job: Job,
     layout: Layout,
     manifest: Manifest,
-    findings: Findings,
+    findings: ProbeResult,
     writer: Writer,
-    done: Done,
-) -> Done:
+    done: StoreOutcome,
+) -> StoreOutcome:
     """Let root end the file and give it its name, while the others wait asleep. Collective."""
     pulse = job.final_pulse()
     error: IngestError | None = None
@@ -130,7 +130,7 @@ def finish(
                 layout, manifest, job.options, job.comm, job.command, n_failed=len(done.failures)
             )
             digest = finalize(
-                job.beside.partial,
+                job.paths.partial,
                 layout,
                 manifest,
                 attributes,
@@ -139,12 +139,12 @@ def finish(
                 beat=lambda: job.final_beat(pulse),
             )
             job.check_lock()
-            with output_errors(f"{job.beside.partial}: cannot be looked at"):
-                done = replace(done, digest=digest, bytes_out=job.beside.partial.stat().st_size)
+            with output_errors(f"{job.paths.partial}: cannot be looked at"):
+                done = replace(done, digest=digest, bytes_out=job.paths.partial.stat().st_size)
             options = job.options
             notice = publish(
-                job.beside.partial,
-                job.beside.out,
+                job.paths.partial,
+                job.paths.out,
                 overwrite=options.overwrite,
                 foreign=options.overwrite_foreign,
             )
@@ -162,15 +162,15 @@ def _tidy(job: Job) -> str:
     From the moment that OUT has its name the job has succeeded: this can only be told.
     """
     try:
-        discard(job.beside)
+        discard(job.paths)
     except OutputError as error:
-        return f"{job.beside.out} is complete, what was beside it stays: {error}"
+        return f"{job.paths.out} is complete, what was beside it stays: {error}"
     return ""
 
 
 def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:
     """Write down which images failed, and raise if none may. Root only."""
-    write_failures(job.beside.failed, failures)
+    write_failures(job.paths.failed, failures)
     if failures and job.options.on_error == "fail":
         raise SamplesFailedError(
             f"{len(failures):,} of {manifest.n_rows:,} images failed, nothing is "

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.options import MIB, IngestOptions
-from h5ingest.mpi.async_sum import Pulse
+from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt, StopRequested
-from h5ingest.pipeline.report import Spread
+from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.job_files import Beside
+from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.lock import Fence, Lock
 
 _LITTLE_BYTES: Final = 4 * MIB
@@ -29,7 +29,7 @@ _FULL: Final = ("No space left", "quota", "File too large")
 _FREE: Final = "are free in"
 
 
-class Watch(Protocol):
+class ProgressListener(Protocol):
     """Whoever wants to see the run while it goes on; called on every rank."""
 
     def phase(self, name: str, n_images: int) -> None:
@@ -42,17 +42,17 @@ class Watch(Protocol):
         """Something that the user should know; on root."""
 
 
-class Nobody:
+class NullProgress:
     """Sees nothing."""
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
     def notice(self, text: str) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,10 +60,10 @@ class Job:
     """One run, on one rank."""
 
     manifest_path: Path
-    beside: Beside
+    paths: JobPaths
     options: IngestOptions
     comm: Comm
-    watch: Watch
+    watch: ProgressListener
     interrupt: Interrupt
     command: str
     started_s: float = field(default_factory=time.perf_counter)
@@ -93,12 +93,12 @@ class Job:
         lock: Lock | None = None
         with agreeing(self.comm):
             if self.comm.rank == 0:
-                lock = Lock(self.beside.lock, self.options.peer_timeout_s)
+                lock = Lock(self.paths.lock, self.options.peer_timeout_s)
                 if lock.notice:
                     self.watch.notice(lock.notice)
         try:
             token = self.comm.bcast(lock.token if lock else None)
-            self.fence = Fence(self.beside.lock, token)
+            self.fence = Fence(self.paths.lock, token)
             yield
         finally:
             if lock is not None:
@@ -120,12 +120,12 @@ class Job:
         yield
         self.seconds[name] = time.perf_counter() - started_s
 
-    def pulse(self, phase: str, n_images: int) -> Pulse:
+    def pulse(self, phase: str, n_images: int) -> AsyncSum:
         """Begin a phase that all ranks watch together. Not collective."""
         self.watch.phase(phase, n_images)
-        return Pulse(self.comm, 4, on_sum=self._on_sum)
+        return AsyncSum(self.comm, 4, on_sum=self._on_sum)
 
-    def beat(self, pulse: Pulse, n_images: int, n_bytes: int, n_failed: int) -> None:
+    def beat(self, pulse: AsyncSum, n_images: int, n_bytes: int, n_failed: int) -> None:
         """Take part in the sums, and leave the loop if some rank was asked to stop.
 
         Raises:
@@ -137,7 +137,7 @@ class Job:
 
     def finish(
         self,
-        pulse: Pulse,
+        pulse: AsyncSum,
         n_images: int,
         n_bytes: int,
         n_failed: int,
@@ -165,11 +165,11 @@ class Job:
             error = StoppedError(f"stopped as asked{stored}: start the same command again to go on")
             agree(self.comm, error)
 
-    def final_pulse(self) -> Pulse:
+    def final_pulse(self) -> AsyncSum:
         """Begin the phase in which root works alone. Not collective."""
-        return Pulse(self.comm, 1, on_sum=self._on_asked)
+        return AsyncSum(self.comm, 1, on_sum=self._on_asked)
 
-    def final_beat(self, pulse: Pulse) -> None:
+    def final_beat(self, pulse: AsyncSum) -> None:
         """Take part in the sums. Root only.
 
         Raises:
@@ -187,12 +187,12 @@ class Job:
         Raises:
             OutputError: it has not; says how much is needed and how much is free.
         """
-        with output_errors(f"{self.beside.out}: its folder cannot be looked at"):
+        with output_errors(f"{self.paths.out}: its folder cannot be looked at"):
             free, used = self._space()
         if free + used < n_bytes:
             raise OutputError(
-                f"{self.beside.out}: {n_bytes - used:,} bytes are needed, {free:,} {_FREE} "
-                f"{self.beside.out.parent}"
+                f"{self.paths.out}: {n_bytes - used:,} bytes are needed, {free:,} {_FREE} "
+                f"{self.paths.out.parent}"
             )
 
     @contextlib.contextmanager
@@ -220,23 +220,23 @@ class Job:
                 raise
             need = f", {n_bytes - used:,} more are needed" if n_bytes > used else ""
             more = (
-                f"{free:,} bytes {_FREE} {self.beside.out.parent}{need}. What is stored is kept: "
+                f"{free:,} bytes {_FREE} {self.paths.out.parent}{need}. What is stored is kept: "
                 f"make room and start the same command again."
             )
             raise extended(error, more) from None
 
     def _space(self) -> tuple[int, int]:
         """Return the bytes that are free for the file, and those that it has."""
-        file_system = os.statvfs(self.beside.out.parent)
+        file_system = os.statvfs(self.paths.out.parent)
         used = 0
         with contextlib.suppress(OSError):
-            used = self.beside.partial.lstat().st_blocks * 512
+            used = self.paths.partial.lstat().st_blocks * 512
         return file_system.f_bavail * file_system.f_frsize, used
 
-    def spreads(self) -> dict[str, Spread]:
+    def spreads(self) -> dict[str, PhaseSeconds]:
         """Return the seconds of each phase over all ranks. Collective."""
         told = self.comm.allgather(self.seconds)
-        return {name: Spread.of([seconds[name] for seconds in told]) for name in self.seconds}
+        return {name: PhaseSeconds.of([seconds[name] for seconds in told]) for name in self.seconds}
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU seconds of all ranks and their threads, before and since. Collective."""

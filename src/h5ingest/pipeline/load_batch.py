@@ -21,23 +21,23 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, check_intact, decode_into
-from h5ingest.images.prefetch import Files
-from h5ingest.pipeline.rank_stats import Book, Work
+from h5ingest.images.prefetch import Prefetcher
+from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 
 _ALIKE_IMAGES: Final = 64
 _ALIKE_BYTES: Final = 256 * 1024
 """Images decoded in one go, at most, and their pixels, if it is more than one."""
 
 
-class Loader:
+class BatchLoader:
     """Fills arrays with samples, for all portions of one rank."""
 
     def __init__(
         self,
         options: IngestOptions,
-        files: Files,
+        files: Prefetcher,
         cache: dict[int, bytes],
-        work: Work,
+        work: RankStats,
         beat: Callable[[], None],
     ) -> None:
         """Prepare.
@@ -85,7 +85,7 @@ class Loader:
         first: int,
         feed: Iterator[bytes | SampleError],
         images: NDArray[Any],
-        book: Book,
+        book: SampleRecords,
     ) -> None:
         """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
 
@@ -109,7 +109,7 @@ class Loader:
         first: int,
         files: Sequence[bytes | SampleError],
         images: NDArray[Any],
-        book: Book,
+        book: SampleRecords,
     ) -> None:
         """Do what `load_all` does, for a few whose files are given."""
         rows = slice(first, first + len(images))
@@ -132,7 +132,7 @@ class Loader:
         k: int,
         data: bytes | SampleError,
         image: NDArray[Any],
-        book: Book,
+        book: SampleRecords,
         *,
         counts: bool = True,
     ) -> tuple[int, int] | None:

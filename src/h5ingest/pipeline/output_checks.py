@@ -24,7 +24,7 @@ from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, span
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.lustre_stripes import create_empty, hints
-from h5ingest.storage.writer_choice import Choice
+from h5ingest.storage.writer_choice import WriterChoice
 
 
 def keep_freed_memory() -> None:
@@ -40,9 +40,9 @@ def keep_freed_memory() -> None:
 
 def check_output(job: Job) -> None:
     """Raise if the output cannot be made, before any work is done. Root only."""
-    out = job.beside.out
+    out = job.paths.out
     folder = out.parent
-    check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.beside.all))
+    check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.paths.all))
     source_date()
     if not os.path.isdir(folder):
         raise OutputError(f"{out}: expected an existing folder {folder}; make it first")
@@ -54,9 +54,9 @@ def check_output(job: Job) -> None:
         )
     if out.is_dir():
         raise OutputError(f"{out}: expected the name of a file to make, found a folder")
-    if job.options.dry_run or not any(map(os.path.lexists, (job.beside.journal, job.beside.lock))):
+    if job.options.dry_run or not any(map(os.path.lexists, (job.paths.journal, job.paths.lock))):
         _refuse_existing(job)
-    check(job.beside.failed, FAILURES)
+    check(job.paths.failed, FAILURES)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{out}: no permission to create files in {folder}")
 
@@ -66,12 +66,12 @@ def check_left(job: Job) -> None:
 
     Not before the lock is ours: for a moment, that of a living job looks the same.
     """
-    beside = job.beside
-    if not job.options.restart and not os.path.lexists(beside.partial):
-        check(beside.journal, JOURNAL)  # a new one is about to take its place
-    unfinished = os.path.lexists(beside.partial) and not is_same(beside.partial, beside.out)
-    if os.path.lexists(beside.out) and not unfinished:
-        discard(beside)
+    paths = job.paths
+    if not job.options.restart and not os.path.lexists(paths.partial):
+        check(paths.journal, JOURNAL)  # a new one is about to take its place
+    unfinished = os.path.lexists(paths.partial) and not is_same(paths.partial, paths.out)
+    if os.path.lexists(paths.out) and not unfinished:
+        discard(paths)
     _refuse_existing(job)
 
 
@@ -79,7 +79,7 @@ def _refuse_existing(job: Job) -> None:
     from h5ingest.storage.existing_output import refuse_existing  # on root only
 
     options = job.options
-    refuse_existing(job.beside.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
+    refuse_existing(job.paths.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
 
 
 def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
@@ -90,9 +90,9 @@ def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
     with agreeing(job.comm):
         for failure in failures:
             path = os.path.join(job.root, os.fsencode(failure.path))
-            if failure.kind != "missing" and is_same(os.path.realpath(path), job.beside.out):
+            if failure.kind != "missing" and is_same(os.path.realpath(path), job.paths.out):
                 raise OutputError(
-                    f"{job.beside.out}: is a file of the manifest (sample {failure.index}: "
+                    f"{job.paths.out}: is a file of the manifest (sample {failure.index}: "
                     f"{failure.path}) and is not replaced: name another OUT"
                 )
 
@@ -155,14 +155,14 @@ def begin_file(
                 if notice := create_empty(path, job.comm, layout.stored_bytes, *wanted):
                     job.watch.notice(notice)
 
-            journal, known = begin(job.beside, about, restart=options.restart, create=create)
+            journal, known = begin(job.paths, about, restart=options.restart, create=create)
             spans = known.spans()
             done = done_spans(spans, len(layout.groups))
             earlier = spans_by_run(spans, len(layout.groups))
     return journal, known, *job.comm.bcast((done, earlier))
 
 
-def mpi_hints(job: Job, choice: Choice) -> dict[str, str]:
+def mpi_hints(job: Job, choice: WriterChoice) -> dict[str, str]:
     """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
     options = job.options
     if options.hints and (not choice.mpio or job.comm.size == 1):

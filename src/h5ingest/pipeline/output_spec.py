@@ -30,7 +30,7 @@ MOST_KINDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class OutputSpec:
     """What every image of a group is made."""
 
     channels: int | None
@@ -65,7 +65,7 @@ class Target:
         )
 
 
-def decide(census: Census | None, options: IngestOptions) -> tuple[Target, list[str]]:
+def decide(census: Census | None, options: IngestOptions) -> tuple[OutputSpec, list[str]]:
     """Return the target of a group, and why its images do not fit together as they are, if so.
 
     Args:
@@ -78,7 +78,7 @@ def decide(census: Census | None, options: IngestOptions) -> tuple[Target, list[
     channels = CHANNELS.get(options.channels)
     if census is None:  # every image of the group may be blank: the smallest image
         depth = "uint8" if options.dtype == "auto" else options.dtype
-        return Target(channels=channels or 1, dtype=depth, size=options.size or (1, 1)), []
+        return OutputSpec(channels=channels or 1, dtype=depth, size=options.size or (1, 1)), []
     problems: list[str] = []
     if channels is None and options.layout == "stack":
         channels = lossless_channels(census.channels)
@@ -104,7 +104,7 @@ def decide(census: Census | None, options: IngestOptions) -> tuple[Target, list[
     if options.layout == "stack":
         size, size_problems = _size(census, options)
         problems += size_problems
-    return Target(channels=channels, dtype=dtype, size=size), problems
+    return OutputSpec(channels=channels, dtype=dtype, size=size), problems
 
 
 def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list[str]]:
@@ -159,7 +159,7 @@ def describe_misfit(
     return "\n".join([*lines, *(f"- {problem}" for problem in problems)])
 
 
-def describe_conversions(kinds: NDArray[np.void], targets: Sequence[Target]) -> tuple[str, ...]:
+def describe_conversions(kinds: NDArray[np.void], targets: Sequence[OutputSpec]) -> tuple[str, ...]:
     """Return what the targets change, a line for each kind of change, the commonest first.
 
     Args:

@@ -23,16 +23,16 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images import source_files
 from h5ingest.images.decode import HEAD_BYTES, Prober
 from h5ingest.images.png_chunks import END, palette
-from h5ingest.images.prefetch import Files
+from h5ingest.images.prefetch import Prefetcher
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.output_spec import (
     MOST_KINDS,
-    Target,
+    OutputSpec,
     decide,
     describe_conversions,
     describe_misfit,
 )
-from h5ingest.pipeline.read_manifest import Held
+from h5ingest.pipeline.read_manifest import LocalSamples
 
 REMEDY: Final = (
     "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
@@ -49,7 +49,7 @@ _OBJECT_BYTES: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
+class LocalProbe:
     """What one rank found in the headers of its images."""
 
     kinds: NDArray[np.void]
@@ -70,10 +70,10 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class ProbeResult:
     """What all ranks know of the images."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[OutputSpec, ...]
     """What the images of each group become."""
     conversions: tuple[str, ...]
     """What that changes without loss, for the summary."""
@@ -84,8 +84,8 @@ class Findings:
 
 
 def probe_images(
-    held: Held, root: bytes, options: IngestOptions, beat: Callable[[int], None]
-) -> Probed:
+    held: LocalSamples, root: bytes, options: IngestOptions, beat: Callable[[int], None]
+) -> LocalProbe:
     """Read the headers of this rank's images. Not collective.
 
     Args:
@@ -104,7 +104,7 @@ def probe_images(
     shapes, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
     first, i, next_beat_s = held.indices.start, 0, 0.0
     known, shape = None, np.zeros(4, np.int32)
-    files = Files(
+    files = Prefetcher(
         root,
         options.readers,
         end=END,
@@ -142,7 +142,7 @@ def probe_images(
     kinds = count(held.groups, shapes, first)
     if options.layout == "stack":
         shapes, sizes = shapes[:0].copy(), sizes[:0].copy()
-    return Probed(
+    return LocalProbe(
         kinds=kinds,
         shapes=shapes,
         sizes=sizes,
@@ -159,8 +159,13 @@ def _shape(spec: ImageSpec) -> NDArray[np.int32]:
 
 
 def agree_on_images(
-    probed: Probed, held: Held, manifest: Manifest, root: bytes, options: IngestOptions, comm: Comm
-) -> Findings:
+    probed: LocalProbe,
+    held: LocalSamples,
+    manifest: Manifest,
+    root: bytes,
+    options: IngestOptions,
+    comm: Comm,
+) -> ProbeResult:
     """Return what the images become. Collective.
 
     Raises:
@@ -196,7 +201,7 @@ def agree_on_images(
 class _Judged:
     """What comes of what all ranks told."""
 
-    findings: Findings
+    findings: ProbeResult
     failures: list[Failure]
     nothing: bool
     """Whether no image can be read."""
@@ -219,7 +224,7 @@ def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judg
     misfits = [group for group, (_, problems) in enumerate(decided) if problems]
     palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
     return _Judged(
-        findings=Findings(
+        findings=ProbeResult(
             targets=targets,
             conversions=() if misfits else describe_conversions(kinds, targets),
             n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),

@@ -17,7 +17,7 @@ from h5ingest.images.conversion import Losses
 
 
 @dataclass(slots=True)
-class Work:
+class RankStats:
     """What one rank has done so far."""
 
     n_done: int = 0
@@ -48,7 +48,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class SampleRecords:
     """What is known of each sample of a portion beside its pixels."""
 
     checksums: NDArray[np.uint64]
@@ -59,7 +59,7 @@ class Book:
     """(n, 2) height and width without padding; of a stack only, else zeros."""
 
     @classmethod
-    def of(cls, samples: Samples) -> Book:
+    def of(cls, samples: Samples) -> SampleRecords:
         """Return an empty book."""
         n = len(samples.rows)
         return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))

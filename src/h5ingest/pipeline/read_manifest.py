@@ -28,7 +28,7 @@ from h5ingest.mpi.comm import Comm, agreeing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class LocalSamples:
     """The lines of the manifest that one rank has read."""
 
     indices: range
@@ -41,7 +41,7 @@ class Held:
     """(n,) names of HDF5 groups for the layout `tree`; else empty."""
 
 
-def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, Held]:
+def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, LocalSamples]:
     """Return the manifest, and the lines that this rank has read. Collective.
 
     Raises:
@@ -95,7 +95,7 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
     folders = PackedStrings.pack([])
     if coded == "label" and options.group_by is None:
         folders = PackedStrings.pack([part.names[code] for code in part.codes.tolist()])
-    held = Held(
+    held = LocalSamples(
         indices=range(bounds[comm.rank], bounds[comm.rank + 1]),
         paths=part.paths,
         groups=groups,

@@ -15,7 +15,7 @@ from h5ingest.mpi.comm import Comm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portion:
+class Shard:
     """What one rank does in one group."""
 
     group: int
@@ -27,7 +27,7 @@ class Portion:
     samples: Samples
     """Those rows, and the one before them if a part of it is in the span."""
 
-    def without(self, done: Sequence[range]) -> list[Portion]:
+    def without(self, done: Sequence[range]) -> list[Shard]:
         """Return what is left of it where some spans of its group are done already.
 
         Args:
@@ -46,23 +46,23 @@ class Portion:
         parts = [self._part(span) for span in spans]
         return parts + self._empty_images([part.owned for part in parts])
 
-    def _part(self, span: range) -> Portion:
+    def _part(self, span: range) -> Shard:
         samples, base = self.samples, self.samples.rows.start
         if not len(samples.starts):  # a stack: rows are positions
-            return Portion(group=self.group, span=span, owned=span, samples=samples.slice(span))
+            return Shard(group=self.group, span=span, owned=span, samples=samples.slice(span))
         ends = samples.starts + samples.lengths
         begun = base + int(np.searchsorted(samples.starts, span.start))
         first = base + int(np.searchsorted(ends, span.start, side="right"))
         stop = base + int(np.searchsorted(samples.starts, span.stop))
         owned = range(max(begun, self.owned.start), stop)
-        return Portion(
+        return Shard(
             group=self.group,
             span=span,
             owned=owned,
             samples=samples.slice(range(min(first, begun), stop)),
         )
 
-    def _empty_images(self, taken: Sequence[range]) -> list[Portion]:
+    def _empty_images(self, taken: Sequence[range]) -> list[Shard]:
         """Return a portion for each image without pixels: no span tells whether it is done.
 
         Args:
@@ -76,7 +76,7 @@ class Portion:
                 continue
             start = int(samples.starts[k])
             found.append(
-                Portion(
+                Shard(
                     group=self.group,
                     span=range(start, start),
                     owned=row,
@@ -86,7 +86,7 @@ class Portion:
         return found
 
 
-def divide(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Portion]:
+def redistribute(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Shard]:
     """Return what this rank writes, with the samples for it. Collective.
 
     Args:
@@ -115,7 +115,7 @@ def divide(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Portion]
         for part in parts:
             incoming.setdefault(part.group, []).append(part)
     return [
-        Portion(
+        Shard(
             group=piece.group,
             span=piece.span,
             owned=owned,

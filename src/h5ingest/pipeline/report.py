@@ -15,7 +15,7 @@ _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class PhaseSeconds:
     """Seconds that a phase took, over all ranks."""
 
     min: float
@@ -23,7 +23,7 @@ class Spread:
     max: float
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Spread:
+    def of(cls, seconds: Sequence[float]) -> PhaseSeconds:
         """Return the spread of one value per rank."""
         in_order = sorted(seconds)
         middle = in_order[(len(seconds) - 1) // 2], in_order[len(seconds) // 2]
@@ -71,7 +71,7 @@ class IngestReport:
     """The file's own; empty on a dry run."""
     seconds: float = 0.0
     """Wall time from start to end."""
-    phases: dict[str, Spread]
+    phases: dict[str, PhaseSeconds]
     """Phase -> seconds over the ranks."""
     cpu_s: dict[str, float] = field(default_factory=dict)
     """CPU seconds of all ranks together: `start` until the work began, `work` from then on."""

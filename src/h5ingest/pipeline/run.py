@@ -21,13 +21,13 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.diagnostics.preflight import advising
 from h5ingest.images.conversion import Losses
 from h5ingest.images.png_chunks import END
-from h5ingest.images.prefetch import Files
+from h5ingest.images.prefetch import Prefetcher
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt, StopRequested
-from h5ingest.pipeline.build_layout import arrange
+from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.changed_sources import count_changed
-from h5ingest.pipeline.finalize import Done, describe_losses, finish, join
-from h5ingest.pipeline.job import Job, Nobody, Watch
+from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
+from h5ingest.pipeline.job import Job, NullProgress, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
@@ -37,19 +37,19 @@ from h5ingest.pipeline.output_checks import (
     mpi_hints,
     refuse_sources,
 )
-from h5ingest.pipeline.probing import Findings, agree_on_images, probe_images
-from h5ingest.pipeline.rank_stats import Work
+from h5ingest.pipeline.probing import ProbeResult, agree_on_images, probe_images
+from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import read_manifest
-from h5ingest.pipeline.redistribute import Portion, divide
+from h5ingest.pipeline.redistribute import Shard, redistribute
 from h5ingest.pipeline.report import IngestReport, write_failures
-from h5ingest.pipeline.write_loop import Pipeline, images_of
-from h5ingest.storage.checkpoints import Ledger
+from h5ingest.pipeline.write_loop import WriteLoop, images_of
+from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
-from h5ingest.storage.filters import pipeline
-from h5ingest.storage.job_files import Beside
+from h5ingest.storage.filters import filter_pipeline
+from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.journal import Run
 from h5ingest.storage.writer import Writer
-from h5ingest.storage.writer_choice import Choice, choose, open_writer
+from h5ingest.storage.writer_choice import WriterChoice, choose_writer, open_writer
 
 
 def ingest(
@@ -58,7 +58,7 @@ def ingest(
     options: IngestOptions | None = None,
     comm: Comm | None = None,
     *,
-    watch: Watch | None = None,
+    watch: ProgressListener | None = None,
     interrupt: Interrupt | None = None,
     command: str = "",
 ) -> IngestReport:
@@ -83,10 +83,10 @@ def ingest(
     comm = comm or SerialComm()
     job = Job(
         manifest_path=manifest_path,
-        beside=Beside(out),
+        paths=JobPaths(out),
         options=options or IngestOptions(),
         comm=comm,
-        watch=watch or Nobody(),
+        watch=watch or NullProgress(),
         interrupt=interrupt or Interrupt(),
         command=command,
     )
@@ -107,7 +107,7 @@ def ingest(
 def _ingest(job: Job) -> IngestReport:
     comm, options = job.comm, job.options
     with agreeing(comm):
-        filters = pipeline(options.compression, shuffle=options.shuffle)
+        filters = filter_pipeline(options.compression, shuffle=options.shuffle)
     with job.phase("manifest"):
         manifest, held = read_manifest(job.manifest_path, options, comm)
     with job.phase("probe"):
@@ -130,21 +130,21 @@ def _ingest(job: Job) -> IngestReport:
             wrong_root = kinds == {"missing"} and len(error.failures) == manifest.n_rows
             if kinds and not wrong_root and not options.dry_run:  # root only: others know none
                 with contextlib.suppress(OutputError):  # what the images lack matters more
-                    write_failures(job.beside.failed, error.failures)
+                    write_failures(job.paths.failed, error.failures)
             raise
     with job.phase("layout"):
-        layout, runs = arrange(held, probed, manifest, findings, filters, options, comm)
-        choice = choose(layout, comm, job.beside.out, options)
-    done = Done(bytes_out=layout.stored_bytes)
+        layout, runs = build_layout(held, probed, manifest, findings, filters, options, comm)
+        choice = choose_writer(layout, comm, job.paths.out, options)
+    done = StoreOutcome(bytes_out=layout.stored_bytes)
     if not options.dry_run:
         with job.phase("divide"):
             about = about_job(job, manifest, layout, runs)
-            portions = divide(comm, layout, runs)
+            shards = redistribute(comm, layout, runs)
         del held, runs
         with job.explaining_space(0 if layout.filters else layout.stored_bytes):
-            done = _make(job, choice, layout, portions, manifest, findings, probed.cache, about)
+            done = _make(job, choice, layout, shards, manifest, findings, probed.cache, about)
     return IngestReport(
-        out=str(job.beside.out),
+        out=str(job.paths.out),
         n_samples=manifest.n_rows,
         n_resumed=done.n_resumed,
         n_changed=done.n_changed,
@@ -169,46 +169,46 @@ def _ingest(job: Job) -> IngestReport:
 
 def _make(
     job: Job,
-    choice: Choice,
+    choice: WriterChoice,
     layout: Layout,
-    portions: Sequence[Portion],
+    shards: Sequence[Shard],
     manifest: Manifest,
-    findings: Findings,
+    findings: ProbeResult,
     cache: dict[int, bytes],
     about: dict[str, object],
-) -> Done:
+) -> StoreOutcome:
     """Create the file or take it up, store all images, end it, give it its name. Collective."""
     comm = job.comm
     with job.phase("create"):
         journal, known, done, earlier = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
-        ledger = Ledger(comm, job.beside.partial, journal, job.fence, checkpoint_s)
+        checkpoints = Checkpoints(comm, job.paths.partial, journal, job.fence, checkpoint_s)
         hints = mpi_hints(job, choice)
-        writer = open_writer(choice, job.beside.partial, layout, comm, ledger, known, hints)
+        writer = open_writer(choice, job.paths.partial, layout, comm, checkpoints, known, hints)
         if layout.kind == "tree":
-            writer.create_images([image for portion in portions for image in images_of(portion)])
+            writer.create_images([image for shard in shards for image in images_of(shard)])
         if comm.rank == 0:
-            ledger.enter(Run(job.started_ns).pack())
-        left = [part for whole in portions for part in whole.without(done[whole.group])]
+            checkpoints.enter(Run(job.started_ns).pack())
+        left = [part for whole in shards for part in whole.without(done[whole.group])]
 
     def look(beat: Callable[[], None]) -> int:
-        return count_changed(portions, earlier, job.root, beat)
+        return count_changed(shards, earlier, job.root, beat)
 
     try:
         work = _store(job, layout, left, cache, writer, look)
         with job.phase("close"):
             writer.close()
-            sync(job.beside.partial)
+            sync(job.paths.partial)
     except BaseException:
         if comm.size == 1:  # before the lock is released; several ranks are about to be ended
             writer.give_up()
         raise
     job.stop_if_asked(work.n_kept)
     with job.phase("finalize"):
-        failures = join(job, layout, portions, work, known.joints(), journal)
+        failures = join(job, layout, shards, work, known.joints(), journal)
         losses = Losses(*map(sum, zip(*comm.allgather(work.losses.to_plain()), strict=True)))
         n_resumed = max(0, manifest.n_rows - sum(comm.allgather(work.n_done)))
-        finished = Done(
+        finished = StoreOutcome(
             failures=tuple(failures),
             losses=describe_losses(losses, n_resumed, job.options),
             notes=Notes.of_all(comm.allgather(work.notes.to_plain())),
@@ -221,34 +221,34 @@ def _make(
 def _store(
     job: Job,
     layout: Layout,
-    portions: Sequence[Portion],
+    shards: Sequence[Shard],
     cache: dict[int, bytes],
     writer: Writer,
     look: Callable[[Callable[[], None]], int],
-) -> Work:
+) -> RankStats:
     """Store what is left to be stored; return this rank's work when all have ended. Collective.
 
     Args:
         job: the run.
         layout: the datasets.
-        portions: what is left.
-        cache: see `Pipeline`.
+        shards: what is left.
+        cache: see `WriteLoop`.
         writer: takes the images.
         look: counts the files that changed; is given what to call now and then.
     """
-    n_left = sum(job.comm.allgather(sum(len(portion.owned) for portion in portions)))
+    n_left = sum(job.comm.allgather(sum(len(shard.owned) for shard in shards)))
     pulse = job.pulse("store", n_left)
 
-    def beat(work: Work) -> None:
+    def beat(work: RankStats) -> None:
         writer.advance()
         job.beat(pulse, work.n_done, work.n_read_bytes, len(work.failures))
 
-    with Files(job.root, job.options.readers, end=END, waiting=lambda: loop.beat()) as files:
-        loop = Pipeline(layout, job.options, writer, files, cache, beat)
+    with Prefetcher(job.root, job.options.readers, end=END, waiting=lambda: loop.beat()) as files:
+        loop = WriteLoop(layout, job.options, writer, files, cache, beat)
         work = loop.work
         try:
-            for portion in portions:
-                loop.store(portion)
+            for shard in shards:
+                loop.store(shard)
             work.n_changed = look(loop.beat)
         except StopRequested:
             pass  # what has been written is kept; all ranks say so in the end

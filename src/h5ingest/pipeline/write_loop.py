@@ -18,10 +18,10 @@ from h5ingest.core.layout import STATUS_OK, Group, Layout
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, element_batches, overlap, unit
 from h5ingest.core.sample_table import Samples
-from h5ingest.images.prefetch import Files
-from h5ingest.pipeline.load_batch import Loader
-from h5ingest.pipeline.rank_stats import Book, Work
-from h5ingest.pipeline.redistribute import Portion
+from h5ingest.images.prefetch import Prefetcher
+from h5ingest.pipeline.load_batch import BatchLoader
+from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
+from h5ingest.pipeline.redistribute import Shard
 from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
 from h5ingest.storage.writer import Image, Writer
@@ -30,7 +30,7 @@ _BEAT_S: Final = 0.02
 """Seconds between two beats, at most, if images allow it: their files may be slow to open."""
 
 
-class Pipeline:
+class WriteLoop:
     """The loop, for all portions of one rank."""
 
     def __init__(
@@ -38,9 +38,9 @@ class Pipeline:
         layout: Layout,
         options: IngestOptions,
         writer: Writer,
-        files: Files,
+        files: Prefetcher,
         cache: dict[int, bytes],
-        beat: Callable[[Work], None],
+        beat: Callable[[RankStats], None],
     ) -> None:
         """Prepare. Not collective.
 
@@ -59,25 +59,25 @@ class Pipeline:
         self._on_beat = beat
         self._buffer = Buffer()
         self._next_beat_s = 0.0
-        self.work = Work()
-        self._loader = Loader(options, files, cache, self.work, self._beat_in_time)
+        self.work = RankStats()
+        self._loader = BatchLoader(options, files, cache, self.work, self._beat_in_time)
 
-    def store(self, portion: Portion) -> None:
+    def store(self, shard: Shard) -> None:
         """Store the samples of one portion, their checksums and status. Not collective."""
         kind = self._layout.kind
         if kind == "stack":
-            self._store_rows(portion)
+            self._store_rows(shard)
         elif kind == "tree":
-            self._store_images(portion)
+            self._store_images(shard)
         else:
-            self._store_elements(portion)
+            self._store_elements(shard)
 
-    def _store_rows(self, portion: Portion) -> None:
+    def _store_rows(self, shard: Shard) -> None:
         """Store rows of a stack."""
-        group = self._layout.groups[portion.group]
-        spec, samples = group.pixels, portion.samples
-        steps = batches(portion.span, unit(spec), self._batch_bytes // spec.row_bytes)
-        book = Book.of(samples)
+        group = self._layout.groups[shard.group]
+        spec, samples = group.pixels, shard.samples
+        steps = batches(shard.span, unit(spec), self._batch_bytes // spec.row_bytes)
+        book = SampleRecords.of(samples)
         feed = self._loader.feed(samples)
         for batch in steps:
             images = self._room(spec.name, batch)
@@ -86,18 +86,18 @@ class Pipeline:
                 self._loader.load_all(samples, first, feed, images, book)
             self._write(spec.name, batch, images)
             self._write_book(group, samples, batch, book)
-            self._mark(portion, batch, book)
+            self._mark(shard, batch, book)
 
-    def _store_elements(self, portion: Portion) -> None:
+    def _store_elements(self, shard: Shard) -> None:
         """Store images of any size, or files, one after the other.
 
         With chunks, an image may begin in one batch and end in the next, or on the next rank, which
         then decodes it again.
         """
-        group = self._layout.groups[portion.group]
-        spec, samples = group.pixels, portion.samples
-        book = Book.of(samples)
-        steps = self._element_batches(portion, spec.row_bytes, unit(spec))
+        group = self._layout.groups[shard.group]
+        spec, samples = group.pixels, shard.samples
+        book = SampleRecords.of(samples)
+        steps = self._element_batches(shard, spec.row_bytes, unit(spec))
         feed = enumerate(self._loader.feed(samples))
         encoded = self._layout.kind == "encoded"
         carried: tuple[int, NDArray[Any]] | None = None
@@ -122,23 +122,23 @@ class Pipeline:
                             data,
                             image if encoded else image.reshape(_shape(samples.shapes[k])),
                             book,
-                            counts=row in portion.owned,
+                            counts=row in shard.owned,
                         )
                         carried = None if whole else (row, image)
-                        self._note_joints(portion, range(start, start + n))
+                        self._note_joints(shard, range(start, start + n))
                     if not whole:
                         part = slice(inside.start - start, inside.stop - start)
                         values[inside.start - span.start : inside.stop - span.start] = image[part]
             self._write(spec.name, span, values)
             self._write_book(group, samples, begun, book)
-            self._mark(portion, span, book, rows)
+            self._mark(shard, span, book, rows)
 
-    def _store_images(self, portion: Portion) -> None:
+    def _store_images(self, shard: Shard) -> None:
         """Store images that have a dataset each."""
-        group, samples = self._layout.groups[portion.group], portion.samples
-        book = Book.of(samples)
+        group, samples = self._layout.groups[shard.group], shard.samples
+        book = SampleRecords.of(samples)
         feed = self._loader.feed(samples)
-        for span, rows, _ in self._element_batches(portion, 1, 1):
+        for span, rows, _ in self._element_batches(shard, 1, 1):
             for row in rows:
                 k = row - samples.rows.start
                 shape = samples.shapes[k]
@@ -147,33 +147,35 @@ class Pipeline:
                     image = self._buffer.array(_shape(shape), dtype)
                     self._loader.load(samples, k, next(feed), image, book)
                 with self._writing():
-                    self._writer.write_image(portion.group, row, image)
+                    self._writer.write_image(shard.group, row, image)
                     self.work.n_written_bytes += image.nbytes
             self._write_book(group, samples, rows, book)
-            self._mark(portion, span, book, rows)
+            self._mark(shard, span, book, rows)
 
-    def _mark(self, portion: Portion, span: range, book: Book, rows: range | None = None) -> None:
+    def _mark(
+        self, shard: Shard, span: range, book: SampleRecords, rows: range | None = None
+    ) -> None:
         """Note a span as done, unless an image in it failed: a later run shall try it again."""
         self.work.n_kept = self.work.n_done
         rows = span if rows is None else rows
-        first = portion.samples.rows.start
+        first = shard.samples.rows.start
         if span and (book.status[rows.start - first : rows.stop - first] == STATUS_OK).all():
             joints = self.work.joints[-2:]  # no portion has more
-            joint = BEGINS_INSIDE * ((portion.group, span.start) in joints)
-            joint |= ENDS_INSIDE * ((portion.group, span.stop) in joints)
-            self._writer.mark(portion.group, span, joints=joint)
+            joint = BEGINS_INSIDE * ((shard.group, span.start) in joints)
+            joint |= ENDS_INSIDE * ((shard.group, span.stop) in joints)
+            self._writer.mark(shard.group, span, joints=joint)
 
-    def _note_joints(self, portion: Portion, image: range) -> None:
+    def _note_joints(self, shard: Shard, image: range) -> None:
         """Note where an image crosses an end of the portion.
 
         Its other part is another rank's, or an earlier run has stored it, or a later one will: of
         the same file, or of one that has been changed.
         """
-        span = portion.span
+        span = shard.span
         if image.start < span.start < image.stop:
-            self.work.joints.append((portion.group, span.start))
+            self.work.joints.append((shard.group, span.start))
         if image.start < span.stop < image.stop:
-            self.work.joints.append((portion.group, span.stop))
+            self.work.joints.append((shard.group, span.stop))
 
     def _beat_in_time(self) -> None:
         if time.monotonic() >= self._next_beat_s:
@@ -186,14 +188,14 @@ class Pipeline:
 
     def _room(self, name: str, rows: range) -> NDArray[Any]:
         with self._writing():  # what it may have to wait for
-            return self._writer.room(name, rows)
+            return self._writer.get_buffer(name, rows)
 
     def _write(self, name: str, span: range, values: NDArray[Any]) -> None:
         with self._writing():
             self._writer.write(name, span, values)
             self.work.n_written_bytes += values.nbytes
 
-    def _write_book(self, group: Group, samples: Samples, rows: range, book: Book) -> None:
+    def _write_book(self, group: Group, samples: Samples, rows: range, book: SampleRecords) -> None:
         """Write what is known of each row beside its pixels."""
         if not rows:
             return
@@ -211,12 +213,12 @@ class Pipeline:
                 self._writer.write(group.shapes.name, rows, shapes)
 
     def _element_batches(
-        self, portion: Portion, element_bytes: int, step: int
+        self, shard: Shard, element_bytes: int, step: int
     ) -> list[tuple[range, range, range]]:
-        samples = portion.samples
+        samples = shard.samples
         return element_batches(
-            portion.span,
-            portion.owned,
+            shard.span,
+            shard.owned,
             samples.rows.start,
             samples.starts,
             samples.lengths,
@@ -246,13 +248,13 @@ def _shape(shape: NDArray[np.int32]) -> tuple[int, ...]:
     return (height, width) if channels <= 1 else (height, width, channels)
 
 
-def images_of(portion: Portion) -> Iterator[Image]:
+def images_of(shard: Shard) -> Iterator[Image]:
     """Yield the datasets that the images of a tree need."""
-    samples = portion.samples
+    samples = shard.samples
     folders = samples.folders if len(samples.folders) else [b""] * len(samples.rows)
     for row, path, folder, shape in zip(
         samples.rows, samples.paths, folders, samples.shapes, strict=True
     ):
         stem = os.path.splitext(os.path.basename(path))[0]
         dtype = "uint16" if shape[3] == 2 else "uint8"
-        yield Image(portion.group, row, folder, stem, _shape(shape), dtype)
+        yield Image(shard.group, row, folder, stem, _shape(shape), dtype)

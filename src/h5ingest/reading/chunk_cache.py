@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.forksafe_file import Handle
+from h5ingest.reading.forksafe_file import ForkSafeFile
 
 
 class ChunkCache:
@@ -20,7 +20,7 @@ class ChunkCache:
     """
 
     def __init__(
-        self, handle: Handle, n_chunks: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, handle: ForkSafeFile, n_chunks: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
         """Take no memory yet.
 

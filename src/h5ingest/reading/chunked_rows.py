@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.reading.chunk_cache import ChunkCache
-from h5ingest.reading.forksafe_file import Handle, plain_dtype
+from h5ingest.reading.forksafe_file import ForkSafeFile, plain_dtype
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.threads import Threads
-from h5ingest.reading.unfilter import Pipeline, check_available
+from h5ingest.reading.unfilter import FilterPipeline, check_available
 
 _FEW: Final = 8
 """Rows of a chunk up to which copying one by one beats an index array."""
@@ -27,7 +27,7 @@ class ChunkedRows:
     """
 
     def __init__(
-        self, handle: Handle, dataset: h5py.Dataset, cache_bytes: int, threads: Threads
+        self, handle: ForkSafeFile, dataset: h5py.Dataset, cache_bytes: int, threads: Threads
     ) -> None:
         """Prepare.
 
@@ -42,7 +42,7 @@ class ChunkedRows:
         """
         self.shape, self.dtype = dataset.shape, plain_dtype(dataset.dtype)
         self._handle, self._name, self._threads = handle, dataset.name, threads
-        self._pipeline = Pipeline(dataset)
+        self._pipeline = FilterPipeline(dataset)
         self.chunk_rows: int = dataset.chunks[0]
         self._beyond = (0,) * (len(self.shape) - 1)
         n_chunks = -(-self.shape[0] // self.chunk_rows)

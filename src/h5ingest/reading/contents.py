@@ -1,4 +1,4 @@
-"""What a file of ours holds: `About` from its attributes, `Contents` of one of its groups."""
+"""What a file of ours holds: its attributes, and the contents of one of its groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.reading.chunked_rows import ChunkedRows
-from h5ingest.reading.forksafe_file import FileBytes, Handle, plain_dtype
+from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import Strings
@@ -25,7 +25,7 @@ _BLOCK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class FileAttributes:
     """The attributes of a file."""
 
     layout: str
@@ -77,7 +77,7 @@ class Contents:
     """Column -> full name of its dataset."""
 
 
-def about(file: h5py.File, path: str) -> About:
+def about(file: h5py.File, path: str) -> FileAttributes:
     """Return what the attributes say.
 
     Raises:
@@ -89,7 +89,7 @@ def about(file: h5py.File, path: str) -> About:
         raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
     if name not in LAYOUTS or version != "1":
         raise OutputError(f"{path}: schema {schema!r} is not known to this version of h5ingest")
-    return About(
+    return FileAttributes(
         layout=name,
         groups=tuple(json.loads(str(file.attrs.get("groups", "[]")))),
         content_digest=str(file.attrs.get("content_digest", "")),
@@ -101,7 +101,7 @@ class Opener:
 
     def __init__(
         self,
-        handle: Handle,
+        handle: ForkSafeFile,
         file: h5py.File,
         prefix: str,
         cache_bytes: int,

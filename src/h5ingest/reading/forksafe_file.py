@@ -28,7 +28,7 @@ _PREADV_BYTES: Final = 2**30
 """Bytes asked for at once; Linux never gives more than 2 GiB."""
 
 
-class Handle:
+class ForkSafeFile:
     """`with handle as file:` gives the open file, to one thread at a time; it stays open after.
 
     Raises:
@@ -92,8 +92,8 @@ class Handle:
         self._file = None
 
 
-_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-_held: list[Handle] = []
+_handles: weakref.WeakSet[ForkSafeFile] = weakref.WeakSet()
+_held: list[ForkSafeFile] = []
 
 
 def _before_fork() -> None:

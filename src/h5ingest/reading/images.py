@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode
-from h5ingest.reading.forksafe_file import Handle
+from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.rows import Indices, Rows, all_normal, normal
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
@@ -131,7 +131,7 @@ class Encoded(Ragged):
 class Tree:
     """One dataset per image, through HDF5: for viewers, not for speed."""
 
-    def __init__(self, handle: Handle, names: Strings) -> None:
+    def __init__(self, handle: ForkSafeFile, names: Strings) -> None:
         """Remember the names.
 
         Args:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.forksafe_file import FileBytes, Handle, plain_dtype
+from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
 
 Indices = NDArray[np.intp]
 
@@ -136,7 +136,7 @@ class FlatRows:
 class PlainRows:
     """Rows of any dataset, through HDF5 itself."""
 
-    def __init__(self, handle: Handle, dataset: h5py.Dataset) -> None:
+    def __init__(self, handle: ForkSafeFile, dataset: h5py.Dataset) -> None:
         """Remember the name.
 
         Args:

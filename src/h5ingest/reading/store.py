@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.layout import STATUS_OK
 from h5ingest.core.options import MIB
-from h5ingest.reading.contents import About, Contents, Opener, about
-from h5ingest.reading.forksafe_file import Handle
+from h5ingest.reading.contents import Contents, FileAttributes, Opener, about
+from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.images import Batch
 from h5ingest.reading.text import Columns, Strings
 
@@ -90,9 +90,9 @@ class ImageStore:
 
     def _start(self) -> None:
         """Look at the file; in each process that did not inherit a store that has done so."""
-        self._handle: Handle | None = Handle(self.path)
+        self._handle: ForkSafeFile | None = ForkSafeFile(self.path)
         with self._handle as file:
-            self._about: About = about(file, self.path)
+            self._about: FileAttributes = about(file, self.path)
         if self._digest not in (None, self._about.content_digest):
             raise OutputError(f"{self.path}: not the file that the store was made for")
         self._digest = self._about.content_digest

@@ -8,7 +8,7 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.forksafe_file import Handle
+from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.rows import Indices, all_normal, normal
 
 _BLOCK_ROWS: Final = 64 * 1024
@@ -19,7 +19,7 @@ _SPARSE: Final = 64
 class Strings(Sequence[str]):
     """A dataset of strings; undecodable bytes come as surrogates, as `os.fsdecode` gives them."""
 
-    def __init__(self, handle: Handle, name: str, n_rows: int, rows: Indices | None) -> None:
+    def __init__(self, handle: ForkSafeFile, name: str, n_rows: int, rows: Indices | None) -> None:
         """Read nothing yet.
 
         Args:

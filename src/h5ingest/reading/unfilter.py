@@ -31,7 +31,7 @@ _NATIVE: Final = {
 """Registered filter number -> function of imagecodecs."""
 
 
-class Pipeline:
+class FilterPipeline:
     """The filters of one dataset, undone."""
 
     def __init__(self, dataset: h5py.Dataset) -> None:

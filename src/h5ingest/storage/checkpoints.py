@@ -1,4 +1,4 @@
-"""`Ledger`: what has been written, and since when it is safe.
+"""`Checkpoints`: what has been written, and since when it is safe.
 
 A rank notes what it has written. Every half minute it brings its bytes to the disk (fsync) and only
 then tells root, which enters it in the journal.
@@ -22,7 +22,7 @@ _TAG: Final = 3
 _NAP_S: Final = 0.0005
 
 
-class Ledger:
+class Checkpoints:
     """One rank's part of it; root has the journal."""
 
     def __init__(

@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.mpi.comm import Comm, Request
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.journal import pack
 
 ASK: Final = 1
-"""Tag of what a rank asks: (chunks, 4) int64, the arguments of `Placer.place`."""
+"""Tag of what a rank asks: (chunks, 4) int64, the arguments of `ChunkPlacer.place`."""
 ANSWER: Final = 2
 """Tag of the answer: the offsets, (chunks,) int64."""
 
 
-class Desk:
+class ChunkAllocator:
     """Where the other ranks ask."""
 
-    def __init__(self, placer: Placer, ledger: Ledger, comm: Comm) -> None:
+    def __init__(self, placer: ChunkPlacer, checkpoints: Checkpoints, comm: Comm) -> None:
         """Begin. Root only."""
         self.placer = placer
-        self._ledger = ledger
+        self._checkpoints = checkpoints
         self._comm = comm
         self._sends: list[Request] = []
 
@@ -40,5 +40,5 @@ class Desk:
     def place(self, ask: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the offsets (chunks,) of what a rank asks (chunks, 4)."""
         placements = [self.placer.place(*row) for row in ask.tolist()]
-        self._ledger.enter(pack(placements))
+        self._checkpoints.enter(pack(placements))
         return np.array([placement.offset for placement in placements], np.int64)

@@ -38,7 +38,7 @@ from h5ingest.storage.datasets import (
 from h5ingest.storage.file_systems import look
 from h5ingest.storage.journal import IMAGES, Begins, Placement, Record
 from h5ingest.storage.metadata_driver import TOKEN_BYTES, Metadata
-from h5ingest.storage.tree_datasets import Tree
+from h5ingest.storage.tree_datasets import TreeDatasets
 from h5ingest.storage.writer import Image
 
 _MOST_OPEN: Final = 64
@@ -62,7 +62,7 @@ def _abandon(file: Any, metadata: Metadata) -> None:
     metadata.close()
 
 
-class Placer:
+class ChunkPlacer:
     """The file on root. Not collective."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Placer:
         """
         self._path = path
         self._specs = layout.datasets
-        self._tree = Tree([group.prefix for group in layout.groups], layout.filters)
+        self._tree = TreeDatasets([group.prefix for group in layout.groups], layout.filters)
         self._images: list[str] = []
         self._images_lie: int | None = None
         """A hash of where the images of a tree begin."""

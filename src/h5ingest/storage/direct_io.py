@@ -60,7 +60,7 @@ class DirectFile:
         """Which was given out last."""
         self._thread = ThreadPoolExecutor(1, "direct")
 
-    def room(self, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[Any]:
+    def get_buffer(self, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[Any]:
         """Return an array to be filled for the bytes at an offset, its content undefined.
 
         Its memory is that of the room before the last: waits until that is written.
@@ -70,9 +70,9 @@ class DirectFile:
             written.exception()
         return self._buffers[self._turn].array(shape, dtype, offset % self._block)
 
-    def write(self, room: NDArray[Any], offset: int) -> Future[None]:
+    def write(self, get_buffer: NDArray[Any], offset: int) -> Future[None]:
         """Begin to write the room that was given out last; asked for its result, raises OSError."""
-        return self._begin(self._write, room.data.cast("B"), offset)
+        return self._begin(self._write, get_buffer.data.cast("B"), offset)
 
     def write_copy(self, values: NDArray[Any], offset: int) -> Future[None]:
         """Begin to write others, which may be reused at once, through the cache."""

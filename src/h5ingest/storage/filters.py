@@ -55,7 +55,7 @@ class _Choice(NamedTuple):
     shuffle: str | None = None
 
 
-def pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, ...]:
+def filter_pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, ...]:
     """Return the filters that `--compression` and `--shuffle` ask for, in order.
 
     Forms: `gzip[:LEVEL]`, `lzf`, `szip`, `zstd[:LEVEL]`, `lz4`, `bzip2[:LEVEL]`,
@@ -92,7 +92,7 @@ def canonical(compression: str | None) -> str | None:
     ('zstd:3', 'blosc:lz4:5:shuffle', None)
 
     Raises:
-        UsageError: see `pipeline`.
+        UsageError: see `filter_pipeline`.
     """
     choice = _parse(compression)
     return choice and ":".join(str(word) for word in choice if word is not None)

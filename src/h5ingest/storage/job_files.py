@@ -24,7 +24,7 @@ _MOST_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class JobPaths:
     """The names of the files beside an output."""
 
     out: Path
@@ -60,7 +60,7 @@ class Beside:
 
 
 def begin(
-    beside: Beside,
+    paths: JobPaths,
     about: Mapping[str, object],
     *,
     restart: bool,
@@ -71,7 +71,7 @@ def begin(
     Not collective: root only.
 
     Args:
-        beside: the files.
+        paths: the files.
         about: what the job is: whatever must be the same for its work to be of use.
         restart: whether to discard what there is.
         create: makes a new file, empty.
@@ -80,37 +80,37 @@ def begin(
         OutputError: what there is belongs to another job; names what differs.
     """
     if restart:
-        discard(beside)
-    has_partial = os.path.lexists(beside.partial)
-    if has_partial and not os.path.lexists(beside.journal):
+        discard(paths)
+    has_partial = os.path.lexists(paths.partial)
+    if has_partial and not os.path.lexists(paths.journal):
         raise OutputError(
-            f"{beside.partial}: expected its journal {beside.journal.name} beside it, found none: "
+            f"{paths.partial}: expected its journal {paths.journal.name} beside it, found none: "
             f"it cannot be resumed. --restart discards it."
         )
     if not has_partial:
-        started = Journal(beside.journal, dict(about))
-        create(beside.partial)
-        sync(beside.out.parent)  # their names, too, survive a crash of the machine
+        started = Journal(paths.journal, dict(about))
+        create(paths.partial)
+        sync(paths.out.parent)  # their names, too, survive a crash of the machine
         return started, Records.none()
-    known_about, records, n_bytes = journal.read(beside.journal)
+    known_about, records, n_bytes = journal.read(paths.journal)
     differing = _differences(known_about, about)
     if differing:
         if len(differing) > _MOST_SHOWN:
             more = f"… and {len(differing) - _MOST_SHOWN:,} differences more"
             differing[_MOST_SHOWN:] = [more]
         raise OutputError(
-            f"{beside.partial}: an unfinished job is here, but with other input:\n"
+            f"{paths.partial}: an unfinished job is here, but with other input:\n"
             + "\n".join(f"  {line}" for line in differing)
             + "\nStart it as it was to go on with it, or discard it with --restart."
         )
-    return Journal(beside.journal, None, keep=n_bytes), records
+    return Journal(paths.journal, None, keep=n_bytes), records
 
 
-def discard(beside: Beside) -> None:
+def discard(paths: JobPaths) -> None:
     """Take away what an unfinished job left. Not collective: root only."""
-    with output_errors(f"{beside.out}: cannot be made room for"):
-        beside.partial.unlink(missing_ok=True)
-        beside.journal.unlink(missing_ok=True)
+    with output_errors(f"{paths.out}: cannot be made room for"):
+        paths.partial.unlink(missing_ok=True)
+        paths.journal.unlink(missing_ok=True)
 
 
 def reserve(path: Path) -> None:

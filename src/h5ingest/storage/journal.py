@@ -6,7 +6,7 @@ follows the last whole, intact one never happened. There are five kinds:
 - `Run`: a run begins, and when: what follows is of it;
 - `Begins`: where an unfiltered dataset lies, to be compared when the file is made again;
 - `Placement`: space taken for a chunk, in the order in which it was taken. Taking it again in this
-  order on a new file gives the same offsets (`Placer.replay`);
+  order on a new file gives the same offsets (`ChunkPlacer.replay`);
 - `Done`: pixels, checksums and status that are on the disk. Only these are not made again;
 - `Undone`: what turned out to be wrong with what was done before it.
 """

@@ -20,8 +20,8 @@ from h5ingest.core.layout import Layout
 from h5ingest.mpi.async_sum import while_root_works
 from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.buffer import Buffer
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Done, Record, pack
 from h5ingest.storage.shared_open import open_shared, share
@@ -39,7 +39,7 @@ class MpioWriter:
         path: Path,
         layout: Layout,
         comm: Comm,
-        ledger: Ledger,
+        checkpoints: Checkpoints,
         known: Sequence[Record] = (),
         hints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -52,7 +52,7 @@ class MpioWriter:
             path: the file; it exists.
             layout: its datasets.
             comm: the ranks.
-            ledger: is told what has been written.
+            checkpoints: is told what has been written.
             known: the journal of a job that did not end: what it wrote is kept.
             hints: for MPI-IO; one that it does not know means nothing to it.
 
@@ -61,9 +61,9 @@ class MpioWriter:
         """
         with while_root_works(comm) as beat:
             if comm.rank == 0:
-                placer = Placer(path, layout, known, beat)
+                placer = ChunkPlacer(path, layout, known, beat)
                 if not known:
-                    ledger.enter(pack(placer.begins()))
+                    checkpoints.enter(pack(placer.begins()))
                 placer.replay(beat)
                 placer.close()
         access = file_access()
@@ -80,10 +80,10 @@ class MpioWriter:
         self._buffer = Buffer()
         self._path = path
         self._comm = comm
-        self._ledger = ledger
+        self._checkpoints = checkpoints
 
-    def room(self, name: str, rows: range) -> NDArray[Any]:
-        """See `Writer.room`."""
+    def get_buffer(self, name: str, rows: range) -> NDArray[Any]:
+        """See `Writer.get_buffer`."""
         spec = self._specs[name]
         return self._buffer.array((len(rows), *spec.shape[1:]), spec.dtype)
 
@@ -95,7 +95,7 @@ class MpioWriter:
         """
         if not rows:
             return
-        self._ledger.guard()
+        self._checkpoints.guard()
         with output_errors(f"{self._path}: writing rows {rows.start}-{rows.stop - 1} of {name}"):
             self._write(self._datasets[name], (rows.start,), values)
 
@@ -123,7 +123,7 @@ class MpioWriter:
 
     def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """See `Writer.mark`."""
-        self._ledger.note(Done(group, span.start, span.stop, joints))
+        self._checkpoints.note(Done(group, span.start, span.stop, joints))
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
         """See `Writer.names`."""
@@ -131,7 +131,7 @@ class MpioWriter:
 
     def advance(self) -> bool:
         """See `Writer.advance`: nothing but checkpoints is ever under way here."""
-        self._ledger.tick()
+        self._checkpoints.tick()
         return True
 
     def give_up(self) -> None:
@@ -143,7 +143,7 @@ class MpioWriter:
         Raises:
             OutputError: what was written could not reach the file.
         """
-        self._ledger.finish()
+        self._checkpoints.finish()
         with output_errors(f"{self._path}: cannot be closed"), waiting(self._comm):
             for dataset in self._datasets.values():
                 dataset._close()

@@ -28,9 +28,9 @@ from h5ingest.core.layout import Layout
 from h5ingest.mpi.async_sum import while_root_works
 from h5ingest.mpi.comm import Comm, Request, agreeing
 from h5ingest.storage.buffer import Buffer
-from h5ingest.storage.checkpoints import Ledger
-from h5ingest.storage.chunk_allocator import ANSWER, ASK, Desk
-from h5ingest.storage.chunk_placer import Placer
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_allocator import ANSWER, ASK, ChunkAllocator
+from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.compress import Compressor, ImageCompressor
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import DirectFile, write_all
@@ -58,7 +58,7 @@ class PlacedWriter:
         path: Path,
         layout: Layout,
         comm: Comm,
-        ledger: Ledger,
+        checkpoints: Checkpoints,
         known: Sequence[Record] = (),
         *,
         direct: bool = False,
@@ -69,7 +69,7 @@ class PlacedWriter:
             path: the file; it exists.
             layout: its datasets.
             comm: the ranks.
-            ledger: is told what has been written.
+            checkpoints: is told what has been written.
             known: on root, the journal of a job that did not end: its bytes are kept.
             direct: write unfiltered rows around the system's cache.
 
@@ -90,8 +90,8 @@ class PlacedWriter:
         """The one that was given out last, if it is to be written directly."""
         self._under_way: deque[tuple[Future[None], int, list[Done]]] = deque()
         """What a thread writes, oldest first: where, and what is done after each."""
-        self._ledger = ledger
-        self._desk: Desk | None = None
+        self._checkpoints = checkpoints
+        self._allocator: ChunkAllocator | None = None
         self._is_tree = layout.kind == "tree"
         self._compress_image = ImageCompressor(layout.filters).compress
         self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
@@ -104,9 +104,9 @@ class PlacedWriter:
         offsets: list[int | None] | None = None
         with while_root_works(comm) as beat:
             if comm.rank == 0:
-                placer = Placer(path, layout, known, beat)
+                placer = ChunkPlacer(path, layout, known, beat)
                 offsets = placer.offsets
-                self._desk = Desk(placer, ledger, comm)
+                self._allocator = ChunkAllocator(placer, checkpoints, comm)
                 if layout.kind != "tree":  # that has more datasets first: `create_images`
                     self._recall(placer, known, beat)
         self._known = known
@@ -120,8 +120,8 @@ class PlacedWriter:
             with agreeing(comm), output_errors(what):
                 self._direct = DirectFile(path, self._fd)
 
-    def room(self, name: str, rows: range) -> NDArray[Any]:
-        """See `Writer.room`."""
+    def get_buffer(self, name: str, rows: range) -> NDArray[Any]:
+        """See `Writer.get_buffer`."""
         dataset = self._names[name]
         spec, start = self._specs[dataset], self._offsets[dataset]
         shape = (len(rows), *spec.shape[1:])
@@ -129,7 +129,7 @@ class PlacedWriter:
             return self._buffer.array(shape, spec.dtype)
         self._take_note()
         offset = start + rows.start * spec.row_bytes
-        self._room = self._direct.room(shape, spec.dtype, offset)
+        self._room = self._direct.get_buffer(shape, spec.dtype, offset)
         return self._room
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
@@ -144,7 +144,7 @@ class PlacedWriter:
             if self._direct is None:
                 self._write_at(offset, [little.data])
                 return
-            self._ledger.guard()
+            self._checkpoints.guard()
             write = self._direct.write if values is self._room else self._direct.write_copy
             self._under_way.append((write(little, offset), offset, []))
             return
@@ -155,9 +155,9 @@ class PlacedWriter:
         while len(self._waiting) >= _MOST_WAITING and not self.advance():
             time.sleep(_NAP_S)
         self._waiting.append((chunks, []))
-        if self._desk is not None:
-            self._desk.serve()  # with small images the beats are not often enough
-            self._store(self._desk.place(ask))
+        if self._allocator is not None:
+            self._allocator.serve()  # with small images the beats are not often enough
+            self._store(self._allocator.place(ask))
         else:
             self._sends.append(self._comm.send(0, ASK, ask))
 
@@ -166,8 +166,8 @@ class PlacedWriter:
         every = self._comm.gather(list(images))
         answers: list[list[int | None]] = [[] for _ in range(self._comm.size)]
         with while_root_works(self._comm) as beat:
-            if self._desk is not None and every is not None:
-                placer = self._desk.placer
+            if self._allocator is not None and every is not None:
+                placer = self._allocator.placer
                 begin = iter(placer.create_images(chain.from_iterable(every), beat))
                 answers = [[next(begin) for _ in told] for told in every]
                 self._recall(placer, self._known, beat)
@@ -176,12 +176,14 @@ class PlacedWriter:
         for number, (image, offset) in enumerate(zip(images, offsets, strict=True), first):
             self._images[image.group, image.row] = number, offset
 
-    def _recall(self, placer: Placer, known: Sequence[Record], beat: Callable[[], None]) -> None:
+    def _recall(
+        self, placer: ChunkPlacer, known: Sequence[Record], beat: Callable[[], None]
+    ) -> None:
         """Compare the new file with what an earlier job knew, or have it known. Root only."""
         if known:
             placer.replay(beat)
         else:
-            self._ledger.enter(pack(placer.begins()))
+            self._checkpoints.enter(pack(placer.begins()))
 
     def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
         """See `Writer.write_image`. The values may be reused at once."""
@@ -213,18 +215,18 @@ class PlacedWriter:
         elif self._under_way:
             self._under_way[-1][2].append(done)
         else:
-            self._ledger.note(done)
+            self._checkpoints.note(done)
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
         """See `Writer.names`."""
-        if self._desk is None or not self._is_tree:
+        if self._allocator is None or not self._is_tree:
             return None
-        return self._desk.placer.names()
+        return self._allocator.placer.names()
 
     def advance(self) -> bool:
         """See `Writer.advance`. On root it also serves the other ranks."""
-        if self._desk is not None:
-            self._desk.serve()
+        if self._allocator is not None:
+            self._allocator.serve()
         elif (answer := self._comm.receive(ANSWER)) is not None:
             self._store(answer[1])
         if len(self._waiting) < _MOST_WAITING:
@@ -232,7 +234,7 @@ class PlacedWriter:
         if self._sends:
             self._sends = [send for send in self._sends if not send.test()]
         self._take_note()
-        self._ledger.tick()
+        self._checkpoints.tick()
         return not self._waiting and not self._sends and not self._under_way
 
     def _take_note(self, *, wait: bool = False) -> None:
@@ -247,18 +249,18 @@ class PlacedWriter:
                 written.result()
             self._under_way.popleft()
             for done in dones:
-                self._ledger.note(done)
+                self._checkpoints.note(done)
 
     def close(self) -> None:
         """See `Writer.close`."""
         with agreeing(self._comm):
             self._take_note(wait=True)
         self.give_up()
-        self._ledger.finish()
+        self._checkpoints.finish()
         os.close(self._fd)
         with agreeing(self._comm):
-            if self._desk is not None:
-                self._desk.placer.close()
+            if self._allocator is not None:
+                self._allocator.placer.close()
 
     def give_up(self) -> None:
         """See `Writer.give_up`."""
@@ -300,10 +302,10 @@ class PlacedWriter:
             run_end = offset + len(data)
         self._write_at(run_start, run)
         for done in dones:
-            self._ledger.note(done)
+            self._checkpoints.note(done)
 
     def _write_at(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
-        self._ledger.guard()
+        self._checkpoints.guard()
         with self._write_errors(offset):
             write_all(self._fd, parts, offset)
 

@@ -21,7 +21,7 @@ from h5ingest.storage.journal import Undone
 from h5ingest.storage.raw_file import reopened
 
 
-class Torn(NamedTuple):
+class TornImage(NamedTuple):
     """An image whose stored pixels are not those of one file."""
 
     group: int
@@ -34,7 +34,7 @@ class Torn(NamedTuple):
     """Behind the last."""
 
 
-def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) -> list[Torn]:
+def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) -> list[TornImage]:
     """Return which images at the given (group, element) are torn. Not collective: root only.
 
     Raises:
@@ -50,11 +50,11 @@ def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) 
             start, stop = offsets[row : row + 2].tolist()
             pixels = file[group.pixels.name][start:stop]
             if xxh3_64_intdigest(pixels.data) != int(file[group.checksums.name][row]):
-                found.append(Torn(number, row, start, stop))
+                found.append(TornImage(number, row, start, stop))
     return found
 
 
-def undo(layout: Layout, torn: Iterable[Torn]) -> bytes:
+def undo(layout: Layout, torn: Iterable[TornImage]) -> bytes:
     """Return the journal's records that have the images made again if the job ends here."""
     records = []
     for group, _, start, stop in torn:
@@ -65,7 +65,7 @@ def undo(layout: Layout, torn: Iterable[Torn]) -> bytes:
     return b"".join(record.pack() for record in records)
 
 
-def blank(partial: Path, layout: Layout, torn: Sequence[Torn]) -> None:
+def blank(partial: Path, layout: Layout, torn: Sequence[TornImage]) -> None:
     """Store zeros and status 2 in place of images. Not collective: root only.
 
     Raises:

@@ -19,7 +19,7 @@ _FEWEST_FILTERED: Final = 16
 """Values of the smallest image that is filtered; szip takes 16 at a time."""
 
 
-class Tree:
+class TreeDatasets:
     """The datasets of all images, on root. Not collective."""
 
     def __init__(self, prefixes: list[str], filters: tuple[Filter, ...]) -> None:

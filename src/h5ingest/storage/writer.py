@@ -28,7 +28,7 @@ class Image(NamedTuple):
 class Writer(Protocol):
     """A file whose datasets exist at their full size and are being filled."""
 
-    def room(self, name: str, rows: range) -> NDArray[Any]:
+    def get_buffer(self, name: str, rows: range) -> NDArray[Any]:
         """Return an array (len(rows), …) to be filled for `write`, its content undefined.
 
         Not collective; may wait for the disk. The memory is the writer's: no array of an earlier

@@ -11,7 +11,7 @@ import h5py
 from h5ingest.core.layout import Layout
 from h5ingest.core.options import MIB, IngestOptions
 from h5ingest.mpi.comm import Comm, agreeing
-from h5ingest.storage.checkpoints import Ledger
+from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.file_systems import look
 from h5ingest.storage.journal import Record
@@ -24,7 +24,7 @@ _MOST_DATASETS: Final = 1000
 """Of a file that every rank opens in HDF5, where each takes some 10 KiB while it is open."""
 
 
-class Choice(NamedTuple):
+class WriterChoice(NamedTuple):
     """A kind of writer."""
 
     mpio: bool
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     """Whether it writes around the system's cache."""
 
 
-def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Choice:
+def choose_writer(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> WriterChoice:
     """Return the writer to use. Collective.
 
     Args:
@@ -48,9 +48,9 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
         OutputError: the folder cannot be looked at (on all ranks).
     """
     if layout.kind == "tree":
-        return Choice(False, "placed datasets (one for each image)")
+        return WriterChoice(False, "placed datasets (one for each image)")
     if any(spec.filters for spec in layout.datasets):
-        return Choice(False, "placed chunks (they are compressed)")
+        return WriterChoice(False, "placed chunks (they are compressed)")
     direct = False
     with agreeing(comm):
         if comm.rank == 0:
@@ -61,15 +61,15 @@ def choose(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> Cho
                 and _direct_pays(layout, out)
             )
     if comm.bcast(direct):
-        return Choice(False, "placed rows (direct I/O)", direct=True)
+        return WriterChoice(False, "placed rows (direct I/O)", direct=True)
     if len(layout.datasets) > _MOST_DATASETS:
-        return Choice(False, "placed rows (many groups)")
+        return WriterChoice(False, "placed rows (many groups)")
     if comm.size == 1:
-        return Choice(True, "HDF5 (one process)")
+        return WriterChoice(True, "HDF5 (one process)")
     if h5py.get_config().mpi:
         why = "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
-        return Choice(True, why)
-    return Choice(False, "placed rows (this h5py is not parallel)")
+        return WriterChoice(True, why)
+    return WriterChoice(False, "placed rows (this h5py is not parallel)")
 
 
 def _direct_pays(layout: Layout, out: Path) -> bool:
@@ -82,11 +82,11 @@ def _direct_pays(layout: Layout, out: Path) -> bool:
 
 
 def open_writer(
-    choice: Choice,
+    choice: WriterChoice,
     path: Path,
     layout: Layout,
     comm: Comm,
-    ledger: Ledger,
+    checkpoints: Checkpoints,
     known: Sequence[Record],
     hints: Mapping[str, str],
 ) -> Writer:
@@ -97,7 +97,7 @@ def open_writer(
         path: the file; it exists.
         layout: its datasets.
         comm: the ranks.
-        ledger: is told what has been written.
+        checkpoints: is told what has been written.
         known: what the journal says.
         hints: for MPI-IO, where that is what writes.
 
@@ -108,7 +108,7 @@ def open_writer(
     if choice.mpio:
         from h5ingest.storage.mpio_writer import MpioWriter
 
-        return MpioWriter(path, layout, comm, ledger, known, hints)
+        return MpioWriter(path, layout, comm, checkpoints, known, hints)
     from h5ingest.storage.placed_writer import PlacedWriter
 
-    return PlacedWriter(path, layout, comm, ledger, known, direct=choice.direct)
+    return PlacedWriter(path, layout, comm, checkpoints, known, direct=choice.direct)
