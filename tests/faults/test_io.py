@@ -347,7 +347,8 @@ def test_a_folder_without_permission_is_refused(runners: dict[str, Runner], mpic
         folder = Path(name)
         shutil.copytree(runners["mpich"].images.folder, folder / "sources")
         (folder / "made").mkdir(mode=0o555)
-        folder.chmod(0o755)
+        for closed in (folder, folder / "sources"):
+            closed.chmod(0o755)
         manifest, out = folder / "sources" / "equal.csv", folder / "made" / "out.h5"
         completed = run([mpich.bin / "python", "-c", AS_NOBODY, manifest, folder / "first.h5", out])
         assert completed.returncode == 5, explain(completed)

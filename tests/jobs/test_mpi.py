@@ -500,11 +500,13 @@ def test_mnist_is_stored_exactly(flavour: Flavour, corpora: Path, tmp_path: Path
 def test_a_rank_needs_little_memory_however_many_images(
     mpich: Flavour, corpora: Path, tmp_path: Path
 ) -> None:
+    # With threads that read ahead, 10 MB; else it depends on the machine's load whether they do.
     completed = mpich.run_launched(
-        2, "peak", corpora / "mnist" / "train.csv", tmp_path / "mnist.h5", timeout_s=120
-    )
+        2, "peak", corpora / "mnist" / "train.csv", tmp_path / "mnist.h5", "--readers", "16",
+        timeout_s=120,
+    )  # fmt: skip
     assert completed.returncode == 0, explain(completed)
     peaks_kib = [int(kib) for kib in re.findall(r"peak of rank \d: (\d+) KiB", completed.stderr)]
     assert len(peaks_kib) == 2
-    assert max(peaks_kib) < 150e6 / 1024
+    assert max(peaks_kib) < 160e6 / 1024
     assert len(read_file(tmp_path / "mnist.h5").arrays["images"]) == 60_000

@@ -75,13 +75,13 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     listing = tmp_path / "descriptors"
     program = (
         "import os, sys\n"
-        "from h5ingest import cli\n"
+        "from h5ingest.cli import main\n"
         "def look(arguments):\n"
         f"    open({str(listing)!r}, 'w').write(repr([os.readlink(f'/proc/self/fd/{{n}}')"
         " for n in range(3)]))\n"
         "    return 0\n"
-        "cli.run = look\n"
-        "cli.main()\n"
+        "main.run = look\n"
+        "main.main()\n"
     )
     python = WHEELS.checked().bin / "python"
     run(["bash", "-c", f"{shlex.join([str(python), '-c', program])} <&- >&- 2>&-"])
@@ -113,13 +113,13 @@ def test_a_rank_that_fails_alone_ends_all_although_nobody_can_be_told(
     program.write_text(
         "import sys\n"
         "import h5ingest.pipeline.load_batch\n"
-        "from h5ingest import cli\n"
+        "from h5ingest.cli.main import main\n"
         "from h5ingest.mpi.launcher import launcher_rank\n"
         "def fail(image):\n"
         "    raise ZeroDivisionError('arranged by a test')\n"
         "if launcher_rank() == 1:\n"
         "    vars(h5ingest.pipeline.load_batch)['xxh3_64_intdigest'] = fail\n"
-        "cli.main()\n"
+        "main()\n"
     )
     command = shlex.join(map(str, [flavour.bin / "python", program, manifest, tmp_path / "o.h5"]))
     completed = flavour.launch(2, "bash", "-c", f"exec {command} --chunk 2 >&- 2>&-", timeout_s=30)

@@ -221,7 +221,7 @@ def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
 
 def serve() -> None:
     """Run what is asked for, one after the other, each in a process of its own."""
-    for module in ("commands", "ingest", "progress"):
+    for module in ("cli.collective_commands", "cli.progress", "pipeline.run"):
         importlib.import_module(f"h5ingest.{module}")
     importlib.import_module("imagecodecs")
     print("ready", flush=True)

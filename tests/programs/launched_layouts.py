@@ -40,7 +40,7 @@ def main() -> None:
     cases, reports = map(Path, sys.argv[1:3])
     if len(sys.argv) > 3:
         vars(layout)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
-    vars(ingest_module)["Pipeline"] = Seen
+    vars(ingest_module)["WriteLoop"] = Seen
     comm = world()
     found: list[dict[str, Any]] = []
     with abort_on_crash(comm):

@@ -57,7 +57,7 @@ class SlowSource:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> SlowSource:
     found = SlowSource(0.002)
-    monkeypatch.setattr(prefetch, "source", found)
+    monkeypatch.setattr(prefetch, "source_files", found)
     return found
 
 
@@ -84,7 +84,7 @@ def test_below_a_folder_that_is_missing_all_files_are_but_not_elsewhere(
 
 def test_fast_files_are_read_by_nobody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = SlowSource(0)
-    monkeypatch.setattr(prefetch, "source", fast)
+    monkeypatch.setattr(prefetch, "source_files", fast)
     monkeypatch.setattr(prefetch, "SLOW_S", 10.0)  # however busy this machine is
     with Prefetcher(os.fsencode(folder)) as files:
         assert len(list(files.read(names(*range(200))))) == 200
@@ -132,7 +132,7 @@ def test_no_more_is_read_ahead_than_fits(
 def test_who_waits_for_a_slow_file_is_called_and_may_stop(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "source", SlowSource(0.3))
+    monkeypatch.setattr(prefetch, "source_files", SlowSource(0.3))
 
     def waiting() -> None:
         raise StopRequested

@@ -302,7 +302,10 @@ def test_a_plot_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_matplotlib_is_imported_only_to_draw(manifest: Path, mpich: Flavour) -> None:
-    code = "import sys; from h5ingest import codecs, commands; print('matplotlib' in sys.modules)"
+    code = (
+        "import sys; import h5ingest.cli.app, h5ingest.inspect.codecs; "
+        "print('matplotlib' in sys.modules)"
+    )
     completed = run([mpich.bin / "python", "-c", code])
     assert completed.stdout == "False\n", explain(completed)
 

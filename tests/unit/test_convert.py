@@ -168,7 +168,7 @@ def test_mixed_depths_are_refused_and_each_way_out_works(kind: str, tmp_path: Pa
     ]
     message = refusal(tmp_path, samples, layout=kind)
     assert "8 and 16 bits are mixed" in message
-    assert "1 x 4x3 gray uint16 (first: line 2: 1.png)" in message
+    assert "1 x 4x3 gray uint16 (first: line 3: 1.png)" in message
     ways: list[dict[str, Any]] = [
         {"layout": kind, "dtype": "uint16"},
         {"layout": kind, "dtype": "uint8", "reduce_depth": True},
@@ -427,9 +427,9 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
     assert "store:" not in refused.stderr
     for text in (
         "the images do not fit together",
-        "2 x 6x8 gray uint8 (first: line 1: 0.png)",
-        "1 x 4x9 RGB uint8 (first: line 2: 1.png)",
-        "1 x 5x5 RGB uint16 (first: line 3: 2.png)",
+        "2 x 6x8 gray uint8 (first: line 2: 0.png)",
+        "1 x 4x9 RGB uint8 (first: line 3: 1.png)",
+        "1 x 5x5 RGB uint16 (first: line 4: 2.png)",
         "8 and 16 bits are mixed",
         "3 sizes are mixed",
     ):

@@ -142,7 +142,7 @@ def test_a_message_counts_all_kinds_and_names_the_first_images(n_ranks: int, siz
     assert f"… and {MANY - 10:,} kinds more" in message
     paths = sizes.read_text().splitlines()
     for sample in range(10):
-        line = f"  1 x {sample + 1}x1 gray uint8 (first: sample {sample}: {paths[sample]})"
+        line = f"  1 x {sample + 1}x1 gray uint8 (first: line {sample + 1}: {paths[sample]})"
         assert line in message.splitlines()
 
 

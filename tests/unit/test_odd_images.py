@@ -83,7 +83,7 @@ def read_differently(
     class Source:
         read = staticmethod(meddling)
 
-    monkeypatch.setattr(prefetch, "source", Source)
+    monkeypatch.setattr(prefetch, "source_files", Source)
     return counts
 
 

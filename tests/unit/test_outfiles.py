@@ -524,36 +524,36 @@ def test_a_manifest_of_a_folder_replaces_only_a_manifest(place: Place) -> None:
 # --- every place that writes -------------------------------------------------------------------
 
 WRITERS = {
-    "outfiles:write": "the one function, under a name that nobody knows",
-    "outfiles:give_name": "the only one that gives a file a name that the user chose",
+    "core.outfiles:write": "the one function, under a name that nobody knows",
+    "core.outfiles:give_name": "the only one that gives a file a name that the user chose",
     "storage.lock:Lock._write": "OUT.lock, new",
     "storage.lock:Lock._create": "OUT.lock, new",
-    "storage.lock:Lock._move_away": "OUT.lock of a job that is gone; its token is compared",
+    "storage.lock:Lock._take_over": "OUT.lock of a job that is gone, by who has the claim to it",
     "storage.journal:Journal.__init__": "OUT.journal",
-    "storage.state:reserve": "OUT.partial, new",
-    "storage.stripes:_create_striped": "OUT.partial, new",
-    "storage.rawfile:RawFile.__init__": "OUT.partial",
-    "storage.rawfile:RawFile.resize": "OUT.partial",
-    "storage.rawfile:reopened": "OUT.partial",
-    "storage.placer:Placer.__init__": "OUT.partial",
-    "storage.placed:PlacedWriter.__init__": "OUT.partial",
-    "storage.direct:DirectFile.__init__": "OUT.partial",
-    "storage.mpio:MpioWriter.__init__": "OUT.partial",
-    "storage.placer:Placer._flush": "OUT.partial",
-    "storage.metadata:Metadata.__init__": "OUT.partial",
+    "storage.job_files:reserve": "OUT.partial, new",
+    "storage.lustre_stripes:_create_striped": "OUT.partial, new",
+    "storage.raw_file:RawFile.__init__": "OUT.partial",
+    "storage.raw_file:RawFile.resize": "OUT.partial",
+    "storage.raw_file:reopened": "OUT.partial",
+    "storage.chunk_placer:ChunkPlacer.__init__": "OUT.partial",
+    "storage.placed_writer:PlacedWriter.__init__": "OUT.partial",
+    "storage.direct_io:DirectFile.__init__": "OUT.partial",
+    "storage.mpio_writer:MpioWriter.__init__": "OUT.partial",
+    "storage.chunk_placer:ChunkPlacer._flush": "OUT.partial",
+    "storage.metadata_driver:Metadata.__init__": "OUT.partial",
     "storage.compress:Compressor.__init__": "in memory",
-    "comm:SerialComm.create": "OUT.partial, new, with stripes",
-    "listing:write_manifest": "no name",
-    "verbs:manifest": "standard output",
-    "streams:keep": "standard streams that the caller closed: /dev/null",
-    "drawing:save": "what the one function has opened",
-    "codec_report:draw": "what the one function has opened",
-    "sheet:sheet": "by canvas.save",
-    "sheet:layers": "by canvas.save",
-    "outfiles:_look": "only read",
+    "mpi.comm:SerialComm.create": "OUT.partial, new, with stripes",
+    "images.folder_manifest:write_manifest": "no name",
+    "cli.serial_commands:manifest": "standard output",
+    "cli.streams:keep": "standard streams that the caller closed: /dev/null",
+    "inspect.canvas:save": "what the one function has opened",
+    "inspect.codec_table:draw": "what the one function has opened",
+    "inspect.contact_sheet:sheet": "by canvas.save",
+    "inspect.contact_sheet:layers": "by canvas.save",
+    "core.outfiles:_look": "only read",
     "storage.journal:_read_file": "only read",
-    "codecs:_measure": "a temporary folder",
-    "codecs:_write": "a temporary folder",
+    "inspect.codecs:_measure": "a temporary folder",
+    "inspect.codecs:_write": "a temporary folder",
 }
 """Function -> what it opens for writing, or renames."""
 
@@ -575,7 +575,7 @@ def test_benchmarks_write_only_where_they_have_made_a_folder() -> None:
         for file in (PACKAGE / "bench").glob("*.py")
         if any(_writes(call) for _, call in _calls(ast.parse(file.read_text("utf-8")), ""))
     }
-    given_a_place = {"corpus", "hdf5", "line_up", "synthetic", "ways"}
+    given_a_place = {"backends", "corpus", "hdf5", "lineup", "synthetic"}
     in_memory = {"figures"}
     make_one = {"storage", "reading", "scaling"}
     assert found == given_a_place | in_memory | make_one

@@ -60,8 +60,8 @@ class Prefetcher:
         Args:
             root: folder that relative paths are relative to.
             readers: threads that read ahead; 0: none; None: as many as it takes.
-            end: see `source.read`.
-            limit: see `source.read`; may be set anew while files are read.
+            end: see `source_files.read`.
+            limit: see `source_files.read`; may be set anew while files are read.
             waiting: called every 20 ms while a file is waited for (with threads only).
         """
         self._root = root

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.outfiles import LOCK, check
+from h5ingest.core.outfiles import LOCK, check, is_same
 from h5ingest.storage.datasets import output_errors
 
 HEARTBEAT_S: Final = 10.0
 LONGEST_ENDING: Final = len(".lock.") + 32 + len(".old")
-"""Bytes that the longest name beside an output has more than the output's own (`_move_away`)."""
-_BESIDE: Final = re.compile(r"\.[0-9a-f]{32}(\.old)?")
+"""Bytes that the longest name beside an output has more than the output's own (`_take_over`)."""
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}")
+_BESIDE: Final = re.compile(rf"\.{_TOKEN.pattern}(\.old)?")
 _LOOK_EVERY_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
 _MOST_BYTES: Final = 4096
@@ -66,10 +67,9 @@ class Lock:
         try:
             with output_errors(f"{path}: cannot be created"):
                 self._write(self._beside)
-            if not self._create():
-                self.notice = self._take_over(stale_s)
-                if not self._create():
-                    raise OutputError(f"{path}: another job has just taken over this output")
+            if not self._create(path):
+                self.notice = self._take_over(path, stale_s)
+                self._tidy(stale_s)
         finally:
             with contextlib.suppress(OSError):  # what went wrong before says more
                 self._beside.unlink()
@@ -81,9 +81,7 @@ class Lock:
         """Give the lock back, if it is still ours."""
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(OSError):
-            if _read(self.path).get("token") == self.token:
-                self.path.unlink()
+        self._give_back(self.path)
 
     def _write(self, path: Path) -> None:
         fd = os.open(path, _EXCLUSIVE, 0o666)
@@ -93,26 +91,37 @@ class Lock:
         finally:
             os.close(fd)
 
-    def _create(self) -> bool:
+    def _create(self, path: Path) -> bool:
+        """Return whether the name was free, and is our lock's now."""
         with output_errors(f"{self.path}: cannot be created"):
             try:
-                os.link(self._beside, self.path)
+                os.link(self._beside, path)
             except FileExistsError:
-                return False
+                return is_same(self._beside, path)  # NFS lost the answer and asked once more
             except OSError:  # no hard links on this file system
                 try:
-                    self._write(self.path)
+                    self._write(path)
                 except FileExistsError:
                     return False
                 except OSError:
-                    self.path.unlink(missing_ok=True)  # half of a lock would be nobody's
+                    path.unlink(missing_ok=True)  # half of a lock would be nobody's
                     raise
         return True
 
-    def _take_over(self, stale_s: float) -> str:
-        """Move a stale lock away, and say whose it was."""
-        holder = _read(self.path)
-        age_s = self._age_s()
+    def _take_over(self, path: Path, stale_s: float) -> str:
+        """Put our lock in the place of one whose job is gone, and say whose it was.
+
+        Only the process that holds the claim to that very lock may do so: the claim is a lock too,
+        named after the token of the one to be replaced, and becomes the new lock by being renamed.
+        So the name is never free in between, and no lock but the one that was judged is replaced.
+        The claim of a process that died is taken over in the same way.
+        """
+        holder = _read(path)
+        token = _token(holder, path)
+        changed = OutputError(f"{self.path}: another job has just taken or released this output")
+        if not token:
+            raise changed
+        age_s = self._age_s(path)
         whose = (
             f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')} "
             f"since {holder.get('since', 'an unknown time')}"
@@ -124,36 +133,28 @@ class Lock:
                 f"{age_s:.0f} s old. Wait for it, or end it. (From another host, a job is taken "
                 f"for dead after {stale_s:.0f} s: --peer-timeout.)"
             )
-        check(self.path, LOCK)
-        self._move_away(holder.get("token"))
-        self._tidy(stale_s)
+        check(path, LOCK)
+        claim = self.path.with_name(f"{self.path.name}.{token}.old")
+        if not self._create(claim):
+            self._take_over(claim, stale_s)
+        try:
+            if _token(_read(path), path) != token:
+                raise changed
+            with output_errors(f"{self.path}: cannot be taken over"):
+                claim.replace(path)
+        finally:
+            self._give_back(claim)
         return f"took over from {whose}, which is gone"
 
-    def _move_away(self, token: object) -> None:
-        """Take the lock with this token away, and no other.
-
-        Another job may have taken it over since it was read, and has a new one here by now: that
-        one is put back.
-        """
-        aside = self.path.with_name(f"{self._beside.name}.old")
-        with output_errors(f"{self.path}: cannot be taken over"):
-            if _read(self.path).get("token") != token:
-                raise OutputError(f"{self.path}: another job has just taken over this output")
-            try:
-                self.path.rename(aside)  # of several that try, one succeeds
-            except FileNotFoundError:
-                return
-            try:
-                if _read(aside).get("token") != token:
-                    with contextlib.suppress(OSError):
-                        os.link(aside, self.path)
-                    raise OutputError(f"{self.path}: another job has just taken over this output")
-            finally:
-                aside.unlink()
+    def _give_back(self, path: Path) -> None:
+        """Remove a lock or a claim, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if _read(path).get("token") == self.token:
+                path.unlink()
 
     def _tidy(self, stale_s: float) -> None:
         """Take away what jobs left that were killed while they took the lock."""
-        with contextlib.suppress(OSError), os.scandir(self.path.parent) as entries:
+        with contextlib.suppress(OSError, OutputError), os.scandir(self.path.parent) as entries:
             for entry in entries:
                 path = Path(entry.path)
                 if (
@@ -164,13 +165,13 @@ class Lock:
                 ):
                     path.unlink(missing_ok=True)
 
-    def _age_s(self, path: Path | None = None) -> float:
+    def _age_s(self, path: Path) -> float:
         """Return the age of the heartbeat by the file system's own clock."""
         with output_errors(f"{self._beside}: cannot be touched"):
             os.utime(self._beside)
             now = self._beside.stat().st_mtime
         try:
-            return max(0.0, now - (path or self.path).lstat().st_mtime)
+            return max(0.0, now - path.lstat().st_mtime)
         except FileNotFoundError:
             return 0.0
 
@@ -202,7 +203,7 @@ class Fence:
         if not now and time.monotonic() < self._next_s:
             return
         token = _read(self._path).get("token")
-        if token is None:  # a hiccup of the file system, or it is just being put back
+        if token is None:  # a hiccup of the file system
             time.sleep(_LOOK_AGAIN_S)
             token = _read(self._path).get("token")
         if token is None and not os.path.isdir(self._path.parent):
@@ -229,6 +230,16 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _token(holder: dict[str, Any], path: Path) -> str:
+    """Return what tells a lock from every other: its token; of junk, its inode; or nothing."""
+    token = holder.get("token")
+    if isinstance(token, str) and _TOKEN.fullmatch(token):
+        return token
+    with contextlib.suppress(OSError):
+        return f"{path.lstat().st_ino:032x}"
+    return ""
 
 
 def _is_gone(holder: dict[str, Any], age_s: float, stale_s: float) -> bool:
