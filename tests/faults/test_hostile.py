@@ -19,6 +19,7 @@ from helpers.support import (
     write_images,
     write_manifest,
     write_png,
+    zlib_of_zeros,
 )
 
 from h5ingest.core.options import IngestOptions
@@ -112,18 +113,11 @@ def image(*extra: bytes, width: int = 4, height: int = 4, data: bytes | None = N
     return SIGNATURE + header + b"".join(extra) + chunk(b"IDAT", body) + chunk(b"IEND")
 
 
-def bomb(n_bytes: int = 2**30) -> bytes:
-    """A zlib stream of a MiB that becomes a GiB."""
-    squeeze = zlib.compressobj(9)
-    block = bytes(2**24)
-    return b"".join(squeeze.compress(block) for _ in range(n_bytes // 2**24)) + squeeze.flush()
-
-
 def bombs() -> dict[str, bytes]:
-    big = bomb()
+    big = zlib_of_zeros(2**30)
     return {
         "zTXt": image(chunk(b"zTXt", b"Comment\0\0" + big)),
-        "many zTXt": image(*[chunk(b"zTXt", b"k\0\0" + bomb(2**26))] * 30),
+        "many zTXt": image(*[chunk(b"zTXt", b"k\0\0" + zlib_of_zeros(2**26))] * 30),
         "iTXt": image(chunk(b"iTXt", b"Comment\0\1\0\0\0" + big)),
         "iCCP": image(chunk(b"iCCP", b"profile\0\0" + big)),
         "iCCP that lies": image(

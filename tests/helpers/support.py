@@ -8,7 +8,9 @@ import json
 import os
 import shlex
 import signal
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +235,19 @@ def write_manifest(path: Path, rows: Iterable[object]) -> Path:
 def spread(all_: Sequence[T], n: int) -> Sequence[T]:
     """About so many of them, evenly spread; all if there are fewer."""
     return all_[:: max(1, len(all_) // n)]
+
+
+def zlib_of_zeros(n_bytes: int) -> bytes:
+    """A zlib stream, a thousandth as long, of so many zeros: a multiple of 2**20.
+
+    One block is compressed, and repeated.
+    """
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    block = squeeze.compress(bytes(2**20)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    adler = (n_bytes % 65521) << 16 | 1
+    return b"".join(
+        [b"\x78\xda", block * (n_bytes >> 20), squeeze.flush(), struct.pack(">I", adler)]
+    )
 
 
 def damage(path: Path) -> None:
