@@ -7,13 +7,14 @@ SHELL := bash
 
 DEMO := build/demo
 SCRIPTS := .ci/run $(wildcard scripts/*.sh) jobs/env.sh $(wildcard jobs/*.sbatch) docker/smoke-test
+WORDS := src tests benchmarks docs docker examples jobs scripts .ci Makefile pyproject.toml $(wildcard *.md *.cff)
 PYTEST_ARGS ?=
 # Every rank that a test starts would otherwise compile our modules anew.
 COMPILED := env -u PYTHONDONTWRITEBYTECODE
 BENCH_DATA ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo check lint types test soak bench cluster-test image image-test format clean venvs
+.PHONY: help demo check lint types test soak bench cluster-test dist image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
@@ -33,10 +34,11 @@ demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no comp
 
 check: lint types test ## everything that must pass before a merge
 
-lint: venv-mpich ## style of the Python and shell sources
+lint: venv-mpich ## style and spelling of all sources, which folder imports which
 	@.venv/mpich/bin/ruff check
 	@.venv/mpich/bin/ruff format --check
 	@.venv/mpich/bin/lint-imports
+	@.venv/mpich/bin/codespell $(WORDS)
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
 
 types: venv-mpich ## strict type check
@@ -57,6 +59,9 @@ cluster-test: venvs ## job scripts on a real SLURM, jobs over several hosts (roo
 # not there are drawn. BENCH_ARGS='--runs 3 --only MNIST', see benchmarks/against_baselines.py.
 bench: venv-mpich ## h5ingest against baselines, on an idle machine: a table in build/bench (4 minutes)
 	@.venv/mpich/bin/python benchmarks/against_baselines.py $(if $(BENCH_DATA),--data $(BENCH_DATA)) $(BENCH_ARGS)
+
+dist: venv-wheels ## sdist and wheel in build/dist, installed into an empty environment and tried
+	@scripts/dist.sh
 
 image: ## the container image (docker/README.md), with docker, podman or, without a daemon, buildah
 	@scripts/image.sh build

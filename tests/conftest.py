@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import drawn
+from helpers.groups import group_lines
 from helpers.support import FLAVOURS, REAL, SHARED, Flavour
 
 
@@ -66,3 +67,11 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def mpich() -> Flavour:
     """One MPI, where a second one would tell nothing new."""
     return FLAVOURS["mpich"].checked()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With `--durations`, as in CI: how long each group of tests took, too."""
+    if terminalreporter.config.getoption("durations"):
+        terminalreporter.section("groups of tests: the seconds of all workers")
+        for line in group_lines(terminalreporter.stats):
+            terminalreporter.line(line)

@@ -7,6 +7,7 @@ import base64
 import doctest
 import importlib
 import io
+import itertools
 import json
 import mmap
 import os
@@ -14,7 +15,7 @@ import platform
 import re
 import shutil
 import struct
-from itertools import pairwise
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,11 @@ from helpers.support import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from h5ingest.bench import backends, measure, reading, storage
+from h5ingest.bench import backends, measure, reading, storage, storage_page
 from h5ingest.bench.backends import LmdbFiles, LmdbRaw, by_pillow
 from h5ingest.bench.corpus import Corpus, gather
+from h5ingest.bench.report import Description
+from h5ingest.bench.storage_report import Result, StorageReport
 from h5ingest.core import outfiles
 from h5ingest.core.errors import SamplesFailedError
 from h5ingest.core.options import IngestOptions
@@ -48,7 +51,15 @@ from h5ingest.pipeline.run import ingest
 
 BENCH = ROOT / "src/h5ingest/bench"
 N, RUNS = 30, 2
-WAYS = ("png", "lmdb-raw", "lmdb-files", "hdf5-loop", "hdf5-stack", "h5ingest-raw", "h5ingest-zstd")
+BACKENDS = (
+    "png",
+    "lmdb-raw",
+    "lmdb-files",
+    "hdf5-loop",
+    "hdf5-stack",
+    "h5ingest-raw",
+    "h5ingest-zstd",
+)
 TIMES = ("store", "store_durable", "read_cold", "read_warm", "one_cold", "one_warm")
 PICTURES = ("store", "read", "one", "disk")
 
@@ -129,19 +140,19 @@ def test_cold_files_are_not_in_memory(tmp_path: Path) -> None:
     assert measure.resident(files[0]) == 1
 
 
-def test_bytes_and_inodes_of_each_way_are_those_of_its_files(
+def test_bytes_and_inodes_of_each_backend_are_those_of_its_files(
     manifest: Path, tmp_path: Path
 ) -> None:
     corpus = gather(manifest, IngestOptions(), lambda n: n)[0].take(N)
     experiment = storage._Experiment(corpus.uniform)
-    for way in experiment.ways:
-        place = tmp_path / way.key
-        way.store(corpus, place)
+    for backend in experiment.backends:
+        place = tmp_path / backend.key
+        backend.store(corpus, place)
         measure.flush(tmp_path)
         du = run(["du", "-s", "--inodes", place]).stdout.split()[0]
-        assert int(du) == {"png": N + 2, "lmdb-raw": 3, "lmdb-files": 3}.get(way.key, 1)
+        assert int(du) == {"png": N + 2, "lmdb-raw": 3, "lmdb-files": 3}.get(backend.key, 1)
         assert measure.usage(place).n_inodes == int(du)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(WAYS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(BACKENDS)
 
 
 # --- equal work --------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ _right = backends._from_raw
 
 
 @pytest.mark.parametrize("wrong", [wrong_pixel, wrong_type, wrong_label])
-def test_a_way_that_gives_something_else_back_is_noticed(
+def test_a_backend_that_gives_something_else_back_is_noticed(
     wrong: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "_from_raw", wrong)
@@ -284,9 +295,9 @@ def test_storage_results_are_complete(stored: tuple[Path, dict[str, Any], str]) 
     assert (results["n_images"], results["counts"], results["dropped"]) == (
         N, [1, 5, N], [100, 7000],
     )  # fmt: skip
-    assert [way["key"] for way in results["ways"]] == list(WAYS)
+    assert [way["key"] for way in results["ways"]] == list(BACKENDS)
     assert [(r["way"], r["n"]) for r in results["results"]] == [
-        (way, n) for n in (1, 5, N) for way in WAYS
+        (key, n) for n in (1, 5, N) for key in BACKENDS
     ]
     for result in results["results"]:
         for name in TIMES:
@@ -311,7 +322,7 @@ def test_storage_results_are_complete(stored: tuple[Path, dict[str, Any], str]) 
     ]
     assert {"processor", "memory", "file system", "h5py", "lmdb"} <= set(results["machine"])
     # Two readings of all and of one, of each way, in each run; and once before, of one image.
-    compared = len(WAYS) * (RUNS * sum(2 * n + 2 for n in (1, 5, N)) + 4)
+    compared = len(BACKENDS) * (RUNS * sum(2 * n + 2 for n in (1, 5, N)) + 4)
     assert results["all_pixels_compared"] is True
     assert results["n_compared"] == compared
     assert any(f"({compared:,} images.)" in note for note in results["notes"])
@@ -330,7 +341,9 @@ def test_images_of_many_sizes_cannot_be_stacked(tmp_path: Path) -> None:
     manifest = make_manifest(tmp_path / "in", images)
     (tmp_path / "out").mkdir()
     report = storage.measure(manifest, IngestOptions(), tmp_path / "out", cutoffs=[4], n_runs=1)
-    assert [way.key for way in report.ways] == [way for way in WAYS if way != "hdf5-stack"]
+    assert [backend.key for backend in report.backends] == [
+        key for key in BACKENDS if key != "hdf5-stack"
+    ]
     assert report.left_out == ("HDF5 by hand, one dataset: the images have several sizes",)
     assert report.images == "9x5x3 uint8, 9x6x3 uint8, 9x7x3 uint8 and 1 other kinds"
     assert list((tmp_path / "out").iterdir()) == []
@@ -350,6 +363,34 @@ def test_the_page_needs_nothing_else(stored: tuple[Path, dict[str, Any], str]) -
         r'<figure id="plot-(\w+)">\s*<img alt="[^"]+" src="data:image/png;base64,([^"]+)">', html
     ):
         assert base64.b64decode(data, validate=True) == (out / f"{name}.png").read_bytes()
+
+
+def test_the_page_shows_markup_as_text(stored: tuple[Path, dict[str, Any], str]) -> None:
+    results = stored[1]
+    spread = measure.Spread((1.0,))
+    backends_ = tuple(Description(**way) for way in results["ways"])
+    name = "<b>&{{ 7 * 7 }}.csv"
+    report = StorageReport(
+        manifest=name, n_images=1, images="1x1 gray uint8", counts=(1,), dropped=(), n_runs=1,
+        machine={"disk": "<i>"}, load=(0.0, 0.0), backends=backends_, left_out=(),
+        results=tuple(
+            Result(backend=one.key, n=1, n_bytes=2048, n_inodes=1, resident_when_cold=0.0,
+                   **dict.fromkeys(TIMES, spread))
+            for one in backends_
+        ),
+        references=(), decode_imageio=spread, decode_fast=spread, n_compared=1,
+    )  # fmt: skip
+    html = storage_page.page(report, dict.fromkeys(PICTURES, b"x"))
+    assert "<b>" not in html
+    assert "<i>" not in html
+    lead = re.search(r'<p class="lead">(.*?):', html)
+    assert lead is not None
+    assert unescape(lead[1]) == name
+    rows = re.findall(r"<tr[^>]*><td>([^<]*)</td>(.*?)</tr>", html, re.DOTALL)
+    ratios = [re.findall(r"<td>(.*?)</td>", cells) for _, cells in rows[: len(backends_)]]
+    assert ratios == [["1.00"] * (len(TIMES) + 2)] * len(backends_)
+    assert rows[len(backends_)][1].count("<td>1.00 s<small>1.00 s to 1.00 s</small></td>") == 6
+    assert "<td>2.0 KiB</td><td>1</td>" in rows[len(backends_)][1]
 
 
 def chromium() -> str:
@@ -391,12 +432,12 @@ def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_
         name: [int(number) for number in box.split()]
         for name, box in re.findall(r'id="([\w-]+)"[^>]* data-box="([-\d ]+)"', told)
     }
-    tables = ["ratios", *(f"results-{n}" for n in (N, 5, 1)), "ways", "notes", "machine"]
+    tables = ["ratios", *(f"results-{n}" for n in (N, 5, 1)), "backends", "notes", "machine"]
     assert list(boxes) == ["title", "ratios", *(f"plot-{p}" for p in PICTURES), *tables[1:]]
     with Image.open(shot) as picture:
         seen = np.asarray(picture.convert("RGB")).astype(int)
     assert seen.shape == (4200, 1200, 3)
-    for one, next_ in pairwise(boxes[f"plot-{name}"] for name in PICTURES):
+    for one, next_ in itertools.pairwise(boxes[f"plot-{name}"] for name in PICTURES):
         assert one[3] <= next_[1], "one below the other"
     for name in PICTURES:
         left, top, right, bottom, width = boxes[f"plot-{name}"]
@@ -406,7 +447,7 @@ def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_
         assert crop.std() > 15, f"{name} is blank"
         for colour in ((4, 120, 87), (107, 114, 128), (29, 78, 216)):  # h5ingest, PNG, LMDB
             assert (np.abs(crop - colour).max(axis=2) < 12).sum() > 100, (name, colour)
-    for name in ("title", "ratios", f"results-{N}", "ways", "machine"):
+    for name in ("title", "ratios", f"results-{N}", "backends", "machine"):
         left, top, right, bottom, _ = boxes[name]
         assert seen[top:bottom, left:right].std() > 5, f"{name} is blank"
 
@@ -529,8 +570,13 @@ def test_errors_have_their_exit_codes(
     assert not list(tmp_path.rglob("h5ingest-bench-*"))
 
 
-@pytest.mark.parametrize("verb", ["storage", "read"])
-@pytest.mark.parametrize("missing", ["lmdb", "matplotlib"])
+@pytest.mark.parametrize(
+    ("verb", "missing"),
+    [
+        *itertools.product(["storage", "read"], ["lmdb", "matplotlib"]),
+        ("storage", "jinja2"),
+    ],
+)
 def test_a_missing_extra_is_told_before_any_work(
     verb: str, missing: str, manifest: Path, tmp_path: Path, mpich: Flavour
 ) -> None:
@@ -572,6 +618,7 @@ def imported(path: Path) -> set[str]:
 def test_only_figures_draw_and_nothing_pickles() -> None:
     for path in BENCH.glob("*.py"):
         assert ("matplotlib" in imported(path)) == (path.stem == "figures")
+        assert ("jinja2" in imported(path)) == (path.stem == "storage_page")
         assert not imported(path) & {"pickle", "typer", "mpi4py"}
 
 

@@ -27,7 +27,8 @@ from helpers.support import (
 from PIL import Image
 
 from h5ingest.bench import launching, scaling, synthetic
-from h5ingest.bench.scaling import Plan, write_some
+from h5ingest.bench.image_sets import write_some
+from h5ingest.bench.scaling import Plan
 from h5ingest.core.errors import SetupError
 from h5ingest.core.options import IngestOptions
 
@@ -254,7 +255,7 @@ def test_without_a_launcher_it_asks_for_one(
         launching.default_launcher((1, 2))
 
 
-@pytest.mark.parametrize("module", ["scaling", "synthetic", "launching"])
+@pytest.mark.parametrize("module", ["scaling", "image_sets", "synthetic", "launching"])
 def test_the_examples_are_true(module: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(f"h5ingest.bench.{module}"))
     assert (failed, tried > 0) == (0, True)

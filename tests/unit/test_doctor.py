@@ -24,8 +24,11 @@ from helpers.support import (
 
 from h5ingest.core.errors import OutputError, StorageError
 from h5ingest.core.options import IngestOptions
-from h5ingest.diagnostics import doctor, libraries
-from h5ingest.diagnostics.doctor import Facts, advise, describe, examine, examine_here
+from h5ingest.diagnostics import facts as facts_module
+from h5ingest.diagnostics import libraries
+from h5ingest.diagnostics.advice import advise, describe_advice
+from h5ingest.diagnostics.doctor import describe
+from h5ingest.diagnostics.facts import Facts, examine, examine_here
 from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
 from h5ingest.diagnostics.preflight import advising, told_before
 from h5ingest.mpi.comm import SerialComm
@@ -120,7 +123,7 @@ def at(folder: str, known: Libraries, environment: dict[str, str] | None = None)
         shared_memory_bytes=2**34,
     )  # fmt: skip
     assert "remedy" in describe(facts) or not advise(facts)
-    return doctor.describe_advice(advise(facts))
+    return describe_advice(advise(facts))
 
 
 def test_a_good_place_gives_no_advice() -> None:
@@ -193,7 +196,7 @@ def place_here(
     stripes = "stripe_count: 1" if "lustre" in str(mount) else ""
     place = FileSystem(folder=folder, mount=mount, free_bytes=1, free_inodes=None, stripes=stripes)
     facts = Facts(libraries=known, filesystem=place, n_hosts_seen=hosts, shared_memory_bytes=1)
-    monkeypatch.setattr(doctor, "examine_here", lambda *_, **__: facts)
+    monkeypatch.setattr(facts_module, "examine_here", lambda *_, **__: facts)
 
 
 def test_a_run_is_told_unasked_only_what_can_spoil_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +264,7 @@ def test_what_cannot_be_imported_is_a_problem_if_nothing_works_without_it() -> N
 
 def test_little_shared_memory_and_no_inodes_are_named() -> None:
     facts = Facts(libraries=MPICH, shared_memory_bytes=64 * 1024**2)
-    assert "64 MiB" in advise(facts)[0].problem
+    assert "64.0 MiB" in advise(facts)[0].problem
     full = FileSystem(folder="/", mount=None, free_bytes=1, free_inodes=0)
     assert not advise(Facts(libraries=MPICH, filesystem=full))  # nothing is known of its kind
     full = replace(full, mount=find(MOUNTINFO, Path("/")))
@@ -396,7 +399,7 @@ def test_a_place_that_is_not_there_is_refused(mpich: Flavour, tmp_path: Path) ->
 
 
 def test_the_examples_are_true() -> None:
-    for module in (doctor, file_systems, libraries):
+    for module in (file_systems, libraries):
         assert doctest.testmod(module).failed == 0
 
 

@@ -13,7 +13,9 @@ from packaging.requirements import Requirement
 
 from h5ingest.core.errors import SamplesFailedError
 from h5ingest.core.options import IngestOptions
-from h5ingest.diagnostics.doctor import Facts, advise, describe
+from h5ingest.diagnostics.advice import advise
+from h5ingest.diagnostics.doctor import describe
+from h5ingest.diagnostics.facts import Facts
 from h5ingest.diagnostics.libraries import Libraries, import_here
 from h5ingest.images import libpng
 from h5ingest.pipeline.run import ingest

@@ -499,7 +499,7 @@ def test_what_a_verb_wrote_it_writes_again(place: Place, command: Callable[..., 
     for words in commands * 2:
         assert command(*words) == 0, words
     assert json.loads((place / "r.json").read_text())["status"] == "complete"
-    figure = figures.figure(3, 2)
+    figure = figures.figure(3, 2, "title")
     drawn = place / "drawn.png"
     drawn.write_bytes(figures.to_png(figure))
     outfiles.check(drawn, outfiles.PICTURE)
@@ -575,7 +575,7 @@ def test_benchmarks_write_only_where_they_have_made_a_folder() -> None:
         for file in (PACKAGE / "bench").glob("*.py")
         if any(_writes(call) for _, call in _calls(ast.parse(file.read_text("utf-8")), ""))
     }
-    given_a_place = {"backends", "corpus", "hdf5", "lineup", "synthetic"}
+    given_a_place = {"backends", "corpus", "hdf5", "image_sets", "lineup", "synthetic"}
     in_memory = {"figures"}
     make_one = {"storage", "reading", "scaling"}
     assert found == given_a_place | in_memory | make_one

@@ -1,1 +1,1 @@
-"""The measurements behind `h5ingest bench`: ways to store images, and ways to read them back."""
+"""The measurements behind `h5ingest bench`: backends that store images, and readers of them."""

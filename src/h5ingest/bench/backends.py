@@ -1,9 +1,8 @@
-"""Ways to keep images: as files, in LMDB, in HDF5 by hand, in HDF5 by h5ingest.
+"""`Backend`: a way to store images and read them back; here as files and in LMDB, else see `hdf5`.
 
-Each starts from the image files, as an ingest does, and gives image and label back. By hand means
-what scripts and notebooks do: imageio to read the files, Pillow to read PNG again. Those ways also
-exist with h5ingest's fast decoder, where it is asked what is the storage's doing and what the
-decoder's.
+Each starts from the image files, as an ingest does, and gives image and label back. Those that are
+not h5ingest do what scripts and notebooks do: imageio to read the files, Pillow to read PNG again.
+They can also be read with h5ingest's fast decoder, to tell the storage's share from the decoder's.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.bench.corpus import Corpus
+from h5ingest.bench.report import Described
 from h5ingest.images.decode import decode_into, probe
 
 Sample = tuple[NDArray[Any], Any]
@@ -29,36 +29,29 @@ Decoder = Callable[[bytes], NDArray[Any]]
 
 
 class Reader(Protocol):
-    """Images that were stored, open to be read."""
+    """Stored images, open for reading."""
 
     def one(self, row: int) -> Sample:
         """Return an image and its label."""
 
     def many(self, rows: NDArray[np.intp]) -> Samples:
-        """Return a batch, in this order."""
+        """Return the images of these rows, in this order."""
 
     def span(self, start: int, stop: int) -> Samples:
-        """Return consecutive images."""
+        """Return the images of rows `start` to `stop - 1`."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
-class Way(Protocol):
-    """A way to keep images."""
-
-    key: str
-    """One word."""
-    name: str
-    """For tables."""
-    how: str
-    """One sentence."""
+class Backend(Described, Protocol):
+    """A way to store images."""
 
     def store(self, corpus: Corpus, place: Path) -> None:
         """Store all images from their files; `place` does not exist yet."""
 
     def open(self, place: Path) -> Reader:
-        """Return what was stored, to be read."""
+        """Open what was stored."""
 
 
 def by_pillow(data: bytes) -> NDArray[Any]:
@@ -70,7 +63,7 @@ def by_pillow(data: bytes) -> NDArray[Any]:
 
 
 def _array(image: Any) -> NDArray[Any]:
-    """Return the pixels of a Pillow image, colours instead of palette indices."""
+    """Return the pixels of a Pillow image; a palette becomes its colours."""
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     return np.array(image.convert("L") if image.mode == "1" else image)
@@ -79,14 +72,14 @@ def _array(image: Any) -> NDArray[Any]:
 def fast(data: bytes) -> NDArray[Any]:
     """Decode as h5ingest does."""
     spec = probe(data)
-    assert spec is not None, "the whole file tells"
+    assert spec is not None, "the whole file was given"
     pixels = np.empty(spec.shape, spec.dtype)
     decode_into(data, pixels)
     return pixels
 
 
 class OneByOne:
-    """A reader that has no better way to many images than one after the other."""
+    """A reader that gets several images one after the other."""
 
     def one(self, row: int) -> Sample:
         """See `Reader`."""
@@ -94,12 +87,14 @@ class OneByOne:
 
     def many(self, rows: NDArray[np.intp]) -> Samples:
         """See `Reader`."""
-        found = [self.one(row) for row in rows.tolist()]
-        return [image for image, _ in found], [label for _, label in found]
+        return self._each(rows.tolist())
 
     def span(self, start: int, stop: int) -> Samples:
         """See `Reader`."""
-        found = [self.one(row) for row in range(start, stop)]
+        return self._each(range(start, stop))
+
+    def _each(self, rows: Iterable[int]) -> Samples:
+        found = [self.one(row) for row in rows]
         return [image for image, _ in found], [label for _, label in found]
 
     def close(self) -> None:
@@ -116,7 +111,7 @@ class PngFolder:
     how = "imageio to read, a folder of PNG files written and read by Pillow, labels in an array"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
         from PIL import Image
 
         place.mkdir()
@@ -125,7 +120,7 @@ class PngFolder:
         np.save(place / "labels.npy", corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
         labels = np.load(place / "labels.npy")
         return FileReader(lambda row: f"{place}/{row}.png", labels, None)
 
@@ -136,12 +131,12 @@ class FileReader(OneByOne):
     def __init__(
         self, file: Callable[[int], str], labels: NDArray[np.int64], decoder: Decoder | None
     ) -> None:
-        """Remember what to do.
+        """Open nothing yet.
 
         Args:
-            file: from a row to the name of its file.
-            labels: (n,).
-            decoder: None: Pillow opens the file itself, as it is mostly used.
+            file: returns the path of a row's file.
+            labels: (n,) int64.
+            decoder: decodes the file's bytes; None: Pillow opens the file itself, as usual.
         """
         from PIL import Image
 
@@ -161,14 +156,15 @@ class FileReader(OneByOne):
 
 _KEY_BYTES: Final = 4
 _HEADER: Final = struct.Struct("<IIiBB2x")
-"""Of a raw image: height, width, label, channels (0: none), bytes a value. 16 bytes, so that the
-pixels behind it are aligned."""
+"""Header of a raw image: height, width, label, channels (0: no such axis), bytes per value.
+
+16 bytes long, so that the pixels after it are aligned."""
 _LABEL: Final = struct.Struct("<i")
-"""Before the bytes of a file."""
+"""Header of an image file: its label."""
 
 
 class _Lmdb:
-    """What both kinds of values have in common."""
+    """What both LMDB backends share: writing the values."""
 
     def _put(self, corpus: Corpus, place: Path, values: Iterable[bytes]) -> None:
         import lmdb
@@ -176,7 +172,7 @@ class _Lmdb:
         place.mkdir()
         most = max(corpus.pixel_bytes, corpus.file_bytes) + len(corpus) * 8192
         with (
-            # The file grows as it is filled; this is what it may become.
+            # The file grows as it is filled; map_size is its limit.
             lmdb.open(str(place), map_size=2 * most + 2**24) as environment,
             environment.begin(write=True) as transaction,
         ):
@@ -185,18 +181,18 @@ class _Lmdb:
 
 
 class LmdbRaw(_Lmdb):
-    """Pixels behind a small header."""
+    """Raw pixels after a small header."""
 
     key, name = "lmdb-raw", "LMDB, raw arrays"
     how = "one LMDB value per image: 16 bytes of shape, type and label, then the pixels"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
         images = enumerate(corpus.images())
         self._put(corpus, place, (raw_value(image, corpus.label(row)) for row, image in images))
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
         return _LmdbReader(place, _from_raw)
 
 
@@ -207,11 +203,11 @@ class LmdbFiles(_Lmdb):
     how = "one LMDB value per image: label and the file's own bytes, decoded by Pillow"
 
     def __init__(self, decoder: Decoder = by_pillow) -> None:
-        """Choose who decodes."""
+        """Choose the decoder."""
         self._decoder = decoder
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
 
         def values() -> Iterator[bytes]:
             for row, file in enumerate(corpus.files):
@@ -220,7 +216,7 @@ class LmdbFiles(_Lmdb):
         self._put(corpus, place, values())
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
 
         def sample(value: memoryview) -> Sample:
             return self._decoder(bytes(value[_LABEL.size :])), _LABEL.unpack_from(value)[0]
@@ -229,7 +225,7 @@ class LmdbFiles(_Lmdb):
 
 
 def raw_value(pixels: NDArray[Any], label: int) -> bytes:
-    """Return what LMDB holds of an image."""
+    """Return the LMDB value of an image."""
     channels = pixels.shape[2] if pixels.ndim == 3 else 0
     header = _HEADER.pack(*pixels.shape[:2], label, channels, pixels.itemsize)
     return header + pixels.tobytes()
@@ -243,7 +239,7 @@ def _from_raw(value: memoryview) -> Sample:
 
 
 class _LmdbReader(OneByOne):
-    """One read transaction, and values without a copy."""
+    """One read transaction, whose values are not copied."""
 
     def __init__(self, place: Path, sample: Callable[[memoryview], Sample]) -> None:
         import lmdb

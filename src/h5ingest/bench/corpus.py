@@ -1,4 +1,4 @@
-"""`Corpus`: the images of a benchmark, with the pixels that every way of storing must give back."""
+"""`Corpus`: the images of a benchmark, with the pixels that every backend must give back."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
 
 _MEMORY_SHARE = 4
-"""The pixels may take one such part of the memory that is left: readers hold a copy."""
+"""The pixels may take 1 / this of the available memory: readers hold a copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Images that are files."""
+    """Image files, their pixels and labels."""
 
     files: tuple[Path, ...]
     """Absolute."""
@@ -42,7 +42,7 @@ class Corpus:
         return len(self.files)
 
     def images(self) -> Iterator[NDArray[Any]]:
-        """Yield the images as a script gets them: each by imageio, from its file."""
+        """Yield the images as a script gets them: each file read by imageio."""
         if self.decoded:
             yield from self.pixels
             return
@@ -60,9 +60,9 @@ class Corpus:
         return np.array([self.label(row) for row in range(len(self))], np.int64)
 
     def take(self, n: int) -> Corpus:
-        """Return n of the images, as far apart as they can; the label of the i-th of them is i.
+        """Return n of the images, evenly spaced; the label of the i-th is i.
 
-        So an image that comes back as another one's shows.
+        So an image that comes back in another one's place is noticed.
         """
         rows = evenly(len(self), n)
         return Corpus(
@@ -88,7 +88,7 @@ class Corpus:
 
     @property
     def kinds(self) -> str:
-        """What they are, in words."""
+        """Sizes and types of the images, in words."""
         found = {
             f"{image.shape[1]}x{image.shape[0]}"
             f"{f'x{image.shape[2]}' if image.ndim == 3 else ' gray'} {image.dtype}"
@@ -104,19 +104,19 @@ class Corpus:
             writer.writerow(("path", "label"))
             writer.writerows((str(file), self.label(row)) for row, file in enumerate(self.files))
 
-    def check(self, images: Sequence[NDArray[Any]], labels: Sequence[int] | None, way: str) -> int:
+    def check(self, images: Sequence[NDArray[Any]], labels: Sequence[int] | None, by: str) -> int:
         """Compare every pixel and label of what was read, and return how many images that were.
 
         Raises:
-            AssertionError: they differ: a bug, and no time of this way counts.
+            AssertionError: they differ: a bug in `by`, whose times do not count.
         """
         if not len(images) == len(self):
-            raise AssertionError(f"{way}: gave {len(images):,} images of {len(self):,}")
+            raise AssertionError(f"{by}: gave {len(images):,} images of {len(self):,}")
         for row in range(len(self)):
-            self.check_one(row, images[row], None if labels is None else labels[row], way)
+            self.check_one(row, images[row], None if labels is None else labels[row], by)
         return len(self)
 
-    def check_one(self, row: int, image: NDArray[Any], label: int | None, way: str) -> None:
+    def check_one(self, row: int, image: NDArray[Any], label: int | None, by: str) -> None:
         """Compare one image.
 
         Raises:
@@ -124,20 +124,20 @@ class Corpus:
         """
         expected = self.pixels[row]
         if image.dtype != expected.dtype or not np.array_equal(image, expected):
-            raise AssertionError(f"{way}: gave other pixels than are in {self.files[row]}")
+            raise AssertionError(f"{by}: gave other pixels than are in {self.files[row]}")
         if self.labels is not None and label != self.labels[row]:
-            raise AssertionError(f"{way}: gave another label than that of {self.files[row]}")
+            raise AssertionError(f"{by}: gave another label than that of {self.files[row]}")
 
 
 def gather(
     manifest_path: Path, options: IngestOptions, n_wanted: Callable[[int], int]
 ) -> tuple[Corpus, int]:
-    """Read images of a manifest, as far apart as they can; return them and how many it has.
+    """Read evenly spaced images of a manifest; return them and how many the manifest has.
 
     Args:
         manifest_path: as for an ingest.
         options: for its `root`, `delimiter` and `max_pixels`.
-        n_wanted: from the images of the manifest to how many are wanted.
+        n_wanted: from the number of images in the manifest to the number wanted.
 
     Raises:
         ManifestError: as an ingest does.
@@ -174,7 +174,7 @@ def gather(
 
 
 def _decode(path: bytes, max_pixels: int) -> NDArray[Any]:
-    """Return the exact pixels; they are also those that a script would get by imageio.
+    """Return the exact pixels, which are also those that a script gets from imageio.
 
     Raises:
         SampleError: the image cannot be read, or imageio gives others.
@@ -183,7 +183,7 @@ def _decode(path: bytes, max_pixels: int) -> NDArray[Any]:
 
     data, _ = source_files.read(path)
     spec = probe(data, max_pixels=max_pixels)
-    assert spec is not None, "the whole file tells"
+    assert spec is not None, "the whole file was given"
     pixels = np.empty(spec.shape, spec.dtype)
     decode_into(data, pixels)
     by_hand = imageio.v3.imread(data)

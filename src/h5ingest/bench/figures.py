@@ -1,4 +1,4 @@
-"""Pictures of what a benchmark found, as PNG. The only module that imports matplotlib here.
+"""The drawing that the pictures of all benchmarks share. The only module here with matplotlib.
 
 May not: measure.
 """
@@ -6,10 +6,11 @@ May not: measure.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from h5ingest.bench.measure import Spread
+from h5ingest.bench.report import Description
 from h5ingest.inspect.canvas import signed
 
 COLOURS: Final = {
@@ -19,16 +20,23 @@ COLOURS: Final = {
     "h5ingest-file-small": "#a7f3d0", "loader-store": "#065f46", "loader-png": "#6b7280",
     "memmap": "#d1d5db",
 }  # fmt: skip
-"""One colour for a way in all pictures; what is h5ingest's is green."""
+"""One colour for a backend or reader in all pictures; what is h5ingest's is green."""
 _OTHER: Final = "#fcd34d"
 _MARKERS: Final = "oDdsvP*Xh"
 
 
-def figure(width: float, height: float) -> Any:
-    """Return an empty figure, of so many inches."""
+def figure(width: float, height: float, title: str) -> Any:
+    """Return a figure with no axes yet, of so many inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    made = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return made
+
+
+def heading(axes: Any, text: str) -> None:
+    """Write what a panel shows above it."""
+    axes.set_title(text, loc="left", fontsize=10)
 
 
 def to_png(figure: Any) -> bytes:
@@ -43,7 +51,7 @@ def to_png(figure: Any) -> bytes:
 
 
 def colour(key: str) -> str:
-    """Return the colour of a way."""
+    """Return the colour of a backend or reader."""
     return COLOURS.get(key, _OTHER)
 
 
@@ -53,7 +61,7 @@ def lines(
     """Draw times against numbers of images, with the range of all runs behind each line.
 
     Args:
-        axes: where.
+        axes: the panel.
         curves: (key, name, numbers of images, seconds).
         scale: `linear` or `log`, of both axes.
     """
@@ -98,6 +106,33 @@ def legend(figure: Any, axes: Any) -> None:
     )  # fmt: skip
 
 
+def panels_of_bars(
+    figure: Any,
+    measured: Sequence[Description],
+    panels: Sequence[tuple[str, Sequence[Spread | None]]],
+    words: Callable[[float], str],
+    ticks: Callable[[float], str],
+) -> None:
+    """Draw medians as bars, in panels from left to right that share the names of the bars.
+
+    Args:
+        figure: with no axes yet.
+        measured: who has a bar in each panel.
+        panels: (heading, one spread for each that was measured, None where there is none).
+        words: from a median to the text at its bar.
+        ticks: from a value to its text on the axis.
+    """
+    all_axes = figure.subplots(1, len(panels))
+    for i, (axes, (text, spreads)) in enumerate(zip(all_axes, panels, strict=True)):
+        values = [
+            (one.key, one.name, s.median if s else 0.0, words(s.median) if s else "")
+            for one, s in zip(measured, spreads, strict=True)
+        ]
+        bars(axes, values, spreads=spreads, names=i == 0)
+        heading(axes, text)
+        axes.xaxis.set_major_formatter(lambda x, _: ticks(x))
+
+
 def bars(
     axes: Any,
     values: Sequence[tuple[str, str, float, str]],
@@ -109,7 +144,7 @@ def bars(
     """Draw horizontal bars from the top down, each with its value in words.
 
     Args:
-        axes: where.
+        axes: the panel.
         values: (key, name, length, words).
         spreads: what the lengths are medians of, drawn as thin lines; None where there is nothing.
         names: whether the bars are named on the left.

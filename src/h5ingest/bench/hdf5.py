@@ -1,4 +1,4 @@
-"""Ways to keep images in HDF5: as notebooks do it by hand, and as h5ingest does."""
+"""HDF5 backends: as notebooks write it by hand, and as h5ingest does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class DatasetPerImage:
     how = "imageio and create_dataset for each image, in a loop; labels in one dataset"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
         with h5py.File(place, "w") as file:
             for row, image in enumerate(corpus.images()):
                 file.create_dataset(f"images/{row}", data=image)
             file.create_dataset("labels", data=corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
         return _DatasetsReader(place)
 
 
@@ -47,20 +47,20 @@ class _DatasetsReader(OneByOne):
 
 
 class Stacked:
-    """All images in memory, then one dataset."""
+    """All images in memory, then written as one dataset."""
 
     key, name = "hdf5-stack", "HDF5 by hand, one dataset"
     how = "imageio for each image, all of them in memory, then one contiguous dataset"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
         images = np.stack(list(corpus.images()))
         with h5py.File(place, "w") as file:
             file.create_dataset("images", data=images)
             file.create_dataset("labels", data=corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
         return StackReader(place)
 
 
@@ -80,7 +80,7 @@ class StackReader:
         return self._images[row], int(self._labels[row])
 
     def many(self, rows: NDArray[np.intp]) -> Samples:
-        """See `Reader`. h5py takes rows in ascending order only, and each once."""
+        """See `Reader`. h5py takes only ascending rows without repetition."""
         distinct, back = np.unique(rows, return_inverse=True)
         return self._images[distinct][back], self._labels[rows]
 
@@ -97,7 +97,7 @@ class Ingested:
     """A file of h5ingest, read by `ImageStore`."""
 
     def __init__(self, compression: str | None, *, uniform: bool) -> None:
-        """Choose the codec; images of several sizes are stored one after the other."""
+        """Choose the codec, and the layout `ragged` unless all images have one size and type."""
         codec = compression or "uncompressed"
         self.key = f"h5ingest-{'raw' if compression is None else codec.partition(':')[0]}"
         self.name = f"h5ingest, {codec}"
@@ -109,7 +109,7 @@ class Ingested:
         self.how = f"h5ingest MANIFEST OUT{option}{layout} in one process, read by ImageStore"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Way`."""
+        """See `Backend`."""
         manifest = place.with_suffix(".csv")
         corpus.write_manifest(manifest)
         try:
@@ -118,12 +118,12 @@ class Ingested:
             manifest.unlink()
 
     def open(self, place: Path) -> Reader:
-        """See `Way`."""
+        """See `Backend`."""
         return StoreReader(place)
 
 
 class StoreReader:
-    """An `ImageStore`."""
+    """`ImageStore` as a `Reader`."""
 
     def __init__(self, place: Path, **how: Any) -> None:
         """Open the file; for `how` see `ImageStore`."""

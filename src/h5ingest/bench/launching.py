@@ -1,4 +1,4 @@
-"""Starting h5ingest on a number of ranks from outside, as a user does, and how long that took.
+"""Starting h5ingest on a number of ranks by a launcher, as a user does, and timing it.
 
 May not: know what is measured.
 """
@@ -23,7 +23,7 @@ from h5ingest.diagnostics.libraries import import_apart
 _LAST_WORDS: Final = 2000
 """Characters of what a failed run said that are shown."""
 _ERRORS: Final = {cls.exit_code: cls for cls in IngestError.__subclasses__()}
-"""Exit code of h5ingest -> what it stands for."""
+"""Exit code of h5ingest -> class of the error."""
 
 
 def check_launcher(template: str, ranks: Sequence[int]) -> None:
@@ -48,11 +48,11 @@ def default_launcher(ranks: Sequence[int]) -> str:
     if "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
         return "srun --kill-on-bad-exit=1 -n {n}"
     family = import_apart().mpi_family
-    beside = Path(sys.executable).with_name("mpiexec")  # of PyPI's mpich, in a virtual environment
+    in_venv = Path(sys.executable).with_name("mpiexec")  # of PyPI's mpich, in a virtual environment
     if family == "open mpi":
         names = ["mpirun.openmpi", "mpirun", "mpiexec"]
     else:
-        names = [str(beside), "mpiexec.hydra", "mpirun.mpich", "mpirun", "mpiexec"]
+        names = [str(in_venv), "mpiexec.hydra", "mpirun.mpich", "mpirun", "mpiexec"]
     found = next(filter(None, map(shutil.which, names)), None)
     if family and found:
         crowded = max(ranks) > len(os.sched_getaffinity(0))
@@ -69,19 +69,19 @@ def default_launcher(ranks: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one call of h5ingest was."""
+    """One call of h5ingest."""
 
     wall_s: float
     """Seconds from outside, launcher and start-up included."""
     report: dict[str, Any]
-    """What it says of itself; empty for `verify`."""
+    """The JSON report of the ingest; empty for `verify`."""
 
 
 class Launcher:
-    """Starts h5ingest, in this Python, by a template."""
+    """Starts h5ingest, with this Python, by a template of a command."""
 
     def __init__(self, template: str) -> None:
-        """Take words with `{n}` in them; nothing for one rank alone."""
+        """Take a command with `{n}` for the number of ranks; empty: one rank, no launcher."""
         self.template = template
 
     def command(self, n_ranks: int, arguments: Sequence[str | Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who takes part in `bench read`: the files that they read, made beforehand.
+"""The readers of `bench read`, and the files they read, which are made beforehand.
 
 May not: measure.
 """
@@ -15,11 +15,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.bench.backends import FileReader, LmdbFiles, LmdbRaw, Reader, Samples, fast
+from h5ingest.bench.backends import Backend, FileReader, LmdbFiles, LmdbRaw, Reader, Samples, fast
 from h5ingest.bench.corpus import Corpus, gather
 from h5ingest.bench.hdf5 import DatasetPerImage, Ingested, Stacked, StackReader, StoreReader
 from h5ingest.bench.machine import memory_available
-from h5ingest.bench.readers import Contender, FileDataset, Loader, OneProcess, Order
+from h5ingest.bench.readers import (
+    DataLoaderReader,
+    FileDataset,
+    InProcessReader,
+    MeasuredReader,
+    Order,
+)
 from h5ingest.core.errors import UsageError
 from h5ingest.core.options import MIB, IngestOptions, size
 from h5ingest.reading.store import ImageStore
@@ -31,13 +37,15 @@ _SLICE: Final = 1024
 def from_manifest(
     manifest: Path, options: IngestOptions, n_wanted: int, work: Path
 ) -> tuple[Corpus, int, list[tuple[str, str, Path]]]:
-    """Return images, how many there are, and files of h5ingest made of them: (key, name, path)."""
+    """Return some images of a manifest, how many it has, and files of h5ingest made from them.
+
+    Each file is (key, name, path).
+    """
     corpus, n_images = gather(manifest, options, lambda n: min(n, n_wanted))
     stores = []
     for codec, key in ((None, "raw"), (CODEC, "zstd")):
-        way = Ingested(codec, uniform=corpus.uniform)
         path = work / f"{key}.h5"
-        way.store(corpus, path)
+        Ingested(codec, uniform=corpus.uniform).store(corpus, path)
         stores.append((f"h5ingest-{key}", f"ImageStore, {codec or 'uncompressed'}", path))
     return replace(corpus, decoded=True), n_images, stores
 
@@ -45,7 +53,10 @@ def from_manifest(
 def from_file(
     out: Path, group: str | None, n_wanted: int, work: Path
 ) -> tuple[Corpus, int, list[tuple[str, str, Path]]]:
-    """Return the first images of a file of h5ingest, as PNG files too, and the file itself."""
+    """Return what `from_manifest` does, of a file of h5ingest: its first images, and the file.
+
+    The images become PNG files too.
+    """
     import imagecodecs
 
     pixels: list[NDArray[Any]] = []
@@ -70,25 +81,25 @@ def from_file(
     return corpus, n_images, [("h5ingest-file", f"ImageStore, {out.name}", out)]
 
 
-def line_up(
+def lineup(
     corpus: Corpus, stores: list[tuple[str, str, Path]], group: str | None, work: Path
-) -> Iterator[Contender]:
-    """Make what they read, and yield them one by one, from slow to fast."""
+) -> Iterator[MeasuredReader]:
+    """Make the files that each reader needs, and yield the readers, from slow to fast."""
     order = Order.of(len(corpus))
     exact_by_pillow = all(i.dtype == np.uint8 or i.ndim == 2 for i in corpus.pixels)
     files = [str(file) for file in corpus.files]
     labels = corpus.label_array()
     what = "PNG files" if all(file.lower().endswith(".png") for file in files) else "image files"
     if exact_by_pillow:
-        yield OneProcess(
+        yield InProcessReader(
             "png", f"{what}, Pillow", "Image.open and np.array",
             lambda: FileReader(files.__getitem__, labels, None), order,
         )  # fmt: skip
-    yield OneProcess(
+    yield InProcessReader(
         "png-fast", f"{what}, fast decoder", "read, decoded by imagecodecs as h5ingest does",
         lambda: FileReader(files.__getitem__, labels, fast), order,
     )  # fmt: skip
-    for key, name, way in (
+    for key, name, backend in (
         ("lmdb-files", "LMDB, files' bytes, fast decoder", LmdbFiles(fast)),
         ("lmdb-raw", LmdbRaw.name, LmdbRaw()),
         ("hdf5-loop", "h5py by hand, a dataset per image", DatasetPerImage()),
@@ -96,22 +107,22 @@ def line_up(
     ):
         if corpus.uniform or key != "hdf5-stack":
             place = work / key
-            way.store(corpus, place)
-            yield OneProcess(key, name, way.how, _opener(way, place), order)
+            backend.store(corpus, place)
+            yield InProcessReader(key, name, backend.how, _opener(backend, place), order)
     for key, name, path in stores:
         yield from _of_store(key, name, path, group, corpus, order)
     if importlib.util.find_spec("torch") is not None:
         yield from _loaders(stores[0], group, corpus, order, what if exact_by_pillow else "")
 
 
-def _opener(way: Any, place: Path) -> Callable[[], Reader]:
-    return lambda: way.open(place)
+def _opener(backend: Backend, place: Path) -> Callable[[], Reader]:
+    return lambda: backend.open(place)
 
 
 def _of_store(
     key: str, name: str, path: Path, group: str | None, corpus: Corpus, order: Order
-) -> Iterator[Contender]:
-    """Yield the ways to read a file of h5ingest: h5py's own, a memory map, `ImageStore`."""
+) -> Iterator[MeasuredReader]:
+    """Yield the readers of a file of h5ingest: h5py's own indexing, a memory map, `ImageStore`."""
     prefix = f"{group}/" if group else ""
     what = name.removeprefix("ImageStore, ")
     with h5py.File(path, "r") as file:
@@ -119,24 +130,24 @@ def _of_store(
         filtered = stacked and file[f"{prefix}images"].id.get_create_plist().get_nfilters() > 0
         offset = _offset(file[f"{prefix}images"]) if stacked and not filtered else None
     if stacked and filtered:
-        yield OneProcess(
+        yield InProcessReader(
             f"h5py-{key}", f"h5py's own indexing, {what}",
             "dataset[row] with h5py's default cache, of the chunks that h5ingest wrote",
             lambda: StackReader(path, prefix), order,
         )  # fmt: skip
     if offset is not None:
-        bare = OneProcess(
-            "memmap", "numpy.memmap, bare", "the pixels at their place in the file, without labels",
+        bare = InProcessReader(
+            "memmap", "numpy.memmap, bare", "the pixels at their offset in the file, no labels",
             lambda: _MapReader(path, offset, corpus), order,
         )  # fmt: skip
         bare.labelled = False
         yield bare
-    yield OneProcess(
+    yield InProcessReader(
         key, name, f"a file of h5ingest ({what})", lambda: StoreReader(path, group=group), order
     )
     if filtered:
         most = max(corpus.pixel_bytes // 8, MIB // 2)
-        yield OneProcess(
+        yield InProcessReader(
             f"{key}-small", f"{name}, cache of an eighth",
             f"with cache_bytes={size(most)}, an eighth of the pixels, as where memory is short",
             lambda: StoreReader(path, group=group, cache_bytes=most), order,
@@ -146,27 +157,27 @@ def _of_store(
 def _loaders(
     store: tuple[str, str, Path], group: str | None, corpus: Corpus, order: Order,
     what: str,
-) -> Iterator[Contender]:  # fmt: skip
+) -> Iterator[MeasuredReader]:  # fmt: skip
     from h5ingest.torch import ImageDataset
 
     if what:
         files = [str(file) for file in corpus.files]
         reader = FileReader(files.__getitem__, corpus.label_array(), None)
         dataset = FileDataset(reader, len(corpus), uniform=corpus.uniform)
-        yield Loader(
+        yield DataLoaderReader(
             "loader-png", f"DataLoader, 2 processes, {what}", "Pillow, image by image",
             order, dataset, whole_batches=False,
         )  # fmt: skip
     _, name, path = store
     if corpus.labels is not None:
-        yield Loader(
+        yield DataLoaderReader(
             "loader-store", f"DataLoader, 2 processes, {name}", "ImageDataset, whole batches",
             order, ImageDataset(ImageStore(path, group=group)), whole_batches=True,
         )  # fmt: skip
 
 
 def _offset(dataset: Any) -> int | None:
-    """Return where the pixels begin, if they follow each other without a gap."""
+    """Return the byte offset of the pixels if they are contiguous in the file, else None."""
     if dataset.chunks is None:
         found: int | None = dataset.id.get_offset()
         return found
@@ -177,7 +188,7 @@ def _offset(dataset: Any) -> int | None:
 
 
 class _MapReader:
-    """Pixels by numpy alone; what nothing can be much faster than."""
+    """Pixels by numpy alone: the upper limit of what a reader can reach."""
 
     def __init__(self, path: Path, offset: int, corpus: Corpus) -> None:
         first = corpus.pixels[0]
@@ -194,4 +205,4 @@ class _MapReader:
         return self._map[start:stop].copy(), None
 
     def close(self) -> None:
-        """Nothing is open but a map."""
+        """Do nothing: only a memory map is open."""

@@ -1,4 +1,4 @@
-"""What a measurement was made on, in words, without naming the machine or its folders."""
+"""Where a measurement was made, in words, without naming the machine or its folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from h5ingest.storage.file_systems import look
 
 
 def describe(folder: Path, libraries: tuple[str, ...]) -> dict[str, str]:
-    """Return what is worth knowing: processor, memory, file system of `folder`, versions."""
+    """Return processor, memory, file system of `folder`, versions of `libraries`."""
     mount = look(folder).mount
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -46,13 +46,13 @@ def _processor() -> str:
 
 
 def _version(name: str) -> str:
-    """Return the version of a library, and of the one beneath it that matters."""
+    """Return the version of a Python package, and of the C library that it wraps."""
     version = importlib.metadata.version(name)
     if name == "h5py":
         return f"{version} with HDF5 {importlib.import_module('h5py').version.hdf5_version}"
     if name == "lmdb":
-        beneath = ".".join(map(str, importlib.import_module("lmdb").version()))
-        return f"{version} with LMDB {beneath}"
+        wrapped = ".".join(map(str, importlib.import_module("lmdb").version()))
+        return f"{version} with LMDB {wrapped}"
     return version
 
 

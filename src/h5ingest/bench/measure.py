@@ -30,18 +30,27 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median of the runs."""
         return statistics.median(self.runs)
 
     @property
     def low(self) -> float:
-        """The least."""
+        """The lowest run."""
         return min(self.runs)
 
     @property
     def high(self) -> float:
-        """The most."""
+        """The highest run."""
         return max(self.runs)
+
+    def in_words(self, form: Callable[[float], str]) -> str:
+        r"""Return two lines for a table: the median, and the range beneath it.
+
+        >>> Spread((0.5, 2.0, 1.0)).in_words(seconds)
+        '1.00 s\n500ms..2.00s'
+        """
+        low, high = (form(value).replace(" ", "") for value in (self.low, self.high))
+        return f"{form(self.median)}\n{low}..{high}"
 
     def to_json(self) -> dict[str, object]:
         """Return plain values."""
@@ -133,19 +142,26 @@ def resident(place: Path) -> float:
     return n_resident / n_pages if n_pages else 0.0
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, **names: str) -> Any:
     """Return a dataclass, or what holds some, as plain values for JSON.
 
-    >>> plain((Usage(512, 1),))
-    [{'n_bytes': 512, 'n_inodes': 1}]
+    Args:
+        value: the value.
+        names: field -> key in the JSON, where it has another name.
+
+    >>> plain((Usage(512, 1),), n_bytes="bytes")
+    [{'bytes': 512, 'n_inodes': 1}]
     """
     if isinstance(value, Spread):
         return value.to_json()
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {
+            names.get(field.name, field.name): plain(getattr(value, field.name), **names)
+            for field in fields(value)
+        }
     if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+        return {name: plain(one, **names) for name, one in value.items()}
+    return [plain(one, **names) for one in value] if isinstance(value, tuple | list) else value
 
 
 def seconds(value: float) -> str:
@@ -160,20 +176,8 @@ def seconds(value: float) -> str:
     return f"{digits(value * 1e6)} µs"
 
 
-def volume(n_bytes: float) -> str:
-    """Return a number of bytes for people, in the units of disks.
-
-    >>> volume(512), volume(12_288), volume(41_295_872)
-    ('512 B', '12.3 kB', '41.3 MB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= factor:
-            return f"{digits(n_bytes / factor)} {unit}"
-    return f"{n_bytes:.0f} B"
-
-
 def digits(value: float) -> str:
-    """Return a number with three digits that count.
+    """Return a number with three significant digits.
 
     >>> digits(1234567.8), digits(83.21), digits(1.5)
     ('1,230,000', '83.2', '1.50')

@@ -1,4 +1,4 @@
-"""Who reads: images by rows, by batches, in order, with one call each; DataLoaders too.
+"""How `bench read` reads: single rows, batches, in order; in this process or by a DataLoader.
 
 May not: measure.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from h5ingest.bench.backends import Reader, Samples
 from h5ingest.bench.corpus import Corpus
+from h5ingest.bench.report import Described
 
 BATCH: Final = 64
 KINDS: Final = {
@@ -25,12 +26,12 @@ KINDS: Final = {
 _N_ROWS: Final = 2**16
 """Random rows that are asked for before they repeat."""
 _CHECKED: Final = 8
-"""Random batches that are compared, besides all images in order."""
+"""Random batches that are compared, in addition to all images in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked for, the same of everybody."""
+    """The rows that are asked for, the same from every reader."""
 
     n: int
     """Images."""
@@ -43,7 +44,7 @@ class Order:
 
     @classmethod
     def of(cls, n: int) -> Order:
-        """Return the same for the same number of images, every time."""
+        """Return the order for n images; the same every time."""
         random = np.random.default_rng(n)
         return cls(
             n,
@@ -53,15 +54,9 @@ class Order:
         )
 
 
-class Contender(Protocol):
-    """Somebody who reads."""
+class MeasuredReader(Described, Protocol):
+    """One way to read the images, which can be run and checked."""
 
-    key: str
-    """One word."""
-    name: str
-    """For tables."""
-    how: str
-    """One sentence."""
     kinds: tuple[str, ...]
     """Those of `KINDS` that are possible."""
 
@@ -76,19 +71,19 @@ class Contender(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of files and processes."""
+        """Close files and end processes."""
 
 
-class OneProcess:
-    """A `Reader`, in this process."""
+class InProcessReader:
+    """A `Reader` in this process."""
 
     labelled = True
-    """Whether it gives labels too."""
+    """Whether it returns labels too."""
 
     def __init__(
         self, key: str, name: str, how: str, open_: Callable[[], Reader], order: Order
     ) -> None:
-        """Open it when it is needed; an epoch opens it anew."""
+        """Remember how to open it: at the first access, and anew for each pass in order."""
         self.key, self.name, self.how = key, name, how
         self.kinds = tuple(KINDS)
         self._open, self._order = open_, order
@@ -96,13 +91,13 @@ class OneProcess:
 
     @property
     def _reader(self) -> Reader:
-        """For random access, opened once."""
+        """The reader for random access, opened once."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
 
     def run(self, kind: str, n_units: int) -> int:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         order = self._order
         if kind == "one":
             one = self._reader.one
@@ -114,7 +109,7 @@ class OneProcess:
             for rows in itertools.islice(itertools.cycle(order.batches), n_units):
                 many(rows)
             return n_units * BATCH
-        self.close()  # LMDB opens a file once in a process
+        self.close()  # a process may open an LMDB file only once
         return sum(self._epoch(part) for part in _epochs(order.in_order, n_units))
 
     def _epoch(self, runs: Sequence[range]) -> int:
@@ -125,7 +120,7 @@ class OneProcess:
         return runs[-1].stop
 
     def check(self, corpus: Corpus) -> int:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         order, reader = self._order, self._reader
         if not self.labelled:
             corpus = replace(corpus, labels=None)
@@ -139,13 +134,13 @@ class OneProcess:
         return len(corpus) + n_checked
 
     def close(self) -> None:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         if self._opened is not None:
             self._opened.close()
         self._opened = None
 
 
-class Loader:
+class DataLoaderReader:
     """A PyTorch DataLoader with two processes."""
 
     kinds: tuple[str, ...] = ("batch", "epoch")
@@ -153,7 +148,7 @@ class Loader:
     def __init__(
         self, key: str, name: str, how: str, order: Order, dataset: Any, *, whole_batches: bool
     ) -> None:
-        """Start the processes at the first batch.
+        """Create the DataLoader; its processes start at the first batch.
 
         Args:
             key: one word.
@@ -161,8 +156,8 @@ class Loader:
             how: one sentence.
             order: what is asked for.
             dataset: map-style.
-            whole_batches: whether it returns a batch for a list of rows; else the DataLoader
-                collates samples, or leaves them in a list where images differ.
+            whole_batches: whether the dataset returns a batch for a list of rows; else the
+                DataLoader collates samples, or leaves them in a list where image sizes differ.
         """
         from torch.utils.data import DataLoader
 
@@ -178,7 +173,7 @@ class Loader:
         )
 
     def run(self, kind: str, n_units: int) -> int:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         order = self._order
         if kind == "batch":
             batches = itertools.islice(itertools.cycle(order.batches), n_units)
@@ -189,7 +184,7 @@ class Loader:
         return sum(len(labels) for _, labels in self._loader)
 
     def check(self, corpus: Corpus) -> int:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         order = self._order
         random = [rows.tolist() for rows in order.batches[:_CHECKED]]
         wanted = [*random, *map(list, order.in_order)]
@@ -201,12 +196,12 @@ class Loader:
         return n_checked
 
     def close(self) -> None:
-        """See `Contender`."""
+        """See `MeasuredReader`."""
         self._loader = None  # ends its processes
 
 
 class FileDataset:
-    """What people write for a folder of images; PyTorch takes any class with these two methods."""
+    """A typical hand-written dataset of image files: PyTorch takes any class with these methods."""
 
     def __init__(self, reader: Any, n: int, *, uniform: bool) -> None:
         """Read n images."""
@@ -224,12 +219,12 @@ class FileDataset:
 
 
 def as_lists(samples: list[Any]) -> Any:
-    """Collate images of several sizes."""
+    """Collate images of several sizes: a list of images, a list of labels."""
     return [image for image, _ in samples], [label for _, label in samples]
 
 
 def _epochs(runs: list[range], n_units: int) -> Iterator[list[range]]:
-    """Yield so many runs: all of them, again and again, and what is left."""
+    """Yield `n_units` runs: all of them, repeatedly, and in the end the first few."""
     for start in range(0, n_units, len(runs)):
         yield runs[: n_units - start]
 

@@ -1,6 +1,6 @@
-"""`h5ingest bench read`: images a second, at random and in order, of each way to read them.
+"""`h5ingest bench read`: images a second, at random and in order, by each reader.
 
-All from the system's cache: the files were written or read just before. The contenders take turns.
+All from the system's cache: the files were written or read just before. The readers take turns.
 
 May not: print, draw.
 """
@@ -15,11 +15,11 @@ from typing import Final
 import h5py
 
 from h5ingest.bench import machine
-from h5ingest.bench.lineup import from_file, from_manifest, line_up
+from h5ingest.bench.lineup import from_file, from_manifest, lineup
 from h5ingest.bench.measure import Spread, timed
-from h5ingest.bench.readers import KINDS, Contender
+from h5ingest.bench.readers import KINDS, MeasuredReader
 from h5ingest.bench.reading_report import Rate, ReadReport
-from h5ingest.bench.storage_report import WayUsed
+from h5ingest.bench.report import describe
 from h5ingest.core.options import IngestOptions
 
 LIBRARIES: Final = ("numpy", "h5py", "lmdb", "pillow", "imagecodecs", "hdf5plugin")
@@ -37,12 +37,12 @@ def measure(
     seconds: float = SECONDS,
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadReport:
-    """Measure every contender in every kind of access.
+    """Measure every reader in every kind of access.
 
     Args:
         source: a manifest, or a file of h5ingest.
         options: for a manifest's `root`, `delimiter` and `max_pixels`.
-        folder: on whose file system files are made, in a folder that is taken away again.
+        folder: on whose file system files are made, in a folder that is removed at the end.
         n_wanted: images; fewer if there are fewer.
         n_runs: how often.
         group: of a file that has groups.
@@ -51,11 +51,11 @@ def measure(
 
     Raises:
         IngestError: as an ingest, or `ImageStore`.
-        AssertionError: somebody gave back other pixels.
+        AssertionError: a reader gave back other pixels.
     """
     tell("reading the images")
     load_before = machine.load()
-    contenders: list[Contender] = []
+    readers: list[MeasuredReader] = []
     with tempfile.TemporaryDirectory(prefix="h5ingest-bench-", dir=folder) as temporary:
         work = Path(temporary)
         if h5py.is_hdf5(source):
@@ -64,19 +64,19 @@ def measure(
             corpus, n_images, stores = from_manifest(source, options, n_wanted, work)
         n_compared = 0
         try:
-            for contender in line_up(corpus, stores, group, work):
-                contenders.append(contender)
-                tell(f"comparing all pixels: {contender.name}")
-                n_compared += contender.check(corpus)
+            for reader in lineup(corpus, stores, group, work):
+                readers.append(reader)
+                tell(f"comparing all pixels: {reader.name}")
+                n_compared += reader.check(corpus)
             rates = tuple(
-                Rate(way=contender.key, kind=kind, images_per_s=Spread(tuple(runs)))
+                Rate(reader=reader.key, kind=kind, images_per_s=Spread(tuple(runs)))
                 for kind in KINDS
-                for contender, runs in _turns(contenders, kind, n_runs, seconds, tell)
+                for reader, runs in _turns(readers, kind, n_runs, seconds, tell)
             )
         finally:
-            for contender in contenders:
-                contender.close()
-    torch = any(contender.key == "loader-store" for contender in contenders)
+            for reader in readers:
+                reader.close()
+    torch = any(reader.key == "loader-store" for reader in readers)
     return ReadReport(
         source=source.name,
         n_images=n_images,
@@ -86,36 +86,40 @@ def measure(
         n_runs=n_runs,
         machine=machine.describe(folder, (*LIBRARIES, *(["torch"] * torch))),
         load=(load_before, machine.load()),
-        ways=tuple(WayUsed(key=c.key, name=c.name, how=c.how) for c in contenders),
+        readers=describe(readers),
         rates=rates,
         n_compared=n_compared,
     )
 
 
 def _turns(
-    contenders: list[Contender], kind: str, n_runs: int, seconds: float, tell: Callable[[str], None]
-) -> list[tuple[Contender, list[float]]]:
-    """Return images a second, for each run of each contender."""
-    able = [contender for contender in contenders if kind in contender.kinds]
+    readers: list[MeasuredReader],
+    kind: str,
+    n_runs: int,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> list[tuple[MeasuredReader, list[float]]]:
+    """Return images a second, for each run of each reader."""
+    able = [reader for reader in readers if kind in reader.kinds]
     n_units = []
-    for contender in able:
-        tell(f"{KINDS[kind]}: how much {contender.name} does")
-        n_units.append(_calibrate(contender, kind, seconds))
-    found: list[tuple[Contender, list[float]]] = [(contender, []) for contender in able]
+    for reader in able:
+        tell(f"{KINDS[kind]}: how much {reader.name} does")
+        n_units.append(_calibrate(reader, kind, seconds))
+    found: list[tuple[MeasuredReader, list[float]]] = [(reader, []) for reader in able]
     for run in range(n_runs):
-        for (contender, runs), n in zip(found, n_units, strict=True):
-            tell(f"{KINDS[kind]}, run {run + 1} of {n_runs}: {contender.name}")
-            n_read, seconds_ = timed(lambda: contender.run(kind, n))  # noqa: B023 - called here
+        for (reader, runs), n in zip(found, n_units, strict=True):
+            tell(f"{KINDS[kind]}, run {run + 1} of {n_runs}: {reader.name}")
+            n_read, seconds_ = timed(lambda: reader.run(kind, n))  # noqa: B023 - called here
             runs.append(n_read / seconds_)
     return found
 
 
-def _calibrate(contender: Contender, kind: str, seconds: float) -> int:
+def _calibrate(reader: MeasuredReader, kind: str, seconds: float) -> int:
     """Return how many images or batches take so many seconds, about."""
-    contender.run(kind, 1)  # imports, starts processes
+    reader.run(kind, 1)  # imports, starts processes
     n = 1
     while True:
-        _, taken = timed(lambda: contender.run(kind, n))  # noqa: B023 - called here
+        _, taken = timed(lambda: reader.run(kind, n))  # noqa: B023 - called here
         if taken >= seconds / 4:
             return max(1, round(n * seconds / taken))
         n = max(n + 1, min(n * 16, round(n * seconds / 2 / max(taken, 1e-9))))

@@ -8,31 +8,23 @@ May not: print, draw.
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from h5ingest.bench import machine
+from h5ingest.bench.image_sets import ImageSet, image_sets
 from h5ingest.bench.launching import Launcher, Run
 from h5ingest.bench.measure import Spread
-from h5ingest.bench.scaling_report import Images, Result, ScalingReport
-from h5ingest.bench.synthetic import Shape, write_images
-from h5ingest.core.errors import OutputError
-from h5ingest.core.manifest import blocks
-from h5ingest.core.options import IngestOptions, size
-from h5ingest.mpi.comm import SerialComm
-from h5ingest.pipeline.read_manifest import read_manifest
+from h5ingest.bench.scaling_report import Result, ScalingReport
+from h5ingest.bench.synthetic import Shape
+from h5ingest.core.options import IngestOptions
 
 LIBRARIES: Final = ("numpy", "h5py", "mpi4py", "pillow", "imagecodecs")
-_IMAGE_S: Final = 3e-5
-_BYTE_S: Final = 1e-8
-"""What an image, and a byte of its pixels, takes of a core, about: for the default of --images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +34,12 @@ class Plan:
     ranks: tuple[int, ...]
     """Numbers of ranks, ascending."""
     readers: tuple[str | None, ...]
-    """Each as `--readers` takes it; None: the option is not given."""
+    """Values of `--readers`; None: the option is not given."""
     scalings: tuple[str, ...]
     """Of `strong` and `weak`."""
     n_images: int | None
-    """Images at the largest number of ranks; None: all of a manifest, a second's work of each rank
-    of drawn ones."""
+    """Images at the largest number of ranks; None: all of a manifest, or as many drawn ones as
+    keep each rank busy for about a second."""
     n_runs: int
     """Of each."""
     launcher: str
@@ -68,17 +60,9 @@ class Plan:
                 found[n, k] = (*found.get((n, k), ()), scaling)
         return found
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Set:
-    """Images, and manifests of all and of some of them."""
-
-    images: Images
-    root: Path
-    manifests: dict[int, Path]
-    """Number of images -> manifest."""
-    digests: dict[int, str] = field(default_factory=dict)
-    """Number of images -> content digest of their file, once it is known to be right."""
+    def sizes(self, n_images: int) -> list[int]:
+        """Return the different numbers of images of `counts`, ascending."""
+        return sorted({k for _, k in self.counts(n_images)})
 
 
 def measure(
@@ -94,7 +78,7 @@ def measure(
     Args:
         source: a manifest, or sizes of images to draw.
         options: for a manifest's `root` and `delimiter`.
-        folder: where files are made, in a folder that is taken away again; every rank must see it.
+        folder: where files are made, in a folder that is removed at the end; all ranks must see it.
         plan: what is to be measured.
         tell: told what goes on.
 
@@ -108,7 +92,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="h5ingest-bench-", dir=folder) as temporary:
         work = Path(temporary)
         tell("preparing the images")
-        sets = list(_sets(source, options, work, plan))
+        sets = list(image_sets(source, options, work, plan.ranks[-1], plan.n_images, plan.sizes))
         for one in sets:
             timed = _Timed(launcher, plan, one, options, work, tell)
             timed.check()
@@ -126,90 +110,13 @@ def measure(
 
 
 def _without_folders(command: str) -> str:
-    """Return the words of a command, the first as a name.
+    """Return a command without the folder of its program.
 
     >>> _without_folders("/opt/mpi/bin/mpirun -n {n}")
     'mpirun -n {n}'
     """
     first, _, rest = command.partition(" ")
     return f"{os.path.basename(first)} {rest}".strip()
-
-
-def _sets(
-    source: Path | Sequence[Shape], options: IngestOptions, work: Path, plan: Plan
-) -> Iterator[_Set]:
-    if isinstance(source, Path):
-        manifest, _ = read_manifest(source, options, SerialComm())
-        n = min(manifest.n_rows, plan.n_images or manifest.n_rows)
-        some = "" if n == manifest.n_rows else f", {n:,} of them taken evenly"
-        about = f"{manifest.n_rows:,} images of a manifest{some}"
-        root = Path(os.path.abspath(options.root or source.parent))
-        start = manifest.dialect.body_start
-        yield _set(source.name, about, source, start, manifest.n_rows, n, root, work, plan)
-        return
-    for shape in source:
-        cost_s = _IMAGE_S + _BYTE_S * shape.n_bytes
-        n = plan.n_images or _round(plan.ranks[-1] / cost_s)
-        _check_space(work, shape, n)
-        manifest_path, n_files = write_images(work / f"images-{shape}", shape, n)
-        again = f", listed again until they are {n:,}" if n_files < n else ""
-        about = f"{n_files:,} drawn images{again}"
-        yield _set(str(shape), about, manifest_path, 0, n, n, manifest_path.parent, work, plan)
-
-
-def _round(value: float) -> int:
-    """Return two digits of a number.
-
-    >>> _round(143_210.7), _round(7.3)
-    (140000, 7)
-    """
-    return max(1, int(float(f"{value:.2g}")))
-
-
-def _set(
-    name: str, about: str, manifest: Path, start: int, n_rows: int, n: int, root: Path, work: Path,
-    plan: Plan,
-) -> _Set:  # fmt: skip
-    """Prepare n of the images of a manifest, whose first line begins at byte `start`."""
-    manifests = {}
-    for k in sorted({k for _, k in plan.counts(n)}):
-        manifests[k] = manifest
-        if k < n_rows:
-            manifests[k] = work / f"{name}-{k}{manifest.suffix}"
-            write_some(manifest, start, n_rows, k, manifests[k])
-    return _Set(images=Images(name=name, n_images=n, about=about), root=root, manifests=manifests)
-
-
-def write_some(manifest: Path, start: int, n_rows: int, n_wanted: int, path: Path) -> None:
-    """Write a manifest with some of the lines of another, taken evenly.
-
-    Args:
-        manifest: which is good.
-        start: byte offset of its first image.
-        n_rows: images in it.
-        n_wanted: images; at most `n_rows`.
-        path: of the file to make; with the suffix of the other, which says how it is read.
-    """
-    stop = manifest.stat().st_size
-    row = 0
-    with manifest.open("rb") as file, path.open("wb") as some:
-        some.write(file.read(start))
-        for block in blocks(file, start, stop):
-            for line in io.BytesIO(block):
-                if not line.isspace():
-                    if (row + 1) * n_wanted // n_rows > row * n_wanted // n_rows:
-                        some.write(line)
-                    row += 1
-
-
-def _check_space(folder: Path, shape: Shape, n_images: int) -> None:
-    free = shutil.disk_usage(folder).free
-    needed = 2 * n_images * shape.n_bytes + 4096 * n_images
-    if free < needed:
-        raise OutputError(
-            f"--out {folder.parent}: {size(free)} free, {size(needed)} might be needed for "
-            f"{n_images:,} images of {shape}: fewer with --images"
-        )
 
 
 class _Timed:
@@ -219,7 +126,7 @@ class _Timed:
         self,
         launcher: Launcher,
         plan: Plan,
-        images: _Set,
+        images: ImageSet,
         options: IngestOptions,
         work: Path,
         tell: Callable[[str], None],
@@ -292,8 +199,8 @@ class _Timed:
 def _steps(run: Run) -> dict[str, float]:
     """Return the seconds of each step, which add up to the wall time.
 
-    What a phase takes is what its slowest rank takes. The ranks store side by side and wait for
-    each other only at the end: so what no other phase takes is the storing.
+    A phase takes as long as its slowest rank. The ranks store independently and wait for each other
+    only at the end: so all time that no other phase accounts for is storing.
     """
     phases: dict[str, dict[str, float]] = run.report["phases"]
 

@@ -17,7 +17,8 @@ def draw(report: ScalingReport) -> dict[str, bytes]:
     """Return name -> PNG."""
     scalings = [s for s in SCALINGS if any(s in result.scalings for result in report.results)]
     ranks = sorted({result.ranks for result in report.results})
-    figure = figures.figure(4.2 * (len(scalings) + 1), 4.2)
+    title = "h5ingest on more ranks: the work, without start-up"
+    figure = figures.figure(4.2 * (len(scalings) + 1), 4.2, title)
     *panels, last = figure.subplots(1, len(scalings) + 1)
     ideal = [n / ranks[0] for n in ranks]
     for axes, scaling in zip(panels, scalings, strict=True):
@@ -27,21 +28,18 @@ def draw(report: ScalingReport) -> dict[str, bytes]:
             speed_ups = [report.speed_up(point, scaling) for point in points]
             axes.plot([p.ranks for p in points], speed_ups, **look)
         axes.set(xscale="log", yscale="log")
-        axes.set_title(f"speed-up, {scaling} scaling", loc="left", fontsize=10)
+        figures.heading(axes, f"speed-up, {scaling} scaling")
         axes.set_yticks(ideal, [f"{n:g}" for n in ideal])
     for look, points in _curves(report, scalings[0]):
         relative = [p.cpu_per_image / points[0].cpu_per_image for p in points]
         last.plot([p.ranks for p in points], relative, **look)
     last.set(xscale="log")
     last.set_ylim(bottom=0)
-    last.set_title(f"CPU time of an image, to that on {ranks[0]}", loc="left", fontsize=10)
+    figures.heading(last, f"CPU time of an image, to that on {ranks[0]}")
     for axes in (*panels, last):
         figures.tidy(axes)
         axes.set_xlabel("ranks")
         axes.set_xticks(ranks, [str(n) for n in ranks])
-    figure.suptitle(
-        "h5ingest on more ranks: the work, without start-up", x=0.01, ha="left", fontweight="bold"
-    )
     figures.legend(figure, last)
     return {"scaling": figures.to_png(figure)}
 

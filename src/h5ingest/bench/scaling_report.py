@@ -1,4 +1,4 @@
-"""What `bench scaling` found, as a value; the table of it.
+"""What `bench scaling` found, as a value and as tables.
 
 May not: measure.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from h5ingest.bench.measure import Spread, digits, plain, seconds
+from h5ingest.bench.report import new_table, print_report
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SCHEMA: Final = "h5ingest bench scaling 1"
 SCALINGS: Final = {
@@ -49,7 +53,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One set of images, ranks and readers."""
+    """One set of images, on so many ranks with so many readers."""
 
     images: str
     """Name of the set."""
@@ -93,7 +97,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingReport:
-    """All of it."""
+    """Everything that was found."""
 
     images: tuple[Images, ...]
     """The sets."""
@@ -150,7 +154,7 @@ class ScalingReport:
         return {"schema": SCHEMA, **plain(self), "results": results, "notes": self.notes()}
 
     def notes(self) -> list[str]:
-        """Return what somebody must know who reads the numbers."""
+        """Return what a reader of the numbers must know."""
         return [
             *(f"{images.name}: {images.about}." for images in self.images),
             f"Started by `{self.launcher or 'no launcher'}`"
@@ -164,31 +168,21 @@ class ScalingReport:
 
 
 def print_table(report: ScalingReport) -> None:
-    """Print all results and what must be known with them."""
-    from rich.console import Console
-
-    # Not the terminal's width, as in the other reports: nothing may be cut in a log.
-    console = Console(width=210, highlight=False, markup=False)
-    for images in report.images:
-        for scaling, heading in SCALINGS.items():
-            if points := report.of(scaling, images.name):
-                console.print(f"{images.name}. {heading}", style="bold")
-                console.print(_table(report, points, scaling))
-                console.print()
-    for note in report.notes():
-        console.print(note, soft_wrap=True)
+    """Print all results and what a reader must know with them."""
+    parts = [
+        (f"{images.name}. {heading}", _table(report, points, scaling))
+        for images in report.images
+        for scaling, heading in SCALINGS.items()
+        if (points := report.of(scaling, images.name))
+    ]
+    print_report(parts, report.notes())
 
 
-def _table(report: ScalingReport, points: Sequence[Result], scaling: str) -> object:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    headings = (
+def _table(report: ScalingReport, points: Sequence[Result], scaling: str) -> Table:
+    table = new_table(
         "ranks", "readers", "images", "whole", *points[0].steps, "images/s", "MB/s", "speed-up",
         "efficiency", "CPU/image",
     )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="right")
     for point in points:
         table.add_row(
             f"{point.ranks:,}",

@@ -1,7 +1,7 @@
-"""`h5ingest bench storage`: the classic experiment. Store and read, one image and many, each way.
+"""`h5ingest bench storage`: store and read images, one and many, by each backend.
 
-The ways take turns, so that a machine that slows down slows all of them. After every reading that
-was timed, every pixel and label is compared with what is in the image files.
+The backends take turns, so that a machine that slows down slows all of them. After every timed
+read, every pixel and label is compared with what is in the image files.
 
 May not: print, draw.
 """
@@ -11,24 +11,28 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from h5ingest.bench import machine
-from h5ingest.bench.backends import LmdbFiles, LmdbRaw, PngFolder, Way, fast
+from h5ingest.bench.backends import Backend, LmdbFiles, LmdbRaw, PngFolder, Reader, fast
 from h5ingest.bench.corpus import Corpus, gather
 from h5ingest.bench.hdf5 import DatasetPerImage, Ingested, Stacked
 from h5ingest.bench.measure import Spread, evict, flush, resident, timed, usage
-from h5ingest.bench.storage_report import Reference, Result, StorageReport, WayUsed
+from h5ingest.bench.report import describe
+from h5ingest.bench.storage_report import Reference, Result, StorageReport
 from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions, size
 
+T = TypeVar("T")
+
 LIBRARIES: Final = ("numpy", "h5py", "lmdb", "imageio", "pillow", "imagecodecs", "hdf5plugin")
 _SPARE: Final = 4
-"""Times the pixels that must be free on the disk: only one way's copy is there at a time."""
+"""Times the pixels that must be free on the disk: one backend's copy exists at a time."""
 
 
 def measure(
@@ -40,19 +44,19 @@ def measure(
     n_runs: int,
     tell: Callable[[str], None] = lambda _: None,
 ) -> StorageReport:
-    """Measure every way at every number of images.
+    """Measure every backend at every number of images.
 
     Args:
         manifest_path: as for an ingest.
         options: for its `root`, `delimiter` and `max_pixels`.
-        folder: on whose file system the images are stored, in a folder that is taken away again.
+        folder: on whose file system the images are stored, in a folder that is removed at the end.
         cutoffs: numbers of images; 1 is always measured.
         n_runs: how often.
         tell: told what goes on.
 
     Raises:
         IngestError: as an ingest does; no space.
-        AssertionError: a way gave back other pixels.
+        AssertionError: a backend gave back other pixels.
     """
     tell("reading the images")
     corpus, n_images = gather(
@@ -67,9 +71,9 @@ def measure(
         for n in counts:
             taken = corpus.take(n)
             for run in range(n_runs):
-                for way in experiment.ways:
-                    tell(f"{n:,} images, run {run + 1} of {n_runs}: {way.name}")
-                    experiment.measure(way, taken, Path(work), run)
+                for backend in experiment.backends:
+                    tell(f"{n:,} images, run {run + 1} of {n_runs}: {backend.name}")
+                    experiment.measure(backend, taken, Path(work), run)
     tell("decoding alone")
     decode = [_decode_alone(corpus) for _ in range(n_runs)]
     return StorageReport(
@@ -81,9 +85,9 @@ def measure(
         n_runs=n_runs,
         machine=machine.describe(folder, LIBRARIES),
         load=(load_before, machine.load()),
-        ways=tuple(WayUsed(key=w.key, name=w.name, how=w.how) for w in experiment.ways),
+        backends=describe(experiment.backends),
         left_out=experiment.left_out,
-        results=tuple(experiment.result(way, n) for n in counts for way in experiment.ways),
+        results=tuple(experiment.result(one, n) for n in counts for one in experiment.backends),
         references=tuple(_reference(corpus.take(n)) for n in counts),
         decode_imageio=Spread(tuple(by_imageio for by_imageio, _ in decode)),
         decode_fast=Spread(tuple(by_fast for _, by_fast in decode)),
@@ -92,7 +96,7 @@ def measure(
 
 
 def fitting(cutoffs: Sequence[int], n_images: int) -> tuple[int, ...]:
-    """Return the numbers of images to measure, in order: 1, and all images for what is more.
+    """Return the numbers of images to measure, ascending: 1, and no cutoff above `n_images`.
 
     >>> fitting([10, 100, 1000], 60)
     (1, 10, 60)
@@ -101,7 +105,7 @@ def fitting(cutoffs: Sequence[int], n_images: int) -> tuple[int, ...]:
 
 
 def _check_space(folder: Path, corpus: Corpus) -> None:
-    """Raise if what is to be stored might not fit."""
+    """Raise `OutputError` if what is to be stored might not fit."""
     needed = _SPARE * (corpus.pixel_bytes + 8192 * len(corpus))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -110,7 +114,7 @@ def _check_space(folder: Path, corpus: Corpus) -> None:
 
 @dataclass(slots=True)
 class _Times:
-    """What was measured of one way at one number of images: a list for each, a run at a time."""
+    """What was measured of one backend at one number of images; a value for each run."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     n_bytes: int = 0
@@ -122,31 +126,30 @@ class _Times:
 
 
 class _Experiment:
-    """The ways, and what was measured of them."""
+    """The backends, and what was measured of them."""
 
     def __init__(self, uniform: bool) -> None:
-        ways: list[Way] = [PngFolder(), LmdbRaw(), LmdbFiles(), DatasetPerImage()]
-        if uniform:
-            ways.append(Stacked())
-        ways += [Ingested(codec, uniform=uniform) for codec in (None, "zstd:3")]
-        self.ways = ways
+        self.backends: list[Backend] = [
+            PngFolder(), LmdbRaw(), LmdbFiles(), DatasetPerImage(), *([Stacked()] * uniform),
+            *(Ingested(codec, uniform=uniform) for codec in (None, "zstd:3")),
+        ]  # fmt: skip
         self.left_out = () if uniform else (f"{Stacked.name}: the images have several sizes",)
         self.n_compared = 0
         self._times: dict[tuple[str, int], _Times] = {}
 
     def warm_up(self, corpus: Corpus, work: Path) -> None:
-        """Let each way import what it needs; nothing of it counts."""
-        for way in self.ways:
-            self.measure(way, corpus, work, 0)
+        """Let each backend import what it needs; these times are discarded."""
+        for backend in self.backends:
+            self.measure(backend, corpus, work, 0)
         self._times.clear()
 
-    def measure(self, way: Way, corpus: Corpus, work: Path, run: int) -> None:
+    def measure(self, backend: Backend, corpus: Corpus, work: Path, run: int) -> None:
         """Store, then read: all and one, from disk and from memory."""
         n = len(corpus)
-        times = self._times.setdefault((way.key, n), _Times())
-        place = work / f"{way.key}-{n}{'.h5' if 'lmdb' not in way.key else ''}"
-        flush(work)  # what others have written is not to be waited for below
-        _, store_s = timed(lambda: way.store(corpus, place))
+        times = self._times.setdefault((backend.key, n), _Times())
+        place = work / f"{backend.key}-{n}{'.h5' if 'lmdb' not in backend.key else ''}"
+        flush(work)  # so that nobody else's writes are waited for below
+        _, store_s = timed(lambda: backend.store(corpus, place))
         _, flush_s = timed(lambda: flush(work))
         times.add("store", store_s)
         times.add("store_durable", store_s + flush_s)
@@ -154,16 +157,16 @@ class _Experiment:
         times.n_bytes, times.n_inodes = used.n_bytes, used.n_inodes
         for cache in ("cold", "warm"):
             self._forget(place, cache, times)
-            (images, labels), seconds = timed(lambda: _read_all(way, place, n))
+            (images, labels), seconds = _read(backend, place, lambda reader: reader.span(0, n))
             times.add(f"read_{cache}", seconds)
-            self.n_compared += corpus.check(images, labels, way.name)
+            self.n_compared += corpus.check(images, labels, backend.name)
             del images
         row = int(np.random.default_rng((n, run)).integers(n))
         for cache in ("cold", "warm"):
             self._forget(place, cache, times)
-            (image, label), seconds = timed(lambda: _read_one(way, place, row))
+            (image, label), seconds = _read(backend, place, lambda reader: reader.one(row))
             times.add(f"one_{cache}", seconds)
-            corpus.check_one(row, image, label, way.name)
+            corpus.check_one(row, image, label, backend.name)
             self.n_compared += 1
         shutil.rmtree(place) if place.is_dir() else place.unlink()
 
@@ -172,11 +175,11 @@ class _Experiment:
             evict(place)
             times.resident = max(times.resident, resident(place))
 
-    def result(self, way: Way, n: int) -> Result:
+    def result(self, backend: Backend, n: int) -> Result:
         """Return what was measured."""
-        times = self._times[way.key, n]
+        times = self._times[backend.key, n]
         return Result(
-            way=way.key,
+            backend=backend.key,
             n=n,
             n_bytes=times.n_bytes,
             n_inodes=times.n_inodes,
@@ -185,20 +188,14 @@ class _Experiment:
         )
 
 
-def _read_all(way: Way, place: Path, n: int) -> Any:
-    reader = way.open(place)
-    try:
-        return reader.span(0, n)
-    finally:
-        reader.close()
+def _read(backend: Backend, place: Path, read: Callable[[Reader], T]) -> tuple[T, float]:
+    """Return what `read` returns, and the seconds that opening, reading and closing took."""
 
+    def whole() -> T:
+        with closing(backend.open(place)) as reader:
+            return read(reader)
 
-def _read_one(way: Way, place: Path, row: int) -> Any:
-    reader = way.open(place)
-    try:
-        return reader.one(row)
-    finally:
-        reader.close()
+    return timed(whole)
 
 
 def _reference(corpus: Corpus) -> Reference:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from h5ingest.bench.measure import Spread, plain, seconds
+from h5ingest.bench.report import Description, turns
 
 SCHEMA: Final = "h5ingest bench storage 1"
 
@@ -27,22 +28,10 @@ CHECKED: Final = "Every pixel and label of every reading was compared with the i
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WayUsed:
-    """A way to keep images."""
-
-    key: str
-    """One word."""
-    name: str
-    """For tables."""
-    how: str
-    """One sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One way, at one number of images. All times in seconds."""
+    """One backend, at one number of images. All times in seconds."""
 
-    way: str
+    backend: str
     """Its key."""
     n: int
     """Images."""
@@ -55,15 +44,15 @@ class Result:
     read_warm: Spread
     """All images, from the system's cache."""
     one_cold: Spread
-    """One image of them, from the disk."""
+    """One image among all, from the disk."""
     one_warm: Spread
-    """One image of them, from the system's cache."""
+    """One image among all, from the system's cache."""
     n_bytes: int
     """On the disk, in whole blocks."""
     n_inodes: int
     """Files and folders."""
     resident_when_cold: float
-    """Share of the pages that were in memory nevertheless; the most of all runs."""
+    """Share of the pages that stayed in memory although evicted; the highest of all runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +69,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageReport:
-    """All of it."""
+    """Everything that was found."""
 
     manifest: str
     """Name of the file."""
     n_images: int
     """In the manifest."""
     images: str
-    """What they are, in words."""
+    """Their sizes and types, in words."""
     counts: tuple[int, ...]
     """Numbers of images measured."""
     dropped: tuple[int, ...]
@@ -98,12 +87,12 @@ class StorageReport:
     """What it ran on."""
     load: tuple[float, float]
     """Processes that wanted to run, before and after."""
-    ways: tuple[WayUsed, ...]
+    backends: tuple[Description, ...]
     """In the order measured."""
     left_out: tuple[str, ...]
-    """Ways that these images do not allow, and why."""
+    """Backends that cannot store these images, and why."""
     results: tuple[Result, ...]
-    """By number of images, then by way."""
+    """By number of images, then by backend."""
     references: tuple[Reference, ...]
     """By number of images."""
     decode_imageio: Spread
@@ -118,25 +107,25 @@ class StorageReport:
         """The largest number of images."""
         return self.counts[-1]
 
-    def of(self, way: str, n: int) -> Result:
-        """Return one result."""
-        return next(r for r in self.results if (r.way, r.n) == (way, n))
+    def of(self, backend: str, n: int) -> Result:
+        """Return the result of a backend, named by its key, with n images."""
+        return next(r for r in self.results if (r.backend, r.n) == (backend, n))
 
     def reference(self, n: int) -> Reference:
-        """Return what the image files are."""
+        """Return what n image files take themselves."""
         return next(r for r in self.references if r.n == n)
 
     def to_json(self) -> dict[str, object]:
-        """Return all fields as plain values."""
+        """Return all fields as plain values, under the names of schema 1."""
         return {
             "schema": SCHEMA,
-            **plain(self),
+            **plain(self, backends="ways", backend="way"),
             "all_pixels_compared": True,
             "notes": self.notes(),
         }
 
     def notes(self) -> list[str]:
-        """Return what somebody must know who reads the numbers."""
+        """Return what a reader of the numbers must know."""
         dropped = ", ".join(f"{cutoff:,}" for cutoff in self.dropped)
         too_many = f"Cutoffs {dropped} are more than there are: all images were taken."
         return [
@@ -145,11 +134,10 @@ class StorageReport:
             CACHE,
             *([too_many] * bool(dropped)),
             *(f"Left out: {text}." for text in self.left_out),
-            f"Only to read and decode the {self.largest:,} image files takes "
+            f"Merely reading and decoding the {self.largest:,} image files takes "
             f"{seconds(self.decode_imageio.median)} by imageio and "
             f"{seconds(self.decode_fast.median)} by the decoder of h5ingest: the rest of the time "
             f"to store is the storage's.",
             f"{CHECKED} ({self.n_compared:,} images.)",
-            f"Medians of {self.n_runs} runs, with lowest and highest; the ways took turns. Load of "
-            f"the machine: {self.load[0]:.1f} before, {self.load[1]:.1f} after.",
+            turns(self.n_runs, self.load),
         ]

@@ -77,7 +77,7 @@ def storage(
     10,000 small images take about three minutes. Needs the extra 'bench'.
     """
     on_one_rank("bench storage", ctx)
-    _require_packages("lmdb", "matplotlib")
+    _require_packages("jinja2", "lmdb", "matplotlib")
     try:
         counts = _cutoffs(cutoffs)
         options = IngestOptions(root=root, delimiter=separator(delimiter))

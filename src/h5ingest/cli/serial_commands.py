@@ -151,7 +151,9 @@ def doctor(
 
     Everything that a bug report should hold. Exits with 6 if nothing can work here.
     """
-    from h5ingest.diagnostics.doctor import advise, describe, examine
+    from h5ingest.diagnostics.advice import advise
+    from h5ingest.diagnostics.doctor import describe
+    from h5ingest.diagnostics.facts import examine
 
     if out is not None and not (out if out.is_dir() else out.parent).is_dir():
         raise OutputError(f"{out}: expected an existing folder {out.parent}")

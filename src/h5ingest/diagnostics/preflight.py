@@ -1,6 +1,6 @@
-"""What the user is told of the place where a run works: before it begins, and after an error there.
+"""What a run tells the user about the machine and file system: before it begins, after an error.
 
-Cheap: some milliseconds, and no process is started unless the user asks for all of it (-v).
+Cheap: a few milliseconds, and no process is started unless the user asks for everything (-v).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ _MOST_LINES: Final = 2
 def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool) -> str:
     """Return lines for the user: all facts, or only what can spoil the run. Not collective.
 
-    Root only. Empty if there is nothing to say.
+    For rank 0. Empty if there is nothing to say.
     """
-    from h5ingest.diagnostics.doctor import advise, describe, describe_advice, examine_here
+    from h5ingest.diagnostics.advice import advise, describe_advice
+    from h5ingest.diagnostics.doctor import describe
+    from h5ingest.diagnostics.facts import examine_here
 
     try:
         facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=verbose)
@@ -44,10 +46,10 @@ def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool)
 
 @contextlib.contextmanager
 def advising(out: Path, comm: Comm) -> Iterator[None]:
-    """Add to an error of the system or of HDF5 what is known to go wrong here. Not collective.
+    """Add known problems of this place to an error of the system or of HDF5. Not collective.
 
     Raises:
-        StorageError: what the block raised, with more words.
+        StorageError: what the block raised, with the advice appended.
     """
     try:
         yield
@@ -59,7 +61,8 @@ def advising(out: Path, comm: Comm) -> Iterator[None]:
 
 
 def _after_error(out: Path, comm: Comm) -> list[str]:
-    from h5ingest.diagnostics.doctor import advise, examine_here
+    from h5ingest.diagnostics.advice import advise
+    from h5ingest.diagnostics.facts import examine_here
 
     try:
         facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=False)

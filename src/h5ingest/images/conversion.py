@@ -1,4 +1,4 @@
-"""Bringing one image to the kind and size that its dataset has: channels, depth, fit.
+"""Converting one image to the channels, depth and size of its dataset.
 
 Every conversion is either lossless or counted: `Losses` says what was dropped.
 
@@ -23,7 +23,7 @@ RESAMPLE: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What is done with an image whose size is not the wanted one."""
+    """How an image of another size than the dataset's is fitted."""
 
     how: str = "error"
     """`error`, `pad` (bottom and right), `crop` (the centre) or `resize` (Pillow)."""
@@ -37,17 +37,17 @@ class Fit:
 
 @dataclass(slots=True)
 class Losses:
-    """How many images lost something that was in them."""
+    """How many images lost information in a conversion."""
 
     alpha: int = 0
-    """Transparency: the alpha channel was dropped and not opaque everywhere."""
+    """Transparency: an alpha channel that was not opaque everywhere was dropped."""
     colour: int = 0
-    """Colour: made gray, and the channels were not equal everywhere."""
+    """Colour: made gray although the channels differed somewhere."""
     depth: int = 0
-    """Depth: 16 bits made 8, and the values were not multiples of 257."""
+    """Depth: 16 bits became 8 although some values were no multiples of 257."""
 
     def add(self, other: Losses) -> None:
-        """Count the images of another count too."""
+        """Add the counts of `other`."""
         self.alpha += other.alpha
         self.colour += other.colour
         self.depth += other.depth
@@ -62,19 +62,19 @@ class Losses:
         return tuple(f"{count:,} images {what}" for count, what in kinds if count)
 
     def to_plain(self) -> tuple[int, int, int]:
-        """Return the counts, to be gathered."""
+        """Return the counts as a tuple, to be gathered from the ranks."""
         return self.alpha, self.colour, self.depth
 
 
 def convert_into(
     pixels: NDArray[Any], out: NDArray[Any], fit: Fit, losses: Losses
 ) -> tuple[int, int]:
-    """Bring `pixels` to the kind and size of `out`; return the size (height, width) kept in it.
+    """Convert `pixels` into `out`; return the (height, width) of `out` that the image covers.
 
     Args:
         pixels: (H, W) or (H, W, C) uint8 or uint16, C from 2 to 4.
         out: (h, w) or (h, w, c) uint8 or uint16; filled.
-        fit: for H, W other than h, w.
+        fit: what to do if H, W differ from h, w.
         losses: counts what is dropped.
 
     Raises:

@@ -1,6 +1,6 @@
 """Everything about image bytes: what they are (`probe`) and their exact pixels (`decode_into`).
 
-What the pixels of a PNG are, and who decodes it, stands in `png`; other formats are in `formats`.
+PNG is in `png`, other formats are in `other_formats`.
 
 May not: know ranks, datasets, labels.
 """
@@ -19,7 +19,7 @@ from h5ingest.core.options import MAX_PIXELS
 from h5ingest.images import png, png_chunks
 
 HEAD_BYTES: Final = 4096
-"""What a header probe reads of a file first: IHDR and, mostly, all that precedes the pixels."""
+"""Bytes a header probe reads first: IHDR and, mostly, everything that precedes the pixels."""
 
 
 def probe(
@@ -34,7 +34,7 @@ def probe(
         raw: whether palette indices and low-bit gray are to be kept as they are (PNG only).
 
     Returns:
-        The spec; None if `data` is not the whole file and does not tell yet.
+        The spec; None if `data` is only the beginning of the file and more is needed.
 
     Raises:
         SampleError: no image, damaged, too large, or of a kind that has no lossless uint8 or
@@ -49,15 +49,13 @@ def probe(
         raise SampleError("damaged", "the file is empty")
     if not whole:
         return None
-    from h5ingest.images import (
-        other_formats,  # with the modules that it needs: only where it is needed
-    )
+    from h5ingest.images import other_formats  # slow to import, and rarely needed
 
     return other_formats.open_image(data, partial(_check_pixels, max_pixels=max_pixels)).spec
 
 
 class Prober:
-    """`probe`, for many images: PNGs that are alike up to their pixels are judged only once."""
+    """`probe` for many images: PNGs with the same bytes up to their pixels are parsed only once."""
 
     def __init__(
         self, max_pixels: int = MAX_PIXELS, *, raw: bool = False, any_palette: bool = True
@@ -108,10 +106,10 @@ def decode_into(
 
     Args:
         data: all bytes of an image file.
-        out: (H, W) or (H, W, C) uint8 or uint16, C-contiguous, as `probe` told; on an error its
+        out: (H, W) or (H, W, C) uint8 or uint16, C-contiguous, as `probe` returned; on an error its
             content is undefined.
         raw: as for `probe`.
-        spec: what `probe` told of these very bytes, if it fits `out`; None: it is asked here.
+        spec: what `probe` returned for these very bytes, if it fits `out`; None: probed here.
 
     Raises:
         SampleError: the image is damaged, or is not what `out` was made for.
@@ -125,16 +123,16 @@ def decode_into(
         return notes
     if spec is None:
         spec = png_chunks.spec_of(data, raw=raw)
-        assert spec is not None, "the whole file tells"
+        assert spec is not None, "the whole file was given"
         _check_fit(spec.shape, spec.dtype, out)
     return png.decode_into(data, out, spec, raw=raw)
 
 
 def decode_otherwise(data: bytes) -> NDArray[Any] | None:
-    """Return the pixels by another decoder than `decode_into` uses; None where there is none.
+    """Return the pixels by a second decoder, independent of `decode_into`; None if there is none.
 
-    For PNG that is Pillow, where it is exact and takes the file. For other formats there is no
-    other decoder.
+    For PNG that is Pillow, where it is exact and accepts the file. Other formats have no second
+    decoder.
 
     Raises:
         SampleError: damaged.
@@ -148,7 +146,7 @@ def decode_otherwise(data: bytes) -> NDArray[Any] | None:
     from h5ingest.images import other_formats  # see `probe`
 
     try:
-        # Pillow refuses files for texts, profiles and animations that are of no use here.
+        # Pillow refuses some files for texts, profiles and animations, which do not matter here.
         return other_formats.read_png(png_chunks.only_pixels(data), mode)
     except SampleError:
         return None

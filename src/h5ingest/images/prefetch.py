@@ -1,8 +1,8 @@
 """`Prefetcher`: source files in order, read ahead by threads where they are slow to open.
 
-On a parallel file system an open costs milliseconds, in which a rank could decode hundreds of small
-images. Where files come in microseconds, threads would only cost: so the first files are read as
-they are asked for, a few at a time, and the time they take decides.
+On a parallel file system an open takes milliseconds, in which a rank could decode hundreds of small
+images. Where files open in microseconds, threads only add overhead: so the first files are read
+without threads, a few at a time, and the time they take decides.
 
 May not: know what an image is, know ranks.
 """
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 READERS: Final = 16
 """Threads, if files turn out to be slow."""
 SLOW_S: Final = 250e-6
-"""Seconds for a file from which threads read ahead; below a quarter of it they stop."""
+"""Seconds per file above which threads read ahead; below a quarter of it they stop."""
 AHEAD_BYTES: Final = 16 * 1024**2
-"""Of files read ahead, about; one file for each thread in any case."""
+"""Bytes of files read ahead, roughly; one file per thread in any case."""
 
 _FILES: Final = 64
 _BYTES: Final = 1024**2
 _SECONDS: Final = 0.02
-"""Read at once, at most, without threads."""
+"""Most files read at once without threads."""
 _TASK_FILES: Final = 4
-"""Read by a thread at once, at most: a few, for handing over costs some 50 µs."""
+"""Most files that a thread reads at once: several, since handing over takes some 50 µs."""
 _NAP_S: Final = 0.02
 
 Read = tuple[bytes, int] | SampleError
-"""What came of a file: its bytes and its size, or why it cannot be read."""
+"""The result for a file: its bytes and its size, or why it cannot be read."""
 
 
 class Prefetcher:
-    """The files below a folder."""
+    """Reads files below a folder, ahead of need where that pays."""
 
     def __init__(
         self,
-        root: bytes,
+        source_folder: bytes,
         readers: int | None = None,
         *,
         end: bytes = b"",
@@ -58,24 +58,24 @@ class Prefetcher:
         """Prepare; reads nothing.
 
         Args:
-            root: folder that relative paths are relative to.
-            readers: threads that read ahead; 0: none; None: as many as it takes.
+            source_folder: that relative paths are relative to.
+            readers: threads that read ahead; 0: none; None: a default number, if files are slow.
             end: see `source_files.read`.
             limit: see `source_files.read`; may be set anew while files are read.
             waiting: called every 20 ms while a file is waited for (with threads only).
         """
-        self._root = root
+        self._source_folder = source_folder
         self._end = end
         self._waiting = waiting
         self._readers = readers
         self._n_threads = readers or READERS
         self._pool: ThreadPoolExecutor | None = None
         self._folder: int | None = None
-        with contextlib.suppress(OSError):  # else the files say why
-            self._folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # the error comes with the files
+            self._folder = os.open(source_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.limit = limit
         self.seconds = 0.0
-        """For which files have been waited for."""
+        """Seconds that this rank has waited for files."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,14 +92,14 @@ class Prefetcher:
             os.close(self._folder)
 
     def read(self, paths: Iterable[bytes]) -> Iterator[Read]:
-        """Yield what comes of each file, in order.
+        """Yield the result for each file, in order.
 
         Args:
-            paths: below the root, or absolute; asked for ahead of need.
+            paths: relative to the source folder, or absolute; consumed ahead of need.
         """
         left = iter(paths)
         if self._folder is None:
-            left = (os.path.join(self._root, path) for path in left)
+            left = (os.path.join(self._source_folder, path) for path in left)
         tasks: deque[tuple[list[bytes], Future[_Some]]] = deque()
         ahead, n_files = bool(self._readers), 1
         while True:
@@ -143,7 +143,7 @@ class Prefetcher:
         return self._pool.submit(self._some, iter(paths))
 
     def _finish(self, paths: list[bytes], future: Future[_Some]) -> _Some:
-        """Wait for what a thread reads; what it left out, to save memory, is read here."""
+        """Wait for a thread's results; files it left out, to save memory, are read here."""
         while True:
             try:
                 some = future.result(_NAP_S)
@@ -159,10 +159,10 @@ class Prefetcher:
 
 
 class _Some(NamedTuple):
-    """A few files."""
+    """The results of a few files that were read at once."""
 
     files: list[Read]
     n_bytes: int
-    """Of all of them."""
+    """Of all these files."""
     seconds: float
-    """It took to read them."""
+    """Seconds it took to read them."""

@@ -21,7 +21,7 @@ from h5ingest.core.signatures import format_of
 from h5ingest.images import source_files
 
 HEAD_BYTES: Final = 32
-"""Read of each file: enough for the signature of every format."""
+"""Bytes read of each file: enough for the signature of every format."""
 
 EXTENSIONS: Final = {
     b".png": "PNG", b".apng": "PNG", b".jpg": "JPEG", b".jpeg": "JPEG", b".jpe": "JPEG",
@@ -44,9 +44,9 @@ class ScanOptions:
     """What to look for, and what to write of it."""
 
     label: str = "parent"
-    """`parent` (the name of the image's folder), `path` (all folders on the way) or `none`."""
+    """`parent` (name of the image's folder), `path` (that below the scanned one) or `none`."""
     group_level: int | None = None
-    """Which folder on the way names the group, 1 for the first; None: no groups."""
+    """Which folder of the path names the group, 1 for the first; None: no groups."""
     hidden: bool = False
     """Whether to look at files and folders whose names begin with a dot."""
     sniff: bool = True
@@ -68,7 +68,7 @@ class ScanOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What a scan met. It grows as the scan goes on."""
+    """Counts of what a scan has found so far."""
 
     formats: Counter[str] = field(default_factory=Counter)
     """Images by format."""
@@ -79,9 +79,9 @@ class Tally:
     others: Counter[str] = field(default_factory=Counter)
     """Files that are no images, by extension."""
     noted: Noted = field(default_factory=dict)
-    """What the user should know by name."""
+    """Paths left out that the user should know of, by reason."""
     refused: Noted = field(default_factory=dict)
-    """What no line of the manifest can say."""
+    """Paths that cannot be written in a manifest, by reason."""
     hidden: int = 0
     """Files and folders not looked at because their names begin with a dot."""
 
@@ -114,7 +114,7 @@ class Scan:
     def __iter__(self) -> Iterator[bytes]:
         # Folders sort with the slash that their paths go on with: so depth first is byte order.
         # A stack, since folders may be nested more deeply than Python calls.
-        # level: (path with its slash, what is left of it, real paths that the way went through)
+        # level: (path with its slash, names left in it, real paths of the links followed so far)
         real: tuple[bytes, ...] = (os.path.realpath(self._base),)
         self._entered.add(_identity(self._base))
         stack = [(b"", iter(self._list(b"")), real)]
@@ -149,7 +149,7 @@ class Scan:
                         names += self._behind_link(path + name, name)
                     else:
                         note(self._tally.noted, "FIFO, socket or device", path + name)
-        except OSError as error:  # what has been listed by then counts
+        except OSError as error:  # what was listed before the error counts
             note(self._tally.noted, f"folder that cannot be read ({error.strerror})", path or b".")
         return sorted(names)
 
@@ -167,14 +167,14 @@ class Scan:
         return []
 
     def _enter(self, path: bytes, through: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
-        """Return the real paths that the way goes through with this folder; None: not again."""
+        """Return the real paths of the links followed, with this one's; None: do not enter."""
         full = self._base + path.rstrip(b"/")
         again = False
         try:
             identity = _identity(full)
             if os.path.islink(full):
                 target = os.path.realpath(full)
-                again = any(self._reaches(root, target) or _below(target, root) for root in through)
+                again = any(self._reaches(one, target) or _below(target, one) for one in through)
                 through = (*through, target)
         except OSError as error:
             note(self._tally.noted, f"folder that cannot be read ({error.strerror})", path)
@@ -185,12 +185,12 @@ class Scan:
         self._entered.add(identity)
         return through
 
-    def _reaches(self, root: bytes, target: bytes) -> bool:
-        """Return whether the scan of one real folder comes to the other without any link."""
-        if not _below(root, target):
+    def _reaches(self, scanned: bytes, target: bytes) -> bool:
+        """Return whether a scan of `scanned` reaches `target` without links (real paths)."""
+        if not _below(scanned, target):
             return False
-        way = target[len(root) :].split(b"/")
-        return self._options.hidden or not any(name.startswith(b".") for name in way)
+        between = target[len(scanned) :].split(b"/")
+        return self._options.hidden or not any(name.startswith(b".") for name in between)
 
     def _is_image(self, path: bytes, name: bytes) -> bool:
         tally = self._tally
@@ -198,7 +198,7 @@ class Scan:
         if self._options.sniff:
             try:
                 head, size = source_files.read(self._base + path, HEAD_BYTES)
-            except SampleError as error:  # then by its name: the ingest will say the same of it
+            except SampleError as error:  # the name decides; an ingest fails alike
                 note(tally.noted, f"file that cannot be read ({error.reason})", path)
         kind = format_of(head) if head is not None else None
         if kind is None:
@@ -221,6 +221,6 @@ def _identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _below(root: bytes, path: bytes) -> bool:
-    """Return whether a real path is a real folder or lies below it."""
-    return path == root or path.startswith(os.path.join(root, b""))
+def _below(folder: bytes, path: bytes) -> bool:
+    """Return whether `path` is `folder` or lies below it; both are real paths."""
+    return path == folder or path.startswith(os.path.join(folder, b""))

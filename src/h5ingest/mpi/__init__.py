@@ -1,1 +1,1 @@
-"""What ranks need of each other, and everything that waits."""
+"""Communication between ranks: communicator, asynchronous sums, watchdog, launchers, signals."""

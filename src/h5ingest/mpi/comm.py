@@ -1,7 +1,6 @@
-"""`Comm`: what ranks need of each other, with MPI behind it (`mpi`) or, for one process, nothing.
+"""`Comm`: the protocol of a communicator, its form for one process, and how ranks agree on errors.
 
-mpi4py is imported only here, and only where a launcher started this process: on a laptop, one rank
-needs no MPI library at all.
+The implementation with MPI is in `mpi4py_comm`.
 
 May not: know images, files.
 """
@@ -33,7 +32,7 @@ T = TypeVar("T")
 
 _FIRST_NAP_S: Final = 20e-6
 _NAP_GROWTH: Final = 1.25
-"""Each nap is about a fifth of the time waited so far: so little is the most that it can waste."""
+"""Each nap is about a fifth of the time waited so far, which bounds the time it can waste."""
 
 
 class Request(Protocol):
@@ -44,18 +43,18 @@ class Request(Protocol):
 
 
 class Comm(Protocol):
-    """What the program needs of a communicator."""
+    """The operations of a communicator that this program uses."""
 
     rank: int
-    """Of this process."""
+    """Number of this process, from 0."""
     size: int
-    """Processes."""
+    """Number of processes."""
     n_hosts: int
-    """Hosts that they are on."""
+    """Number of hosts they run on."""
     library: str
     """Name and version of the MPI library; empty without one."""
     watch: Watchdog
-    """Is told when this rank waits for others."""
+    """Ends this process if it waits for other ranks too long."""
 
     def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:
         """Return an MPI_Comm and an MPI_Info, for ctypes. Not collective; only with MPI."""
@@ -68,10 +67,10 @@ class Comm(Protocol):
         """
 
     def bcast(self, value: T | None) -> T:
-        """Return root's value. Collective."""
+        """Return rank 0's value. Collective."""
 
     def gather(self, value: T) -> list[T] | None:
-        """Return the values of all ranks in order on root, None elsewhere. Collective."""
+        """Return the values of all ranks in order on rank 0, None elsewhere. Collective."""
 
     def allgather(self, value: T) -> list[T]:
         """Return the values of all ranks in order. Collective."""
@@ -80,9 +79,9 @@ class Comm(Protocol):
         """Send part r to rank r; return what each rank sent here, in order. Collective."""
 
     def final_barrier(self) -> None:
-        """Wait until every rank is here, however long that takes one of them, to end then.
+        """Wait, without a time limit, until every rank has called this.
 
-        Collective, and the last call: some MPI libraries cannot bear another one.
+        Collective, and the last operation: some MPI libraries hang if another one follows.
         """
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:
@@ -122,7 +121,7 @@ class SerialComm:
         path.touch(exist_ok=False)
 
     def bcast(self, value: T | None) -> T:  # noqa: D102 - see Comm
-        return value  # type: ignore[return-value]  # root's value is not None
+        return value  # type: ignore[return-value]  # rank 0's value is not None
 
     def gather(self, value: T) -> list[T] | None:  # noqa: D102
         return [value]
@@ -156,7 +155,7 @@ class _Complete:
 
 
 def sleep_until(done: Callable[[], bool], longest_nap_s: float) -> None:
-    """Ask again and again, and sleep in between: MPI's own waits would spin. Not collective."""
+    """Poll until `done` returns true, and sleep in between. Not collective."""
     nap_s = _FIRST_NAP_S
     while not done():
         time.sleep(nap_s)
@@ -165,7 +164,7 @@ def sleep_until(done: Callable[[], bool], longest_nap_s: float) -> None:
 
 @contextlib.contextmanager
 def waiting(comm: Comm) -> Iterator[None]:
-    """Let the watchdog see a block that waits for other ranks. Not collective itself."""
+    """Run a block that waits for other ranks, under the watchdog. Not collective."""
     comm.watch.begin()
     try:
         yield
@@ -175,7 +174,7 @@ def waiting(comm: Comm) -> Iterator[None]:
 
 def first_line(version: str) -> str:
     """Return the first line of what `MPI.Get_library_version` says."""
-    return " ".join(version.partition("\n")[0].rstrip("\0").split())  # Open MPI counts its NUL
+    return " ".join(version.partition("\n")[0].rstrip("\0").split())  # Open MPI adds a NUL
 
 
 def agree(comm: Comm, error: IngestError | None) -> None:
@@ -183,7 +182,7 @@ def agree(comm: Comm, error: IngestError | None) -> None:
     told = comm.allgather(to_plain(error) if error else None)
     for rank, plain in enumerate(told):
         if plain is not None:
-            # The rank that speaks raises its own, with all that it knows beside the message.
+            # This rank raises its own error, which has more than class and message.
             raise agreed(error) if rank == comm.rank and error else from_plain(plain)
 
 
@@ -203,10 +202,10 @@ def agreeing(comm: Comm) -> Iterator[None]:
 
 @contextlib.contextmanager
 def abort_on_crash(comm: Comm) -> Iterator[None]:
-    """End the whole job if this rank leaves the block by anything but an agreed error.
+    """Abort all ranks if this one leaves the block by anything but an agreed error.
 
-    Not collective. One rank that unwinds alone would close parallel files, which is collective,
-    and leave the others waiting for ever: so the abort comes first.
+    Not collective. A rank that unwinds its stack alone would close parallel files, which is
+    collective, and wait for the others for ever: so it aborts first.
     """
     try:
         yield

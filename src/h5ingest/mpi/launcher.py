@@ -1,4 +1,4 @@
-"""What mpirun or srun told this process in its environment, before and without MPI."""
+"""Rank and size as mpirun or srun put them into the environment, known before and without MPI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIZE_VARIABLES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SI
 def launcher_rank() -> int | None:
     """Return this process's rank as the launcher's environment says it; None without a launcher.
 
-    Known before MPI_Init, and even where MPI does not work: it decides who prints.
+    Known before MPI_Init, and even where MPI does not work: it decides which process prints.
     """
     for name in _RANK_VARIABLES:
         if os.environ.get(name, "").isdigit():

@@ -1,13 +1,13 @@
-"""`MpiComm`: a `Comm` with MPI behind it, whose ranks sleep while they wait.
+"""`MpiComm`: a `Comm` by mpi4py, whose ranks sleep while they wait.
 
-MPI's blocking calls spin: a rank that waits takes a whole core, and where there are more ranks than
-cores it takes that of the one that is waited for. So every collective here is a non-blocking one,
-looked at now and then. (Open MPI yields the core if it knows that it is oversubscribed; in
+MPI's blocking calls spin: a waiting rank takes a whole core and, where there are more ranks than
+cores, takes it from the rank that is waited for. So every collective here is a non-blocking one,
+polled with sleeps in between. (Open MPI yields the core if it knows that it is oversubscribed; in
 Debian's MPICH 4.0.2, MPIR_CVAR_POLLS_BEFORE_YIELD=1 changed nothing.)
 
-mpi4py keeps Python's lock in the calls that start and end MPI: a `Watchdog`, a thread, could not
-end a process that waits there for ever. So these three are called through ctypes, which gives it
-away.
+mpi4py holds Python's GIL in MPI_Init_thread, MPI_Finalize and MPI_Abort: a `Watchdog`, which is a
+thread, could not end a process that hangs there. So these three are called through ctypes, which
+releases it.
 
 May not: know images, files.
 """
@@ -35,21 +35,21 @@ T = TypeVar("T")
 
 _LONGEST_NAP_S: Final = 0.005
 _START_TIMEOUT: Final = "H5INGEST_START_TIMEOUT"
-"""The environment variable for the seconds that MPI may take to start: no option is known yet.
-Debian's mpirun.mpich, asked to end just after it began, lets its ranks wait there for ever."""
+"""Environment variable: the seconds that MPI may take to start, before any option is parsed.
+Debian's mpirun.mpich, if a signal ends it just after its start, leaves its ranks hanging there."""
 _START_TIMEOUT_S: Final = 300.0
 _ABORT_TIMEOUT_S: Final = 10.0
 _LAST_WORDS_S: Final = 0.3
-"""MPICH's mpirun, told to abort, does not always pass on what a rank has just said."""
+"""Pause before an abort: MPICH's mpirun may lose what a rank has just printed."""
 _SETTLED_S: Final = 0.1
-"""For MPICH 4.0 with UCX over TCP, where MPI_Finalize asks each peer to confirm the end. A rank
-that looks for a message once more confirms it before it has asked itself; the peer leaves, and the
-rank waits for its answer for ever. So all look for the last time, and only then the first ends.
-(A rank that the system holds up for so long may still be caught.)"""
+"""Pause before MPI_Finalize, for MPICH 4.0 with UCX over TCP, where each peer must confirm the
+end. A rank that polls for messages once more confirms a peer's end before it has asked itself; the
+peer exits, and the rank waits for its confirmation for ever. With the pause all ranks have polled
+for the last time before the first one finalizes (unless the system stalls one for that long)."""
 
 
 class MpiComm:
-    """All processes that the launcher started."""
+    """The communicator of all processes that the launcher started."""
 
     def __init__(self, mpi: Any) -> None:
         """Take `mpi4py.MPI`, and start MPI. Collective.
@@ -66,7 +66,7 @@ class MpiComm:
         self.size: int = self._world.Get_size()
         self.library: str = first_line(mpi.Get_library_version())
         self._mpi = mpi
-        # What is under way must not be mixed up with the steps' own collectives.
+        # Its own communicator, so that a sum under way does not mix with the steps' collectives.
         self._sums, sums = self._world.Idup()
         self._messages, messages = self._world.Idup()
         for request in (sums, messages):
@@ -119,14 +119,14 @@ class MpiComm:
             lengths = np.zeros(self.size, np.int64)
             _sleep_until(self._world.Iallgather(np.array([len(data)], np.int64), lengths))
             buffer = bytearray(int(lengths.sum()))
-            if buffer:  # mostly nobody has an error to tell: one round is enough for that
+            if buffer:  # mostly no rank has an error: one round is then enough
                 told = [buffer, lengths, self._mpi.BYTE]
                 _sleep_until(self._world.Iallgatherv([data, self._mpi.BYTE], told))
             return _unpickled(buffer, lengths)
 
     def exchange(self, parts: Sequence[T]) -> list[T]:  # noqa: D102
         with waiting(self):
-            # What stays here, mostly nearly all, is not copied.
+            # What stays on this rank, usually nearly everything, is not copied.
             data = [b"" if r == self.rank else _pickled(part) for r, part in enumerate(parts)]
             to = np.array([len(part) for part in data], np.int64)
             lengths = np.zeros(self.size, np.int64)
@@ -170,11 +170,11 @@ class MpiComm:
 
 def c_library(mpi: Any) -> ctypes.CDLL:
     """Return MPI's functions in C. Not collective."""
-    return ctypes.CDLL(mpi.__file__)  # a name is also looked up in what this is linked with
+    return ctypes.CDLL(mpi.__file__)  # symbols of the libraries it is linked with are found, too
 
 
 def _start(mpi: Any) -> None:
-    """Start MPI as mpi4py does, but without Python's lock. Collective.
+    """Start MPI as mpi4py does, but without the GIL. Collective.
 
     Raises:
         SetupError: it cannot be started.
@@ -210,7 +210,7 @@ class _MpiRequest:
 
 
 def _sleep_until(request: Any) -> None:
-    """Return when the request is complete."""
+    """Wait, asleep, until the request is complete."""
     sleep_until(request.Test, _LONGEST_NAP_S)
 
 

@@ -1,4 +1,4 @@
-"""Signals: the first asks the job to stop where it can go on later, a second SIGINT ends it."""
+"""Signals: the first stops the job where it can be resumed, a second SIGINT ends it at once."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def end_at_once() -> None:
     """Let SIGINT end this process like the other signals, without a traceback.
 
-    Until a job has begun there is nothing to save. Nor could Python act on a signal while MPI
-    starts; and its KeyboardInterrupt would end in MPI_Finalize, which waits for ranks that wait for
-    this one.
+    Before a job has begun there is nothing to save. Python cannot act on a signal while MPI starts,
+    and its KeyboardInterrupt would lead to MPI_Finalize, which deadlocks with the other ranks.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it may be ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def raise_on_interrupt() -> None:
-    """Undo `end_at_once`, for work that cleans up behind itself."""
+    """Undo `end_at_once`, for work that has to clean up when interrupted."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ignore_all() -> None:
-    """Let no signal change the exit code any more: what it says has happened."""
+    """Ignore signals from now on: the result, and so the exit code, is final."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class StopRequested(Exception):
-    """Leave the work loop. Never leaves `ingest`."""
+    """Raised to leave the write loop; never leaves `ingest`."""
 
 
 class Interrupt:
     """Whether this process has been asked to stop."""
 
     def __init__(self) -> None:
-        """Begin unasked."""
+        """Start with no signal received."""
         self.requested = False
 
     def install(self) -> None:
-        """Take over the signals of this process. Main thread only."""
+        """Install the signal handlers of this process. Main thread only."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
 

@@ -1,4 +1,4 @@
-"""`Watchdog`: what ends a rank that waits for others in vain.
+"""`Watchdog`: ends a rank that waits for others in vain.
 
 May not: know MPI.
 """
@@ -15,40 +15,40 @@ from h5ingest.core.errors import EXIT_STOPPED
 
 
 class Watchdog:
-    """Ends this process if it waits for other ranks in vain: nothing else ends it everywhere.
+    """Ends this process if it waits for other ranks for too long.
 
-    A cut network link leaves MPICH, and by default Open MPI, waiting for ever.
+    MPI itself does not: after a network failure MPICH, and by default Open MPI, wait for ever.
     """
 
     def __init__(self, rank: int) -> None:
-        """Begin asleep.
+        """Start inactive.
 
         Args:
             rank: of this process, for the message.
         """
         self._rank = rank
         self._wait: object | None = None
-        """Stands for the wait under way; None while nothing is waited for."""
+        """A token of the wait under way; None while this rank does not wait."""
         self._timeout_s = 0.0
         self._option = ""
 
     def begin(self) -> None:
-        """A wait for other ranks begins. Not collective."""
+        """Note that a wait for other ranks begins. Not collective."""
         self._wait = object()
 
     def end(self) -> None:
-        """It is over. Not collective."""
+        """Note that the wait is over. Not collective."""
         self._wait = None
 
     def start(self, timeout_s: float, option: str = "--peer-timeout") -> None:
         """Watch from now on: a wait of more than `timeout_s` ends the process with exit code 75.
 
-        Seconds are counted, not read from a clock: a job that is suspended stands still. Called
-        again, it changes the time.
+        Seconds are counted, not read from a clock, so that a suspended job does not time out.
+        Called again, it changes the limit.
 
         Args:
             timeout_s: seconds.
-            option: what sets them, for the message.
+            option: the option or variable that sets them, for the message.
         """
         started, self._timeout_s, self._option = self._timeout_s > 0, timeout_s, option
         if not started:
@@ -79,15 +79,15 @@ class Watchdog:
 def exit_within(timeout_s: float, code: int) -> None:
     """End this process with an exit code after `timeout_s`, if it has not ended by then.
 
-    For calls that wait for others and may never return: they must let Python's threads run.
+    For calls that wait for other ranks and may never return; they must release the GIL.
     """
-    timer = threading.Timer(timeout_s, os._exit, [code])  # not `exit_now`: nothing may hold it up
+    timer = threading.Timer(timeout_s, os._exit, [code])  # not `exit_now`: nothing here may block
     timer.daemon = True
     timer.start()
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process. Unlike `sys.exit`: it closes no parallel file, which is collective."""
+    """End this process without closing parallel files, which is collective (`sys.exit` would)."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

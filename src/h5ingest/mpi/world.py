@@ -1,4 +1,4 @@
-"""The communicator of all processes of this job: with MPI behind it where a launcher started them.
+"""The communicator of all processes of this job: by MPI where a launcher started them.
 
 mpi4py is imported only here. On a laptop, one process needs no MPI library at all.
 """
@@ -15,7 +15,7 @@ from h5ingest.mpi.signals import end_at_once, ignore_all
 from h5ingest.mpi.watchdog import exit_now, exit_within
 
 _LONGEST_END_S: Final = 30.0
-"""For MPI_Finalize, in which nobody works any more."""
+"""Seconds that MPI_Finalize may take: no rank has work left then."""
 
 
 def world() -> Comm:
@@ -54,12 +54,12 @@ def world() -> Comm:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code, and MPI before, if it was started. Collective then.
+    """Finalize MPI, if it was started (collective then), and end this process with an exit code.
 
-    Whatever becomes of the other ranks: MPI_Finalize has been seen to wait for them for ever.
+    Even if other ranks never finalize: MPI_Finalize has been seen to wait for them for ever.
     """
     end_at_once()
-    sys.stdout.flush()  # as long as its reader likes
+    sys.stdout.flush()  # may block as long as the reader of the pipe does
     sys.stderr.flush()
     ignore_all()  # srun --kill-on-bad-exit sends TERM as soon as the first rank has ended
     mpi = sys.modules.get("mpi4py.MPI")
