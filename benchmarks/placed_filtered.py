@@ -19,10 +19,11 @@ from h5ingest.core.partition import batches, cut, pieces
 from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.world import world
 from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.chunk_writer import ChunkWriter
 from h5ingest.storage.filters import filter_pipeline
 from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal
-from h5ingest.storage.placed_writer import PlacedWriter
+from h5ingest.storage.placed_file import PlacedFile
 
 CHUNK_ROWS = 64
 BATCH_BYTES = int(os.environ.get("BATCH_BYTES", 4 * 1024**2))
@@ -50,7 +51,7 @@ def main() -> None:
         journal = Journal(out.with_suffix(".journal"), {})
         reserve(out)
     checkpoints = Checkpoints(comm, out, journal, None, IngestOptions().checkpoint_s)
-    writer = PlacedWriter(out, layout, comm, checkpoints)
+    writer = ChunkWriter(PlacedFile(out, layout, comm, checkpoints))
     pulse = AsyncSum(comm, 1)
     for batch in batches(rows, CHUNK_ROWS, BATCH_BYTES // image.n_bytes):
         writer.write("/images", batch, mine[batch.start - rows.start : batch.stop - rows.start])

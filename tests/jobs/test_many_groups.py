@@ -21,7 +21,8 @@ from h5ingest.pipeline.redistribute import redistribute
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
-from h5ingest.storage.placed_writer import PlacedWriter
+from h5ingest.storage.placed_file import PlacedFile
+from h5ingest.storage.row_writer import RowWriter
 from h5ingest.storage.writer import Image
 from h5ingest.storage.writer_choice import choose_writer
 
@@ -83,8 +84,8 @@ def test_root_gives_signs_of_life_while_it_creates_datasets(tmp_path: Path) -> N
     def work(comm: ThreadComm) -> tuple[float, int]:
         vars(comm)["watch"] = waits = Waits()
         started_s = time.monotonic()
-        writer = PlacedWriter(tmp_path / "a.h5", layout, comm, Checkpoints(comm, tmp_path / "a.h5",
-                                                                      None, None, 60))  # fmt: skip
+        checkpoints = Checkpoints(comm, tmp_path / "a.h5", None, None, 60)
+        writer = RowWriter(PlacedFile(tmp_path / "a.h5", layout, comm, checkpoints))
         seconds = time.monotonic() - started_s
         writer.close()
         return seconds, waits.n

@@ -519,7 +519,7 @@ CANARIES = (
 def test_canary_this_hdf5_still_does_what_placed_chunks_rely_on(
     check: str, name: str, tmp_path: Path
 ) -> None:
-    """See `canary.py`. If this fails, storage/placer.py must not be used with this h5py or HDF5."""
+    """See `canary.py`. If it fails, `ChunkPlacer` must not be used with this h5py or HDF5."""
     completed = run(
         [ALL[name].checked().bin / "python", PROGRAMS / "canary.py", check, tmp_path], timeout_s=120
     )

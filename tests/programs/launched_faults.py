@@ -53,7 +53,7 @@ SITES = {
     "write": "h5ingest.pipeline.write_loop:WriteLoop._write",
     "book": "h5ingest.pipeline.write_loop:WriteLoop._write_book",
     "mark": "h5ingest.pipeline.write_loop:WriteLoop._mark",
-    "raw": "h5ingest.storage.placed_writer:PlacedWriter._write_at",
+    "raw": "h5ingest.storage.placed_file:PlacedFile.write",
     "direct": "h5ingest.storage.direct_io:DirectFile._write",
     "checkpoint": "h5ingest.storage.checkpoints:Checkpoints._checkpoint",
     "sync": "h5ingest.storage.checkpoints:Checkpoints._sync",
@@ -157,9 +157,9 @@ def tear(site: str, *args: Any) -> None:
         journal, records = args
         os.write(journal._fd, records[: max(1, len(records) // 2 + 7)])
     elif site == "raw":
-        writer, offset, parts = args
+        file, offset, parts = args
         data = b"".join(bytes(part) for part in parts)
-        os.pwrite(writer._fd, data[: len(data) // 2], offset)
+        os.pwrite(file.fd, data[: len(data) // 2], offset)
     elif site == "metadata":
         file, data = args
         os.pwrite(file.fd, bytes(data)[: len(data) // 2], file.position)
@@ -221,7 +221,7 @@ def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
 
 def serve() -> None:
     """Run what is asked for, one after the other, each in a process of its own."""
-    for module in ("cli.collective_commands", "cli.progress", "pipeline.run"):
+    for module in ("cli.collective_commands", "pipeline.run", "cli.progress"):
         importlib.import_module(f"h5ingest.{module}")
     importlib.import_module("imagecodecs")
     print("ready", flush=True)

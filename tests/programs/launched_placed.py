@@ -34,7 +34,8 @@ from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.job_files import reserve
 from h5ingest.storage.journal import Journal, Placement
-from h5ingest.storage.placed_writer import PlacedWriter
+from h5ingest.storage.writer import Writer
+from h5ingest.storage.writer_choice import WriterChoice, open_writer
 
 
 def ingest_all(comm: Comm, cases: Path, reports: Path) -> None:
@@ -60,7 +61,8 @@ def store(comm: Comm, job: dict[str, Any]) -> None:
         book = Journal(Path(job["journal"]), {"n_rows": n_rows})
         reserve(out)
     checkpoints = Checkpoints(comm, out, book, None, job["checkpoint_s"])
-    writer = PlacedWriter(out, layout, comm, checkpoints, direct=job.get("direct", False))
+    choice = WriterChoice("direct" if job.get("direct") else "chunks", "asked for")
+    writer = open_writer(choice, out, layout, comm, checkpoints, (), {})
     fill(writer, layout, comm, job)
     writer.close()
     if book is not None:
@@ -69,7 +71,7 @@ def store(comm: Comm, job: dict[str, Any]) -> None:
         Path(f"{job['events']}.{comm.rank}").write_text(json.dumps(spy.events))
 
 
-def fill(writer: PlacedWriter, layout: Layout, comm: Comm, job: dict[str, Any]) -> None:
+def fill(writer: Writer, layout: Layout, comm: Comm, job: dict[str, Any]) -> None:
     spec = layout.groups[0].pixels
     [mine] = pieces(cut([spec], comm.size), [spec.shape[0]], comm.rank)
     for batch in batches(mine.span, unit(spec), job["batch_bytes"] // spec.row_bytes):

@@ -536,7 +536,7 @@ WRITERS = {
     "storage.raw_file:RawFile.resize": "OUT.partial",
     "storage.raw_file:reopened": "OUT.partial",
     "storage.chunk_placer:ChunkPlacer.__init__": "OUT.partial",
-    "storage.placed_writer:PlacedWriter.__init__": "OUT.partial",
+    "storage.placed_file:PlacedFile.__init__": "OUT.partial",
     "storage.direct_io:DirectFile.__init__": "OUT.partial",
     "storage.mpio_writer:MpioWriter.__init__": "OUT.partial",
     "storage.chunk_placer:ChunkPlacer._flush": "OUT.partial",

@@ -48,7 +48,7 @@ from h5ingest.storage.datasets import sync
 from h5ingest.storage.filters import filter_pipeline
 from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.journal import Run
-from h5ingest.storage.writer import Writer
+from h5ingest.storage.writer import TreeWriter, Writer
 from h5ingest.storage.writer_choice import WriterChoice, choose_writer, open_writer
 
 
@@ -185,7 +185,7 @@ def _make(
         checkpoints = Checkpoints(comm, job.paths.partial, journal, job.fence, checkpoint_s)
         hints = mpi_hints(job, choice)
         writer = open_writer(choice, job.paths.partial, layout, comm, checkpoints, known, hints)
-        if layout.kind == "tree":
+        if isinstance(writer, TreeWriter):
             writer.create_images([image for shard in shards for image in images_of(shard)])
         if comm.rank == 0:
             checkpoints.enter(Run(job.started_ns).pack())

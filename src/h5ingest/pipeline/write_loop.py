@@ -24,7 +24,7 @@ from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
-from h5ingest.storage.writer import Image, Writer
+from h5ingest.storage.writer import Image, TreeWriter, Writer
 
 _BEAT_S: Final = 0.02
 """Seconds between two beats, at most, if images allow it: their files may be slow to open."""
@@ -136,6 +136,7 @@ class WriteLoop:
     def _store_images(self, shard: Shard) -> None:
         """Store images that have a dataset each."""
         group, samples = self._layout.groups[shard.group], shard.samples
+        assert isinstance(self._writer, TreeWriter)
         book = SampleRecords.of(samples)
         feed = self._loader.feed(samples)
         for span, rows, _ in self._element_batches(shard, 1, 1):

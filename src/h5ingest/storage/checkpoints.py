@@ -1,12 +1,13 @@
 """`Checkpoints`: what has been written, and since when it is safe.
 
 A rank notes what it has written. Every half minute it brings its bytes to the disk (fsync) and only
-then tells root, which enters it in the journal.
+then tells rank 0, which enters it in the journal.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ _NAP_S: Final = 0.0005
 
 
 class Checkpoints:
-    """One rank's part of it; root has the journal."""
+    """One rank's part in them; rank 0 has the journal."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Checkpoints:
         Args:
             comm: the ranks.
             path: the file that is written; it exists.
-            journal: on root.
+            journal: on rank 0.
             fence: guards the file; None where nobody else can come.
             checkpoint_s: seconds between two checkpoints.
         """
@@ -48,15 +49,17 @@ class Checkpoints:
         self._fence = fence
         self._checkpoint_s = checkpoint_s
         self._next_s = time.monotonic() + checkpoint_s
+        self._under_way: deque[list[Done]] = deque()
+        """For each write that is under way, oldest first, what is written when it has ended."""
         self._written: list[Done] = []
         """By this rank, maybe not on the disk yet."""
         self._records: list[bytes] = []
-        """On root: to be entered at the next checkpoint, in order."""
+        """On rank 0: to be entered at the next checkpoint, in order."""
         self._sends: list[Request] = []
         self._n_sent = 0
-        """Messages to root."""
+        """Messages to rank 0."""
         self._n_received = 0
-        """On root: messages of all ranks."""
+        """On rank 0: messages of all ranks."""
 
     def guard(self, *, now: bool = False) -> None:
         """Check that this job may still write. Not collective.
@@ -70,16 +73,24 @@ class Checkpoints:
         if self._fence is not None:
             self._fence.check(now=now)
 
+    def begin_write(self) -> None:
+        """A write is under way: what is noted from now on is written when it has ended."""
+        self._under_way.append([])
+
+    def end_write(self) -> None:
+        """The oldest of the writes that are under way has ended. Not collective."""
+        self._written += self._under_way.popleft()
+
     def note(self, done: Done) -> None:
-        """Note what this rank has written. Not collective."""
-        self._written.append(done)
+        """Note what this rank has given to be written, all of it so far. Not collective."""
+        (self._under_way[-1] if self._under_way else self._written).append(done)
 
     def enter(self, records: bytes) -> None:
-        """Have root's records in the journal before anything that is noted later. Root only."""
+        """Have records in the journal before anything that is noted later. Rank 0 only."""
         self._records.append(records)
 
     def tick(self) -> None:
-        """Make a checkpoint if it is time; root takes in those of others. Never waits for a rank.
+        """Make a checkpoint if it is time; rank 0 takes in those of others. Never waits for a rank.
 
         Raises:
             OutputError: what was written could not reach the disk.
@@ -125,7 +136,7 @@ class Checkpoints:
         self._next_s = time.monotonic() + self._checkpoint_s
 
     def _receive(self) -> None:
-        """Take in what other ranks have told. Root only; never waits."""
+        """Take in what other ranks have told. Rank 0 only; never waits."""
         while (message := self._comm.receive(_TAG)) is not None:
             self._records.append(_packed(message[1]))
             self._n_received += 1

@@ -1,4 +1,4 @@
-"""Root's side of placing chunks: takes what ranks ask, has it placed, answers, and enters it."""
+"""Rank 0's side of placing chunks: ranks ask for space, it takes it, enters it, and answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ANSWER: Final = 2
 
 
 class ChunkAllocator:
-    """Where the other ranks ask."""
+    """Takes space in the file for all ranks; each asks for its own chunks."""
 
     def __init__(self, placer: ChunkPlacer, checkpoints: Checkpoints, comm: Comm) -> None:
-        """Begin. Root only."""
+        """Begin. Rank 0 only."""
         self.placer = placer
         self._checkpoints = checkpoints
         self._comm = comm

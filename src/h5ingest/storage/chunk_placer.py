@@ -1,6 +1,6 @@
-"""Placing chunks: root learns from HDF5 where a compressed chunk belongs, without writing it.
+"""Placing chunks: rank 0 learns from HDF5 where a compressed chunk belongs, without writing it.
 
-Root alone holds the file open through h5py's driver for Python file objects. For each chunk it asks
+Rank 0 alone has the file open through h5py's driver for Python file objects. For each chunk it asks
 HDF5 to write a chunk of the right length; HDF5 takes space for it, notes it in the chunk index, and
 hands the bytes to the driver, which recognises them, drops them, and remembers the offset. The
 owner of the chunk then writes the real bytes there itself. All other writes, HDF5's metadata,
@@ -36,7 +36,7 @@ from h5ingest.storage.datasets import (
     output_errors,
 )
 from h5ingest.storage.file_systems import look
-from h5ingest.storage.journal import IMAGES, Begins, Placement, Record
+from h5ingest.storage.journal import IMAGES, Begins, Placement, Record, pack
 from h5ingest.storage.metadata_driver import TOKEN_BYTES, Metadata
 from h5ingest.storage.tree_datasets import TreeDatasets
 from h5ingest.storage.writer import Image
@@ -44,10 +44,6 @@ from h5ingest.storage.writer import Image
 _MOST_OPEN: Final = 64
 """Datasets that are kept open: HDF5 takes some 10 KiB for each."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _nothing() -> None:
-    """Be the beat where nobody waits."""
 
 
 def _abandon(file: Any, metadata: Metadata) -> None:
@@ -63,14 +59,14 @@ def _abandon(file: Any, metadata: Metadata) -> None:
 
 
 class ChunkPlacer:
-    """The file on root. Not collective."""
+    """The file on rank 0. Not collective."""
 
     def __init__(
         self,
         path: Path,
         layout: Layout,
         known: Sequence[Record] = (),
-        beat: Callable[[], None] = _nothing,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the file with all datasets.
 
@@ -135,7 +131,7 @@ class ChunkPlacer:
         """Write what HDF5 still holds, whose zeros would come after the rows, and take the space.
 
         Raises:
-            OSError: the file system has no room for them.
+            OSError: the file system has no space for them.
         """
         h5py.h5f.flush(self._file)
         if not self._takes_space:
@@ -149,7 +145,7 @@ class ChunkPlacer:
                 raise
 
     def create_images(
-        self, images: Iterable[Image], beat: Callable[[], None] = _nothing
+        self, images: Iterable[Image], beat: Callable[[], None] = lambda: None
     ) -> list[int | None]:
         """Create the datasets of a tree, and return where each begins; None if it is filtered.
 
@@ -234,12 +230,19 @@ class ChunkPlacer:
             found.append(Begins(IMAGES, self._images_lie))
         return found
 
-    def replay(self, beat: Callable[[], None] = _nothing) -> None:
+    def replay(self, beat: Callable[[], None] = lambda: None) -> bytes:
         """Take space again as the journal says, in its order, and compare; `beat` after each.
+
+        To be called once, when all datasets have been created.
+
+        Returns:
+            What the journal does not know yet: where the datasets of a new file begin.
 
         Raises:
             SetupError: something comes to lie elsewhere than it did: another HDF5 version.
         """
+        if not self._known:
+            return pack(self.begins())
         offsets = {begins.dataset: begins.offset for begins in self.begins()}
         for known in self._known:
             if isinstance(known, Begins) and offsets.get(known.dataset) != known.offset:
@@ -251,6 +254,7 @@ class ChunkPlacer:
             beat()
             if new != known:
                 raise SetupError(self._moved(f"chunk {known.chunk}", known.offset))
+        return b""
 
     def _slot(self, dataset: int, chunk: int) -> int:
         n_specs = len(self._specs)

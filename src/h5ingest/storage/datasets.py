@@ -26,7 +26,7 @@ def hdf5_version() -> str:
 def file_creation() -> Any:
     """Return the property list of a new file: no times in it."""
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_obj_track_times(False)  # the root group's; a file must not hold the moment
+    creation.set_obj_track_times(False)  # of the HDF5 group `/`: a file has no time in it
     return creation
 
 

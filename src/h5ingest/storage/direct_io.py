@@ -3,9 +3,9 @@
 Written in the ordinary way, a byte is copied into a page of the system's cache, which first has to
 be found and often faulted in, and to the disk later; and ranks that write one file take turns for
 the copy. With O_DIRECT the disk fetches it from our memory, if its place there, its place in the
-file and the number of bytes are multiples of a block (open(2)). So a room begins as far behind the
-beginning of a block as its bytes do in the file. What is left of its first and last block, which
-others may share, goes through the cache.
+file and the number of bytes are multiples of a block (open(2)). So a buffer begins as far behind
+the beginning of a block as its bytes do in the file. What is left of its first and last block,
+which others may share, goes through the cache.
 
 A direct write lasts as long as the disk takes, and a write through the cache waits for it, on any
 rank: a thread does both, and there are two buffers.
@@ -27,7 +27,7 @@ from h5ingest.storage.buffer import Buffer
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_N_ROOMS: Final = 2
+_N_BUFFERS: Final = 2
 _MOST_BLOCK: Final = 64 * 1024
 """Bytes; some file systems tell what they prefer, a megabyte and more, and not what they need."""
 
@@ -53,29 +53,29 @@ class DirectFile:
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._direct_fd = os.open(path, flags | os.O_DIRECT)
         self._block = max(mmap.PAGESIZE, min(os.fstatvfs(fd).f_bsize, _MOST_BLOCK))
-        self._buffers = [Buffer() for _ in range(_N_ROOMS)]
-        self._written: list[Future[None] | None] = [None] * _N_ROOMS
-        """The last write since each was given out."""
+        self._buffers = [Buffer() for _ in range(_N_BUFFERS)]
+        self._written: list[Future[None] | None] = [None] * _N_BUFFERS
+        """For each buffer, the last write since it was given out."""
         self._turn = 0
-        """Which was given out last."""
+        """Which buffer was given out last."""
         self._thread = ThreadPoolExecutor(1, "direct")
 
     def get_buffer(self, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[Any]:
         """Return an array to be filled for the bytes at an offset, its content undefined.
 
-        Its memory is that of the room before the last: waits until that is written.
+        Its memory is that of the array before the last: waits until that is written.
         """
-        self._turn = (self._turn + 1) % _N_ROOMS
+        self._turn = (self._turn + 1) % _N_BUFFERS
         if (written := self._written[self._turn]) is not None:
             written.exception()
         return self._buffers[self._turn].array(shape, dtype, offset % self._block)
 
-    def write(self, get_buffer: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write the room that was given out last; asked for its result, raises OSError."""
-        return self._begin(self._write, get_buffer.data.cast("B"), offset)
+    def write(self, values: NDArray[Any], offset: int) -> Future[None]:
+        """Begin to write the array that was given out last; its result may be an OSError."""
+        return self._begin(self._write, values.data.cast("B"), offset)
 
     def write_copy(self, values: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write others, which may be reused at once, through the cache."""
+        """Begin to write another array, which may be reused at once, through the cache."""
         return self._begin(write_all, self._fd, [values.tobytes()], offset)
 
     def _begin(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
@@ -96,9 +96,14 @@ class DirectFile:
         write_all(self._fd, [data[done:]], offset + done)
 
     def close(self) -> None:
-        """Wait for the write that goes on, drop those that have not begun, and end the thread."""
+        """Wait for the write that goes on, drop those that have not begun, and end the thread.
+
+        Once more, it does nothing.
+        """
         self._thread.shutdown(cancel_futures=True)
-        os.close(self._direct_fd)
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+            self._direct_fd = -1
 
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

@@ -16,7 +16,7 @@ from h5ingest.storage.datasets import output_errors
 
 
 def refuse_existing(out: Path, *, overwrite: bool, foreign: bool) -> None:
-    """Raise if something has the name of the output that must not be replaced. Root only.
+    """Raise if something has the name of the output that must not be replaced. Rank 0 only.
 
     Args:
         out: the output.

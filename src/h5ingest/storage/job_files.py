@@ -68,7 +68,7 @@ def begin(
 ) -> tuple[Journal, Records]:
     """Return the journal, and what it knows: nothing, or what an unfinished job left.
 
-    Not collective: root only.
+    Not collective: rank 0 only.
 
     Args:
         paths: the files.
@@ -107,14 +107,14 @@ def begin(
 
 
 def discard(paths: JobPaths) -> None:
-    """Take away what an unfinished job left. Not collective: root only."""
+    """Take away what an unfinished job left. Not collective: rank 0 only."""
     with output_errors(f"{paths.out}: cannot be made room for"):
         paths.partial.unlink(missing_ok=True)
         paths.journal.unlink(missing_ok=True)
 
 
 def reserve(path: Path) -> None:
-    """Create the file, empty, so that errors say what is wrong. Not collective: root only.
+    """Create the file, empty, so that errors say what is wrong. Not collective: rank 0 only.
 
     HDF5's own error for any of them, on every rank, would be "unable to create file".
 

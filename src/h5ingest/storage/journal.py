@@ -1,4 +1,4 @@
-"""The journal beside a file that is being made: what a job that was killed can build on.
+"""The journal next to a file that is being made: what a job that was killed can build on.
 
 A line of JSON that says what it belongs to, then records of 32 bytes with a checksum each; whatever
 follows the last whole, intact one never happened. There are five kinds:
@@ -193,7 +193,7 @@ def _unpack(kind: int, small: int, first: int, second: int, last: int, crc: int)
 
 
 class Journal:
-    """An append-only file of records. Root only; not collective."""
+    """An append-only file of records. Rank 0 only; not collective."""
 
     def __init__(self, path: Path, about: dict[str, object] | None, keep: int = 0) -> None:
         """Begin a new journal, or go on with one.

@@ -72,7 +72,7 @@ def choose(place: FileSystem, n_bytes: int, count: int | None, size: int | None)
 
 
 def create_empty(path: Path, comm: Comm, n_bytes: int, count: int | None, size: int | None) -> str:
-    """Create a file that does not exist yet, empty. Not collective: root only.
+    """Create a file that does not exist yet, empty. Not collective: rank 0 only.
 
     Args:
         path: the file.
@@ -113,20 +113,20 @@ def hints(count: int | None, size: int | None) -> dict[str, str]:
 
 def _create_striped(path: Path, stripes: Stripes, comm: Comm) -> None:
     """Create the file under a name that nobody can know, then give it its own, if that is free."""
-    beside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     lfs = shutil.which("lfs")
     with output_errors(f"{path}: cannot be created with {stripes.count} stripes"):
         try:
             if lfs is not None:
-                _ask_lfs(lfs, stripes, beside)
+                _ask_lfs(lfs, stripes, temporary)
             else:
-                comm.create(beside, hints(stripes.count, stripes.size))
+                comm.create(temporary, hints(stripes.count, stripes.size))
             mask = os.umask(0)
             os.umask(mask)
-            beside.chmod(0o666 & ~mask)
-            os.link(beside, path)
+            temporary.chmod(0o666 & ~mask)
+            os.link(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _ask_lfs(lfs: str, stripes: Stripes, path: Path) -> None:

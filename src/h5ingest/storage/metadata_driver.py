@@ -1,4 +1,4 @@
-"""What HDF5 sees as the file while chunks are placed (`placer`)."""
+"""What HDF5 sees as the file while chunks are placed (`chunk_placer`)."""
 
 from __future__ import annotations
 

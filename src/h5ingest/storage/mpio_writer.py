@@ -19,19 +19,18 @@ from numpy.typing import NDArray
 from h5ingest.core.layout import Layout
 from h5ingest.mpi.async_sum import while_root_works
 from h5ingest.mpi.comm import Comm, waiting
-from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
-from h5ingest.storage.journal import Done, Record, pack
+from h5ingest.storage.journal import Record
 from h5ingest.storage.shared_open import open_shared, share
-from h5ingest.storage.writer import Image
+from h5ingest.storage.writer import Writer
 
 _MOST_BYTES: Final = 2**30
 """In one write: MPI counts in 32 bits, and not every HDF5 1.10 works around that."""
 
 
-class MpioWriter:
+class MpioWriter(Writer):
     """One shared file, open on all ranks."""
 
     def __init__(
@@ -45,7 +44,7 @@ class MpioWriter:
     ) -> None:
         """Create the file with all datasets at their full size, and open it. Collective.
 
-        Root creates it alone, as for `PlacedWriter`: so a file is the same whoever fills it, and a
+        Rank 0 creates it alone, as for `PlacedFile`: so a file is the same whoever fills it, and a
         job that did not end can be taken up by either.
 
         Args:
@@ -59,12 +58,13 @@ class MpioWriter:
         Raises:
             OutputError: HDF5 cannot create or open it.
         """
+        super().__init__(layout, checkpoints)
+        self._path = path
+        self._comm = comm
         with while_root_works(comm) as beat:
             if comm.rank == 0:
                 placer = ChunkPlacer(path, layout, known, beat)
-                if not known:
-                    checkpoints.enter(pack(placer.begins()))
-                placer.replay(beat)
+                checkpoints.enter(placer.replay(beat))
                 placer.close()
         access = file_access()
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
@@ -76,23 +76,9 @@ class MpioWriter:
             self._datasets = {
                 spec.name: open_dataset(self._file, spec.name) for spec in layout.datasets
             }
-        self._specs = {spec.name: spec for spec in layout.datasets}
-        self._buffer = Buffer()
-        self._path = path
-        self._comm = comm
-        self._checkpoints = checkpoints
-
-    def get_buffer(self, name: str, rows: range) -> NDArray[Any]:
-        """See `Writer.get_buffer`."""
-        spec = self._specs[name]
-        return self._buffer.array((len(rows), *spec.shape[1:]), spec.dtype)
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
-        """Write `values` (len(rows), …) to the rows. Not collective.
-
-        Raises:
-            OutputError: no space, or another error of the file system, on this rank.
-        """
+        """See `Writer.write`."""
         if not rows:
             return
         self._checkpoints.guard()
@@ -113,36 +99,8 @@ class MpioWriter:
         in_file.select_hyperslab((*at, *(0,) * (values.ndim - len(at))), values.shape)
         dataset.write(h5py.h5s.create_simple(values.shape), in_file, values)
 
-    def create_images(self, images: Sequence[Image]) -> None:
-        """See `Writer.create_images`."""
-        raise AssertionError("a tree is written by placing")
-
-    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
-        """See `Writer.write_image`."""
-        raise AssertionError("a tree is written by placing")
-
-    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
-        """See `Writer.mark`."""
-        self._checkpoints.note(Done(group, span.start, span.stop, joints))
-
-    def names(self) -> dict[int, list[tuple[str, str]]] | None:
-        """See `Writer.names`."""
-        return None
-
-    def advance(self) -> bool:
-        """See `Writer.advance`: nothing but checkpoints is ever under way here."""
-        self._checkpoints.tick()
-        return True
-
-    def give_up(self) -> None:
-        """See `Writer.give_up`: nothing goes on here."""
-
     def close(self) -> None:
-        """End the file. Collective.
-
-        Raises:
-            OutputError: what was written could not reach the file.
-        """
+        """See `Writer.close`."""
         self._checkpoints.finish()
         with output_errors(f"{self._path}: cannot be closed"), waiting(self._comm):
             for dataset in self._datasets.values():

@@ -1,4 +1,4 @@
-"""The rank-0 pass: what is small, or of variable length, is written by root alone at the end.
+"""The rank-0 pass: what is small, or of variable length, is written by rank 0 alone at the end.
 
 It runs on the unpublished file, after all ranks have closed it, and streams the manifest once
 more: its memory does not grow with the number of samples. Publishing gives the file its name.
@@ -45,7 +45,7 @@ def finalize(
 ) -> str:
     """Write labels, names, paths, columns and attributes; return the content digest.
 
-    Not collective: root only, while no rank has the file open.
+    Not collective: rank 0 only, while no rank has the file open.
 
     Args:
         partial: the file.
@@ -219,7 +219,7 @@ def _blocks(dataset: Any, beat: Callable[[], None]) -> Iterator[NDArray[Any]]:
 def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[], None]) -> None:
     """Raise if a row was not stored: nothing incomplete is published, whatever went wrong.
 
-    Not collective: root only.
+    Not collective: rank 0 only.
     """
     found = np.zeros(256, np.int64)
     with output_errors(f"{partial}: cannot be read"), h5py.File(partial, "r") as file:
@@ -235,7 +235,7 @@ def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[
 
 
 def publish(partial: Path, out: Path, *, overwrite: bool, foreign: bool) -> str:
-    """Give the finished file its name, durably. Not collective: root only.
+    """Give the finished file its name, durably. Not collective: rank 0 only.
 
     Args:
         partial: the file.

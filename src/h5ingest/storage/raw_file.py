@@ -1,9 +1,9 @@
 """A file as HDF5 sees it through Python, whose failure can be survived.
 
 HDF5 crashes, at the latest when the process ends, if it cannot close what it has open, as on a full
-disk; and h5py prints tracebacks of its own after an exception in a driver. So what root does alone
-goes through this: the first write that fails is remembered, to be asked for (`check`); after it
-nothing is written any more, and to HDF5 all is well.
+disk; and h5py prints tracebacks of its own after an exception in a driver. So what rank 0 does
+alone goes through this: the first write that fails is remembered, to be asked for (`check`); after
+it nothing is written any more, and to HDF5 all is well.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class TornImage(NamedTuple):
 
 
 def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) -> list[TornImage]:
-    """Return which images at the given (group, element) are torn. Not collective: root only.
+    """Return which images at the given (group, element) are torn. Not collective: rank 0 only.
 
     Raises:
         OutputError: the file cannot be read.
@@ -66,7 +66,7 @@ def undo(layout: Layout, torn: Iterable[TornImage]) -> bytes:
 
 
 def blank(partial: Path, layout: Layout, torn: Sequence[TornImage]) -> None:
-    """Store zeros and status 2 in place of images. Not collective: root only.
+    """Store zeros and status 2 in place of images. Not collective: rank 0 only.
 
     Raises:
         OutputError: the file system refuses.

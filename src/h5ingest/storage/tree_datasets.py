@@ -20,7 +20,7 @@ _FEWEST_FILTERED: Final = 16
 
 
 class TreeDatasets:
-    """The datasets of all images, on root. Not collective."""
+    """The datasets of all images, on rank 0. Not collective."""
 
     def __init__(self, prefixes: list[str], filters: tuple[Filter, ...]) -> None:
         """Begin.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import h5py
 
@@ -27,12 +27,15 @@ _MOST_DATASETS: Final = 1000
 class WriterChoice(NamedTuple):
     """A kind of writer."""
 
-    mpio: bool
-    """Whether HDF5 writes, through MPI-IO if there are several ranks; else chunks are placed."""
+    kind: Literal["mpio", "rows", "direct", "chunks", "tree"]
+    """What it does: see the modules that `open_writer` imports."""
     why: str
     """Its name, with the reason."""
-    direct: bool = False
-    """Whether it writes around the system's cache."""
+
+    @property
+    def mpio(self) -> bool:
+        """Whether HDF5 writes, through MPI-IO if there are several ranks."""
+        return self.kind == "mpio"
 
 
 def choose_writer(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> WriterChoice:
@@ -48,28 +51,28 @@ def choose_writer(layout: Layout, comm: Comm, out: Path, options: IngestOptions)
         OutputError: the folder cannot be looked at (on all ranks).
     """
     if layout.kind == "tree":
-        return WriterChoice(False, "placed datasets (one for each image)")
+        return WriterChoice("tree", "placed datasets (one for each image)")
     if any(spec.filters for spec in layout.datasets):
-        return WriterChoice(False, "placed chunks (they are compressed)")
+        return WriterChoice("chunks", "placed chunks (they are compressed)")
     direct = False
     with agreeing(comm):
         if comm.rank == 0:
             direct = options.direct_io == "on" or (
                 options.direct_io == "auto"
                 and not options.hints
-                and comm.n_hosts == 1  # what is a local disk to root may be another's NFS
+                and comm.n_hosts == 1  # what is a local disk to rank 0 may be another's NFS
                 and _direct_pays(layout, out)
             )
     if comm.bcast(direct):
-        return WriterChoice(False, "placed rows (direct I/O)", direct=True)
+        return WriterChoice("direct", "placed rows (direct I/O)")
     if len(layout.datasets) > _MOST_DATASETS:
-        return WriterChoice(False, "placed rows (many groups)")
+        return WriterChoice("rows", "placed rows (many groups)")
     if comm.size == 1:
-        return WriterChoice(True, "HDF5 (one process)")
+        return WriterChoice("mpio", "HDF5 (one process)")
     if h5py.get_config().mpi:
         why = "HDF5's MPI-IO driver (nothing is compressed, h5py is parallel)"
-        return WriterChoice(True, why)
-    return WriterChoice(False, "placed rows (this h5py is not parallel)")
+        return WriterChoice("mpio", why)
+    return WriterChoice("rows", "placed rows (this h5py is not parallel)")
 
 
 def _direct_pays(layout: Layout, out: Path) -> bool:
@@ -109,6 +112,16 @@ def open_writer(
         from h5ingest.storage.mpio_writer import MpioWriter
 
         return MpioWriter(path, layout, comm, checkpoints, known, hints)
-    from h5ingest.storage.placed_writer import PlacedWriter
+    from h5ingest.storage.placed_file import PlacedFile
+    from h5ingest.storage.row_writer import RowWriter as Fitting
 
-    return PlacedWriter(path, layout, comm, checkpoints, known, direct=choice.direct)
+    match choice.kind:
+        case "direct":
+            from h5ingest.storage.direct_writer import DirectWriter as Fitting
+        case "chunks":
+            from h5ingest.storage.chunk_writer import ChunkWriter as Fitting
+        case "tree":
+            from h5ingest.storage.placed_tree import PlacedTreeWriter as Fitting
+    more_follow = choice.kind == "tree"
+    file = PlacedFile(path, layout, comm, checkpoints, known, more_follow=more_follow)
+    return Fitting(file)

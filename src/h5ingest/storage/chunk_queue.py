@@ -1,0 +1,91 @@
+"""Filtered chunks of one rank on their way into the file.
+
+The rank tells rank 0 only their lengths; rank 0 takes space for them (`chunk_placer`) and tells the
+offsets; the rank writes its bytes there, neighbouring chunks in one call. Nobody waits: a rank goes
+on with the next batch while rank 0 places this one, and rank 0 serves the others between its own
+images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.mpi.comm import Request
+from h5ingest.storage.chunk_allocator import ANSWER, ASK, ChunkAllocator
+from h5ingest.storage.placed_file import PlacedFile
+
+_MOST_WAITING: Final = 4
+"""Batches whose offsets a rank may be waiting for before it pauses: bounds its memory."""
+_NAP_S: Final = 0.0005
+_MOST_VECTORS: Final = 512
+"""Buffers in one pwritev; IOV_MAX is 1024 on Linux."""
+
+
+class ChunkQueue:
+    """Batches of chunks whose offsets are not known yet, oldest first."""
+
+    def __init__(self, file: PlacedFile) -> None:
+        """Begin. Not collective."""
+        self._file = file
+        self._comm = file.comm
+        self._checkpoints = file.checkpoints
+        self._allocator: ChunkAllocator | None = None
+        if file.placer is not None:
+            self._allocator = ChunkAllocator(file.placer, file.checkpoints, file.comm)
+        self._waiting: deque[list[bytes]] = deque()
+        self._sends: list[Request] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether `put` would wait."""
+        return len(self._waiting) >= _MOST_WAITING
+
+    def put(self, asks: NDArray[np.int64], chunks: list[bytes]) -> None:
+        """Ask rank 0 where chunks belong; they are written when it has answered. Not collective.
+
+        Args:
+            asks: (chunks, 4), the arguments of `ChunkPlacer.place`.
+            chunks: their bytes.
+
+        Raises:
+            OutputError: see `PlacedFile.write`.
+        """
+        while self.full:
+            self.advance()
+            time.sleep(_NAP_S)
+        self._waiting.append(chunks)
+        self._checkpoints.begin_write()
+        if self._allocator is not None:
+            self._allocator.serve()  # with small images the beats are not often enough
+            self._write_oldest(self._allocator.place(asks))
+        else:
+            self._sends.append(self._comm.send(0, ASK, asks))
+
+    def advance(self) -> bool:
+        """See `Writer.advance`. On rank 0 it also serves the other ranks."""
+        if self._allocator is not None:
+            self._allocator.serve()
+        elif (answer := self._comm.receive(ANSWER)) is not None:
+            self._write_oldest(answer[1])
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.test()]
+        self._checkpoints.tick()
+        return not self._waiting and not self._sends
+
+    def _write_oldest(self, offsets: NDArray[np.int64]) -> None:
+        """Write the oldest batch, neighbouring chunks in one call."""
+        run: list[bytes] = []
+        run_start = run_end = 0
+        for offset, data in zip(offsets.tolist(), self._waiting.popleft(), strict=True):
+            if offset != run_end or len(run) == _MOST_VECTORS:
+                self._file.write(run_start, run)
+                run, run_start = [], offset
+            run.append(data)
+            run_end = offset + len(data)
+        self._file.write(run_start, run)
+        self._checkpoints.end_write()

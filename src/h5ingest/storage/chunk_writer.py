@@ -1,0 +1,55 @@
+"""The writer for filtered rows: each rank compresses its own chunks, rank 0 places them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.storage.chunk_queue import ChunkQueue
+from h5ingest.storage.compress import Compressor
+from h5ingest.storage.placed_file import PlacedFile
+from h5ingest.storage.row_writer import RowWriter
+
+
+class ChunkWriter(RowWriter):
+    """Writes filtered chunks where rank 0 has placed them, and unfiltered rows at their offsets."""
+
+    def __init__(self, file: PlacedFile) -> None:
+        """Begin. Not collective."""
+        super().__init__(file)
+        self._queue = ChunkQueue(file)
+        self._numbers = {spec.name: i for i, spec in enumerate(file.layout.datasets)}
+        self._compressors: dict[str, Compressor] = {}
+
+    def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
+        """See `Writer.write`."""
+        if rows and self._specs[name].filters:
+            self._queue.put(*self._compress(name, rows, values))
+        else:
+            super().write(name, rows, values)
+
+    def _compress(
+        self, name: str, rows: range, values: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], list[bytes]]:
+        """Return what to ask rank 0, and the chunks. Serves the other ranks in between."""
+        spec, number = self._specs[name], self._numbers[name]
+        compressor = self._compressors.get(name)
+        if compressor is None:
+            compressor = self._compressors[name] = Compressor(spec)
+        chunk_rows = spec.chunk_rows or 1
+        starts = range(rows.start, rows.stop, chunk_rows)
+        asks = np.empty((len(starts), 4), np.int64)  # dataset, chunk, bytes, filter mask
+        chunks = []
+        for i, start in enumerate(starts):
+            local = start - rows.start
+            mask, data = compressor.compress(values[local : local + chunk_rows])
+            asks[i] = number, start // chunk_rows, len(data), mask
+            chunks.append(data)
+            self.advance()
+        return asks, chunks
+
+    def advance(self) -> bool:
+        """See `Writer.advance`. On rank 0 it also serves the other ranks."""
+        return self._queue.advance()

@@ -1,0 +1,90 @@
+"""The writer for trees: each image is a dataset, unfiltered or of one chunk that is placed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.storage.chunk_queue import ChunkQueue
+from h5ingest.storage.compress import ImageCompressor
+from h5ingest.storage.placed_file import PlacedFile
+from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.writer import Image, TreeWriter
+
+_ASK_IMAGES: Final = 256
+_ASK_BYTES: Final = 256 * 1024
+"""Images whose places are asked for together, and their bytes, if it is more than one."""
+
+
+class PlacedTreeWriter(RowWriter, TreeWriter):
+    """Writes images where rank 0 has created or placed them, and rows at their offsets."""
+
+    def __init__(self, file: PlacedFile) -> None:
+        """Begin with a file that has no datasets for images yet. Not collective."""
+        super().__init__(file)
+        self._queue = ChunkQueue(file)
+        self._compress = ImageCompressor(file.layout.filters).compress
+        self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
+        """(group, row) -> (number of the dataset, where it begins)."""
+        self._asks: list[tuple[int, int, int, int]] = []
+        self._chunks: list[bytes] = []
+        """Images whose places have not been asked for yet: what to ask, and what to write."""
+        self._n_bytes = 0
+        """Bytes in `_chunks`."""
+
+    def create_images(self, images: Sequence[Image]) -> None:
+        """See `TreeWriter.create_images`."""
+        comm = self._file.comm
+        every = comm.gather(list(images))
+        answers: list[list[int | None]] = [[] for _ in range(comm.size)]
+        with while_root_works(comm) as beat:
+            placer = self._file.placer
+            if placer is not None and every is not None:
+                begin = iter(placer.create_images(chain.from_iterable(every), beat))
+                answers = [[next(begin) for _ in told] for told in every]
+                self._checkpoints.enter(placer.replay(beat))
+        offsets = comm.exchange(answers)[0]
+        first = len(self._specs) + sum(comm.allgather(len(images))[: comm.rank])
+        for number, (image, offset) in enumerate(zip(images, offsets, strict=True), first):
+            self._images[image.group, image.row] = number, offset
+
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+        """See `TreeWriter.write_image`."""
+        number, offset = self._images[group, row]
+        if offset is not None:
+            self._file.write_values(offset, values)
+            return
+        mask, data = self._compress(values)
+        self._asks.append((number, 0, len(data), mask))
+        self._chunks.append(data)
+        self._n_bytes += len(data)
+        if len(self._asks) >= _ASK_IMAGES or self._n_bytes >= _ASK_BYTES:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the places of the images that have been compressed."""
+        if self._asks:
+            asks, chunks = np.array(self._asks, np.int64), self._chunks
+            self._asks, self._chunks, self._n_bytes = [], [], 0
+            self._queue.put(asks, chunks)
+
+    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
+        """See `Writer.mark`."""
+        self._ask()
+        super().mark(group, span, joints=joints)
+
+    def names(self) -> dict[int, list[tuple[str, str]]] | None:
+        """See `Writer.names`."""
+        placer = self._file.placer
+        return None if placer is None else placer.names()
+
+    def advance(self) -> bool:
+        """See `Writer.advance`. On rank 0 it also serves the other ranks."""
+        if not self._queue.full:
+            self._ask()
+        return self._queue.advance()
