@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from h5ingest.core.errors import UsageError
-from h5ingest.reading.store import Failed, ImageStore, is_integer
+from h5ingest.reading.selection import Failed, is_integer
+from h5ingest.reading.store import ImageStore
 
 Transform = Callable[[Any], Any]
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import h5ingest
-from h5ingest.core import errors, layout
+from h5ingest.core import errors, layout, schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import Failure, IngestError, SampleError, describe_failures
 from h5ingest.core.layout import (
@@ -439,7 +439,7 @@ def test_a_dataset_without_chunks_is_stored_as_it_is() -> None:
 
 
 def test_the_status_names_are_those_of_the_schema() -> None:
-    assert layout.STATUS_NAMES == {"missing": 0, "ok": 1, "failed": 2}
+    assert schema.STATUS_NAMES == {"missing": 0, "ok": 1, "failed": 2}
     group = tree_group("", "", 1, 1)
     assert [flat(group, kind).schema for kind in layout.KINDS] == [
         "h5ingest stack 1", "h5ingest ragged 1", "h5ingest tree 1", "h5ingest encoded 1",

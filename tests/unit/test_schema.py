@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from helpers.support import write_manifest, write_png
 
+from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.schema import IN_TREES, known
+from h5ingest.core.schema import IMAGES, IN_TREES, known, known_datasets
 from h5ingest.inspect import croissant, show
 from h5ingest.inspect.verify import verify
 from h5ingest.mpi.comm import SerialComm
@@ -57,6 +59,7 @@ def test_names_of_ours_are_free_for_users(
     assert checked.ok, (checked.problems, checked.bad)
     assert (checked.n_samples, checked.n_sources) == (N, N)
     check_reader(out, grouped=group_by is not None)
+    check_specs(out, layout, OURS if group_by else [""])
     show.tree(out)
     fields = {
         field["name"].partition("/")[2]
@@ -87,6 +90,56 @@ def check_reader(out: Path, *, grouped: bool) -> None:
                 assert store.sizes is not None
                 assert np.asarray(store.sizes)[:, 1].tolist() == widths
     assert sorted(rows) == list(range(N))
+
+
+def check_specs(out: Path, layout: str, groups: tuple[str, ...] | list[str]) -> None:
+    """Types, shapes and dimension labels are those that the schema names."""
+    with h5py.File(out) as file:
+        for holder in (file[group or "/"] for group in groups):
+            present = [spec for spec in known_datasets(layout) if spec.name in holder]
+            assert len(present) >= 4
+            for spec in present:
+                name, dataset = spec.name, holder[spec.name]
+                kind = "text" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.name
+                assert kind == (spec.dtype or "uint8"), name
+                shape = (len(OURS), 5) if spec is IMAGES else spec.row_shape
+                assert dataset.shape[1:] == shape, name
+                assert tuple(dim.label for dim in dataset.dims) == spec.dims[: dataset.ndim], name
+
+
+REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
+    "nowhere": (None, "No such file or directory"),
+    "text": (None, "not an HDF5 file"),
+    "no schema": ({}, "an HDF5 file, but not one of h5ingest: it names no schema"),
+    "another's": ({"schema": "h5other stack 1"}, "not one of h5ingest"),
+    "a prefix": ({"schema": "h5ingestion stack 1"}, "not one of h5ingest"),
+    "later": ({"schema": "h5ingest stack 2"}, "schema 'h5ingest stack 2' is not known to this"),
+    "new layout": ({"schema": "h5ingest pyramid 1"}, "is not known to this version of h5ingest"),
+    "no version": ({"schema": "h5ingest stack"}, "is not known to this version of h5ingest"),
+    "groups": ({"schema": "h5ingest stack 1", "groups": "train"}, "groups and options should be"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_all_who_read_a_file_refuse_it_in_the_same_words(name: str, tmp_path: Path) -> None:
+    attributes, said = REFUSED[name]
+    path = tmp_path / "a.h5"
+    if attributes is not None:
+        with h5py.File(path, "w") as file:
+            file.attrs.update(attributes)
+    elif name == "text":
+        path.write_text("no HDF5")
+    readers: tuple[Callable[[Path], object], ...] = (
+        ImageStore, show.tree, croissant.describe, lambda path: verify(path, SerialComm()),
+    )  # fmt: skip
+    errors = []
+    for read in readers:
+        with pytest.raises(OutputError) as caught:
+            read(path)
+        errors.append(str(caught.value))
+    assert len(set(errors)) == 1, errors
+    assert errors[0].startswith(f"{path}: ")
+    assert said in errors[0]
 
 
 def test_what_is_damaged_is_still_found(manifest: Path, tmp_path: Path) -> None:

@@ -120,10 +120,12 @@ def test_many_classes_and_many_failures_are_cut_short(tmp_path: Path) -> None:
 
 def test_inodes_are_told_against_quotas(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", make_pixels(N, (4, 3)))
-    assert re.search(r"1 file of [\d.]+ kB instead of 12 files", printed(path))
-    # 12 / 150,000 of 10^12 bytes
-    assert "12 inodes are what comes with 80 MB at 150,000 per TB" in printed(path)
-    assert "12 inodes are what comes with 60 MB at 200,000 per TB" in printed(path)
+    text = printed(path)
+    assert re.search(r"1 file of [\d.]+ KiB instead of 12 files", text)
+    # 12 / 150,000 of 2^40 bytes
+    assert "12 inodes are what comes with 83.9 MiB at 150,000 per TiB" in text
+    assert "12 inodes are what comes with 62.9 MiB at 200,000 per TiB" in text
+    assert not re.search(r"\d [kMGT]B\b", text)
 
 
 def test_groups_are_branches(tmp_path: Path) -> None:

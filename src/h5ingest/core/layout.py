@@ -13,20 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from h5ingest.core import schema
 from h5ingest.core.errors import UsageError
 from h5ingest.core.options import MIB
 
-KINDS: Final = ("stack", "ragged", "tree", "encoded")
+KINDS: Final = schema.LAYOUTS
 """The layouts."""
-
-SCHEMA_VERSION: Final = 1
-"""Of all layouts."""
-
-STATUS_MISSING: Final = 0
-STATUS_OK: Final = 1
-STATUS_FAILED: Final = 2
-STATUS_NAMES: Final = {"missing": STATUS_MISSING, "ok": STATUS_OK, "failed": STATUS_FAILED}
-"""Members of the enum type of `/status`."""
 
 MANY_DATASETS: Final = 100_000
 """Images from which a tree is warned about."""
@@ -196,7 +188,7 @@ class Layout:
     @property
     def schema(self) -> str:
         """The `schema` attribute of the file: layout name and version."""
-        return f"h5ingest {self.kind} {SCHEMA_VERSION}"
+        return schema.schema_text(self.kind)
 
     @property
     def n_samples(self) -> int:
@@ -320,18 +312,15 @@ def stack_group(
             f"--chunk: expected at most {_CHUNK_LIMIT // image.n_bytes} images of {image} in a "
             f"chunk (HDF5 allows 4 GiB), got {rows}"
         )
-    dims = ("sample", "y", "x", "channel")
     pixels = DatasetSpec(
-        name=f"{prefix}/images",
+        name=schema.IMAGES.at(prefix),
         shape=(n_rows, *image.shape),
         dtype=image.dtype,
         chunk_rows=rows,
         filters=filters,
-        dims=dims[: 1 + len(image.shape)],
+        dims=schema.IMAGES.dims[: 1 + len(image.shape)],
     )
-    sizes = None
-    if padded:
-        sizes = _per_row(f"{prefix}/sizes", (n_rows, 2), "uint32", dims=("sample", "y, x"))
+    sizes = _per_row(prefix, schema.SIZES, n_rows) if padded else None
     return Group(
         name=name, prefix=prefix, n_rows=n_rows, image=image, pixels=pixels, sizes=sizes,
         **_bookkeeping(prefix, n_rows),
@@ -353,18 +342,17 @@ def extent_group(
         filters = ()
     chunk = EXTENT_CHUNK_BYTES // np.dtype(dtype).itemsize if filters else None
     pixels = DatasetSpec(
-        name=f"{prefix}/images/{'data' if kind == 'encoded' else 'pixels'}",
+        name=schema.PIXELS[kind].at(prefix),
         shape=(n_elements,),
         dtype=dtype,
         chunk_rows=min(chunk, n_elements) if chunk else None,
         filters=filters,
-        dims=("byte" if kind == "encoded" else "pixel sample",),
+        dims=schema.PIXELS[kind].dims,
     )
     return Group(
         name=name, prefix=prefix, n_rows=n_rows, image=None, pixels=pixels,
-        offsets=_per_row(f"{prefix}/images/offsets", (n_rows + 1,), "int64"),
-        shapes=_per_row(f"{prefix}/images/shapes", (n_rows, 3), "int32",
-                        dims=("sample", "y, x, channel")),
+        offsets=_per_row(prefix, schema.OFFSETS, n_rows),
+        shapes=_per_row(prefix, schema.SHAPES, n_rows),
         **_bookkeeping(prefix, n_rows),
     )  # fmt: skip
 
@@ -380,17 +368,15 @@ def tree_group(name: str, prefix: str, n_rows: int, n_bytes: int) -> Group:
 
 def _bookkeeping(prefix: str, n_rows: int) -> dict[str, Any]:
     return {
-        "status": DatasetSpec(
-            name=f"{prefix}/status",
-            shape=(n_rows,),
-            dtype="uint8",
-            enum=STATUS_NAMES,
-        ),
-        "checksums": _per_row(f"{prefix}/checksums", (n_rows,), "uint64"),
+        "status": replace(_per_row(prefix, schema.STATUS, n_rows), enum=schema.STATUS_NAMES),
+        "checksums": _per_row(prefix, schema.CHECKSUMS, n_rows),
     }
 
 
-def _per_row(
-    name: str, shape: tuple[int, ...], dtype: str, dims: tuple[str, ...] = ("sample",)
-) -> DatasetSpec:
-    return DatasetSpec(name=name, shape=shape, dtype=dtype, dims=dims)
+def _per_row(prefix: str, dataset: schema.StandardDataset, n_rows: int) -> DatasetSpec:
+    return DatasetSpec(
+        name=dataset.at(prefix),
+        shape=(n_rows + dataset.extra_rows, *dataset.row_shape),
+        dtype=dataset.dtype,
+        dims=dataset.dims,
+    )

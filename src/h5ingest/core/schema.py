@@ -1,43 +1,246 @@
-"""The names that are ours in a file, by its layout; every other name is the user's.
+"""The format of a file, schema version 1: the datasets and attributes that h5ingest names itself.
 
-- Groups: the attribute `groups` names them. A file that has it has nothing of ours in its root.
-- Columns lie below `columns`, where nothing of ours is.
-- Images and classes of a tree lie beside ours, and never get a name of `IN_TREES`.
+Every other name in a file is the user's:
 
-So whoever reads a file asks for these names only and takes nothing else for ours, however it looks:
-not `sizes` in a tree, which is an image, nor a column `data`. All files of schema version 1 are so.
+- Groups: the attribute `groups` names them. A file with groups has no standard dataset outside.
+- Columns of the manifest lie below `columns`, where nothing else is.
+- Images and classes of a tree lie in the same HDF5 group as the standard datasets, and never get a
+  name of `IN_TREES`.
+
+So whoever reads a file asks for these names only, and takes nothing else for a standard dataset
+because of how it looks: not `sizes` in a tree, which is an image, nor a column `data`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
 
-PIXELS: Final = {"stack": "images", "ragged": "images/pixels", "encoded": "images/data"}
-"""Layout -> the dataset of all pixels; a tree has none."""
+from h5ingest.core.errors import OutputError, UsageError
+
+VERSION: Final = 1
+"""Of all layouts."""
+
+STATUS_MISSING: Final = 0
+STATUS_OK: Final = 1
+STATUS_FAILED: Final = 2
+STATUS_NAMES: Final = {"missing": STATUS_MISSING, "ok": STATUS_OK, "failed": STATUS_FAILED}
+"""Members of the enum type of `status`."""
+
+
+class Attribute(StrEnum):
+    """Attributes of the HDF5 root group that are looked up by name."""
+
+    SCHEMA = "schema"
+    """`h5ingest`, the layout and the version."""
+    STATUS = "status"
+    """`complete`."""
+    GROUPS = "groups"
+    """JSON: names of the HDF5 groups that hold samples; missing: the root group does."""
+    N_SAMPLES = "n_samples"
+    N_FAILED = "n_failed"
+    CONTENT_DIGEST = "content_digest"
+    OPTIONS = "options"
+    """JSON: the options that decide the content."""
+    LIBRARIES = "libraries"
+    """JSON: versions."""
+    JOB = "job"
+    """JSON: ranks, hosts, and the job's number."""
+    CREATED = "created"
+    H5INGEST_VERSION = "h5ingest_version"
+
+
+GROUP_NAME: Final = "name"
+"""Attribute of an HDF5 group of samples: its name as the manifest has it."""
+PALETTE: Final = "palette"
+"""Attribute of the pixels, or of a tree's group: (n, 3) RGB, where samples are its indices."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandardDataset:
+    """A dataset that the format names."""
+
+    name: str
+    """HDF5 path below its group's."""
+    dtype: str
+    """NumPy name; `text`: UTF-8 strings of variable length; empty: that of the images."""
+    meaning: str = ""
+    """A sentence for metadata."""
+    row_shape: tuple[int, ...] = ()
+    """Of one row; empty also where the images decide it."""
+    extra_rows: int = 0
+    """Rows beyond one for each sample."""
+    dims: tuple[str, ...] = ("sample",)
+    """Dimension labels."""
+
+    def at(self, prefix: str) -> str:
+        """Return its absolute HDF5 path in the group of this prefix: empty, or `/train`."""
+        return f"{prefix}/{self.name}"
+
+
+IMAGES: Final = StandardDataset(
+    "images", "", "Pixels, exactly as the source files have them.",
+    dims=("sample", "y", "x", "channel"),
+)  # fmt: skip
+RAGGED_PIXELS: Final = StandardDataset("images/pixels", "", dims=("pixel sample",))
+ENCODED_DATA: Final = StandardDataset("images/data", "uint8", dims=("byte",))
+OFFSETS: Final = StandardDataset("images/offsets", "int64", extra_rows=1)
+SHAPES: Final = StandardDataset(
+    "images/shapes", "int32", row_shape=(3,), dims=("sample", "y, x, channel")
+)
+TREE_NAMES: Final = StandardDataset("datasets", "text", "HDF5 path of the image's dataset.")
+PATHS: Final = StandardDataset("paths", "text", "Path of the source file, as in the manifest.")
+STATUS: Final = StandardDataset(
+    "status", "uint8", "0 missing, 1 ok, 2 failed: the image is then all zeros."
+)
+CHECKSUMS: Final = StandardDataset(
+    "checksums", "uint64", "xxh3-64 of the image's bytes, row-major, little-endian."
+)
+LABELS: Final = StandardDataset("labels", "int64", "Class of the image.")
+LABEL_NAMES: Final = StandardDataset("label_names", "text", dims=("class",))
+SAMPLES: Final = StandardDataset("samples", "int64", "Index of the sample in the manifest, from 0.")
+SIZES: Final = StandardDataset(
+    "sizes", "uint32", "Height and width of the image without its padding.",
+    row_shape=(2,), dims=("sample", "y, x"),
+)  # fmt: skip
 
 COLUMNS: Final = "columns"
 """The HDF5 group of the manifest's further columns."""
 
-_ALWAYS: Final = ("paths", "status", "checksums")
-_MAYBE: Final = ("labels", "label_names", "samples")
-_WHERE: Final = ("images/offsets", "images/shapes")
-_REQUIRED: Final = {
-    "stack": ("images",),
-    "ragged": ("images/pixels", *_WHERE),
-    "encoded": ("images/data", *_WHERE),
-    "tree": ("datasets",),
+PIXELS: Final = {"stack": IMAGES, "ragged": RAGGED_PIXELS, "encoded": ENCODED_DATA}
+"""Layout -> the dataset of all pixels; a tree has none."""
+
+_IMAGES_OF: Final = {
+    "stack": (IMAGES,),
+    "ragged": (RAGGED_PIXELS, OFFSETS, SHAPES),
+    "tree": (TREE_NAMES,),
+    "encoded": (ENCODED_DATA, OFFSETS, SHAPES),
 }
+_ALWAYS: Final = (PATHS, STATUS, CHECKSUMS)
+_OPTIONAL: Final = (LABELS, LABEL_NAMES, SAMPLES)
+
+LAYOUTS: Final = tuple(_IMAGES_OF)
 
 
-def required(layout: str) -> tuple[str, ...]:
+def required_datasets(layout: str) -> tuple[StandardDataset, ...]:
     """Return the datasets that a group of a file of this layout has."""
-    return *_REQUIRED[layout], *_ALWAYS
+    return *_IMAGES_OF[layout], *_ALWAYS
+
+
+def known_datasets(layout: str) -> tuple[StandardDataset, ...]:
+    """Return those that it may have, `columns` apart."""
+    return *required_datasets(layout), *_OPTIONAL, *((SIZES,) if layout == "stack" else ())
 
 
 def known(layout: str) -> tuple[str, ...]:
-    """Return those that it may have, `columns` apart."""
-    return *required(layout), *_MAYBE, *(("sizes",) if layout == "stack" else ())
+    """Return the names of the datasets that a group may have, `columns` apart."""
+    return tuple(dataset.name for dataset in known_datasets(layout))
 
 
 IN_TREES: Final = frozenset({*known("tree"), COLUMNS})
 """Names that neither an image nor a class of a tree is given."""
+
+
+def column(prefix: str, name: str) -> str:
+    """Return the absolute HDF5 path of a column of the manifest.
+
+    >>> column("/train", "age")
+    '/train/columns/age'
+    """
+    return f"{prefix}/{COLUMNS}/{name}"
+
+
+def schema_text(layout: str) -> str:
+    """Return the attribute `schema` of a file of this layout.
+
+    >>> schema_text("stack")
+    'h5ingest stack 1'
+    """
+    return f"h5ingest {layout} {VERSION}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHeader:
+    """What the attributes of a file say of it as a whole."""
+
+    path: str
+    """Of the file, for messages."""
+    schema: str
+    """The attribute."""
+    layout: str
+    """One of LAYOUTS."""
+    groups: tuple[str, ...]
+    """Names of the HDF5 groups that hold samples; empty: the HDF5 root group does."""
+    complete: bool
+    """Whether it says that it is; `verify` insists on it."""
+    n_samples: int | None
+    n_failed: int | None
+    content_digest: str
+    """Of all that the file says."""
+    options: dict[str, Any]
+    """That decided the content."""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """HDF5 path of each group of samples: one that is empty, or `/train`, `/test` ..."""
+        return tuple(f"/{name}" for name in self.groups) or ("",)
+
+    def prefix(self, group: str | None) -> str:
+        """Return the HDF5 path that the datasets of a group begin with.
+
+        Raises:
+            UsageError: there is no such group, or one must be chosen.
+        """
+        if group is None and not self.groups:
+            return ""
+        if group in self.groups:
+            return f"/{group}"
+        if not self.groups:
+            raise UsageError(f"{self.path}: expected no group, as the file has none, got {group!r}")
+        got = "none" if group is None else repr(group)
+        raise UsageError(
+            f"{self.path}: expected a group, one of {', '.join(self.groups)}; got {got}"
+        )
+
+
+def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> FileHeader:
+    """Return what the attributes of a file's HDF5 root group say.
+
+    Raises:
+        OutputError: h5ingest did not write the file, or a version that is not known here did.
+    """
+    schema = str(attributes.get(Attribute.SCHEMA, ""))
+    maker, layout, version = (*schema.split(" ", 2), "", "", "")[:3]
+    if maker != "h5ingest":
+        raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
+    if layout not in LAYOUTS or version != str(VERSION):
+        raise OutputError(
+            f"{path}: schema {schema!r} is not known to this version of h5ingest: a newer one is "
+            f"needed"
+        )
+    n_samples, n_failed = (
+        int(attributes[name]) if name in attributes else None
+        for name in (Attribute.N_SAMPLES, Attribute.N_FAILED)
+    )
+    try:
+        groups, options = (
+            json.loads(str(attributes.get(name, default)))
+            for name, default in ((Attribute.GROUPS, "[]"), (Attribute.OPTIONS, "{}"))
+        )
+    except ValueError as error:
+        raise OutputError(f"{path}: groups and options should be JSON: {error}") from None
+    return FileHeader(
+        path=os.fspath(path),
+        schema=schema,
+        layout=layout,
+        groups=tuple(groups),
+        complete=attributes.get(Attribute.STATUS) == "complete",
+        n_samples=n_samples,
+        n_failed=n_failed,
+        content_digest=str(attributes.get(Attribute.CONTENT_DIGEST, "")),
+        options=options,
+    )

@@ -1,6 +1,6 @@
-"""Stored pixels on a screen, and letters beside them: what the pictures are made of.
+"""What the pictures are made of: stored pixels as a screen shows them, and text.
 
-May not: read a file of ours.
+May not: read a file of h5ingest.
 """
 
 from __future__ import annotations

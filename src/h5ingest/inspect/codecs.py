@@ -54,7 +54,7 @@ MOST_BYTES: Final = 128 * MIB
 _RUNS: Final = 3
 _MOST_RUNS: Final = 15
 _SHORT_S: Final = 0.1
-"""Seconds of reading up to which a codec is measured more often: three runs tell little."""
+"""Seconds of reading up to which a codec is measured more often: three runs are too few."""
 _LONG_S: Final = 5.0
 """Seconds of writing or reading after which a codec is not measured again."""
 
@@ -83,15 +83,15 @@ def measure(
         manifest_path: as for an ingest.
         options: for its `root`, `delimiter` and `max_pixels`.
         n_wanted: images to sample; fewer if the manifest or `MOST_BYTES` has fewer.
-        on_codec: told the name of each codec before it is measured.
+        on_codec: called with the name of each codec before it is measured.
 
     Raises:
         IngestError: see `ingest`; a codec that returns other pixels is a `SetupError`.
     """
-    manifest, held = read_manifest(manifest_path, options, SerialComm())
-    root = os.fsencode(os.path.abspath(options.root or manifest_path.parent))
+    manifest, samples = read_manifest(manifest_path, options, SerialComm())
+    source_folder = os.fsencode(os.path.abspath(options.root or manifest_path.parent))
     rows = evenly(manifest.n_rows, n_wanted)
-    sample = _decode([(row, held.paths[row]) for row in rows], root, options, manifest)
+    sample = _decode([(row, samples.paths[row]) for row in rows], source_folder, options, manifest)
     bytes_raw = sum(pixels.nbytes for pixels in sample.stacks.values())
     depth16 = any(spec.dtype == "uint16" for spec in sample.stacks)
     measured, missing = [], []
@@ -140,18 +140,18 @@ def evenly(n: int, n_wanted: int) -> list[int]:
 
 
 def _decode(
-    rows: list[tuple[int, bytes]], root: bytes, options: IngestOptions, manifest: Manifest
+    rows: list[tuple[int, bytes]], source_folder: bytes, options: IngestOptions, manifest: Manifest
 ) -> _Sample:
-    """Read and decode; of what is more than `MOST_BYTES`, an even part."""
+    """Read and decode images, evenly spread, until their pixels take `MOST_BYTES`."""
     failures: list[Failure] = []
     images: dict[ImageSpec, dict[int, NDArray[Any]]] = {}
     n_bytes = n_raw = 0
     for at in _spread(len(rows)):
         index, path = rows[at]
         try:
-            data, _ = source_files.read(os.path.join(root, path))
+            data, _ = source_files.read(os.path.join(source_folder, path))
             spec = probe(data, max_pixels=options.max_pixels)
-            assert spec is not None, "the whole file tells"
+            assert spec is not None, "probe was given the whole file"
             if images and n_raw + spec.n_bytes > MOST_BYTES:
                 break
             pixels = np.empty(spec.shape, spec.dtype)

@@ -1,7 +1,7 @@
 """Pictures of what is in a file: a contact sheet by class, and the channels of one image.
 
-What is shown is meant for eyes: 16 bits are stretched to what a screen has, and the picture says
-so; transparency lies over a checkerboard; small images grow by whole factors.
+What is shown is meant for eyes: 16 bits are stretched to what a screen has, and a line says so;
+transparency lies over a checkerboard; small images grow by whole factors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import UsageError
-from h5ingest.core.layout import STATUS_OK, ImageSpec
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.schema import STATUS_OK
 from h5ingest.inspect import canvas
 from h5ingest.inspect.canvas import DIM, INK, Scale
 from h5ingest.reading.store import ImageStore

@@ -1,6 +1,6 @@
 """MLCommons Croissant 1.1 metadata of a finished file, for people and for search engines.
 
-Only what the file says is written. What it cannot say (license, creator, url, version, citeAs,
+Only what the file holds is written. What it cannot know (license, creator, url, version, citeAs,
 datePublished) can be added to the JSON by hand: it is kept when the JSON is written again.
 
 May not: write HDF5; import mpi4py.
@@ -20,13 +20,15 @@ import numpy as np
 
 from h5ingest.core import outfiles, schema
 from h5ingest.core.errors import OutputError
+from h5ingest.core.schema import Attribute, FileHeader
+from h5ingest.reading.open_file import datasets, open_checked
 
 _CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
 _MAX_NAMES: Final = 10_000
 """Classes beyond which their names stay in the HDF5 file alone."""
 
-_PEOPLE_KNOW: Final = ("name", "description")
-"""Of what is written, what may be said better by hand."""
+_EDITABLE: Final = ("name", "description")
+"""Keys that are written at first, and not again if they were changed by hand."""
 
 _CONTEXT: Final[dict[str, object]] = {
     "@language": "en",
@@ -81,16 +83,15 @@ _TYPES: Final = {
 }  # fmt: skip
 
 _MEANINGS: Final = {
-    "images": "Pixels, exactly as the source files have them.",
-    "labels": "Class of the image.",
-    "paths": "Path of the source file, as in the manifest.",
-    "status": "0 missing, 1 ok, 2 failed: the image is then all zeros.",
-    "checksums": "xxh3-64 of the image's bytes, row-major, little-endian.",
+    dataset.name: dataset.meaning
+    for layout in schema.LAYOUTS
+    for dataset in (schema.IMAGES, *schema.known_datasets(layout))
+    if dataset.meaning
 }
 
 
 def write(json_file: Path, hdf5_file: Path) -> None:
-    """Write the metadata of a finished file beside it, keeping what was added by hand.
+    """Write the metadata of a finished file, keeping what was added by hand.
 
     Reads all of the HDF5 file once, for its SHA-256.
 
@@ -118,7 +119,7 @@ def _keep_by_hand(old: object, new: dict[str, Any]) -> dict[str, Any]:
     """Return the new metadata with what only a person can have put into the old."""
     if not isinstance(old, dict) or "conformsTo" not in old:
         raise ValueError("no conformsTo")
-    by_hand = {key: value for key, value in old.items() if key in _PEOPLE_KNOW or key not in new}
+    by_hand = {key: value for key, value in old.items() if key in _EDITABLE or key not in new}
     (file,) = new["distribution"]
     for one in old.get("distribution", []):
         if isinstance(one, dict) and one.get("@id") == file["@id"]:
@@ -127,22 +128,29 @@ def _keep_by_hand(old: object, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(hdf5_file: Path) -> dict[str, Any]:
-    """Return the metadata of a finished file."""
-    with hdf5_file.open("rb") as stream:
+    """Return the metadata of a finished file.
+
+    Raises:
+        OutputError: it cannot be opened, or is not one of h5ingest.
+    """
+    file, header = open_checked(hdf5_file)
+    with file, hdf5_file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    with h5py.File(hdf5_file, "r") as file:
-        attrs = file.attrs
-        sets = [one for group in _groups(file) for one in _record_sets(group, hdf5_file.name)]
+        sets = [
+            record_set
+            for prefix in sorted(header.prefixes)
+            for record_set in _record_sets(file[prefix or "/"], header, hdf5_file.name)
+        ]
         return {
             "@context": _CONTEXT,
             "@type": "sc:Dataset",
             "conformsTo": _CROISSANT,
             "name": hdf5_file.stem,
-            "description": f"{attrs['n_samples']} images in one HDF5 file, made by h5ingest "
-            f"{attrs['h5ingest_version']} ({attrs['schema']}).",
-            "dateCreated": attrs["created"],
+            "description": f"{header.n_samples} images in one HDF5 file, made by h5ingest "
+            f"{file.attrs[Attribute.H5INGEST_VERSION]} ({header.schema}).",
+            "dateCreated": file.attrs[Attribute.CREATED],
             # What the data are: the same for any number of ranks, unlike the file's own digest.
-            "identifier": f"sha256:{attrs['content_digest']}",
+            "identifier": f"sha256:{header.content_digest}",
             "distribution": [
                 {
                     "@type": "cr:FileObject",
@@ -158,27 +166,24 @@ def describe(hdf5_file: Path) -> dict[str, Any]:
         }
 
 
-def _groups(file: h5py.File) -> Iterator[h5py.Group]:
-    """The groups that hold samples: the root, or those of --group-by."""
-    for name in sorted(json.loads(file.attrs.get("groups", '[""]'))):
-        yield file[f"/{name}"]
-
-
-def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object]]:
+def _record_sets(
+    group: h5py.Group, header: FileHeader, file_name: str
+) -> Iterator[dict[str, object]]:
+    """Yield the samples of a group, and its classes where they have names."""
     prefix = group.name.strip("/")
     id_ = f"{_word(prefix)}_samples" if prefix else "samples"
     names = f"{_word(prefix)}_label_names" if prefix else "label_names"
-    classes = group.get("label_names")
+    classes = group.get(schema.LABEL_NAMES.name)
     named = isinstance(classes, h5py.Dataset) and len(classes) <= _MAX_NAMES
-    n = len(group["status"])
+    n = len(group[schema.STATUS.name])
     fields = []
-    for path, shape, dtype in _columns(group):
+    for path, shape, dtype in _columns(group, header.layout):
         field = _field(f"{id_}/{_word(path)}", path, shape, dtype)
         field["source"] = {
             "fileObject": {"@id": file_name},
             "extract": {"column": f"/{prefix}/{path}" if prefix else f"/{path}"},
         }
-        if path == "labels" and named:
+        if path == schema.LABELS.name and named:
             field["references"] = {"field": {"@id": f"{names}/label"}}
         fields.append(field)
     yield {
@@ -192,23 +197,18 @@ def _record_sets(group: h5py.Group, file_name: str) -> Iterator[dict[str, object
         yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]])
 
 
-def _columns(group: h5py.Group) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
-    """Path, shape of one value (-1: it varies) and type of all that has a row per sample."""
-    layout = str(group.file.attrs["schema"]).split()[1]
-    ours = {*schema.known(layout), schema.COLUMNS} - {"label_names"}
-    for name in sorted({name.partition("/")[0] for name in ours} & set(group)):
-        node = group[name]
-        if isinstance(node, h5py.Dataset):
-            yield name, node.shape[1:], node.dtype
-        elif name == schema.COLUMNS:
-            yield from (
-                (f"{name}/{column}", node[column].shape[1:], node[column].dtype)
-                for column in sorted(node)
-            )
-        elif layout == "ragged":  # images of any size: height, width, channels
-            yield name, (-1, -1, -1), node["pixels"].dtype
-        elif layout == "encoded":  # the bytes of the image files
-            yield name, (-1,), node["data"].dtype
+def _columns(
+    group: h5py.Group, layout: str
+) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """Yield path, shape of one value (-1: it varies) and type of all that has a row per sample."""
+    images = schema.IMAGES.name
+    for name, dataset in sorted(datasets(group, layout)):
+        if name == schema.RAGGED_PIXELS.name:  # height, width, channels
+            yield images, (-1, -1, -1), dataset.dtype
+        elif name == schema.ENCODED_DATA.name:  # the bytes of an image file
+            yield images, (-1,), dataset.dtype
+        elif name not in (schema.LABEL_NAMES.name, schema.OFFSETS.name, schema.SHAPES.name):
+            yield name, dataset.shape[1:], dataset.dtype
 
 
 def _field(id_: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""What the sources say that a file's images are: shape and type of each, and of those of a stack.
+"""What a file's images should be by their sources: shape and type of each, and of a stack.
 
-It is worked out anew from the sources' headers and the file's options, not by `target`, which
-decided it when the file was made.
+It is worked out anew from the sources' headers and the file's options, not by
+`pipeline.output_spec`, which decided it when the file was made.
 
 May not: read files, know ranks.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.schema import IMAGES
 from h5ingest.images.conversion import holds, lossless_channels
 
 _CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
@@ -51,7 +52,7 @@ class Expected:
             spec: of its source.
             shape: (H, W) or (H, W, C), as stored.
             dtype: as stored.
-            size: that is stored beside an image with padding; else None.
+            size: stored with an image that has padding; else None.
         """
         channels = shape[2] if len(shape) == 3 else 1
         wanted_dtype, wanted_channels = self._dtype or spec.dtype, self._channels or spec.channels
@@ -77,16 +78,16 @@ class Expected:
         return None
 
     def stack_problems(
-        self, told: Iterable[Seen], shape_of: Callable[[str], tuple[int, ...]]
+        self, counted: Iterable[Seen], shape_of: Callable[[str], tuple[int, ...]]
     ) -> list[str]:
         """Return a line for each stack that is not what all of its sources together make it.
 
         Args:
-            told: what all ranks have seen. Where it is not all images, nothing can be said.
+            counted: `seen` of each rank. A stack of which some sources were not read is left out.
             shape_of: prefix -> (n, H, W) or (n, H, W, C), the stack's.
         """
         specs: dict[str, Counter[ImageSpec]] = {}
-        for seen in told:
+        for seen in counted:
             for (prefix, spec), count in seen.items():
                 specs.setdefault(prefix, Counter())[spec] += count
         problems = []
@@ -98,7 +99,7 @@ class Expected:
             size = self._size or self._common_size(counts)
             wanted = [*size, channels] if channels > 1 else [*size]
             if shape != wanted:
-                problems.append(f"{prefix}/images: its sources make {wanted}, found {shape}")
+                problems.append(f"{IMAGES.at(prefix)}: its sources make {wanted}, found {shape}")
         return problems
 
     def _common_size(self, counts: Counter[ImageSpec]) -> Sizes:

@@ -5,6 +5,7 @@ May not: write the file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -16,19 +17,21 @@ import h5py
 import numpy as np
 
 from h5ingest.core import schema
-from h5ingest.core.layout import STATUS_MISSING, STATUS_OK, ImageSpec
+from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import size
+from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
+from h5ingest.reading.open_file import datasets, open_checked
 from h5ingest.reading.store import ImageStore
 
 QUOTAS: Final = (150_000, 200_000)
-"""Inodes that typical sites give with each TB."""
+"""Inodes that typical sites give with each TiB."""
 
 MAX_CLASSES: Final = 20
 MAX_FAILED: Final = 5
 _MOST_COLUMNS: Final = 100
 _BAR: Final = 24
 _WIDTH: Final = 200
-"""Columns where there is no terminal: a digest or a path that is cut is of no use."""
+"""Letters in a line where there is no terminal: a digest that is cut is of no use."""
 _FILTERS: Final = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 307: "bzip2", 32000: "lzf",
                    32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd",
                    32026: "blosc2"}  # fmt: skip
@@ -95,22 +98,26 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
     from rich.text import Text
     from rich.tree import Tree
 
-    with ImageStore(path) as store, h5py.File(store.path, "r") as file:
+    file, header = open_checked(path)
+    with file:
+        n_bytes = os.path.getsize(path)
         title = Text(printable(os.fspath(path)), "bold")
-        about = f"   {size(os.path.getsize(store.path))}, {file.attrs['schema']}"
-        root = Tree(title.append(about, "not bold dim"), guide_style="dim")
+        title.append(f"   {size(n_bytes)}, {header.schema}", "not bold dim")
+        trunk = Tree(title, guide_style="dim")
         n_images = 0
-        for name in [group] if group is not None else store.groups or [None]:
-            with ImageStore(path, group=name) as part:
-                n_images += len(part)
-                branch = root if name is None else root.add(Text(printable(name), "bold"))
-                _add(branch, _about_images(part, file))
-                _add(branch.add(Text("datasets", "bold")), _datasets(part, file))
-                _add_classes(branch, part)
-                _add_failed(branch, part)
-        _add(root.add(Text("inodes", "bold")), _inodes(n_images, os.path.getsize(store.path)))
-        _add(root.add(Text("provenance", "bold")), _provenance(file))
-    return root
+        for name in [group] if group is not None else header.groups or [None]:
+            with ImageStore(path, group=name) as store:
+                n_images += len(store)
+                branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
+                prefix = header.prefix(name)
+                _add(branch, _about_images(store, file, prefix))
+                lines = _datasets(file[prefix or "/"], header.layout)
+                _add(branch.add(Text("datasets", "bold")), lines)
+                _add_classes(branch, store)
+                _add_failed(branch, store)
+        _add(trunk.add(Text("inodes", "bold")), _inodes(n_images, n_bytes))
+        _add(trunk.add(Text("provenance", "bold")), _provenance(file))
+    return trunk
 
 
 def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
@@ -123,8 +130,8 @@ def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
         branch.add(Text.assemble(f"{name:<{width}}  ", (text, "dim")) if text else Text(name))
 
 
-def _about_images(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str]]:
-    """Yield what is to be said of the images, and how they are stored."""
+def _about_images(store: ImageStore, file: h5py.File, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield how many images there are and of what kind, and how they are stored."""
     n_failed = int((store.status != STATUS_OK).sum())
     shape = store.shape[1:]
     each = f" of {ImageSpec.of(shape, store.dtype)}" if shape and store.dtype is not None else ""
@@ -136,8 +143,7 @@ def _about_images(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str
     if store.layout == "tree":
         yield f"one dataset each{_classes(store)}", ""
         return
-    dataset = file[f"{store.group or ''}/{schema.PIXELS[store.layout]}"]
-    yield _storage(dataset, store.layout), ""
+    yield _storage(file[schema.PIXELS[store.layout].at(prefix)], store.layout), ""
 
 
 def _storage(dataset: h5py.Dataset, layout: str) -> str:
@@ -172,15 +178,12 @@ def filter_names(dataset: h5py.Dataset) -> list[str]:
     return names
 
 
-def _datasets(store: ImageStore, file: h5py.File) -> Iterator[tuple[str, str]]:
-    """Yield the datasets of a group; of a tree, what is beside the images."""
-    group = file[f"/{store.group or ''}"]
-    columns = [f"{schema.COLUMNS}/{name}" for name in group.get(schema.COLUMNS, ())][:_MOST_COLUMNS]
-    for name in (*schema.known(store.layout), *columns):
-        dataset = group.get(name)
-        if isinstance(dataset, h5py.Dataset):
-            kind = "string" if dataset.dtype.kind == "O" else dataset.dtype.name
-            yield name, f"{dataset.shape} {kind}"
+def _datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, str]]:
+    """Yield the datasets of a group, apart from the images of a tree."""
+    most = len(schema.known(layout)) + _MOST_COLUMNS
+    for name, dataset in itertools.islice(datasets(group, layout), most):
+        kind = "string" if dataset.dtype.kind == "O" else dataset.dtype.name
+        yield name, f"{dataset.shape} {kind}"
 
 
 def _classes(store: ImageStore) -> str:
@@ -234,19 +237,24 @@ def _add_failed(branch: Any, store: ImageStore) -> None:
 
 def _inodes(n_images: int, n_bytes: int) -> Iterator[tuple[str, str]]:
     """Yield what the images would take of a quota as files, and what this file takes."""
-    yield f"1 file of {decimal(n_bytes)} instead of {n_images:,} files", ""
+    yield f"1 file of {size(n_bytes)} instead of {n_images:,} files", ""
     for quota in QUOTAS:
-        share = decimal(n_images / quota * 10**12)
-        yield f"{n_images:,} inodes are what comes with {share} at {quota:,} per TB", ""
+        share = size(n_images / quota * 1024**4)
+        yield f"{n_images:,} inodes are what comes with {share} at {quota:,} per TiB", ""
+
+
+_SHOWN_ABOVE: Final = (
+    Attribute.SCHEMA, Attribute.GROUPS, Attribute.N_SAMPLES, Attribute.N_FAILED, Attribute.STATUS,
+)  # fmt: skip
 
 
 def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
-    """Yield the attributes of the file."""
+    """Yield the attributes of the file that are not shown above."""
     for name, value in file.attrs.items():
-        if name in ("schema", "groups", "n_samples", "n_failed", "status"):
-            continue  # said already
+        if name in _SHOWN_ABOVE:
+            continue
         text = str(value)
-        if name in ("options", "libraries", "job"):
+        if name in (Attribute.OPTIONS, Attribute.LIBRARIES, Attribute.JOB):
             pairs = json.loads(text)
             text = ", ".join(
                 f"{key} {_plain(pairs[key])}" for key in pairs if pairs[key] is not None
@@ -256,19 +264,6 @@ def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
 
 def _plain(value: object) -> str:
     return " ".join(str(value).split())  # an MPI's version string has tabs and line feeds
-
-
-def decimal(n_bytes: float) -> str:
-    """Return a number of bytes as quotas are given, in powers of 1,000.
-
-    >>> decimal(400e9), decimal(60e6), decimal(12.5e12)
-    ('400 GB', '60 MB', '12.5 TB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 999.5:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.4g} TB"
 
 
 def printable(text: str) -> str:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.errors import SampleError
-from h5ingest.core.layout import STATUS_FAILED, STATUS_OK
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples
+from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, check_intact, decode_into
 from h5ingest.images.prefetch import Prefetcher

@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.layout import STATUS_OK, Group, Layout
+from h5ingest.core.layout import Group, Layout
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, element_batches, overlap, unit
 from h5ingest.core.sample_table import Samples
+from h5ingest.core.schema import STATUS_OK
 from h5ingest.images.prefetch import Prefetcher
 from h5ingest.pipeline.load_batch import BatchLoader
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords

@@ -1,4 +1,4 @@
-"""The decoded chunks that were used last, in one piece of memory that is made once."""
+"""A least-recently-used cache of decoded chunks, in memory that is allocated once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from h5ingest.reading.forksafe_file import ForkSafeFile
 
 
 class ChunkCache:
-    """Chunks by number; the one used least recently makes room for a new one.
+    """Chunks by number; a new one takes the place of the one used least recently.
 
-    One array for all of them: fresh memory costs a page fault each 4 KiB, which here took as long
-    as decoding, while a large array gets huge pages and is used again. So a chunk that is read
-    from must not be replaced meanwhile: who holds one holds the lock.
+    One array for all of them: fresh memory costs a page fault each 4 KiB, which takes as long as
+    decoding, while a large array gets huge pages and is used again. So a chunk must not be replaced
+    while it is read from: `hold` returns with the lock taken, and the caller releases it.
     """
 
     def __init__(
         self, handle: ForkSafeFile, n_chunks: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        """Take no memory yet.
+        """Allocate no memory yet.
 
         Args:
             handle: whose `cache_lock` is used, as it is never left locked by a fork.
-            n_chunks: that are kept at most.
+            n_chunks: the most that are kept.
             shape: of a chunk.
             dtype: of its values.
         """
@@ -54,7 +54,7 @@ class ChunkCache:
             return self._latest[1]
         place = self._kept.pop(chunk, None)
         if place is None:
-            place = self._room()
+            place = self._free_place()
             memory = self._memory if place is not None else None
             self.lock.release()
             values = np.empty(self._shape, self._dtype) if memory is None else memory[place]
@@ -74,7 +74,7 @@ class ChunkCache:
         self._latest = (chunk, found)
         return found
 
-    def _room(self) -> int | None:
+    def _free_place(self) -> int | None:
         """Return a place that nobody uses; None: other threads are filling all of them."""
         if self._memory is None:
             self._memory = np.empty((len(self._free), *self._shape), self._dtype)

@@ -1,8 +1,7 @@
-"""What a file of ours holds: its attributes, and the contents of one of its groups."""
+"""What one group of a file holds, and the fastest way to read each of its datasets."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core import schema
+from h5ingest.core.errors import OutputError
+from h5ingest.core.schema import StandardDataset
 from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
@@ -19,36 +20,8 @@ from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
 
-LAYOUTS: Final = ("stack", "ragged", "tree", "encoded")
 _BLOCK_BYTES: Final = 2**20
 """Of neighbouring images that are read together best, where the file has no chunks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileAttributes:
-    """The attributes of a file."""
-
-    layout: str
-    """One of LAYOUTS."""
-    groups: tuple[str, ...]
-    """Names of the groups that hold images; empty: the root does."""
-    content_digest: str
-    """Of all that the file says."""
-
-    def prefix(self, group: str | None, path: str) -> str:
-        """Return what precedes the names of the datasets of a group.
-
-        Raises:
-            UsageError: there is no such group, or one must be chosen.
-        """
-        if group is None and not self.groups:
-            return "/"
-        if group in self.groups:
-            return f"/{group}/"
-        if not self.groups:
-            raise UsageError(f"{path}: expected no group, as the file has none, got {group!r}")
-        got = "none" if group is None else repr(group)
-        raise UsageError(f"{path}: expected a group, one of {', '.join(self.groups)}; got {got}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +50,6 @@ class Contents:
     """Column -> full name of its dataset."""
 
 
-def about(file: h5py.File, path: str) -> FileAttributes:
-    """Return what the attributes say.
-
-    Raises:
-        OutputError: this is no file of ours, or of a version that is not known here.
-    """
-    schema = str(file.attrs.get("schema", ""))
-    name, _, version = schema.removeprefix("h5ingest ").partition(" ")
-    if not schema.startswith("h5ingest "):
-        raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
-    if name not in LAYOUTS or version != "1":
-        raise OutputError(f"{path}: schema {schema!r} is not known to this version of h5ingest")
-    return FileAttributes(
-        layout=name,
-        groups=tuple(json.loads(str(file.attrs.get("groups", "[]")))),
-        content_digest=str(file.attrs.get("content_digest", "")),
-    )
-
-
 class Opener:
     """Finds the datasets of one group and the fastest way to read each."""
 
@@ -111,8 +65,8 @@ class Opener:
 
         Args:
             handle: of the file.
-            file: the open file; the handle is held meanwhile.
-            prefix: what precedes the names of datasets.
+            file: what entering the handle gave; it is not left before `contents` returns.
+            prefix: HDF5 path of the group: empty, or `/train`.
             cache_bytes: what decoded chunks may take.
             n_threads: that decode; see `Threads`.
         """
@@ -128,24 +82,24 @@ class Opener:
             OutputError: datasets are missing or do not fit together.
             SetupError: a filter is not available here.
         """
-        status = self.array("status")
+        status = self.array(schema.STATUS)
         if status is None:
-            raise OutputError(f"{self._handle.path}: {self._prefix}status is missing")
+            raise self._missing(schema.STATUS)
         n_rows = len(status)
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
-        names = self._dataset("label_names")
-        columns = self._file.get(f"{self._prefix}columns") or {}
+        names = self._dataset(schema.LABEL_NAMES)
+        columns = self._file.get(f"{self._prefix}/{schema.COLUMNS}") or {}
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype,
-            labels=self.array("labels"), status=status,
+            labels=self.array(schema.LABELS), status=status,
             sizes=self._sizes(layout), bounds=bounds,
             label_names=None if names is None else _texts(names),
             columns={name: columns[name].name for name in columns},
         )  # fmt: skip
 
-    def array(self, name: str) -> NDArray[Any] | None:
+    def array(self, wanted: StandardDataset) -> NDArray[Any] | None:
         """Return a dataset of numbers, read-only: the mapping itself where the file allows it."""
-        dataset = self._dataset(name)
+        dataset = self._dataset(wanted)
         if dataset is None:
             return None
         offset = flat_offset(dataset)
@@ -155,11 +109,11 @@ class Opener:
         values.flags.writeable = False
         return values
 
-    def rows(self, name: str) -> Rows:
+    def rows(self, wanted: StandardDataset) -> Rows:
         """Return the rows of a dataset of numbers that must be there."""
-        dataset = self._dataset(name)
+        dataset = self._dataset(wanted)
         if dataset is None:
-            raise OutputError(f"{self._handle.path}: {self._prefix}{name} is missing")
+            raise self._missing(wanted)
         offset = flat_offset(dataset)
         if offset is not None:
             return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
@@ -167,49 +121,52 @@ class Opener:
             return ChunkedRows(self._handle, dataset, self._cache_bytes, self._threads)
         return PlainRows(self._handle, dataset)
 
-    def _dataset(self, name: str) -> h5py.Dataset | None:
-        found = self._file.get(self._prefix + name)
+    def _dataset(self, wanted: StandardDataset) -> h5py.Dataset | None:
+        found = self._file.get(wanted.at(self._prefix))
         return found if isinstance(found, h5py.Dataset) else None
 
+    def _missing(self, wanted: StandardDataset) -> OutputError:
+        return OutputError(f"{self._handle.path}: {wanted.at(self._prefix)} is missing")
+
     def _stack(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        rows = self.rows("images")
+        rows = self.rows(schema.IMAGES)
         if rows.shape[0] != n_rows:
             raise OutputError(
                 f"{self._handle.path}: expected {n_rows:,} images, found {rows.shape[0]:,}"
             )
-        dataset = self._dataset("images")
+        dataset = self._dataset(schema.IMAGES)
         each = dataset.chunks[0] if dataset is not None and dataset.chunks else 0
         if not each:
             each = max(1, _BLOCK_BYTES // (math.prod(rows.shape[1:]) * rows.dtype.itemsize or 1))
         return Stack(rows), rows.shape[1:], rows.dtype, _every(each, n_rows)
 
     def _ragged(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        elements = self.rows("images/pixels")
-        offsets, shapes = self._where(n_rows)
-        images = Ragged(elements, offsets, shapes, self._threads, self._handle.path)
-        return images, None, elements.dtype, self._blocks(elements, offsets)
+        elements = self.rows(schema.RAGGED_PIXELS)
+        return self._any_size(Ragged, elements, n_rows, elements.dtype)
 
     def _encoded(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        elements = self.rows("images/data")
-        offsets, shapes = self._where(n_rows)
-        images = Encoded(elements, offsets, shapes, self._threads, self._handle.path)
-        return images, None, None, self._blocks(elements, offsets)
+        return self._any_size(Encoded, self.rows(schema.ENCODED_DATA), n_rows, None)
+
+    def _any_size(
+        self, layout: type[Ragged], elements: Rows, n_rows: int, dtype: np.dtype[Any] | None
+    ) -> tuple[Images, Any, Any, Any]:
+        offsets, shapes = self.array(schema.OFFSETS), self.array(schema.SHAPES)
+        if offsets is None or shapes is None or offsets.shape != (n_rows + 1,):
+            raise OutputError(
+                f"{self._handle.path}: {self._prefix}/images has no offsets or shapes"
+            )
+        images = layout(elements, offsets, shapes, self._threads, self._handle.path)
+        return images, None, dtype, self._blocks(elements, offsets)
 
     def _tree(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        names = Strings(self._handle, f"{self._prefix}datasets", n_rows, None)
+        names = Strings(self._handle, schema.TREE_NAMES.at(self._prefix), n_rows, None)
         return Tree(self._handle, names), None, None, _every(1, n_rows)
-
-    def _where(self, n_rows: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        offsets, shapes = self.array("images/offsets"), self.array("images/shapes")
-        if offsets is None or shapes is None or offsets.shape != (n_rows + 1,):
-            raise OutputError(f"{self._handle.path}: {self._prefix}images has no offsets or shapes")
-        return offsets, shapes
 
     def _sizes(self, layout: str) -> NDArray[Any] | None:
         if layout in ("ragged", "encoded"):
-            shapes = self.array("images/shapes")
+            shapes = self.array(schema.SHAPES)
             return None if shapes is None else shapes[:, :2]
-        return self.array("sizes") if layout == "stack" else None
+        return self.array(schema.SIZES) if layout == "stack" else None
 
     def _blocks(self, elements: Rows, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the bounds of runs of images that begin in the same chunk."""

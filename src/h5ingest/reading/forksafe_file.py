@@ -1,10 +1,10 @@
 """The HDF5 file, open only while this process reads from it; and the same file as plain bytes.
 
-HDF5's state does not survive a fork in one piece: two processes then share file positions and
-caches that do not know of each other, and may return wrong data without an error. So no handle is
-ever carried across one: `os.register_at_fork` closes all of them first, and each process opens its
-own when it needs it. Plain bytes (`FileBytes`) have no such state: a read-only mapping and `pread`
-are the same in every process.
+HDF5 does not survive a fork: two processes then share file positions, have caches that do not know
+of each other, and may return wrong data without an error. So no open file is ever carried across a
+fork: `os.register_at_fork` closes all of them first, and each process opens its own when it needs
+it. Plain bytes (`FileBytes`) have no such state: a read-only mapping and `pread` are the same in
+every process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import IngestError, OutputError, one_line
+from h5ingest.reading.open_file import open_file
 
 Identity = tuple[int, int, int, int]
 """Device, inode, bytes and time of change (ns): another file under the same name differs."""
@@ -44,10 +45,10 @@ class ForkSafeFile:
         """
         self.path = path
         self.lock = threading.Lock()
-        """Held by who uses the file."""
+        """For whoever uses the file."""
         self.cache_lock = threading.Lock()
-        """For what is kept of the file in memory. Never held while waiting for `lock`. Both are
-        taken before a fork, so that no process begins with a lock that nobody releases."""
+        """For what is kept of the file in memory; whoever has it must not wait for `lock`. Both
+        are taken before a fork, so that no process begins with a lock that nobody releases."""
         self.identity: Identity | None = None
         """Of the file as it was first opened."""
         self._file: Any = None
@@ -69,10 +70,7 @@ class ForkSafeFile:
             raise OutputError(f"{self.path}: {one_line(error)}") from error
 
     def _open(self) -> h5py.File:
-        try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise OutputError(f"{self.path}: {_reason(self.path, error)}") from None
+        file = open_file(self.path)
         identity = identity_of(file.id.get_vfd_handle())
         if self.identity not in (None, identity):
             file.close()
@@ -93,20 +91,21 @@ class ForkSafeFile:
 
 
 _handles: weakref.WeakSet[ForkSafeFile] = weakref.WeakSet()
-_held: list[ForkSafeFile] = []
+_locked: list[ForkSafeFile] = []
+"""Those whose locks were taken before a fork."""
 
 
 def _before_fork() -> None:
     for handle in list(_handles):
         handle.lock.acquire()
         handle.cache_lock.acquire()
-        _held.append(handle)
+        _locked.append(handle)
         handle.close_locked()
 
 
 def _after_fork() -> None:
-    while _held:
-        handle = _held.pop()
+    while _locked:
+        handle = _locked.pop()
         handle.cache_lock.release()
         handle.lock.release()
 
@@ -167,18 +166,9 @@ class FileBytes:
 
 
 def identity_of(fd: int) -> Identity:
-    """Return what tells this file from another one of the same name."""
+    """Return what distinguishes this file from another one of the same name."""
     stat = os.fstat(fd)
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _reason(path: str, error: OSError) -> str:
-    """Return one sentence: the system's words where it speaks, else that this is no HDF5 file."""
-    if error.errno:
-        return os.strerror(error.errno)
-    if os.path.isfile(path) and not h5py.is_hdf5(path):
-        return "not an HDF5 file"
-    return one_line(error)
 
 
 def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -19,7 +19,7 @@ Batch = NDArray[Any] | list[NDArray[Any]]
 """(n, H, W) or (n, H, W, C) where all images have one shape; else n arrays."""
 
 _NO_LIMIT: Final = 2**62
-"""Pixels of a stored image: who stored it has judged its size."""
+"""Pixels of a stored image: the limit was applied when it was stored."""
 
 
 class Images(Protocol):
@@ -56,7 +56,7 @@ class Ragged:
         threads: Threads,
         path: str,
     ) -> None:
-        """Remember where the images are.
+        """Take where the images are.
 
         Args:
             elements: (total,) pixels, or bytes of files.
@@ -92,13 +92,13 @@ class Ragged:
 
     def _to_decode(self, rows: Indices) -> int:
         """Return the bytes that are decoded to make these images, where threads may help."""
-        return 0  # those of chunks, each once: one thread after the other
+        return 0  # chunks of pixels are decoded one after the other
 
     def _image(self, row: int, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the image made of the elements of a row.
 
         Raises:
-            OutputError: they are not what the file says of them.
+            OutputError: they do not fit the shape that the file has for them.
         """
         if len(values) != math.prod(shape):
             raise OutputError(

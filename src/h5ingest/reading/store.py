@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Final, Literal, Self, overload
+from typing import Any, Final, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
-from h5ingest.core.layout import STATUS_OK
 from h5ingest.core.options import MIB
-from h5ingest.reading.contents import Contents, FileAttributes, Opener, about
+from h5ingest.core.schema import PATHS, FileHeader, read_header
+from h5ingest.reading.contents import Contents, Opener
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.images import Batch
+from h5ingest.reading.selection import Failed, Selection, is_integer
 from h5ingest.reading.text import Columns, Strings
 
-Failed = Literal["include", "skip", "mask"]
-
 CACHE_BYTES: Final = 64 * MIB
+_NOTHING: Final = Selection(0, None, None)
+"""Of a store whose group is not open."""
 
 
 class ImageStore:
@@ -34,12 +35,12 @@ class ImageStore:
 
     Slices, integer arrays and boolean masks give batches, always copies. Images of files with
     images of many sizes (`ragged`, `encoded`, `tree`) come as a list of arrays. Without labels in
-    the file, None stands in their place.
+    the file, labels are None.
 
     Failed rows (status is not `ok`; their pixels are zeros) are, by `failed`:
-    - `include`: as they are: row i is line i of the manifest;
-    - `skip`: not there: `store[i]` is the i-th image that is good, `rows` says which row that is;
-    - `mask`: there, with the label `masked_label`.
+    - `include`: samples like any other: sample i is row i of the group;
+    - `skip`: left out: `store[i]` is the i-th image that is good, and `rows[i]` its row;
+    - `mask`: included, with the label `masked_label`.
 
     Any thread may read. Any process may: a store can be pickled, and be used on both sides of a
     fork; each process opens the file for itself, and a file that was replaced meanwhile is refused.
@@ -62,7 +63,7 @@ class ImageStore:
             group: name of the group to read, for a file that has groups (see `groups`).
             failed: what becomes of failed rows.
             masked_label: their label under `mask`.
-            cache_bytes: what decoded chunks of a compressed file may take in each process.
+            cache_bytes: memory for decoded chunks of a compressed file, in each process.
             threads: that decode the chunks or files of one batch; None: one per processor in a main
                 process, one in a process that another one started (a DataLoader's, for example).
 
@@ -83,22 +84,21 @@ class ImageStore:
         self._cache_bytes, self._threads = cache_bytes, threads
         self._digest: str | None = None
         self._start()
-        if group is not None or not self._about.groups:
+        if group is not None or not self._header.groups:
             self._contents  # noqa: B018  # errors now, not at the first image
             if failed == "mask" and self._contents.labels is None:
                 raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
 
     def _start(self) -> None:
-        """Look at the file; in each process that did not inherit a store that has done so."""
+        """Read the header; in each process that did not inherit a store that has done so."""
         self._handle: ForkSafeFile | None = ForkSafeFile(self.path)
         with self._handle as file:
-            self._about: FileAttributes = about(file, self.path)
-        if self._digest not in (None, self._about.content_digest):
+            self._header: FileHeader = read_header(file.attrs, self.path)
+        if self._digest not in (None, self._header.content_digest):
             raise OutputError(f"{self.path}: not the file that the store was made for")
-        self._digest = self._about.content_digest
+        self._digest = self._header.content_digest
         self._found: Contents | None = None
-        self._rows: NDArray[np.intp] | None = None
-        self._labels: NDArray[np.int64] | None = None
+        self._selection: Selection = _NOTHING
 
     @property
     def _contents(self) -> Contents:
@@ -109,33 +109,21 @@ class ImageStore:
                     raise ValueError(f"{self.path}: the store is closed")
                 self._start()
             assert self._handle is not None
-            prefix = self._about.prefix(self.group, self.path)
+            prefix = self._header.prefix(self.group)
             with self._handle as file:
                 opener = Opener(self._handle, file, prefix, self._cache_bytes, self._threads)
-                found = opener.contents(self._about.layout)
-            self._apply_policy(found)
+                found = opener.contents(self._header.layout)
+            self._selection = Selection.of(
+                found.status, found.labels, self._failed, self._masked_label
+            )
             self._found = found
         return self._found
-
-    def _apply_policy(self, found: Contents) -> None:
-        """Set which rows count and what their labels are."""
-        self._labels = found.labels
-        if self._failed == "include" or bool((found.status == STATUS_OK).all()):
-            return
-        good = found.status == STATUS_OK
-        if self._failed == "skip":
-            self._rows = np.flatnonzero(good)
-            self._labels = None if found.labels is None else found.labels[self._rows]
-        elif found.labels is not None:
-            self._labels = np.where(good, found.labels, self._masked_label)
-        if self._labels is not None:
-            self._labels.flags.writeable = False
 
     # --- samples -------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        found = self._contents
-        return found.n_rows if self._rows is None else len(self._rows)
+        self._contents  # noqa: B018  # opens
+        return self._selection.n_samples
 
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> tuple[NDArray[Any], int | None]: ...
@@ -158,7 +146,7 @@ class ImageStore:
             if isinstance(index, slice) or not is_integer(index):
                 return self._batch(found, index)
             index = int(index)
-        labels, rows = self._labels, self._rows
+        labels, rows = self._selection.labels, self._selection.rows
         try:
             image = found.images.one(index if rows is None else int(rows[index]))
             return image, None if labels is None else int(labels[index])
@@ -166,8 +154,8 @@ class ImageStore:
             raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
 
     def _batch(self, found: Contents, index: Any) -> tuple[Batch, NDArray[np.int64] | None]:
-        chosen = index if isinstance(index, slice) else self._chosen(index)
-        labels, rows = self._labels, self._rows
+        chosen = index if isinstance(index, slice) else self._selection.chosen(index)
+        labels, rows = self._selection.labels, self._selection.rows
         try:
             images = found.images.many(chosen if rows is None else rows[chosen])
         except IndexError:
@@ -176,33 +164,20 @@ class ImageStore:
             labels = labels[chosen].copy() if isinstance(chosen, slice) else labels[chosen]
         return images, labels
 
-    def _chosen(self, index: Any) -> NDArray[np.intp]:
-        """Return the samples that a list, an array or a mask asks for."""
-        array = np.asarray(index)
-        if array.ndim != 1:
-            raise TypeError(f"expected an integer, a slice or one row of them, got {index!r}")
-        if array.dtype == np.bool_:
-            if len(array) != len(self):
-                raise IndexError(f"a mask of {len(array):,} does not fit {len(self):,} samples")
-            return np.flatnonzero(array)
-        if array.dtype.kind not in "iu" and len(array):
-            raise TypeError(f"expected integers, got {array.dtype}")
-        return array.astype(np.intp, copy=False)
-
     def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
         return (self[sample] for sample in range(len(self)))
 
-    # --- what is beside the images -------------------------------------------------------------
+    # --- what the file has besides images ------------------------------------------------------
 
     @property
     def layout(self) -> str:
         """`stack`, `ragged`, `tree` or `encoded`."""
-        return self._about.layout
+        return self._header.layout
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups in the file; empty if it has none."""
-        return self._about.groups
+        return self._header.groups
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -218,7 +193,7 @@ class ImageStore:
     def labels(self) -> NDArray[np.int64] | None:
         """(n,) read-only; the file itself in memory, where it is stored plainly."""
         self._contents  # noqa: B018  # opens
-        return self._labels
+        return self._selection.labels
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -228,18 +203,19 @@ class ImageStore:
     @property
     def paths(self) -> Strings:
         """As in the manifest; a lazy sequence of strings."""
-        return self._strings(self._contents, f"{self._prefix}paths")
+        return self._strings(self._contents, PATHS.at(self._header.prefix(self.group)))
 
     @property
     def status(self) -> NDArray[np.uint8]:
         """(n,) read-only: 0 missing, 1 ok, 2 failed."""
-        return self._of_rows(self._contents.status)
+        status = self._contents.status  # opens
+        return self._selection.per_sample(status)
 
     @property
     def sizes(self) -> NDArray[Any] | None:
         """(n, 2) true height and width, where images were padded or differ; else None."""
         sizes = self._contents.sizes
-        return None if sizes is None else self._of_rows(sizes)
+        return None if sizes is None else self._selection.per_sample(sizes)
 
     @property
     def columns(self) -> Columns:
@@ -250,26 +226,18 @@ class ImageStore:
     @property
     def rows(self) -> NDArray[np.intp]:
         """(n,) row of each sample in the file: its line in the manifest (of its group)."""
-        return np.arange(len(self)) if self._rows is None else self._rows
+        n_samples, rows = len(self), self._selection.rows
+        return np.arange(n_samples) if rows is None else rows
 
     @property
     def blocks(self) -> NDArray[np.int64]:
         """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
         bounds = self._contents.bounds
-        if self._rows is None:
-            return bounds
-        return np.unique(np.searchsorted(self._rows, bounds)).astype(np.int64)
-
-    @property
-    def _prefix(self) -> str:
-        return self._about.prefix(self.group, self.path)
+        return self._selection.blocks(bounds)
 
     def _strings(self, found: Contents, name: str) -> Strings:
         assert self._handle is not None, "contents are there, so the file is"
-        return Strings(self._handle, name, found.n_rows, self._rows)
-
-    def _of_rows(self, values: NDArray[Any]) -> NDArray[Any]:
-        return values if self._rows is None else values[self._rows]
+        return Strings(self._handle, name, found.n_rows, self._selection.rows)
 
     def _column(self, name: str) -> NDArray[Any] | Strings:
         full_name = self._contents.columns[name]
@@ -277,7 +245,7 @@ class ImageStore:
         with self._handle as file:
             dataset = file[full_name]
             if dataset.dtype.kind != "O":
-                return self._of_rows(dataset[()])
+                return self._selection.per_sample(dataset[()])
         return self._strings(self._contents, full_name)
 
     # --- life ----------------------------------------------------------------------------------
@@ -287,7 +255,7 @@ class ImageStore:
         if self._handle is not None:
             self._handle.close()
         self._handle = self._found = self._digest = None
-        self._rows = self._labels = None
+        self._selection = _NOTHING
 
     def __enter__(self) -> Self:
         return self
@@ -300,8 +268,8 @@ class ImageStore:
         return {
             "path": self.path, "group": self.group, "_failed": self._failed,
             "_masked_label": self._masked_label, "_cache_bytes": self._cache_bytes,
-            "_threads": self._threads, "_digest": self._digest, "_about": self._about,
-            "_handle": None, "_found": None, "_rows": None, "_labels": None,
+            "_threads": self._threads, "_digest": self._digest, "_header": self._header,
+            "_handle": None, "_found": None, "_selection": _NOTHING,
         }  # fmt: skip
 
     def __repr__(self) -> str:
@@ -311,8 +279,3 @@ class ImageStore:
         if self.groups and self.group is None:
             return f"<ImageStore {self.path!r}: groups {', '.join(self.groups)}>"
         return f"<ImageStore {self.path!r}{group}: {len(self):,} samples, {self.layout}>"
-
-
-def is_integer(index: Any) -> bool:
-    """Return whether this asks for one sample, not for a batch."""
-    return hasattr(index, "__index__") and not getattr(index, "ndim", 0)

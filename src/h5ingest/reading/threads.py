@@ -1,4 +1,4 @@
-"""Threads that decode, in processes that have the processor to themselves."""
+"""Threads that decode, in a process that need not share the processors with its siblings."""
 
 from __future__ import annotations
 

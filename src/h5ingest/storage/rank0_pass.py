@@ -16,13 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core import column_types
+from h5ingest.core import column_types, schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import ManifestError, OutputError
-from h5ingest.core.layout import STATUS_FAILED, STATUS_OK, Layout
+from h5ingest.core.layout import Layout
 from h5ingest.core.manifest import Manifest, stream
 from h5ingest.core.manifest_dialect import LineError
 from h5ingest.core.outfiles import give_name
+from h5ingest.core.schema import STATUS_FAILED, STATUS_OK, Attribute
 from h5ingest.storage.datasets import create_group, open_dataset, output_errors, sync
 from h5ingest.storage.existing_output import refuse_existing
 from h5ingest.storage.raw_file import reopened
@@ -62,7 +63,7 @@ def finalize(
         Exception: whatever `beat` raises; the file may be ended another time.
     """
     beat()
-    _check_status(partial, layout, int(attributes["n_failed"]), beat)
+    _check_status(partial, layout, int(attributes[Attribute.N_FAILED]), beat)
     digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
@@ -77,25 +78,33 @@ def finalize(
                         digest.add_numbers(spec.name, values)
             if palette is not None:  # of a tree, whose images have no dataset in common: the group
                 colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-                file[group.pixels.name or group.prefix or "/"].attrs["palette"] = colours
+                file[group.pixels.name or group.prefix or "/"].attrs[schema.PALETTE] = colours
             if layout.grouped:
                 name = group.name.encode("utf-8", "surrogateescape")
-                file[group.prefix].attrs.create("name", name, dtype=_TEXT)
+                file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=_TEXT)
             if names is not None:
                 paths = [name.encode("utf-8", "surrogateescape") for name, _ in names[number]]
-                _write_all(file, f"{group.prefix}/datasets", paths, digest)
-                digest.add_pixels(f"{group.prefix}/datasets", (kind for _, kind in names[number]))
+                _write_all(file, group.prefix, schema.TREE_NAMES, paths, digest)
+                kinds = (kind for _, kind in names[number])
+                digest.add_pixels(schema.TREE_NAMES.at(group.prefix), kinds)
             if manifest.class_names is not None:
-                _write_all(file, f"{group.prefix}/label_names", manifest.class_names, digest)
+                _write_all(file, group.prefix, schema.LABEL_NAMES, manifest.class_names, digest)
         _write_tables(file, layout, manifest, digest, beat)
         content_digest = digest.hexdigest()
-        for key, value in (attributes | {"content_digest": content_digest}).items():
+        for key, value in (attributes | {Attribute.CONTENT_DIGEST: content_digest}).items():
             file.attrs[key] = value
     return content_digest
 
 
-def _write_all(file: h5py.File, name: str, values: Sequence[bytes], digest: ContentDigest) -> None:
-    _create(file, name, "text", len(values), "class" if name.endswith("/label_names") else "sample")
+def _write_all(
+    file: h5py.File,
+    prefix: str,
+    dataset: schema.StandardDataset,
+    values: Sequence[bytes],
+    digest: ContentDigest,
+) -> None:
+    name = dataset.at(prefix)
+    _create(file, name, dataset.dtype, len(values), dataset.dims[0])
     _write(file, name, 0, column_types.convert(values, "text"), digest)
 
 
@@ -107,17 +116,17 @@ def _write_tables(
     beat: Callable[[], None],
 ) -> None:
     """Stream the manifest into `paths`, `labels`, `columns` and `samples` of each group."""
-    kinds = {"path": "text", **manifest.column_kinds}
+    kinds = {"path": schema.PATHS.dtype, **manifest.column_kinds}
     if "label" in manifest.dialect.columns:
-        kinds["label"] = "int64"
+        kinds["label"] = schema.LABELS.dtype
     if layout.grouped:
-        kinds[_INDEX] = "int64"
+        kinds[_INDEX] = schema.SAMPLES.dtype
     for group in layout.groups:
         beat()
         if manifest.column_kinds:
-            create_group(file.id, f"{group.prefix}/columns")
+            create_group(file.id, f"{group.prefix}/{schema.COLUMNS}")
         for column, kind in kinds.items():
-            _create(file, group.prefix + _target(column), kind, group.n_rows)
+            _create(file, _target(group.prefix, column), kind, group.n_rows)
     rows = [0] * len(layout.groups)
     for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
         order = np.argsort(codes, kind="stable")
@@ -129,7 +138,7 @@ def _write_tables(
         ):
             beat()
             for column, values in ordered.items():
-                name = layout.groups[number].prefix + _target(column)
+                name = _target(layout.groups[number].prefix, column)
                 _write(file, name, rows[number], values[start:end], digest)
             rows[number] += end - start
 
@@ -170,9 +179,13 @@ def _converted_blocks(
         )
 
 
-def _target(column: str) -> str:
-    names = {"path": "/paths", "label": "/labels", _INDEX: "/samples"}
-    return names.get(column, f"/columns/{column}")
+_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, _INDEX: schema.SAMPLES}
+"""Column of the manifest -> its dataset; the others lie below `columns`."""
+
+
+def _target(prefix: str, column: str) -> str:
+    standard = _STANDARD.get(column)
+    return standard.at(prefix) if standard else schema.column(prefix, column)
 
 
 # h5py's own `create_dataset`, `file[name]` and `dataset[:]` take several times as long, which

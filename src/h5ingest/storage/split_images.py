@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.core.layout import STATUS_FAILED, Layout
+from h5ingest.core.layout import Layout
+from h5ingest.core.schema import STATUS_FAILED
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.journal import Undone
 from h5ingest.storage.raw_file import reopened

@@ -1,0 +1,91 @@
+"""The source files of a finished file's images, decoded again and compared with what is stored."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.images import source_files
+from h5ingest.images.conversion import Fit, Losses, convert_into
+from h5ingest.images.decode import check_intact, decode_into, decode_otherwise, probe
+from h5ingest.inspect.expected_specs import Expected
+
+
+class Sources:
+    """Source files, converted once more as the file's options say."""
+
+    def __init__(self, options: Mapping[str, Any], expected: Expected, folder: Path) -> None:
+        """Begin.
+
+        Args:
+            options: that the file was made with.
+            expected: judges the spec of each source.
+            folder: the source folder, what relative paths are relative to.
+        """
+        self._expected = expected
+        self._folder = os.fsencode(folder.absolute())
+        self._raw = options["samples"] == "raw"
+        resample = options["resample"] or ("nearest" if self._raw else "bicubic")
+        self._fit = Fit(
+            how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw
+        )
+        self._encoded = options["layout"] == "encoded"
+        self.n_done = 0
+        """Sources compared."""
+        self.n_other = 0
+        """Of these, by another decoder than the one that wrote the image."""
+
+    def compare(
+        self, prefix: str, path: bytes, stored: NDArray[Any], stored_shape: tuple[int, ...] | None
+    ) -> str | None:
+        """Return what differs between a stored image and its source, if anything.
+
+        Args:
+            prefix: of its group.
+            path: of the source.
+            stored: its pixels, or its file's bytes.
+            stored_shape: what the file names as its shape; see `stored_shapes`.
+        """
+        shape = stored.shape
+        if self._encoded and stored_shape is not None:
+            shape = stored_shape if stored_shape[2] > 1 else stored_shape[:2]
+        try:
+            data, _ = source_files.read(os.path.join(self._folder, path))
+            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
+            assert spec is not None, "probe was given the whole file"
+            size = None
+            if stored_shape is not None and len(stored_shape) == 2:  # without its padding
+                size = stored_shape
+            problem = self._expected.problem(prefix, spec, shape, stored.dtype.name, size)
+            if problem is not None:
+                self.n_done += 1
+                return problem
+            if self._encoded:
+                check_intact(data)
+                expected = np.frombuffer(data, np.uint8)
+            else:
+                expected = self._decode(data, spec, stored)
+        except SampleError as error:
+            return f"its source cannot be read now: {error.reason}"
+        self.n_done += 1
+        if np.array_equal(expected, stored):
+            return None
+        return "its pixels differ from those of its source"
+
+    def _decode(self, data: bytes, spec: ImageSpec, stored: NDArray[Any]) -> NDArray[Any]:
+        pixels = None if self._raw else decode_otherwise(data)
+        self.n_other += pixels is not None
+        if pixels is None:
+            pixels = np.empty(spec.shape, spec.dtype)
+            decode_into(data, pixels, raw=self._raw)
+        expected = np.empty(stored.shape, stored.dtype)
+        convert_into(pixels, expected, self._fit, Losses())
+        return expected

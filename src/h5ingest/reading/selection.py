@@ -1,0 +1,86 @@
+"""Which samples of a group a store has, by its policy for failed ones; and which an index means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.schema import STATUS_OK
+
+Failed = Literal["include", "skip", "mask"]
+"""What becomes of failed samples: see `ImageStore`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The samples of a store."""
+
+    n_samples: int
+    """Those that are not skipped."""
+    rows: NDArray[np.intp] | None
+    """(n_samples,) row of each in the file; None: all rows."""
+    labels: NDArray[np.int64] | None
+    """(n_samples,) read-only."""
+
+    @classmethod
+    def of(
+        cls,
+        status: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        failed: Failed,
+        masked_label: int,
+    ) -> Selection:
+        """Apply a policy.
+
+        Args:
+            status: (n_rows,) of all rows.
+            labels: (n_rows,) of all rows, read-only.
+            failed: the policy.
+            masked_label: of failed samples under `mask`.
+        """
+        good = status == STATUS_OK
+        if failed == "include" or good.all():
+            return cls(len(status), None, labels)
+        rows = np.flatnonzero(good) if failed == "skip" else None
+        if labels is not None:
+            labels = np.where(good, labels, masked_label) if rows is None else labels[rows]
+            labels.flags.writeable = False
+        return cls(len(status) if rows is None else len(rows), rows, labels)
+
+    def per_sample(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return those of the values of all rows, (n_rows, ...), that belong to samples."""
+        return values if self.rows is None else values[self.rows]
+
+    def blocks(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bounds of runs of rows as bounds of runs of samples, none of them empty."""
+        if self.rows is None:
+            return bounds
+        return np.unique(np.searchsorted(self.rows, bounds)).astype(np.int64)
+
+    def chosen(self, index: Any) -> NDArray[np.intp]:
+        """Return the samples that a list, an array or a mask asks for.
+
+        Raises:
+            TypeError: it asks for none.
+            IndexError: a mask has another length.
+        """
+        array = np.asarray(index)
+        if array.ndim != 1:
+            raise TypeError(f"expected an integer, a slice or one row of them, got {index!r}")
+        if array.dtype == np.bool_:
+            if len(array) != self.n_samples:
+                raise IndexError(
+                    f"a mask of {len(array):,} does not fit {self.n_samples:,} samples"
+                )
+            return np.flatnonzero(array)
+        if array.dtype.kind not in "iu" and len(array):
+            raise TypeError(f"expected integers, got {array.dtype}")
+        return array.astype(np.intp, copy=False)
+
+
+def is_integer(index: Any) -> bool:
+    """Return whether this asks for one sample, not for a batch."""
+    return hasattr(index, "__index__") and not getattr(index, "ndim", 0)
