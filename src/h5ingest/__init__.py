@@ -5,15 +5,30 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from h5ingest.core.options import IngestOptions
+    from h5ingest.inspect.verify import verify
+    from h5ingest.pipeline.run import ingest
     from h5ingest.reading.store import ImageStore
 
-__all__ = ["ImageStore", "__version__"]
+__all__ = ["ImageStore", "IngestOptions", "__version__", "ingest", "verify"]
+
+_MODULES = {
+    "ImageStore": "h5ingest.reading.store",
+    "IngestOptions": "h5ingest.core.options",
+    "ingest": "h5ingest.pipeline.run",
+    "verify": "h5ingest.inspect.verify",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: the command must not wait for what it does not need."""
-    if name == "ImageStore":
-        from h5ingest.reading.store import ImageStore
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return ImageStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return also what is not imported yet."""
+    return sorted({*globals(), *__all__})

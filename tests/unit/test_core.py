@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import h5ingest
+from h5ingest.cli.option_values import parse_size
 from h5ingest.core import errors, layout, schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import Failure, IngestError, SampleError, describe_failures
@@ -34,7 +35,7 @@ from h5ingest.core.layout import (
     stack_group,
     tree_group,
 )
-from h5ingest.core.options import IngestOptions, parse_size
+from h5ingest.core.options import IngestOptions
 
 settings.register_profile("laws", deadline=None)  # the machine may be busy
 settings.load_profile("laws")

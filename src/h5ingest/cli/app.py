@@ -1,4 +1,4 @@
-"""The command line itself, on root only: its verbs, and how they are reached."""
+"""The command line itself, on rank 0 only: its verbs, and how one of them is chosen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _DefaultVerb(TyperGroup):
 
 
 def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
-    """Refuse a mistyped verb: the error that follows would be about the file behind it.
+    """Refuse a mistyped verb. Taken for a manifest, the error would be about the next argument.
 
     Raises:
         UsageError: it looks like no path, and there is no such file.
@@ -52,17 +52,17 @@ app = typer.Typer(
 
 @dataclass(slots=True)
 class _Call:
-    """What the verbs are given, and what they leave."""
+    """What every verb is given, and where it leaves what all ranks are to do."""
 
     n_ranks: int
     request: IngestRequest | VerifyRequest | None = None
-    """What all ranks are to do together, if anything."""
+    """None if the verb was carried out on rank 0 alone."""
 
 
 def parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
-    """Return what the arguments ask for, or the exit code where all has been done already.
+    """Return what the arguments ask of all ranks, or the exit code.
 
-    A verb that runs on one rank is carried out here.
+    A verb that runs on one rank is carried out here, and ends in an exit code.
 
     Raises:
         IngestError: it failed.

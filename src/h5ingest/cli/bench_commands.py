@@ -1,41 +1,25 @@
-"""`h5ingest bench`: the verbs that measure. On one rank."""
+"""`h5ingest bench`: the verbs that measure. They run on one rank."""
 
 from __future__ import annotations
 
-import importlib
 import shlex
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
 
-from h5ingest.cli.messages import Status, separator, write_json
+from h5ingest.cli.bench_results import make_folder, publish, require_packages
+from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.messages import Status
 from h5ingest.cli.serial_commands import on_one_rank
-from h5ingest.core.errors import IngestError, OutputError, SetupError, UsageError
+from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.outfiles import PAGE, PICTURE, RESULTS, check, write
 from h5ingest.mpi.launcher import launcher_rank
 
 app = typer.Typer(no_args_is_help=True)
 
 _SIZES: Final = "28x28x1,32x32x3,480x360x3"
 
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder that a manifest's paths are relative to. [default: the manifest's folder]",
-        show_default=False,
-    ),
-]
-Delimiter = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CHAR",
-        help="Separates a manifest's columns. [default: a comma in .csv, else a tab]",
-        show_default=False,
-    ),
-]
 Out = Annotated[
     Path,
     typer.Option(
@@ -52,6 +36,7 @@ def _group() -> None:
 
 
 @app.command()
+@takes_options("root", "delimiter")
 def storage(
     ctx: typer.Context,
     manifest: Annotated[
@@ -67,8 +52,8 @@ def storage(
     ] = "10,100,1000,10000",
     out: Out = Path("bench-storage"),
     runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    root: Root = None,
-    delimiter: Delimiter = None,
+    *,
+    options: IngestOptions,
 ) -> None:
     """Store and read the images of MANIFEST as PNG files, in LMDB and in HDF5, and compare.
 
@@ -77,16 +62,15 @@ def storage(
     10,000 small images take about three minutes. Needs the extra 'bench'.
     """
     on_one_rank("bench storage", ctx)
-    _require_packages("jinja2", "lmdb", "matplotlib")
+    require_packages("jinja2", "lmdb", "matplotlib")
     try:
         counts = _cutoffs(cutoffs)
-        options = IngestOptions(root=root, delimiter=separator(delimiter))
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
     from h5ingest.bench import storage as experiment
     from h5ingest.bench import storage_figures, storage_page
 
-    _make_folder(out, "index.html", *(f"{name}.png" for name in storage_figures.CAPTIONS))
+    make_folder(out, "index.html", *(f"{name}.png" for name in storage_figures.CAPTIONS))
     with Status() as status:
         report = experiment.measure(
             manifest, options, out, cutoffs=counts, n_runs=runs, tell=status
@@ -96,10 +80,11 @@ def storage(
     storage_page.print_table(report)
     page = storage_page.page(report, pictures).encode()
     files = {"index.html": page, **{f"{name}.png": data for name, data in pictures.items()}}
-    _publish(out, report.to_json(), files)
+    publish(out, report.to_json(), files)
 
 
 @app.command()
+@takes_options("root", "delimiter")
 def read(
     ctx: typer.Context,
     source: Annotated[
@@ -122,8 +107,8 @@ def read(
         str | None,
         typer.Option(metavar="NAME", help="Group of OUT, if it has groups.", show_default=False),
     ] = None,
-    root: Root = None,
-    delimiter: Delimiter = None,
+    *,
+    options: IngestOptions,
 ) -> None:
     """Read images at random, in random batches and in order, in each way, and compare.
 
@@ -132,12 +117,8 @@ def read(
     two minutes. Needs the extra 'bench'.
     """
     on_one_rank("bench read", ctx)
-    _require_packages("lmdb", "matplotlib")
-    try:
-        options = IngestOptions(root=root, delimiter=separator(delimiter))
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
-    _make_folder(out, "read.png")
+    require_packages("lmdb", "matplotlib")
+    make_folder(out, "read.png")
     from h5ingest.bench import reading, reading_figures, reading_report
 
     with Status() as status:
@@ -148,10 +129,11 @@ def read(
         status("drawing")
         pictures = reading_figures.draw(report)
     reading_report.print_table(report)
-    _publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
+    publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
 
 
 @app.command()
+@takes_options("root", "delimiter")
 def scaling(
     ctx: typer.Context,
     manifest: Annotated[
@@ -165,7 +147,7 @@ def scaling(
         str | None,
         typer.Option(
             metavar="N,N,...",
-            help="Values for --readers of the ingest: numbers, or auto. [default: not given]",
+            help="Values for --readers of the ingest: numbers, or auto. (default: not given)",
             show_default=False,
         ),
     ] = None,
@@ -174,7 +156,7 @@ def scaling(
         typer.Option(
             metavar="HxWxC,...",
             help=f"Sizes of drawn images, in pixels: height, width, channels (1, 3 or 4). "
-            f"[default: {_SIZES}]",
+            f"(default: {_SIZES})",
             show_default=False,
         ),
     ] = None,
@@ -182,8 +164,8 @@ def scaling(
         int | None,
         typer.Option(
             min=1,
-            help="Images at the largest number of ranks. [default: all of MANIFEST; of drawn ones "
-            "about a second of work for each rank]",
+            help="Images at the largest number of ranks. (default: all of MANIFEST; of drawn ones "
+            "about a second of work for each rank)",
             show_default=False,
         ),
     ] = None,
@@ -199,8 +181,8 @@ def scaling(
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. [default: "
-            "srun in a SLURM job, else that of the MPI library in use]",
+            help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. (default: "
+            "srun in a SLURM job, else that of the MPI library in use)",
             show_default=False,
         ),
     ] = None,
@@ -214,8 +196,8 @@ def scaling(
     ] = "",
     out: Out = Path("bench-scaling"),
     runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    root: Root = None,
-    delimiter: Delimiter = None,
+    *,
+    options: IngestOptions,
 ) -> None:
     """Ingest on several numbers of ranks and readers, and show how time and CPU seconds grow.
 
@@ -232,11 +214,10 @@ def scaling(
         raise UsageError(
             "h5ingest bench scaling starts ranks itself: start it without mpirun or srun"
         )
-    _require_packages("matplotlib")
+    require_packages("matplotlib")
     from h5ingest.bench import launching, synthetic
 
     try:
-        options = IngestOptions(root=root, delimiter=separator(delimiter))
         numbers = tuple(sorted(set(_numbers("--ranks", "ranks such as 1,2,4", ranks))))
         if manifest is not None and sizes is not None:
             raise UsageError("--sizes is for drawn images: give a MANIFEST or --sizes")
@@ -247,7 +228,7 @@ def scaling(
         reader_counts = _readers(readers)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
-    _make_folder(out, "scaling.png")
+    make_folder(out, "scaling.png")
     from h5ingest.bench import scaling as experiment
     from h5ingest.bench import scaling_figures, scaling_report
 
@@ -265,7 +246,7 @@ def scaling(
         status("drawing")
         pictures = scaling_figures.draw(report)
     scaling_report.print_table(report)
-    _publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
+    publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
 
 
 def _cutoffs(text: str) -> tuple[int, ...]:
@@ -294,41 +275,3 @@ def _words(option: str, text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise UsageError(f"{option}: {error}: {text!r}") from None
-
-
-def _require_packages(*names: str) -> None:
-    """Raise `SetupError` if what only benchmarks need is missing, before any work is done."""
-    missing = []
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise SetupError(
-            f"h5ingest bench needs the package{'s' * (len(missing) > 1)} {', '.join(missing)}: "
-            f"pip install 'h5ingest[bench]'"
-        )
-
-
-def _make_folder(folder: Path, *names: str) -> None:
-    """Make the folder of the results, and look at what has the names of the files to come."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("results.json", *names):
-            check(folder / name, _KINDS[Path(name).suffix])
-    except OSError as error:
-        raise OutputError(f"--out {folder}: {error.strerror or error}") from None
-
-
-def _publish(folder: Path, results: dict[str, object], files: dict[str, bytes]) -> None:
-    """Write results.json and the files, each of them whole or not at all, and say where."""
-    write_json("--out", folder / "results.json", results)
-    for name, content in files.items():
-        write(folder / name, content, _KINDS[Path(name).suffix])
-    print()
-    for name in ("results.json", *files):
-        print(folder / name)
-
-
-_KINDS: Final = {".json": RESULTS, ".html": PAGE, ".png": PICTURE}

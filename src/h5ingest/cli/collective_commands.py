@@ -1,8 +1,7 @@
-"""The verbs that all ranks carry out together: what can be typed, to a request. Root only."""
+"""The verbs that all ranks carry out together: from what is typed to a request. Rank 0 only."""
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,49 +10,21 @@ from typing import Annotated
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.messages import check_target, separator
+from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import IngestRequest, VerifyRequest
 from h5ingest.core.errors import IngestError, ManifestError, UsageError
-from h5ingest.core.options import MAX_PIXELS, IngestOptions, parse_size
+from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
 
 
+@takes_options()
 def ingest(
     ctx: typer.Context,
     manifest: opt.Manifest,
     out: opt.Out,
-    root: opt.IngestRoot = None,
-    delimiter: opt.IngestDelimiter = None,
-    layout: opt.Layout = "stack",
-    group_by: opt.GroupBy = None,
-    channels: opt.Channels = "auto",
-    dtype: opt.Dtype = "auto",
-    reduce_depth: opt.ReduceDepth = False,
-    samples: opt.Samples = "scaled",
-    fit: opt.Fit = "error",
-    size: opt.Size = None,
-    pad_value: opt.PadValue = 0,
-    resample: opt.Resample = None,
-    compression: opt.Compression = None,
-    shuffle: opt.Shuffle = False,
-    chunk: opt.Chunk = "auto",
-    batch_bytes: opt.BatchBytes = "4MiB",
-    cache_bytes: opt.CacheBytes = "32MiB",
-    stripe_count: opt.StripeCount = None,
-    stripe_size: opt.StripeSize = None,
-    alignment: opt.Alignment = "0",
-    hint: opt.Hints = None,
-    direct_io: opt.DirectIO = "auto",
-    readers: opt.Readers = "auto",
-    on_error: opt.OnError = "fail",
-    max_pixels: opt.MaxPixels = MAX_PIXELS,
-    trust_palettes: opt.TrustPalettes = False,
-    checkpoint: opt.Checkpoint = 30.0,
-    peer_timeout: opt.PeerTimeout = 300.0,
-    restart: opt.Restart = False,
-    overwrite: opt.Overwrite = False,
-    overwrite_foreign: opt.OverwriteForeign = False,
-    dry_run: opt.DryRun = False,
+    *,
+    options: IngestOptions,
     progress: opt.IngestProgress = "auto",
     report: opt.Report = None,
     croissant: opt.Croissant = None,
@@ -73,40 +44,6 @@ def ingest(
     from h5ingest.storage.job_files import JobPaths  # not for --help
 
     try:
-        options = IngestOptions(
-            root=root,
-            layout=layout,
-            group_by=group_by,
-            channels=channels,
-            dtype=dtype,
-            reduce_depth=reduce_depth,
-            samples=samples,
-            fit=fit,
-            size=_size(size),
-            pad_value=pad_value,
-            resample=resample,
-            delimiter=separator(delimiter),
-            compression=compression,
-            shuffle=shuffle,
-            chunk_rows=_number("--chunk", chunk, 1, "images"),
-            batch_bytes=parse_size(batch_bytes),
-            cache_bytes=parse_size(cache_bytes),
-            stripe_count=stripe_count,
-            stripe_size=parse_size(stripe_size) if stripe_size is not None else None,
-            alignment=parse_size(alignment),
-            hints=tuple(map(_hint, hint or ())),
-            direct_io=direct_io,
-            readers=_number("--readers", readers, 0, "threads"),
-            on_error=on_error,
-            max_pixels=max_pixels,
-            trust_palettes=trust_palettes,
-            checkpoint_s=checkpoint,
-            peer_timeout_s=peer_timeout,
-            restart=restart,
-            overwrite=overwrite,
-            overwrite_foreign=overwrite_foreign,
-            dry_run=dry_run,
-        )
         check_distinct(
             ("MANIFEST", manifest),
             *(("OUT", path) for path in JobPaths(out).all),
@@ -178,27 +115,3 @@ def verify(
     ctx.obj.request = VerifyRequest(
         out=out, sources=sources, root=root, progress=progress, report=report, quiet=quiet
     )
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
-    if match is None:
-        raise UsageError(f"--size: expected HEIGHTxWIDTH such as 224x224, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def _hint(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--hint: expected KEY=VALUE, got {text!r}")
-    return key, value
-
-
-def _number(option: str, text: str, least: int, unit: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < least:
-        raise UsageError(f"{option}: expected auto or a number of {unit}, got {text!r}")
-    return int(text)

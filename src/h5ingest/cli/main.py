@@ -1,8 +1,8 @@
-"""argv to options to one call to an exit code; root speaks.
+"""The `h5ingest` command: from the arguments to one collective call to the exit code.
 
-Only root imports the command-line library and reads the arguments (`commands`): it tells the other
-ranks what to do, or what to exit with. So help and errors are printed once, whatever the launcher,
-and those imports are paid once.
+Only rank 0 imports the command-line library and reads the arguments (`cli.app`). It broadcasts what
+is to be done, or the exit code. So help and errors are printed once, whatever the launcher, and
+those imports are paid once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from h5ingest.mpi.comm import Comm
     from h5ingest.pipeline.job import ProgressListener
 
-_LAST_WORDS_S: Final = 2.0
+_ERROR_GRACE_S: Final = 2.0
 
 
 def main() -> None:
@@ -50,29 +50,30 @@ def run(arguments: list[str]) -> int:
     except SetupError as error:
         if not launcher_rank():
             _print_error(error)
-        # No rank can know of another here. They come one by one: none may exit, which lets srun end
-        # the others, before root has spoken.
+        # Without MPI, the ranks cannot wait for each other, and they come here one by one. As soon
+        # as one has exited, srun ends the others: rank 0 must have printed the error before.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(_LAST_WORDS_S)
+        time.sleep(_ERROR_GRACE_S)
         return error.exit_code
     with abort_on_crash(comm):
-        patience_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
+        timeout_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
         if comm.size > 1:
-            comm.watch.start(patience_s)
-        told: IngestRequest | VerifyRequest | int | None = None
+            comm.watch.start(timeout_s)
+        request: IngestRequest | VerifyRequest | int | None = None
         if comm.rank == 0:
-            told = _parse(arguments, comm.size)
-        told = cast("IngestRequest | VerifyRequest | int", comm.bcast(told))
-        code = _carry_out(told, comm)
-        if comm.size > 1 and not (isinstance(told, IngestRequest) and told.croissant):
-            exit_within(patience_s, code)
-        # Rank 0 may still describe the file; MPI_Finalize would wait for it at full load.
+            request = _parse(arguments, comm.size)
+        request = cast("IngestRequest | VerifyRequest | int", comm.bcast(request))
+        code = _carry_out(request, comm)
+        if comm.size > 1 and not (isinstance(request, IngestRequest) and request.croissant):
+            exit_within(timeout_s, code)
+        # Rank 0 may still write the Croissant metadata. The others wait here, where they sleep:
+        # MPI_Finalize would keep their cores busy.
         comm.final_barrier()
         return code
 
 
 def _parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
-    """Return what the arguments ask for, or the exit code of a verb that is done. Root only."""
+    """Return what the arguments ask for, or the exit code of a verb that is done. Rank 0 only."""
     from h5ingest.cli.app import parse
 
     try:
@@ -85,24 +86,26 @@ def _parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest 
     return request
 
 
-def _carry_out(told: IngestRequest | VerifyRequest | int, comm: Comm) -> int:
-    """Do what root has read from the arguments, and return the exit code. Collective."""
-    if isinstance(told, int):
-        return told
+def _carry_out(request: IngestRequest | VerifyRequest | int, comm: Comm) -> int:
+    """Do what the arguments ask for, unless it is done, and return the exit code. Collective."""
+    if isinstance(request, int):
+        return request
     try:
-        return _verify(told, comm) if isinstance(told, VerifyRequest) else _ingest(told, comm)
+        if isinstance(request, VerifyRequest):
+            return _verify(request, comm)
+        return _ingest(request, comm)
     except IngestError as error:
         if not error.agreed and comm.size > 1:
             raise
         if comm.rank == 0:
             _print_error(error)
         if comm.size == 1 and isinstance(error, OutputError):
-            comm.abort(error.exit_code)  # HDF5 may crash as it closes what it could not write
+            comm.abort(error.exit_code)  # to close a file that it could not write may crash HDF5
         return error.exit_code
 
 
 def _ingest(request: IngestRequest, comm: Comm) -> int:
-    """Ingest, and let root show how it goes. Collective.
+    """Ingest; rank 0 shows the progress and the report. Collective.
 
     Raises:
         IngestError: see `errors`.
@@ -111,8 +114,8 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     interrupt.install()
     from h5ingest.pipeline.run import ingest  # not for --help
 
-    # What has been imported stays. Else it is searched for garbage, for 10 ms, each time that a
-    # step has made some ten thousand small objects.
+    # What has been imported stays for good. The garbage collector would search it again each time
+    # that some ten thousand small objects have been made, for 10 ms.
     gc.freeze()
     if comm.rank == 0 and not request.quiet:
         from h5ingest.diagnostics.preflight import told_before
@@ -151,7 +154,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
 
 
 def _verify(request: VerifyRequest, comm: Comm) -> int:
-    """Verify, and let root say what was found. Collective.
+    """Verify; rank 0 shows the progress and what was found. Collective.
 
     Raises:
         IngestError: see `errors`.
@@ -170,7 +173,7 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
 @contextlib.contextmanager
 def _shown(request: IngestRequest | VerifyRequest, comm: Comm) -> Iterator[ProgressListener | None]:
-    """Let root show the progress of the block."""
+    """Show the progress of the block, on rank 0."""
     watch = None
     if comm.rank == 0 and not request.quiet:
         from h5ingest.cli import progress

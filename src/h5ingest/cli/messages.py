@@ -1,4 +1,4 @@
-"""What root prints and writes in the end, and small checks of arguments."""
+"""What rank 0 prints and writes when the work is done, and checks of where it is to write."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MOST_CONVERSIONS: Final = 10
 
 
 def check_target(option: str, file: Path | None, kind: Kind) -> None:
-    """Look at the place of a file that is to be written, before any work is done.
+    """Check that a file of this kind may be written there, before any work is done.
 
     Raises:
-        UsageError: it has no folder, or something else has its name.
+        UsageError: there is no such folder, or a file of another kind has the name.
     """
     if file is None:
         return
@@ -42,13 +42,8 @@ def check_target(option: str, file: Path | None, kind: Kind) -> None:
         raise UsageError(f"{option} {error}") from None
 
 
-def separator(text: str | None) -> str | None:
-    """Return the character that `--delimiter` names: a tab can be typed as a word."""
-    return {"\\t": "\t", "tab": "\t"}.get(text or "", text)
-
-
 class Status:
-    """A line on the terminal that says what goes on, and goes away."""
+    """A line on the terminal that says what is being done, and disappears in the end."""
 
     def __enter__(self) -> Status:
         from rich.console import Console
@@ -59,7 +54,7 @@ class Status:
         return self
 
     def __call__(self, text: str) -> None:
-        """Say what goes on."""
+        """Say what is being done."""
         self._status.update(text)
 
     def __exit__(self, *_: object) -> None:
@@ -69,26 +64,27 @@ class Status:
 def tell(report: IngestReport, request: IngestRequest) -> None:
     """Write the report and the metadata where asked, and print the report as a short table.
 
-    The HDF5 file is complete, so the job has succeeded: what cannot be written is told, no more.
+    The HDF5 file is complete, so the job has succeeded: a report that cannot be written only makes
+    a warning.
 
     Raises:
         OutputError: on a dry run, the JSON file cannot be written.
     """
     if request.report is not None:
-        with _told_only(report):
+        with _warning_only(report):
             write_report(request.report, report)
     if request.croissant is not None and not report.dry_run:
         from h5ingest.inspect import croissant
 
-        with _told_only(report):
+        with _warning_only(report):
             croissant.write(request.croissant, request.out)
     if not request.quiet:
         _print_report(report, verbose=request.verbose)
 
 
 @contextlib.contextmanager
-def _told_only(report: IngestReport) -> Iterator[None]:
-    """Print an error of the block as a warning, if OUT has been made."""
+def _warning_only(report: IngestReport) -> Iterator[None]:
+    """Print an `OutputError` of the block as a warning, unless it was a dry run."""
     try:
         yield
     except OutputError as error:
@@ -98,7 +94,7 @@ def _told_only(report: IngestReport) -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """Print a warning, on root."""
+    """Print a warning."""
     print(f"h5ingest: warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -146,7 +142,7 @@ def write_report(path: Path, result: IngestReport | SamplesFailedError) -> None:
 
 
 def write_json(option: str, path: Path, content: dict[str, object]) -> None:
-    """Write JSON of h5ingest, whole or not at all.
+    """Write a JSON file of h5ingest, completely or not at all; `option` is where it was named.
 
     Raises:
         OutputError: the file cannot be written.

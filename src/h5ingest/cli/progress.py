@@ -1,4 +1,4 @@
-"""What root shows while the ranks work: a bar on a terminal, a line every 10 s in a log file."""
+"""What rank 0 shows while the ranks work: a bar on a terminal, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LineProgress:
         self._phase, self._n_images = "", 0
         self._started_s = self._next_s = 0.0
         self._finished = False
-        """Whether the last line of the phase is written: what still comes are sums of the same."""
+        """Whether the last line of the phase is printed; the same sums may still come again."""
 
     def phase(self, name: str, n_images: int) -> None:
         """See `job.ProgressListener`."""
@@ -53,7 +53,7 @@ class LineProgress:
         print(f"h5ingest: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the stream as it is."""
+        """Do nothing: each line is complete."""
 
 
 class BarProgress:
@@ -102,7 +102,7 @@ class BarProgress:
         self._bar.console.print(f"h5ingest: {text}", markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the last state of the bar on the terminal."""
+        """Stop drawing; the last state of the bar stays on the terminal."""
         self._bar.stop()
 
 

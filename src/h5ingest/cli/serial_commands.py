@@ -1,4 +1,4 @@
-"""The verbs that run on one rank; they are carried out while the arguments are read."""
+"""The verbs that run on one rank. They are carried out as soon as their arguments are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.messages import Status, check_target, separator, write_json
+from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.messages import Status, check_target, write_json
 from h5ingest.core.errors import IngestError, OutputError, SetupError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import PICTURE, RESULTS, check_distinct
@@ -87,7 +88,7 @@ def manifest(
         overwrite=overwrite,
     )
     to_stdout = str(out) == "-"
-    # Never closed: that would try once more to write to a pipe whose reader has gone.
+    # Never closed: to close it would write once more to a pipe whose reader has gone.
     file = open(1, "wb", closefd=False) if to_stdout else out  # noqa: SIM115
     tally = write_manifest(folder, file, options)
     if not quiet:
@@ -95,6 +96,7 @@ def manifest(
         print(f"{name}: {describe(tally)}", file=sys.stderr)
 
 
+@takes_options("root", "delimiter")
 def codecs(
     ctx: typer.Context,
     manifest: opt.IngestedManifest,
@@ -111,8 +113,8 @@ def codecs(
             show_default=False,
         ),
     ] = None,
-    root: opt.Root = None,
-    delimiter: opt.Delimiter = None,
+    *,
+    options: IngestOptions,
 ) -> None:
     """Measure each codec on a sample of the images of MANIFEST, and say which to choose.
 
@@ -126,7 +128,6 @@ def codecs(
     if plot is not None:
         codec_table.require_matplotlib()
     try:
-        options = IngestOptions(root=root, delimiter=separator(delimiter))
         check_distinct(("MANIFEST", manifest), ("--json", json_file), ("--plot", plot))
         check_target("--json", json_file, RESULTS)
         check_target("--plot", plot, PICTURE)

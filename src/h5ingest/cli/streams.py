@@ -1,7 +1,7 @@
 """Standard output and standard error whose loss ends no job.
 
-A reader that has gone away (`| head`), a full disk under a log, a descriptor that the shell has
-closed (`>&-`): none of them is an error of the work that is told of. What cannot be said is lost.
+A reader that has gone away (`| head`), a log on a full disk, a descriptor that the shell has closed
+(`>&-`): none of them is an error of the job that prints. What cannot be written is dropped.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _N_STANDARD: Final = 3
 
 
 def keep() -> None:
-    """Replace this process's standard output and error by those whose loss ends nothing.
+    """Replace standard output and standard error by streams that drop what they cannot write.
 
-    To be called first: the next file to be opened would be given the number of a descriptor that
-    is closed, and what a library says on standard error would end up in the output.
+    To be called before any file is opened: the first one would be given the number of a standard
+    descriptor that is closed, and what a library prints on standard error would end up in it.
     """
     for fd in range(_N_STANDARD):
         try:
@@ -37,12 +37,12 @@ def keep() -> None:
 
 
 def check_output() -> None:
-    """Raise if something that was printed is lost; not if its reader has gone, who wanted no more.
+    """Check that all that was printed has been written, or that its reader wanted no more of it.
 
-    For verbs whose output is what they are for.
+    For verbs that do nothing but print.
 
     Raises:
-        OutputError: it is.
+        OutputError: something was dropped, and not because its reader had gone.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
@@ -51,10 +51,10 @@ def check_output() -> None:
 
 
 class _Lossy(io.FileIO):
-    """A descriptor that takes everything, and drops what it cannot write."""
+    """A file that raises no error: it drops what it cannot write."""
 
     lost: OSError | None = None
-    """Why it first did so."""
+    """The first error, after which something was dropped."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -67,12 +67,12 @@ class _Lossy(io.FileIO):
 
 
 def _kept(fd: int, given: TextIO | None) -> io.TextIOWrapper:
-    """Return a stream of the same kind as the one that Python has made; None: it was closed."""
+    """Return a stream that drops, with the settings of Python's own; None: it was closed."""
     errors = getattr(given, "errors", None) or "strict"
     return io.TextIOWrapper(
         io.BufferedWriter(_Lossy(fd, "wb", closefd=False)),
         encoding=getattr(given, "encoding", "utf-8"),
-        errors="backslashreplace" if errors == "strict" else errors,  # nor do odd names end a job
+        errors="backslashreplace" if errors == "strict" else errors,  # odd names end no job either
         line_buffering=getattr(given, "line_buffering", fd == 2),
         write_through=getattr(given, "write_through", False),
     )

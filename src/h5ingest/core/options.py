@@ -1,34 +1,25 @@
-"""`IngestOptions`: what the user may choose, validated once, known to every rank."""
+"""`IngestOptions`: what the user may choose, checked once, known to every rank."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from h5ingest.core.errors import UsageError
+from h5ingest.core.option_fields import check_values, option, options_of
 
 KIB: Final = 1024
 MIB: Final = 1024**2
-
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
 
 MAX_READERS: Final = 256
-"""Threads of one rank: far beyond what a metadata server thanks for."""
+"""Threads of one rank: far more than a file system's metadata server can use."""
 
-_MOST_ALIGNMENT: Final = 1024**3
-"""Bytes: more would only make holes."""
-_STRIPE_UNIT: Final = 64 * KIB
-"""Lustre's LOV_MIN_STRIPE_SIZE."""
-
-_UNITS: Final = {
-    "": 1, "b": 1,
-    "k": KIB, "kib": KIB, "kb": 1000,
-    "m": MIB, "mib": MIB, "mb": 1000**2,
-    "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
-}  # fmt: skip
+_MOST_ALIGNMENT: Final = 1024**3  # bytes: more would only make holes
+_STRIPE_UNIT: Final = 64 * KIB  # Lustre's LOV_MIN_STRIPE_SIZE
 
 
 def size(n_bytes: float) -> str:
@@ -44,92 +35,185 @@ def size(n_bytes: float) -> str:
     raise AssertionError("unreachable")
 
 
-def parse_size(text: str) -> int:
-    """Return the number of bytes that `text` names.
-
-    >>> parse_size("4MiB"), parse_size("64k"), parse_size("1.5 GB"), parse_size("100")
-    (4194304, 65536, 1500000000, 100)
-
-    Raises:
-        UsageError: not a number with an optional unit.
-    """
-    from fractions import Fraction  # here, on root only: 7 files less for each rank to open
-
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None:
-        raise UsageError(f"expected a size such as 4MiB, 512k or 1GB, got {text!r}")
-    return int(Fraction(match[1]) * unit)
+_manifest = partial(option, panel="The manifest")
+_look = partial(option, panel="What the file looks like", in_file=True)
+_chunks = partial(option, panel="Chunks and compression", in_file=True)
+_run = partial(option, panel="How it runs")
+_disk = partial(option, panel="Parallel file systems")
+_trouble = partial(option, panel="When something goes wrong")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestOptions:
-    """Everything that decides what the file looks like and how it is made."""
+    """Everything that decides what the file looks like and how it is made.
 
-    root: Path | None = None
-    """What relative paths are relative to; None: the manifest's own folder."""
-    delimiter: str | None = None
-    """Separates the manifest's columns; None: a comma in `.csv`, a tab elsewhere."""
-    layout: str = "stack"
-    """`stack` (one dataset), `ragged` (any size), `tree` (a dataset each), `encoded` (files)."""
-    group_by: str | None = None
-    """Column of the manifest whose values become HDF5 groups."""
-    channels: str = "auto"
-    """`auto` (the fewest that lose nothing), `gray`, `rgb` or `rgba`."""
-    dtype: str = "auto"
-    """`auto` (as the images are), `uint8` or `uint16`."""
-    reduce_depth: bool = False
-    """Let `dtype="uint8"` take half of the bits of 16-bit images."""
-    samples: str = "scaled"
-    """`scaled`, or `raw`: palette indices and unscaled gray of 1, 2, 4 bits, for label masks."""
-    fit: str = "error"
-    """For images of another size, in a stack: `error`, `pad`, `crop` or `resize`."""
-    size: tuple[int, int] | None = None
-    """(height, width) of a stack's images; None: the largest, or the commonest for `crop`."""
-    pad_value: int = 0
-    """Value of the padding, in every channel."""
-    resample: str | None = None
-    """Pillow's filter for `resize`; None: bicubic, and nearest for raw samples."""
-    compression: str | None = None
-    """Codec with its level, such as `zstd:3`; see `storage.filters` for all forms."""
-    shuffle: bool = False
-    """Shuffle the bytes of each chunk before it is compressed."""
-    chunk_rows: int | None = None
-    """Images per chunk; None: chosen from the image size (`layout.default_chunk_rows`)."""
-    batch_bytes: int = 4 * MIB
-    """Pixels that one rank decodes before it writes, in bytes; at least one chunk is taken."""
-    alignment: int = 0
-    """Bytes: datasets and chunks of that size and more begin at multiples of it; 0: anywhere."""
-    stripe_count: int | None = None
-    """Lustre storage targets of the file; None: by its size. 0: as its folder has it."""
-    stripe_size: int | None = None
-    """Bytes of a Lustre stripe; None: 4 MiB, if the count is set."""
-    direct_io: str = "auto"
-    """Whether uncompressed pixels go around the system's cache: `auto`, `on` or `off`."""
-    hints: tuple[tuple[str, str], ...] = ()
-    """(key, value) for MPI-IO."""
-    cache_bytes: int = 32 * MIB
-    """File bytes that one rank keeps from the probe, so that it opens those files once."""
-    readers: int | None = None
-    """Threads of each rank that read files ahead; 0: none; None: once files are slow to open."""
-    on_error: str = "fail"
-    """`fail`: nothing is published if an image failed. `blank`: zero pixels and status 2."""
-    max_pixels: int = MAX_PIXELS
-    """Height times width beyond which a header is refused before anything is allocated."""
-    trust_palettes: bool = False
-    """Whether palettes are expanded also by a libpng that is known to be unsafe there."""
-    checkpoint_s: float = 30.0
-    """Seconds of work that a job that is killed can lose, about."""
-    peer_timeout_s: float = 300.0
-    """Seconds without a sign of life after which another host is taken for dead."""
-    restart: bool = False
-    """Discard what an unfinished job left, instead of going on with it."""
-    overwrite: bool = False
-    """Replace an existing output, once the new one is whole."""
-    overwrite_foreign: bool = False
-    """With `overwrite`: replace even an HDF5 file that h5ingest did not write."""
-    dry_run: bool = False
-    """Stop after the probe and report what would be made."""
+    The only place where an option is written down: the command line, its help and the file's
+    `options` attribute are made from these fields, in this order. Sizes are in bytes, times in
+    seconds, `size` is (height, width) in pixels. None stands for what the help calls `auto`, or for
+    the default that it gives in parentheses.
+
+    Raises:
+        UsageError: a value that cannot be, or an option that would have no effect.
+    """
+
+    root: Path | None = _manifest(  # noqa: RUF009 - it is a field, as all are
+        None,
+        "Folder that relative paths are relative to. (default: the manifest's folder)",
+        form="DIR",
+    )
+    delimiter: str | None = _manifest(
+        None,
+        "Separates the manifest's columns. (default: a comma in .csv, else a tab)",
+        form="CHAR",
+    )
+    layout: str = _look(
+        "stack",
+        "stack: one dataset of equal images. ragged: images of any size, one after the other. "
+        "tree: a dataset for each image. encoded: the files' bytes.",
+        choices=("stack", "ragged", "tree", "encoded"),
+    )
+    group_by: str | None = _look(
+        None, "Make an HDF5 group for each value of this column (train, test ...).", form="COLUMN"
+    )
+    channels: str = _look(
+        "auto",
+        "auto: the fewest that lose nothing (gray is repeated, alpha opaque).",
+        choices=("auto", "gray", "rgb", "rgba"),
+    )
+    dtype: str = _look(
+        "auto",
+        "uint16: 8-bit images times 257. auto: as they are, never mixed.",
+        choices=("auto", "uint8", "uint16"),
+    )
+    reduce_depth: bool = _look(
+        False, "Let --dtype uint8 drop half of 16 bits.", goes_with=("dtype", "uint8")
+    )
+    samples: str = _look(
+        "scaled",
+        "raw: keep palette indices and unscaled 1-, 2-, 4-bit gray, as label masks need.",
+        choices=("scaled", "raw"),
+    )
+    fit: str = _look(
+        "error",
+        "Images of other sizes: pad at the bottom and right (true sizes in /sizes), crop the "
+        "centre, or resize.",
+        choices=("error", "pad", "crop", "resize"),
+    )
+    size: tuple[int, int] | None = _look(
+        None, "Height and width with --fit. (default: the largest; crop: the commonest)", form="HxW"
+    )
+    pad_value: int = _look(
+        0,
+        "Value of the padding, in every channel.",
+        form="0-65535",
+        least=0,
+        most=65535,
+        goes_with=("fit", "pad"),
+    )
+    resample: str | None = _look(
+        None,
+        "Pillow's filter for --fit resize. (default: bicubic; nearest with --samples raw)",
+        choices=("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+        goes_with=("fit", "resize"),
+    )
+    compression: str | None = _chunks(
+        None,
+        "gzip:9, lzf, szip, zstd:3, lz4, bzip2:9, blosc:lz4:5, blosc2:zstd:5:bitshuffle, "
+        "bitshuffle:zstd ... (lossless codecs only). (default: none)",
+        form="SPEC",
+    )
+    shuffle: bool = _chunks(False, "Shuffle bytes before compressing: for 16-bit images.")
+    chunk_rows: int | None = _chunks(
+        None,
+        "Images per HDF5 chunk. auto: one from 64 KiB an image, else as many as make about 1 MiB "
+        "(512 KiB if compressed).",
+        flag="--chunk",
+        form="auto|ROWS",
+        least=1,
+    )
+    batch_bytes: int = _run(
+        4 * MIB, "Pixels a rank decodes before it writes them.", form="SIZE", least=1
+    )
+    cache_bytes: int = _run(
+        32 * MIB,
+        "Files a rank keeps in memory from the header check, to open them once.",
+        form="SIZE",
+        least=0,
+    )
+    stripe_count: int | None = _disk(
+        None,
+        "Lustre: storage targets of OUT; 0: as its folder has it. (default: 8 from 1 GB, 24 from "
+        "10 GB, 72 from 100 GB, unless the folder has several)",
+        form="N",
+    )
+    stripe_size: int | None = _disk(
+        None, "Lustre: bytes on one of them before the next comes. (default: 4MiB)", form="SIZE"
+    )
+    alignment: int = _disk(
+        0,
+        "Begin datasets and chunks of that size and more at multiples of it. 0: anywhere.",
+        form="SIZE",
+    )
+    hints: tuple[tuple[str, str], ...] = _disk(
+        (),
+        "A hint for MPI-IO, such as romio_ds_write=disable. May be given several times.",
+        flag="--hint",
+        form="KEY=VALUE",
+    )
+    direct_io: str = _disk(
+        "auto",
+        "Write uncompressed pixels around the system's cache, in a thread. auto: from 16 MiB on, "
+        "on a local ext4 or XFS, without --hint.",
+        choices=("auto", "on", "off"),
+    )
+    readers: int | None = _run(
+        None,
+        "Threads with which each rank reads files ahead. auto: 16 as soon as files are slow to "
+        "open, as on a parallel file system; 0: none.",
+        form="auto|N",
+        least=0,
+        most=MAX_READERS,
+    )
+    on_error: str = _trouble(
+        "fail",
+        "If an image cannot be read: publish nothing and exit with 3, or store zeros and status 2 "
+        "in its place. The run goes on either way and names all.",
+        choices=("fail", "blank"),
+        in_file=True,
+    )
+    max_pixels: int = _trouble(
+        MAX_PIXELS, "Refuse an image whose header claims more pixels.", least=1, in_file=True
+    )
+    trust_palettes: bool = _trouble(
+        False, "Take palette images also on ARM with a libpng before 1.6.56 (CVE-2026-33636)."
+    )
+    checkpoint_s: float = _trouble(
+        30.0,
+        "How often what is stored is made safe: about what a job that is killed can lose.",
+        flag="--checkpoint",
+        form="SECONDS",
+    )
+    peer_timeout_s: float = _trouble(
+        300.0,
+        "Without a sign of life for so long, another rank or another host's job is taken for dead.",
+        flag="--peer-timeout",
+        form="SECONDS",
+    )
+    restart: bool = _trouble(False, "Discard what an unfinished job left, and begin anew.")
+    overwrite: bool = _trouble(
+        False,
+        "Replace OUT, once the new file is complete, if h5ingest wrote it. What is no HDF5 file is "
+        "never replaced.",
+    )
+    overwrite_foreign: bool = _trouble(
+        False,
+        "With --overwrite: replace OUT even if it is an HDF5 file that something else wrote, or "
+        "that is damaged.",
+        goes_with=("overwrite", True),
+    )
+    dry_run: bool = _run(
+        False, "Check the manifest and all headers, say what would be made, write nothing."
+    )
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and (
@@ -139,35 +223,20 @@ class IngestOptions:
                 f"--delimiter: expected one ASCII character that is no quote and no line end, "
                 f"got {self.delimiter!r}"
             )
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise UsageError(
-                    f"--{name.replace('_', '-')}: expected {', '.join(allowed)}, got {value!r}"
-                )
+        check_values(self)
         self._check_combinations()
-        for name in ("chunk_rows", "batch_bytes", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = "chunk" if name == "chunk_rows" else name.replace("_", "-")
-                raise UsageError(f"--{option}: expected at least 1, got {value}")
-        for name in ("checkpoint_s", "peer_timeout_s"):
-            if not getattr(self, name) > 0:
-                option = name.removesuffix("_s").replace("_", "-")
-                raise UsageError(f"--{option}: expected seconds, got {getattr(self, name)}")
-        if self.readers is not None and not 0 <= self.readers <= MAX_READERS:
-            raise UsageError(f"--readers: expected auto or 0 to {MAX_READERS}, got {self.readers}")
+        waits = {"--checkpoint": self.checkpoint_s, "--peer-timeout": self.peer_timeout_s}
+        for flag, seconds in waits.items():
+            if not seconds > 0:
+                raise UsageError(f"{flag}: expected seconds, got {seconds}")
         self._check_tuning()
-        if self.cache_bytes < 0:
-            raise UsageError(f"--cache-bytes: expected 0 or more, got {self.cache_bytes}")
 
     def _check_tuning(self) -> None:
         if not 0 <= self.alignment <= _MOST_ALIGNMENT:
             raise UsageError(f"--alignment: expected 0 to 1GiB, got {self.alignment} bytes")
         if self.stripe_count is not None and self.stripe_count < 0:
             raise UsageError(
-                f"--stripe-count: expected a number of storage targets, or 0 for what the folder "
-                f"has, got {self.stripe_count}"
+                f"--stripe-count: expected a number of storage targets, got {self.stripe_count}"
             )
         if self.stripe_size is not None:
             if self.stripe_count == 0:
@@ -185,29 +254,22 @@ class IngestOptions:
             raise UsageError("--hint: expected each key once")
 
     def _check_combinations(self) -> None:
-        """Refuse what would have no effect: silence would promise something else."""
+        """Refuse what would have no effect: the user expects one."""
+        filtered = self.shuffle or self.compression not in (None, "none")
         if self.size is not None and min(self.size) < 1:
-            raise UsageError(
-                f"--size: expected a height and a width of at least 1, got {self.size}"
-            )
-        if not 0 <= self.pad_value <= 65535:
-            raise UsageError(f"--pad-value: expected 0 to 65535, got {self.pad_value}")
+            raise UsageError(f"--size: expected height and width of at least 1, got {self.size}")
         if self.layout != "stack":
-            for option, given in (
+            for flag, given in (
                 ("--fit", self.fit != "error"),
                 ("--size", self.size is not None),
                 ("--chunk", self.chunk_rows is not None),
             ):
                 if given:
-                    raise UsageError(f"{option} is for --layout stack only, got {self.layout}")
+                    raise UsageError(f"{flag} is for --layout stack only, got {self.layout}")
         if self.size is not None and self.fit == "error":
             raise UsageError("--size: say how with --fit pad, crop or resize")
-        if self.pad_value and self.fit != "pad":
-            raise UsageError("--pad-value goes with --fit pad")
-        if self.resample is not None and self.fit != "resize":
-            raise UsageError("--resample goes with --fit resize")
         if self.layout == "encoded":
-            if self.compression not in (None, "none") or self.shuffle:
+            if filtered:
                 raise UsageError(
                     "--layout encoded stores the image files' own bytes, which are compressed "
                     "already: --compression and --shuffle would only cost time"
@@ -217,21 +279,15 @@ class IngestOptions:
                     "--layout encoded stores the image files as they are: --channels, --dtype and "
                     "--samples cannot apply"
                 )
-        if self.direct_io == "on" and (
-            self.layout == "tree" or self.shuffle or self.compression not in (None, "none")
-        ):
+        if self.direct_io == "on" and (self.layout == "tree" or filtered):
             raise UsageError(
                 "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
                 "--compression or --shuffle"
             )
-        if self.overwrite_foreign and not self.overwrite:
-            raise UsageError("--overwrite-foreign goes with --overwrite")
         if self.samples == "raw" and self.channels != "auto":
             raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
         if self.samples == "raw" and self.reduce_depth:
             raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
-        if self.reduce_depth and self.dtype != "uint8":
-            raise UsageError("--reduce-depth goes with --dtype uint8")
 
     @property
     def any_palette(self) -> bool:
@@ -239,24 +295,6 @@ class IngestOptions:
         return self.trust_palettes or self.layout == "encoded"  # stored as they are
 
     def content(self) -> dict[str, object]:
-        """Return the options that decide the content of the file, for its `options` attribute.
-
-        How the file is made (batch and cache sizes) is left out: it must not show in it.
-        """
-        return {name: getattr(self, name) for name in _CONTENT}
-
-
-_CONTENT: Final = (
-    "layout", "group_by", "channels", "dtype", "reduce_depth", "samples", "fit", "size",
-    "pad_value", "resample", "compression", "shuffle", "chunk_rows", "on_error", "max_pixels",
-)  # fmt: skip
-_CHOICES: Final = {
-    "layout": ("stack", "ragged", "tree", "encoded"),
-    "channels": ("auto", "gray", "rgb", "rgba"),
-    "dtype": ("auto", "uint8", "uint16"),
-    "samples": ("scaled", "raw"),
-    "fit": ("error", "pad", "crop", "resize"),
-    "direct_io": ("auto", "on", "off"),
-    "resample": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
-    "on_error": ("fail", "blank"),
-}
+        """Return the options that decide what the file contains: not those of how it is made."""
+        names = [each.name for each in options_of(type(self)) if each.in_file]
+        return {name: getattr(self, name) for name in names}

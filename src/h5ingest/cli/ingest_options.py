@@ -1,0 +1,95 @@
+"""The options of an ingest as parameters of a verb: made from the fields of `IngestOptions`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import typer
+
+from h5ingest.cli.option_values import PARSERS, as_typed
+from h5ingest.core.errors import UsageError
+from h5ingest.core.option_fields import Option, options_of
+from h5ingest.core.options import IngestOptions
+
+_TYPES: Final = get_type_hints(IngestOptions)
+
+
+def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a verb take those options of an ingest that have these names; without names, all of them.
+
+    The verb has a keyword-only parameter `options`, for the `IngestOptions`. In its place the
+    command has a parameter for each option. `--help` shows all of them in their panels, some of
+    them among the verb's own. Wrong ones are raised as `typer.BadParameter`.
+    """
+    known = {each.name: each for each in options_of(IngestOptions)}
+    chosen = {name: known[name] for name in names or known}
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @wraps(verb)
+        def command(**given: Any) -> None:
+            typed = {name: given.pop(name) for name in chosen}
+            try:
+                values = {
+                    name: _value(chosen[name], value)
+                    for name, value in typed.items()
+                    if value is not None
+                }
+                options = IngestOptions(**values)
+            except UsageError as error:
+                raise typer.BadParameter(str(error)) from None
+            verb(options=options, **given)
+
+        signature = inspect.signature(verb, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            if parameter.name == "options":
+                parameters += [
+                    _parameter(each, parameter, in_panel=not names) for each in chosen.values()
+                ]
+            else:
+                parameters.append(parameter)
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(option: Option, place: inspect.Parameter, *, in_panel: bool) -> inspect.Parameter:
+    """Return the parameter from which typer makes an option, with its default as it is typed."""
+    annotation, default = _TYPES[option.name], option.default
+    if option.choices:
+        annotation = Literal.__getitem__(option.choices)
+    elif default == ():
+        annotation, default = list[str], None
+    elif (form := option.form or "") in PARSERS:
+        annotation, default = str, as_typed(form, default)
+    if default is None:
+        annotation = annotation | None
+    least, most = (None, None) if option.form else (option.least, option.most)
+    info = typer.Option(
+        option.flag,
+        help=option.help,
+        metavar=option.form,
+        min=least,
+        max=most,
+        rich_help_panel=option.panel if in_panel else None,
+    )
+    return place.replace(name=option.name, annotation=Annotated[annotation, info], default=default)
+
+
+def _value(option: Option, typed: Any) -> Any:
+    """Return the value of an option from what was typed, which typer has looked at.
+
+    Raises:
+        UsageError: the text means nothing.
+    """
+    parse = PARSERS.get(option.form or "")
+    if parse is None:
+        return typed
+    try:
+        return tuple(map(parse, typed)) if isinstance(typed, list) else parse(typed)
+    except UsageError as error:
+        raise UsageError(f"{option.flag}: {error}") from None
