@@ -45,7 +45,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h5ingest.cli import messages
-from h5ingest.core import layout
+from h5ingest.core import layout_kinds
 from h5ingest.core.layout import group_prefix
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
@@ -116,7 +116,7 @@ class Case:
 
 CASES = [
     Case(layout=kind, filters=filters, grouped=grouped)
-    for kind in layout.KINDS
+    for kind in layout_kinds.KINDS
     for filters in (FILTERS if kind != "encoded" else ("none",))
     for grouped in (False, True)
 ]
@@ -276,7 +276,9 @@ def sample_sets(draw: st.DrawFn, *, raw: bool) -> list[Sample]:
 @st.composite
 def jobs(draw: st.DrawFn) -> tuple[list[Sample], Wanted, dict[str, Any]]:
     """Samples, what is asked for, the rest of the options."""
-    wanted = Wanted(layout=draw(st.sampled_from(layout.KINDS)), grouped=draw(st.booleans()))
+    wanted = Wanted(
+        layout=draw(st.sampled_from([*layout_kinds.KINDS])), grouped=draw(st.booleans())
+    )
     wanted.raw = wanted.layout != "encoded" and draw(st.booleans())
     samples = draw(sample_sets(raw=wanted.raw))
     options: dict[str, Any] = {
@@ -392,7 +394,7 @@ def gray(height: int, width: int, row: int) -> tuple[bytes, np.ndarray]:
     return picture.data, picture.scaled
 
 
-@pytest.mark.parametrize("kind", layout.KINDS)
+@pytest.mark.parametrize("kind", layout_kinds.KINDS)
 def test_any_name_is_a_group_one_level_deep(kind: str, tmp_path: Path) -> None:
     samples = []
     for row, name in enumerate([*ODD_NAMES, *ODD_NAMES]):  # each group has its own shape
@@ -565,11 +567,11 @@ def test_a_large_tree_is_warned_about(tmp_path: Path, monkeypatch: pytest.Monkey
         options = IngestOptions(layout=kind, overwrite=True, **more)
         return ingest(manifest, tmp_path / "out.h5", options).warnings
 
-    assert layout.MANY_DATASETS == 100_000
+    assert layout_kinds.MANY_DATASETS == 100_000
     assert warnings("tree") == ()
-    monkeypatch.setattr(layout, "MANY_DATASETS", 4)
+    monkeypatch.setattr(layout_kinds, "MANY_DATASETS", 4)
     assert warnings("tree") == ()
-    monkeypatch.setattr(layout, "MANY_DATASETS", 3)
+    monkeypatch.setattr(layout_kinds, "MANY_DATASETS", 3)
     (warning,) = warnings("tree")
     assert "4 datasets" in warning
     assert "--layout stack" in warning

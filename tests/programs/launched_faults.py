@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5ingest.core.layout
+import h5ingest.core.layout_kinds
 import h5ingest.pipeline.load_batch
 import h5ingest.pipeline.probing
 import h5ingest.storage.rank0_pass
@@ -51,7 +51,7 @@ SITES = {
     # The checksum follows, whichever way an image is decoded.
     "decode": "h5ingest.pipeline.load_batch:xxh3_64_intdigest",
     "write": "h5ingest.pipeline.write_loop:WriteLoop._write",
-    "book": "h5ingest.pipeline.write_loop:WriteLoop._write_book",
+    "book": "h5ingest.pipeline.write_loop:WriteLoop._write_records",
     "mark": "h5ingest.pipeline.write_loop:WriteLoop._mark",
     "raw": "h5ingest.storage.placed_file:PlacedFile.write",
     "direct": "h5ingest.storage.direct_io:DirectFile._write",
@@ -197,9 +197,9 @@ def kill_session() -> None:
 
 def make_small(chunk_bytes: int) -> None:
     """Make chunks so small that a few small images are many, and whatever is taken at once."""
-    vars(h5ingest.core.layout)["MIB"] = 2 * chunk_bytes  # of stacks
-    vars(h5ingest.core.layout)["EXTENT_CHUNK_BYTES"] = chunk_bytes
-    vars(h5ingest.core.layout)["_LARGE_IMAGE"] = min(
+    vars(h5ingest.core.layout_kinds)["MIB"] = 2 * chunk_bytes  # of stacks
+    vars(h5ingest.core.layout_kinds)["EXTENT_CHUNK_BYTES"] = chunk_bytes
+    vars(h5ingest.core.layout_kinds)["_LARGE_IMAGE"] = min(
         chunk_bytes, 64 * 1024
     )  # has a chunk of its own
     vars(h5ingest.storage.rank0_pass)["_BLOCK_ROWS"] = 4
@@ -221,7 +221,7 @@ def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
 
 def serve() -> None:
     """Run what is asked for, one after the other, each in a process of its own."""
-    for module in ("cli.collective_commands", "pipeline.run", "cli.progress"):
+    for module in ("cli.app", "pipeline.run", "cli.progress"):
         importlib.import_module(f"h5ingest.{module}")
     importlib.import_module("imagecodecs")
     print("ready", flush=True)

@@ -16,36 +16,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from h5ingest.core import layout
+from h5ingest.core import layout_kinds
 from h5ingest.core.errors import IngestError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.comm import abort_on_crash
 from h5ingest.mpi.world import world
 from h5ingest.pipeline import run as ingest_module
+from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.run import ingest
-from h5ingest.pipeline.write_loop import WriteLoop
+from h5ingest.pipeline.store_images import store_images
 
-_made: list[WriteLoop] = []
+_seen: list[RankStats] = []
 
 
-class Seen(WriteLoop):
-    """Remembers itself, for the bytes that it writes."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        _made.append(self)
+def seen(*arguments: Any) -> RankStats:
+    """Store the images, and remember the bytes that this rank has written."""
+    _seen.append(store_images(*arguments))
+    return _seen[-1]
 
 
 def main() -> None:
     cases, reports = map(Path, sys.argv[1:3])
     if len(sys.argv) > 3:
-        vars(layout)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
-    vars(ingest_module)["WriteLoop"] = Seen
+        vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
+    vars(ingest_module)["store_images"] = seen
     comm = world()
     found: list[dict[str, Any]] = []
     with abort_on_crash(comm):
         for case in json.loads(cases.read_text()):
-            _made.clear()
+            _seen.clear()
             known = case["options"]
             if known.get("size"):
                 known["size"] = tuple(known["size"])
@@ -62,7 +61,7 @@ def main() -> None:
                     "writer": report.writer,
                     "losses": report.losses,
                     "failed": sorted(failure.index for failure in report.failures),
-                    "bytes": comm.allgather(_made[0].work.n_written_bytes),
+                    "bytes": comm.allgather(_seen[0].n_written_bytes),
                 }
             )
     if comm.rank == 0:

@@ -17,10 +17,8 @@ from h5ingest.core.layout import (
     Filter,
     ImageSpec,
     Layout,
-    extent_group,
-    stack_group,
-    tree_group,
 )
+from h5ingest.core.layout_kinds import extent_group, stack_group, tree_group
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, unit
 from h5ingest.core.sample_table import Samples

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import h5ingest
 from h5ingest.cli.option_values import parse_size
-from h5ingest.core import errors, layout, schema
+from h5ingest.core import errors, schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import Failure, IngestError, SampleError, describe_failures
 from h5ingest.core.layout import (
@@ -30,6 +30,9 @@ from h5ingest.core.layout import (
     Group,
     ImageSpec,
     Layout,
+)
+from h5ingest.core.layout_kinds import (
+    KINDS,
     default_chunk_rows,
     extent_group,
     stack_group,
@@ -363,7 +366,7 @@ def test_the_layout_holds_every_image_in_whole_chunks(
     assert [d.name for d in planned.datasets] == ["/images", "/status", "/checksums"]
     assert {d.shape[0] for d in planned.datasets} == {n}
     assert planned.n_samples == n
-    assert planned.description == f"images of {spec}"
+    assert KINDS["stack"].describe(planned.groups) == f"images of {spec}"
 
 
 def flat(group: Group, kind: str = "stack") -> Layout:
@@ -442,7 +445,7 @@ def test_a_dataset_without_chunks_is_stored_as_it_is() -> None:
 def test_the_status_names_are_those_of_the_schema() -> None:
     assert schema.STATUS_NAMES == {"missing": 0, "ok": 1, "failed": 2}
     group = tree_group("", "", 1, 1)
-    assert [flat(group, kind).schema for kind in layout.KINDS] == [
+    assert [flat(group, kind).schema for kind in KINDS] == [
         "h5ingest stack 1", "h5ingest ragged 1", "h5ingest tree 1", "h5ingest encoded 1",
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from helpers.support import Meddler, read_file
 from helpers.threads import on_ranks
 
 from h5ingest.core.errors import SamplesFailedError
-from h5ingest.core.layout import KINDS
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
 from h5ingest.images import prefetch, source_files
 from h5ingest.pipeline.run import ingest

@@ -1,34 +1,20 @@
 """What the file looks like: a function of the manifest, the image specs and the options.
 
-The number of ranks is not an argument of anything here, which is why it cannot show in the file.
+The number of ranks is not an argument of anything here, so it cannot show in the file.
 
-May not: know a rank, import h5py.
+What differs between stack, ragged, tree and encoded is in `layout_kinds`. May not: know a rank,
+import h5py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from h5ingest.core import schema
-from h5ingest.core.errors import UsageError
-from h5ingest.core.options import MIB
-
-KINDS: Final = schema.LAYOUTS
-"""The layouts."""
-
-MANY_DATASETS: Final = 100_000
-"""Images from which a tree is warned about."""
-
-EXTENT_CHUNK_BYTES: Final = MIB // 2
-"""Of filtered pixels of images of any size: what a reader decodes at least, to see any of them."""
-_LARGE_IMAGE: Final = 64 * 1024
-"""Bytes from which an image gets a chunk of its own."""
-_CHUNK_LIMIT: Final = 2**32 - 1
-"""Bytes in an HDF5 chunk (HDF5 specification, IV.A.2.i: dataset chunk sizes are 32 bits)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -85,6 +71,42 @@ class ImageSpec:
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width} {self.colour}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """What the images of a group become: an image spec with gaps."""
+
+    channels: int | None
+    """Channels; None: each image keeps its own."""
+    dtype: str | None
+    """`uint8` or `uint16`; None: each image keeps its own."""
+    size: tuple[int, int] | None
+    """(height, width); None: each image keeps its own."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of a value; 0 where each image keeps its own."""
+        return np.dtype(self.dtype).itemsize if self.dtype else 0
+
+    @property
+    def image(self) -> ImageSpec:
+        """The one spec of a stack's images."""
+        if self.channels is None or self.dtype is None or self.size is None:
+            raise ValueError("only the images of a stack have one spec")
+        return ImageSpec(
+            height=self.size[0], width=self.size[1], channels=self.channels, dtype=self.dtype
+        )
+
+    def apply(self, spec: ImageSpec) -> ImageSpec:
+        """Return what an image of this spec becomes."""
+        height, width = self.size or (spec.height, spec.width)
+        return ImageSpec(
+            height=height,
+            width=width,
+            channels=self.channels or spec.channels,
+            dtype=self.dtype or spec.dtype,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +168,12 @@ class Group:
     prefix: str
     """HDF5 path that its datasets begin with: empty, or `/train`."""
     n_rows: int
-    """Its samples."""
+    """Number of its samples."""
     image: ImageSpec | None
     """What each row of `pixels` holds, in a stack; else None."""
     pixels: DatasetSpec
-    """stack: (N, H, W[, C]), chunked. ragged, encoded: (total,). tree: (total bytes,), and it
-    stands for the datasets of the images, which are not known yet."""
+    """stack: (N, H, W[, C]), chunked. ragged, encoded: (total,). tree: (total bytes,), without a
+    name: it stands for the datasets of the images, which are not known yet."""
     status: DatasetSpec
     """(N,) enum."""
     checksums: DatasetSpec
@@ -172,18 +194,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What the file looks like before root adds labels, names and paths."""
+    """What the file looks like before rank 0 adds labels, names and paths."""
 
     kind: str
-    """`stack`, `ragged`, `tree` or `encoded`."""
+    """Its name in `layout_kinds.KINDS`."""
     groups: tuple[Group, ...]
     """At least one."""
     grouped: bool
-    """Whether the groups are HDF5 groups; else there is one, at the root."""
+    """Whether the groups are HDF5 groups; else there is one, with an empty prefix."""
     filters: tuple[Filter, ...] = ()
-    """Of the pixels."""
+    """Filters of the pixels."""
     alignment: int = 0
-    """Bytes: what is as large begins at multiples of it; 0: anywhere."""
+    """Bytes: datasets and chunks of that size and more begin at multiples of it; 0: anywhere."""
 
     @property
     def schema(self) -> str:
@@ -207,7 +229,7 @@ class Layout:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that the file is going to have uncompressed, apart from what root adds."""
+        """Bytes that the file is going to have uncompressed, apart from what rank 0 adds."""
         images = sum(group.pixels.stored_bytes for group in self.groups)
         return images + sum(
             spec.stored_bytes
@@ -218,37 +240,13 @@ class Layout:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that it says, in hexadecimal: equal for equal layouts only."""
-        import hashlib  # on root only
+        """SHA-256 of every field, in hexadecimal: equal for equal layouts only."""
+        import hashlib  # on rank 0 only
 
         found = hashlib.sha256(f"{self.schema}\n{replace(self, groups=())!r}".encode())
         for group in self.groups:
             found.update(repr(group).encode())
         return found.hexdigest()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the user should know of the cost."""
-        if self.kind != "tree" or self.n_samples <= MANY_DATASETS:
-            return ()
-        return (
-            f"--layout tree makes {self.n_samples:,} datasets, which one process alone creates, at "
-            f"about 0.1 ms and 0.5 KiB each, and which readers look up and open one by one; "
-            f"--layout stack and --layout ragged have no such cost",
-        )
-
-    @property
-    def description(self) -> str:
-        """The images, in words."""
-        if self.kind != "stack":
-            kinds = {
-                "ragged": "images of any size, one after the other",
-                "tree": "images, one dataset each",
-                "encoded": "image files, as they are",
-            }
-            return kinds[self.kind]
-        specs = dict.fromkeys(str(group.image) for group in self.groups)
-        return "images of " + " or ".join(list(specs)[:3]) + (" or ..." if len(specs) > 3 else "")
 
 
 def group_prefix(name: str) -> str:
@@ -269,114 +267,3 @@ def group_prefix(name: str) -> str:
 
 def _quote(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
-
-
-def default_chunk_rows(image: ImageSpec, n_samples: int, *, filtered: bool = False) -> int:
-    """Return the images per chunk: one if it has 64 KiB or more, else about 1 MiB of them.
-
-    Filtered chunks hold 512 KiB: a reader has to decode a whole one for any image in it, and
-    smaller ones would make the chunk index, whose cost is per chunk, count.
-
-    >>> default_chunk_rows(ImageSpec(height=28, width=28, channels=1, dtype="uint8"), 60_000)
-    1337
-    >>> default_chunk_rows(ImageSpec(height=512, width=768, channels=3, dtype="uint8"), 24)
-    1
-    """
-    if image.n_bytes >= _LARGE_IMAGE:
-        return 1
-    wanted = MIB // 2 if filtered else MIB
-    return min(wanted // image.n_bytes, n_samples)
-
-
-def stack_group(
-    name: str,
-    prefix: str,
-    n_rows: int,
-    image: ImageSpec,
-    *,
-    chunk_rows: int | None = None,
-    filters: tuple[Filter, ...] = (),
-    padded: bool = False,
-) -> Group:
-    """Return the datasets of images that all have the same spec.
-
-    Raises:
-        UsageError: a chunk would be larger than HDF5 allows.
-    """
-    default = default_chunk_rows(image, n_rows, filtered=bool(filters))
-    rows = min(chunk_rows or default, n_rows)
-    if image.n_bytes > _CHUNK_LIMIT:
-        raise UsageError(f"an image of {image} is larger than an HDF5 chunk may be (4 GiB)")
-    if rows * image.n_bytes > _CHUNK_LIMIT:
-        raise UsageError(
-            f"--chunk: expected at most {_CHUNK_LIMIT // image.n_bytes} images of {image} in a "
-            f"chunk (HDF5 allows 4 GiB), got {rows}"
-        )
-    pixels = DatasetSpec(
-        name=schema.IMAGES.at(prefix),
-        shape=(n_rows, *image.shape),
-        dtype=image.dtype,
-        chunk_rows=rows,
-        filters=filters,
-        dims=schema.IMAGES.dims[: 1 + len(image.shape)],
-    )
-    sizes = _per_row(prefix, schema.SIZES, n_rows) if padded else None
-    return Group(
-        name=name, prefix=prefix, n_rows=n_rows, image=image, pixels=pixels, sizes=sizes,
-        **_bookkeeping(prefix, n_rows),
-    )  # fmt: skip
-
-
-def extent_group(
-    kind: str,
-    name: str,
-    prefix: str,
-    n_rows: int,
-    n_elements: int,
-    dtype: str,
-    *,
-    filters: tuple[Filter, ...] = (),
-) -> Group:
-    """Return the datasets of images of any size, or of files, one after the other."""
-    if not n_elements:  # HDF5 has no chunk of nothing
-        filters = ()
-    chunk = EXTENT_CHUNK_BYTES // np.dtype(dtype).itemsize if filters else None
-    pixels = DatasetSpec(
-        name=schema.PIXELS[kind].at(prefix),
-        shape=(n_elements,),
-        dtype=dtype,
-        chunk_rows=min(chunk, n_elements) if chunk else None,
-        filters=filters,
-        dims=schema.PIXELS[kind].dims,
-    )
-    return Group(
-        name=name, prefix=prefix, n_rows=n_rows, image=None, pixels=pixels,
-        offsets=_per_row(prefix, schema.OFFSETS, n_rows),
-        shapes=_per_row(prefix, schema.SHAPES, n_rows),
-        **_bookkeeping(prefix, n_rows),
-    )  # fmt: skip
-
-
-def tree_group(name: str, prefix: str, n_rows: int, n_bytes: int) -> Group:
-    """Return the datasets beside images that have a dataset each."""
-    return Group(
-        name=name, prefix=prefix, n_rows=n_rows, image=None,
-        pixels=DatasetSpec(name="", shape=(n_bytes,), dtype="uint8"),
-        **_bookkeeping(prefix, n_rows),
-    )  # fmt: skip
-
-
-def _bookkeeping(prefix: str, n_rows: int) -> dict[str, Any]:
-    return {
-        "status": replace(_per_row(prefix, schema.STATUS, n_rows), enum=schema.STATUS_NAMES),
-        "checksums": _per_row(prefix, schema.CHECKSUMS, n_rows),
-    }
-
-
-def _per_row(prefix: str, dataset: schema.StandardDataset, n_rows: int) -> DatasetSpec:
-    return DatasetSpec(
-        name=dataset.at(prefix),
-        shape=(n_rows + dataset.extra_rows, *dataset.row_shape),
-        dtype=dataset.dtype,
-        dims=dataset.dims,
-    )

@@ -28,7 +28,7 @@ class Samples:
     paths: PackedStrings
     """(n,) as in the manifest."""
     shapes: NDArray[np.int32]
-    """(n, 4) height, width, channels, bytes a value, as stored; zeros for what cannot be read.
+    """(n, 4) height, width, channels, bytes of a value, as stored; zeros for what cannot be read.
     (0, 4) in a stack, where all are the same."""
     starts: NDArray[np.int64]
     """(n,) where each begins in its group's `pixels`, in elements; (0,) in a stack."""
@@ -36,6 +36,15 @@ class Samples:
     """(n,) elements of each; (0,) in a stack."""
     folders: PackedStrings
     """(n,) name of the HDF5 group that an image belongs in; empty but in a tree."""
+
+    def image_shape(self, k: int) -> tuple[int, ...]:
+        """Return (H, W) or (H, W, C) of an image as stored, by its position in these arrays."""
+        height, width, channels = self.shapes[k, :3].tolist()
+        return (height, width) if channels <= 1 else (height, width, channels)
+
+    def image_dtype(self, k: int) -> str:
+        """Return the dtype of an image as stored, by its position in these arrays."""
+        return "uint16" if self.shapes[k, 3] == 2 else "uint8"
 
     def slice(self, rows: range) -> Samples:
         """Return some of the rows: those of a subinterval."""
@@ -53,9 +62,9 @@ class Samples:
         )
 
     def fingerprint(self) -> int:
-        """Return a number, to be added up modulo 2**64, that says which sample lies where.
+        """Return a number, to be summed modulo 2**64, that says which sample lies where.
 
-        It does not depend on how samples are divided among ranks.
+        The sum does not depend on how samples are divided among ranks.
         """
         starts = self.starts if len(self.starts) else np.arange(self.rows.start, self.rows.stop)
         with np.errstate(over="ignore"):

@@ -29,7 +29,8 @@ from h5ingest.core.errors import (
     SetupError,
     describe_failures,
 )
-from h5ingest.core.layout import DatasetSpec, Filter, ImageSpec, default_chunk_rows, stack_group
+from h5ingest.core.layout import DatasetSpec, Filter, ImageSpec
+from h5ingest.core.layout_kinds import default_chunk_rows, stack_group
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import MIB, IngestOptions
 from h5ingest.images import source_files

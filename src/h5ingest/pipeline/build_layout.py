@@ -1,4 +1,4 @@
-"""From what the ranks hold and what the images become to a layout, and to samples in its order."""
+"""From the samples of all ranks, and what the images become, to the layout."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.layout import (
-    Filter,
-    Group,
-    Layout,
-    extent_group,
-    group_prefix,
-    stack_group,
-    tree_group,
-)
+from h5ingest.core.layout import Filter, Layout, OutputSpec, group_prefix
+from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import Comm
-from h5ingest.pipeline.output_spec import OutputSpec
 from h5ingest.pipeline.probing import LocalProbe, ProbeResult
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 
 def build_layout(
-    held: LocalSamples,
+    local: LocalSamples,
     probed: LocalProbe,
     manifest: Manifest,
     findings: ProbeResult,
@@ -35,110 +27,93 @@ def build_layout(
     options: IngestOptions,
     comm: Comm,
 ) -> tuple[Layout, list[Samples]]:
-    """Return the layout, and this rank's samples in its order, a run for each group. Collective.
+    """Return the layout, and this rank's samples as rows of it, a run for each group. Collective.
 
     Raises:
         UsageError: a chunk would be larger than HDF5 allows (on all ranks).
     """
     n_groups = len(manifest.group_names)
-    shapes = _stored_shapes(held, probed, findings.targets)
-    lengths = _lengths(shapes, probed, options.layout)
-    local = np.zeros((n_groups, 2), np.int64)  # per group: rows, elements
-    local[:, 0] = np.bincount(held.groups, minlength=n_groups)
+    kind = KINDS[options.layout]
+    shapes = _stored_shapes(local, probed, findings.outputs)
+    lengths = kind.lengths(shapes, probed.file_sizes)
+    counts = np.zeros((n_groups, 2), np.int64)  # per group: rows, elements
+    counts[:, 0] = np.bincount(local.groups, minlength=n_groups)
     if len(lengths):
-        np.add.at(local[:, 1], held.groups, lengths)
+        np.add.at(counts[:, 1], local.groups, lengths)
     # every: (ranks, groups, 2)
-    every = np.stack(comm.allgather(local))
+    every = np.stack(comm.allgather(counts))
     before, total = every[: comm.rank].sum(axis=0), every.sum(axis=0)
+    grouped = manifest.group_by is not None
     groups = tuple(
-        _group(os.fsdecode(name), target, int(rows), int(elements), manifest, filters, options)
-        for name, target, (rows, elements) in zip(
-            manifest.group_names, findings.targets, total, strict=True
+        kind.group(
+            GroupPlan(
+                name=name,
+                prefix=group_prefix(name) if grouped else "",
+                n_rows=n_rows,
+                n_elements=n_elements,
+                output=output,
+                filters=filters,
+                chunk_rows=options.chunk_rows,
+                padded=options.fit == "pad",
+            )
+        )
+        for name, output, (n_rows, n_elements) in zip(
+            map(os.fsdecode, manifest.group_names), findings.outputs, total.tolist(), strict=True
         )
     )
     layout = Layout(
-        kind=options.layout,
+        kind=kind.name,
         groups=groups,
-        grouped=manifest.group_by is not None,
+        grouped=grouped,
         filters=filters,
         alignment=options.alignment,
     )
-    mine: dict[int, NDArray[np.int64] | None] = {0: None}  # group -> where its samples are held
+    mine: dict[int, NDArray[np.int64] | None] = {0: None}  # group -> positions of its samples
     if n_groups > 1:
-        order, ends = np.argsort(held.groups, kind="stable"), np.cumsum(local[:, 0])
-        present = np.flatnonzero(local[:, 0])
-        mine = {g: order[ends[g] - local[g, 0] : ends[g]] for g in present.tolist()}
-    runs = [_run(g, where, held, shapes, lengths, before[g]) for g, where in mine.items()]
+        order, ends = np.argsort(local.groups, kind="stable"), np.cumsum(counts[:, 0])
+        present = np.flatnonzero(counts[:, 0])
+        mine = {g: order[ends[g] - counts[g, 0] : ends[g]] for g in present.tolist()}
+    runs = [_run(g, where, local, shapes, lengths, before[g]) for g, where in mine.items()]
     return layout, [run for run in runs if run.rows]
 
 
 def _stored_shapes(
-    held: LocalSamples, probed: LocalProbe, targets: tuple[OutputSpec, ...]
+    local: LocalSamples, probed: LocalProbe, outputs: tuple[OutputSpec, ...]
 ) -> NDArray[np.int32]:
-    """Return (n, 4) height, width, channels, bytes a value, as stored; (0, 4) for a stack."""
+    """Return (n, 4) height, width, channels, bytes of a value, as stored; (0, 4) if uniform."""
     shapes = probed.shapes
     if not len(shapes):
         return shapes
-    # wanted: (groups, 2) channels and bytes a value; 0: each image keeps its own
-    wanted = np.array([(t.channels or 0, t.n_bytes) for t in targets], np.int32)[held.groups]
-    changed = wanted > 0
+    # wanted: (n, 2) channels and bytes of a value; 0: the image keeps its own
+    wanted = np.array([(o.channels or 0, o.n_bytes) for o in outputs], np.int32)[local.groups]
+    changed = (wanted > 0) & (wanted != shapes[:, 2:])
     changed[:, 0] &= shapes[:, 0] > 0  # what cannot be read has no channels
-    np.copyto(shapes[:, 2:], wanted, where=changed)
+    if changed.any():  # mostly images stay as they are: no copy
+        shapes = shapes.copy()
+        np.copyto(shapes[:, 2:], wanted, where=changed)
     return shapes
-
-
-def _lengths(shapes: NDArray[np.int32], probed: LocalProbe, kind: str) -> NDArray[np.int64]:
-    """Return (n,) what each sample takes of its group's `pixels`; (0,) for a stack."""
-    if kind == "encoded":
-        return probed.sizes
-    factors = shapes if kind == "tree" else shapes[:, :3]  # a tree is counted in bytes
-    lengths: NDArray[np.int64] = factors.astype(np.int64).prod(axis=1)
-    return lengths
-
-
-def _group(
-    name: str,
-    target: OutputSpec,
-    n_rows: int,
-    n_elements: int,
-    manifest: Manifest,
-    filters: tuple[Filter, ...],
-    options: IngestOptions,
-) -> Group:
-    prefix = group_prefix(name) if manifest.group_by is not None else ""
-    if options.layout == "tree":
-        return tree_group(name, prefix, n_rows, n_elements)
-    if options.layout != "stack":
-        dtype = "uint8" if options.layout == "encoded" else target.dtype or "uint8"
-        return extent_group(
-            options.layout, name, prefix, n_rows, n_elements, dtype, filters=filters
-        )
-    return stack_group(
-        name, prefix, n_rows, target.image,
-        chunk_rows=options.chunk_rows, filters=filters, padded=options.fit == "pad",
-    )  # fmt: skip
 
 
 def _run(
     group: int,
     mine: NDArray[np.int64] | None,
-    held: LocalSamples,
+    local: LocalSamples,
     shapes: NDArray[np.int32],
     lengths: NDArray[np.int64],
     before: NDArray[np.int64],
 ) -> Samples:
-    """Return the samples `mine` (positions in `held`; None: all), in manifest order.
+    """Return the samples `mine` (positions in `local`; None: all), in manifest order.
 
     Args:
         group: their group.
         mine: (n,) where they are.
-        held: what this rank holds.
+        local: the samples of this rank.
         shapes: (n, 4), or (0, 4).
         lengths: (n,), or (0,).
         before: (2,) rows and elements of the group on the ranks before this one.
     """
-    indices = np.arange(held.indices.start, held.indices.stop, dtype=np.int64)
-    paths, folders = held.paths, held.folders
+    indices = np.arange(local.indices.start, local.indices.stop, dtype=np.int64)
+    paths, folders = local.paths, local.folders
     if mine is not None:
         indices = indices[mine]
         paths = PackedStrings.pack([paths[i] for i in mine.tolist()])

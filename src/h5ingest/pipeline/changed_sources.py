@@ -3,7 +3,7 @@
 The rule for a job that is gone on with: each image is stored whole, from one reading of its file,
 and its checksum is of what is stored. One that an earlier run has stored stays as it is: so of a
 file that was changed in between there is the old image or the new one, never parts of both
-(`storage.joints`). How many old ones there may be is counted here, for the report.
+(`storage.split_images`). How many old ones there may be is counted here, for the report.
 
 May not: know a writer, decode.
 """
@@ -26,7 +26,7 @@ _BEAT_FILES: Final = 64
 def count_changed(
     shards: Sequence[Shard],
     earlier: Sequence[Earlier],
-    root: bytes,
+    folder: bytes,
     beat: Callable[[], None],
 ) -> int:
     """Return of how many images the file was changed after the run that stored them began.
@@ -38,7 +38,7 @@ def count_changed(
     Args:
         shards: the images that this rank would have stored, had there been no other run.
         earlier: what other runs stored.
-        root: folder that relative paths are relative to.
+        folder: that relative paths are relative to.
         beat: called now and then.
     """
     n_changed = 0
@@ -47,7 +47,7 @@ def count_changed(
             for span in run.done[shard.group]:
                 for row in _begun(shard, span):
                     path = shard.samples.paths[row - shard.samples.rows.start]
-                    n_changed += _changed(os.path.join(root, path), run.time_ns)
+                    n_changed += _changed(os.path.join(folder, path), run.time_ns)
                     if row % _BEAT_FILES == 0:
                         beat()
     return n_changed
@@ -62,7 +62,7 @@ def _changed(path: bytes, since_ns: int) -> bool:
 
 
 def _begun(shard: Shard, span: range) -> range:
-    """Return the rows of a portion that begin in a span of its group's `pixels`."""
+    """Return the rows of a shard that begin in a span of its group's `pixels`."""
     samples = shard.samples
     if not len(samples.starts):  # a stack: rows are positions
         return overlap(shard.owned, span)

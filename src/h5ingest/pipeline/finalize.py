@@ -1,4 +1,4 @@
-"""The end of a job: images that are torn, those that failed, the rank-0 pass, the file's name."""
+"""The end of a job: split images whose parts differ, failures, the rank-0 pass, the file's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import agree, agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.probing import REMEDY, ProbeResult
-from h5ingest.pipeline.provenance import provenance
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures
@@ -64,26 +63,28 @@ def join(
     job: Job,
     layout: Layout,
     shards: Sequence[Shard],
-    work: RankStats,
+    stats: RankStats,
     before: Iterable[tuple[int, int]],
     journal: Journal | None,
 ) -> list[Failure]:
-    """Return, on root, all failures: those met on the way, and images that are torn. Collective.
+    """Return, on rank 0, all failures: those met on the way, and split images whose parts differ.
+
+    Collective.
 
     Args:
         job: the run.
         layout: the datasets.
         shards: what this rank would have done, had nothing been done before.
-        work: what it has done.
-        before: on root, (group, element) of joints in earlier runs.
-        journal: on root.
+        stats: what it has done.
+        before: on rank 0, (group, element) of joints in earlier runs.
+        journal: on rank 0.
     """
     comm = job.comm
     torn: list[TornImage] = []
-    joints = comm.gather(work.joints)
+    joints = comm.gather(stats.joints)
     with agreeing(comm):
         if joints is not None and journal is not None:
-            from h5ingest.storage.split_images import blank, find_torn, undo  # on root only
+            from h5ingest.storage.split_images import blank, find_torn, undo  # on rank 0 only
 
             every = {*before, *(joint for told in joints for joint in told)}
             torn = find_torn(job.paths.partial, layout, every) if every else []
@@ -93,7 +94,7 @@ def join(
                 if job.options.on_error == "blank":
                     blank(job.paths.partial, layout, torn)
             journal.close()
-    found = {failure.index: failure.to_plain() for failure in work.failures}
+    found = {failure.index: failure.to_plain() for failure in stats.failures}
     for group, row, *_ in comm.bcast(torn):
         for shard in shards:
             if shard.group == group and row in shard.owned:
@@ -114,14 +115,12 @@ def finish(
     writer: Writer,
     done: StoreOutcome,
 ) -> StoreOutcome:
-    """Let root end the file and give it its name, while the others wait asleep. Collective."""
-    pulse = job.final_pulse()
+    """Let rank 0 end the file and give it its name, while the others wait asleep. Collective."""
+    final_sum = job.final_sum()
     error: IngestError | None = None
     if job.comm.rank == 0:
-        from h5ingest.storage.rank0_pass import (  # needed on one rank, opened on one
-            finalize,
-            publish,
-        )
+        from h5ingest.pipeline.provenance import provenance  # needed on one rank, opened on one
+        from h5ingest.storage.rank0_pass import finalize, publish
 
         try:
             job.check_lock()
@@ -136,7 +135,7 @@ def finish(
                 attributes,
                 names=writer.names(),
                 palette=findings.palette,
-                beat=lambda: job.final_beat(pulse),
+                beat=lambda: job.final_beat(final_sum),
             )
             job.check_lock()
             with output_errors(f"{job.paths.partial}: cannot be looked at"):
@@ -151,13 +150,13 @@ def finish(
             done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
         except IngestError as caught:
             error = caught
-    pulse.finish(lambda: (job.interrupt.requested,))
+    final_sum.finish(lambda: (job.interrupt.requested,))
     agree(job.comm, error)
     return job.comm.bcast(done)
 
 
 def _tidy(job: Job) -> str:
-    """Take away what is beside the published file; return what went wrong, if anything. Root only.
+    """Remove the files of the unfinished job; return what went wrong, if anything. Rank 0 only.
 
     From the moment that OUT has its name the job has succeeded: this can only be told.
     """
@@ -169,7 +168,7 @@ def _tidy(job: Job) -> str:
 
 
 def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:
-    """Write down which images failed, and raise if none may. Root only."""
+    """Write down which images failed, and raise if none may. Rank 0 only."""
     write_failures(job.paths.failed, failures)
     if failures and job.options.on_error == "fail":
         raise SamplesFailedError(

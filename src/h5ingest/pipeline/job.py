@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,7 +17,7 @@ from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.options import MIB, IngestOptions
 from h5ingest.mpi.async_sum import AsyncSum
 from h5ingest.mpi.comm import Comm, agree, agreeing
-from h5ingest.mpi.signals import Interrupt, StopRequested
+from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.job_files import JobPaths
@@ -39,7 +39,7 @@ class ProgressListener(Protocol):
         """So much is done of this phase, over all ranks."""
 
     def notice(self, text: str) -> None:
-        """Something that the user should know; on root."""
+        """Something that the user should know; on rank 0."""
 
 
 class NullProgress:
@@ -79,7 +79,7 @@ class Job:
     """Guards the file."""
 
     @property
-    def root(self) -> bytes:
+    def source_folder(self) -> bytes:
         """The folder that relative paths are relative to."""
         return os.fsencode(os.path.abspath(self.options.root or self.manifest_path.parent))
 
@@ -120,33 +120,10 @@ class Job:
         yield
         self.seconds[name] = time.perf_counter() - started_s
 
-    def pulse(self, phase: str, n_images: int) -> AsyncSum:
-        """Begin a phase that all ranks watch together. Not collective."""
-        self.watch.phase(phase, n_images)
-        return AsyncSum(self.comm, 4, on_sum=self._on_sum)
-
-    def beat(self, pulse: AsyncSum, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """Take part in the sums, and leave the loop if some rank was asked to stop.
-
-        Raises:
-            StopRequested: some rank was.
-        """
-        pulse.beat(n_images, n_bytes, n_failed, self.interrupt.requested)
-        if self.stopping or self.interrupt.requested:
-            raise StopRequested
-
-    def finish(
-        self,
-        pulse: AsyncSum,
-        n_images: int,
-        n_bytes: int,
-        n_failed: int,
-        meanwhile: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """Wait until every rank has finished the phase. Collective."""
-        pulse.finish(
-            lambda: (n_images, n_bytes, n_failed, self.interrupt.requested), meanwhile=meanwhile
-        )
+    @property
+    def stop_requested(self) -> bool:
+        """Whether some rank was asked to stop, as far as this one knows."""
+        return self.stopping or self.interrupt.requested
 
     def stop_if_asked(self, n_safe: int | None = None) -> None:
         """Raise on all ranks if some rank was asked to stop. Collective.
@@ -157,7 +134,7 @@ class Job:
         Raises:
             StoppedError: some rank was.
         """
-        told = self.comm.allgather((self.stopping or self.interrupt.requested, n_safe or 0))
+        told = self.comm.allgather((self.stop_requested, n_safe or 0))
         if any(asked for asked, _ in told):
             stored = (
                 f", {sum(n for _, n in told):,} images were stored" if n_safe is not None else ""
@@ -165,24 +142,24 @@ class Job:
             error = StoppedError(f"stopped as asked{stored}: start the same command again to go on")
             agree(self.comm, error)
 
-    def final_pulse(self) -> AsyncSum:
-        """Begin the phase in which root works alone. Not collective."""
-        return AsyncSum(self.comm, 1, on_sum=self._on_asked)
+    def final_sum(self) -> AsyncSum:
+        """Begin the phase in which rank 0 works alone. Not collective."""
+        return AsyncSum(self.comm, 1, on_sum=self._on_final_sum)
 
-    def final_beat(self, pulse: AsyncSum) -> None:
-        """Take part in the sums. Root only.
+    def final_beat(self, sum_: AsyncSum) -> None:
+        """Take part in the sums. Rank 0 only.
 
         Raises:
             StoppedError: some rank was asked to stop.
         """
-        pulse.beat(self.interrupt.requested)
-        if self.stopping or self.interrupt.requested:
+        sum_.beat(self.interrupt.requested)
+        if self.stop_requested:
             raise StoppedError(
                 "stopped as asked, all images are stored: start the same command again to go on"
             )
 
     def check_space(self, n_bytes: int) -> None:
-        """Raise if the file system has no room for so many bytes. Not collective: root only.
+        """Raise if the file system has no space for so many bytes. Rank 0 only.
 
         Raises:
             OutputError: it has not; says how much is needed and how much is free.
@@ -244,10 +221,11 @@ class Job:
         told = self.comm.allgather((self.started_cpu_s, work_s))
         return {"start": sum(start for start, _ in told), "work": sum(work for _, work in told)}
 
-    def _on_asked(self, total: NDArray[np.int64]) -> None:
+    def _on_final_sum(self, total: NDArray[np.int64]) -> None:
         self.stopping = self.stopping or int(total[0]) > 0
 
-    def _on_sum(self, total: NDArray[np.int64]) -> None:
+    def on_sum(self, total: NDArray[np.int64]) -> None:
+        """Take in what all ranks have done: images, bytes, failures, and requests to stop."""
         n_images, n_bytes, n_failed, n_asked = total.tolist()
         self.stopping = self.stopping or n_asked > 0
         self.watch.advance(n_images, n_bytes, n_failed)

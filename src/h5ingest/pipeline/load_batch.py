@@ -1,4 +1,4 @@
-"""From files to pixels: each sample of a portion, its checksum and its status.
+"""From files to pixels: each sample of a shard, its checksum and its status.
 
 A sample that cannot be read becomes zeros, a status and a `Failure`; the loop goes on. May not:
 know a writer.
@@ -22,6 +22,7 @@ from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, check_intact, decode_into
 from h5ingest.images.prefetch import Prefetcher
+from h5ingest.pipeline.file_cache import FileCache
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 
 _ALIKE_IMAGES: Final = 64
@@ -30,14 +31,14 @@ _ALIKE_BYTES: Final = 256 * 1024
 
 
 class BatchLoader:
-    """Fills arrays with samples, for all portions of one rank."""
+    """Fills arrays with samples, for all shards of one rank."""
 
     def __init__(
         self,
         options: IngestOptions,
         files: Prefetcher,
-        cache: dict[int, bytes],
-        work: RankStats,
+        cache: FileCache,
+        stats: RankStats,
         beat: Callable[[], None],
     ) -> None:
         """Prepare.
@@ -45,14 +46,14 @@ class BatchLoader:
         Args:
             options: how samples are read and converted.
             files: the samples' files.
-            cache: bytes of files that have been read already, by global index; emptied.
-            work: counts what is loaded.
+            cache: files that have been read already; they are taken out of it.
+            stats: counts what is loaded.
             beat: called after every sample and every file that is read; to look at the clock.
         """
         self._options = options
         self._files = files
         self._cache = cache
-        self._work = work
+        self._stats = stats
         self._beat = beat
         self._raw = options.samples == "raw"
         self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
@@ -61,7 +62,12 @@ class BatchLoader:
             how=options.fit, pad_value=options.pad_value, resample=resample, raw=self._raw
         )
 
-    def feed(self, samples: Samples) -> Iterator[bytes | SampleError]:
+    @property
+    def wait_s(self) -> float:
+        """Seconds in which files have been waited for."""
+        return self._files.seconds
+
+    def read(self, samples: Samples) -> Iterator[bytes | SampleError]:
         """Yield each sample's file, in order, or why it cannot be read.
 
         Files that are not in the cache are read ahead.
@@ -71,7 +77,7 @@ class BatchLoader:
         missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
         read = self._files.read(compress(samples.paths, missing))
         for index in samples.indices.data:
-            data = cache.pop(index, None)
+            data = cache.take(index)
             if data is None:
                 file = next(read)
                 yield file if isinstance(file, SampleError) else file[0]
@@ -83,25 +89,25 @@ class BatchLoader:
         self,
         samples: Samples,
         first: int,
-        feed: Iterator[bytes | SampleError],
+        files: Iterator[bytes | SampleError],
         images: NDArray[Any],
-        book: SampleRecords,
+        records: SampleRecords,
     ) -> None:
-        """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and enter them in the book.
+        """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and record them.
 
-        The files of as many as `_ALIKE_IMAGES` are held at once, if they are small images.
+        Small images are decoded up to `_ALIKE_IMAGES` at a time, whose files are in memory at once.
 
         Args:
-            samples: of the portion.
-            first: position in them of the first.
-            feed: their files, from the first on.
-            images: the samples are theirs to fill.
-            book: of the portion.
+            samples: of the shard.
+            first: position among them of the first to load.
+            files: as `read` yields them, from the first on.
+            images: one for each sample to load.
+            records: of the shard.
         """
         n_alike = max(1, min(_ALIKE_IMAGES, _ALIKE_BYTES // images[0].nbytes))
         for start in range(0, len(images), n_alike):
             some = images[start : start + n_alike]
-            self._load_some(samples, first + start, list(islice(feed, len(some))), some, book)
+            self._load_some(samples, first + start, list(islice(files, len(some))), some, records)
 
     def _load_some(
         self,
@@ -109,21 +115,21 @@ class BatchLoader:
         first: int,
         files: Sequence[bytes | SampleError],
         images: NDArray[Any],
-        book: SampleRecords,
+        records: SampleRecords,
     ) -> None:
         """Do what `load_all` does, for a few whose files are given."""
         rows = slice(first, first + len(images))
         intact = [data for data in files if isinstance(data, bytes)]
         if len(intact) == len(files) and self._probe.decode_alike(intact, images):
-            book.status[rows] = STATUS_OK
-            book.sizes[rows] = images.shape[1:3]
-            book.checksums[rows] = [xxh3_64_intdigest(image) for image in images]
-            self._work.n_read_bytes += sum(map(len, intact))
-            self._work.n_done += len(images)
+            records.status[rows] = STATUS_OK
+            records.sizes[rows] = images.shape[1:3]
+            records.checksums[rows] = [xxh3_64_intdigest(image) for image in images]
+            self._stats.n_read_bytes += sum(map(len, intact))
+            self._stats.n_done += len(images)
         else:
             for k, (data, image) in enumerate(zip(files, images, strict=True), first):
-                size = self.load(samples, k, data, image, book)
-                book.sizes[k] = size or image.shape[:2]
+                size = self.load(samples, k, data, image, records)
+                records.sizes[k] = size or image.shape[:2]
         self._beat()
 
     def load(
@@ -132,42 +138,42 @@ class BatchLoader:
         k: int,
         data: bytes | SampleError,
         image: NDArray[Any],
-        book: SampleRecords,
+        records: SampleRecords,
         *,
         counts: bool = True,
     ) -> tuple[int, int] | None:
-        """Fill `image` with a sample, or with zeros, and enter it in the book.
+        """Fill `image` with a sample, or with zeros, and record it.
 
         Args:
-            samples: of the portion.
-            k: position in them.
+            samples: of the shard.
+            k: position among them.
             data: its file, or why it cannot be read.
             image: (H, W) or (H, W, C), or (n,) for a file as it is.
-            book: of the portion.
-            counts: whether the sample is this rank's to count and to report.
+            records: of the shard.
+            counts: whether this rank counts and reports the sample; else another does.
 
         Returns:
             The size within a padded image; None if there is no image.
         """
-        work = self._work
+        stats = self._stats
         size = None
         try:
             if isinstance(data, SampleError):
                 raise data
             size, notes = self._decode(data, image, counts)
-            book.status[k] = STATUS_OK
+            records.status[k] = STATUS_OK
             if counts:
-                work.n_read_bytes += len(data)
+                stats.n_read_bytes += len(data)
                 for kind in notes:
                     path = os.fsdecode(samples.paths[k])
-                    work.notes.add(kind, int(samples.indices[k]), path)
+                    stats.notes.add(kind, int(samples.indices[k]), path)
         except SampleError as error:
             image[...] = 0
-            book.status[k] = STATUS_FAILED
+            records.status[k] = STATUS_FAILED
             if counts:
-                work.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
-        book.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
-        work.n_done += counts
+                stats.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
+        records.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
+        stats.n_done += counts
         self._beat()
         return size
 
@@ -201,5 +207,5 @@ class BatchLoader:
         losses = Losses()
         size = convert_into(pixels, image, self._fit, losses)
         if counts:
-            self._work.losses.add(losses)
+            self._stats.losses.add(losses)
         return size, notes

@@ -17,7 +17,6 @@ from h5ingest.core.sample_table import Samples
 from h5ingest.images.png import decoder_version
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.provenance import package_version, source_date
 from h5ingest.storage.datasets import hdf5_version
 from h5ingest.storage.filters import canonical
 from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, spans_by_run
@@ -39,7 +38,9 @@ def keep_freed_memory() -> None:
 
 
 def check_output(job: Job) -> None:
-    """Raise if the output cannot be made, before any work is done. Root only."""
+    """Raise if the output cannot be made, before any work is done. Rank 0 only."""
+    from h5ingest.pipeline.provenance import source_date  # opened on one rank
+
     out = job.paths.out
     folder = out.parent
     check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.paths.all))
@@ -62,7 +63,7 @@ def check_output(job: Job) -> None:
 
 
 def check_left(job: Job) -> None:
-    """Take away what a job left that was killed as it published, or right after. Root only.
+    """Take away what a job left that was killed as it published, or right after. Rank 0 only.
 
     Not before the lock is ours: for a moment, that of a living job looks the same.
     """
@@ -76,7 +77,7 @@ def check_left(job: Job) -> None:
 
 
 def _refuse_existing(job: Job) -> None:
-    from h5ingest.storage.existing_output import refuse_existing  # on root only
+    from h5ingest.storage.existing_output import refuse_existing  # on rank 0 only
 
     options = job.options
     refuse_existing(job.paths.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
@@ -89,7 +90,7 @@ def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
     """
     with agreeing(job.comm):
         for failure in failures:
-            path = os.path.join(job.root, os.fsencode(failure.path))
+            path = os.path.join(job.source_folder, os.fsencode(failure.path))
             if failure.kind != "missing" and is_same(os.path.realpath(path), job.paths.out):
                 raise OutputError(
                     f"{job.paths.out}: is a file of the manifest (sample {failure.index}: "
@@ -100,18 +101,20 @@ def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
 def about_job(
     job: Job, manifest: Manifest, layout: Layout, runs: Sequence[Samples]
 ) -> dict[str, object]:
-    """Return, on root, what must be the same for the work of a job to be of use to another.
+    """Return, on rank 0, what must be the same for the work of a job to be of use to another.
 
     All that decides which bytes lie where, and which pixels they are. Collective.
     """
     fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
     if fingerprints is None:
         return {}
+    from h5ingest.pipeline.provenance import package_version  # opened on one rank
+
     options = job.options.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
     return {
         "manifest": manifest.sha256,
-        "root": os.fsdecode(job.root),
+        "root": os.fsdecode(job.source_folder),
         "options": {
             **options,
             "size": list(job.options.size or []) or None,
@@ -136,7 +139,7 @@ def about_job(
 def begin_file(
     job: Job, layout: Layout, about: dict[str, object]
 ) -> tuple[Journal | None, Records, list[list[range]], list[Earlier]]:
-    """Return the journal and what it knows, both on root; what of each group is done, by which run.
+    """Return the journal, its records (both on rank 0), what of each group is done, by which run.
 
     Collective.
     """

@@ -1,12 +1,11 @@
-"""From what the images are to what the file holds: the one place where that is decided.
+"""What the images of a group become, decided from what they are and from the options.
 
-May not: read files, know ranks.
+This is the only place where that is decided. May not: read files, know ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.census import Census, spec_of
-from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout import OutputSpec
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import lossless_channels
 
@@ -29,62 +29,27 @@ MOST_KINDS: Final = 10
 """Kinds of images that the message for a group shows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSpec:
-    """What every image of a group is made."""
-
-    channels: int | None
-    """Channels; None: each image keeps its own."""
-    dtype: str | None
-    """`uint8` or `uint16`; None: each image keeps its own."""
-    size: tuple[int, int] | None
-    """(height, width); None: each image keeps its own."""
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes a value; 0 where each image keeps its own."""
-        return np.dtype(self.dtype).itemsize if self.dtype else 0
-
-    @property
-    def image(self) -> ImageSpec:
-        """The one spec of a stack's images."""
-        if self.channels is None or self.dtype is None or self.size is None:
-            raise ValueError("only the images of a stack have one spec")
-        return ImageSpec(
-            height=self.size[0], width=self.size[1], channels=self.channels, dtype=self.dtype
-        )
-
-    def apply(self, spec: ImageSpec) -> ImageSpec:
-        """Return what an image of this spec becomes."""
-        height, width = self.size or (spec.height, spec.width)
-        return ImageSpec(
-            height=height,
-            width=width,
-            channels=self.channels or spec.channels,
-            dtype=self.dtype or spec.dtype,
-        )
-
-
 def decide(census: Census | None, options: IngestOptions) -> tuple[OutputSpec, list[str]]:
-    """Return the target of a group, and why its images do not fit together as they are, if so.
+    """Return what the images of a group become, and why they do not fit together, if so.
 
     Args:
         census: of the group; None: no image of it can be read.
         options: what is to become of images that differ.
 
     Returns:
-        A line for each problem, with the option for each way out; the target is then of no use.
+        A line for each problem, with the option for each way out; the spec is then of no use.
     """
+    kind = KINDS[options.layout]
     channels = CHANNELS.get(options.channels)
     if census is None:  # every image of the group may be blank: the smallest image
         depth = "uint8" if options.dtype == "auto" else options.dtype
         return OutputSpec(channels=channels or 1, dtype=depth, size=options.size or (1, 1)), []
     problems: list[str] = []
-    if channels is None and options.layout == "stack":
+    if channels is None and kind.uniform:
         channels = lossless_channels(census.channels)
     dtype = None if options.dtype == "auto" else options.dtype
     raw = options.samples == "raw"
-    if dtype is None and options.layout in ("stack", "ragged"):
+    if dtype is None and kind.one_dtype:
         if len(census.dtypes) > 1:
             problems.append(
                 "8 and 16 bits are mixed: --dtype uint16 makes all 16 bits without loss "
@@ -101,7 +66,7 @@ def decide(census: Census | None, options: IngestOptions) -> tuple[OutputSpec, l
     if options.fit == "pad" and options.pad_value > 255 and dtype == "uint8":
         problems.append(f"--pad-value {options.pad_value} is more than 8 bits hold")
     size = None
-    if options.layout == "stack":
+    if kind.uniform:
         size, size_problems = _size(census, options)
         problems += size_problems
     return OutputSpec(channels=channels, dtype=dtype, size=size), problems
@@ -159,15 +124,15 @@ def describe_misfit(
     return "\n".join([*lines, *(f"- {problem}" for problem in problems)])
 
 
-def describe_conversions(kinds: NDArray[np.void], targets: Sequence[OutputSpec]) -> tuple[str, ...]:
-    """Return what the targets change, a line for each kind of change, the commonest first.
+def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
+    """Return what is changed, a line for each kind of change, the commonest first.
 
     Args:
         kinds: (k,) of all groups.
-        targets: of the groups.
+        outputs: what the images of each group become.
     """
-    numbers = [(*(t.size or (0, 0)), t.channels or 0, t.n_bytes) for t in targets]
-    # wanted: (k, 4), 0: as it is; known: (k, 4); both height, width, channels, bytes a value
+    numbers = [(*(t.size or (0, 0)), t.channels or 0, t.n_bytes) for t in outputs]
+    # wanted: (k, 4), 0: as it is; known: (k, 4); both height, width, channels, bytes of a value
     wanted = np.array(numbers, np.int32)[kinds["group"]]
     fields = ("height", "width", "channels", "bytes")
     known = np.stack([kinds[field].astype(np.int32) for field in fields], axis=1)
@@ -182,12 +147,12 @@ def describe_conversions(kinds: NDArray[np.void], targets: Sequence[OutputSpec])
     for start, end in pairwise([*begin.tolist(), len(change)]):
         n_images = kinds["count"][rows[start:end]].sum()
         n_sizes = differs[start:end].any(axis=1).sum()
-        target, spec = targets[kinds["group"][rows[start]]], spec_of(kinds[rows[start]])
-        new = target.apply(spec)
+        output, spec = outputs[kinds["group"][rows[start]]], spec_of(kinds[rows[start]])
+        new = output.apply(spec)
         if n_sizes == 1:
             text = f"{n_images:,} images from {spec} to {new}"
         else:
             text = f"{n_images:,} images of {n_sizes:,} sizes from {spec.colour} to "
-            text += str(new) if target.size else new.colour
+            text += str(new) if output.size else new.colour
         found.append((-n_images, text))
     return tuple(text for _, text in sorted(found))

@@ -7,8 +7,6 @@ yet.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +15,8 @@ from numpy.typing import NDArray
 
 from h5ingest.core.census import censuses, count, merge, of_group
 from h5ingest.core.errors import Failure, SampleError, SamplesFailedError, describe_failures, where
-from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout import ImageSpec, OutputSpec
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.images import source_files
@@ -25,13 +24,9 @@ from h5ingest.images.decode import HEAD_BYTES, Prober
 from h5ingest.images.png_chunks import END, palette
 from h5ingest.images.prefetch import Prefetcher
 from h5ingest.mpi.comm import Comm, agreeing
-from h5ingest.pipeline.output_spec import (
-    MOST_KINDS,
-    OutputSpec,
-    decide,
-    describe_conversions,
-    describe_misfit,
-)
+from h5ingest.pipeline.file_cache import FileCache
+from h5ingest.pipeline.heartbeat import Heartbeat
+from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 REMEDY: Final = (
@@ -41,11 +36,7 @@ REMEDY: Final = (
 """What to do about images that cannot be read."""
 
 _MOST_GROUPS: Final = 10
-"""Groups whose images do not fit together that a message shows."""
-_BEAT_S: Final = 0.02
-"""Seconds between two beats, at most, if the files allow it."""
-_OBJECT_BYTES: Final = 128
-"""What a cached file takes beside its bytes: the bytes object, its index, its place in the dict."""
+"""Groups that a message shows, of those whose images do not fit together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +46,23 @@ class LocalProbe:
     kinds: NDArray[np.void]
     """(k,) `census.KIND`, of the images that can be read."""
     shapes: NDArray[np.int32]
-    """(n, 4) height, width, channels, bytes a value; zeros for what cannot be read. (0, 4) for the
-    layout `stack`, which has one shape."""
-    sizes: NDArray[np.int64]
-    """(n,) bytes of each file; (0,) for the layout `stack`."""
-    failures: list[Failure]
+    """(n, 4) height, width, channels, bytes of a value; zeros for what cannot be read. (0, 4) where
+    the images of a group become uniform."""
+    file_sizes: NDArray[np.int64]
+    """(n,) bytes; (0,) where the images of a group become uniform."""
+    failures: tuple[Failure, ...]
     """Images that cannot be read."""
     n_bytes: int
     """Size of the files."""
     palettes: frozenset[bytes]
     """Different palettes seen, two at most: RGB entries."""
-    cache: dict[int, bytes]
-    """index -> all bytes of the file, for as many as the memory budget holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
     """What all ranks know of the images."""
 
-    targets: tuple[OutputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
     """What the images of each group become."""
     conversions: tuple[str, ...]
     """What that changes without loss, for the summary."""
@@ -84,85 +73,91 @@ class ProbeResult:
 
 
 def probe_images(
-    held: LocalSamples, root: bytes, options: IngestOptions, beat: Callable[[int], None]
+    local: LocalSamples,
+    folder: bytes,
+    options: IngestOptions,
+    cache: FileCache,
+    stats: RankStats,
+    heartbeat: Heartbeat,
 ) -> LocalProbe:
     """Read the headers of this rank's images. Not collective.
 
     Args:
-        held: the samples.
-        root: folder that relative paths are relative to.
-        options: for its `max_pixels`, `cache_bytes`, `samples` and `layout`.
-        beat: called now and then with the number of images probed so far.
+        local: the samples.
+        folder: that relative paths are relative to.
+        options: how headers are read, and for which layout.
+        cache: takes the files that are read whole.
+        stats: counts the images probed, and those that cannot be read.
+        heartbeat: beats in between.
+
+    Raises:
+        StopRequested: some rank was asked to stop.
     """
-    failures = []
-    cache: dict[int, bytes] = {}
     palettes: set[bytes] = set()
-    n_bytes, budget = 0, options.cache_bytes
+    n_bytes = 0
     raw = options.samples == "raw"
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
-    n = len(held.paths)
-    shapes, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
-    first, i, next_beat_s = held.indices.start, 0, 0.0
+    n = len(local.paths)
+    shapes, file_sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
+    first = local.indices.start
     known, shape = None, np.zeros(4, np.int32)
     files = Prefetcher(
-        root,
+        folder,
         options.readers,
         end=END,
-        limit=None if budget > 0 else HEAD_BYTES,
-        waiting=lambda: beat(i),
+        limit=HEAD_BYTES if cache.full else None,
+        waiting=heartbeat.beat,
     )
     with files:
-        for i, file in enumerate(files.read(held.paths)):
-            if time.monotonic() >= next_beat_s:
-                beat(i)
-                next_beat_s = time.monotonic() + _BEAT_S
+        for i, file in enumerate(files.read(local.paths)):
+            stats.n_done = i
+            heartbeat.beat_if_due()
             try:
                 if isinstance(file, SampleError):
                     raise file
                 data, size = file
                 spec = probe(data, whole=len(data) == size)
                 if spec is None:
-                    data, size = source_files.read(os.path.join(root, held.paths[i]))
+                    data, size = source_files.read(os.path.join(folder, local.paths[i]))
                     spec = probe(data)
                     assert spec is not None, "the whole file tells"
             except SampleError as error:
-                failures.append(error.at(held.indices[i], held.paths[i]))
+                stats.failures.append(error.at(local.indices[i], local.paths[i]))
                 continue
             if spec is not known:
                 known, shape = spec, _shape(spec)
-            shapes[i], sizes[i] = shape, size
+            shapes[i], file_sizes[i] = shape, size
             n_bytes += size
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
-            if len(data) == size <= budget:
-                cache[first + i] = data
-                budget -= size + _OBJECT_BYTES
-                if budget <= 0:
+            if len(data) == size:
+                cache.keep(first + i, data)
+                if cache.full:
                     files.limit = HEAD_BYTES
-    kinds = count(held.groups, shapes, first)
-    if options.layout == "stack":
-        shapes, sizes = shapes[:0].copy(), sizes[:0].copy()
+    stats.n_done = n
+    kinds = count(local.groups, shapes, first)
+    if KINDS[options.layout].uniform:
+        shapes, file_sizes = shapes[:0].copy(), file_sizes[:0].copy()
     return LocalProbe(
         kinds=kinds,
         shapes=shapes,
-        sizes=sizes,
-        failures=failures,
+        file_sizes=file_sizes,
+        failures=tuple(stats.failures),
         n_bytes=n_bytes,
         palettes=frozenset(palettes),
-        cache=cache,
     )
 
 
 def _shape(spec: ImageSpec) -> NDArray[np.int32]:
-    """Return (4,) height, width, channels, bytes a value."""
+    """Return (4,) height, width, channels, bytes of a value."""
     return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
 
 
 def agree_on_images(
     probed: LocalProbe,
-    held: LocalSamples,
+    local: LocalSamples,
     manifest: Manifest,
-    root: bytes,
+    folder: bytes,
     options: IngestOptions,
     comm: Comm,
 ) -> ProbeResult:
@@ -183,7 +178,7 @@ def agree_on_images(
     judged = None if told is None else _judge(told, manifest, options)
     wanted = comm.bcast(judged.named if judged else None)
     paths = comm.gather(
-        {i: os.fsdecode(held.paths[i - held.indices.start]) for i in wanted if i in held.indices}
+        {i: os.fsdecode(local.paths[i - local.indices.start]) for i in wanted if i in local.indices}
     )
     with agreeing(comm):
         if judged is not None and paths is not None:
@@ -191,7 +186,7 @@ def agree_on_images(
                 judged,
                 {i: path for part in paths for i, path in part.items()},
                 manifest,
-                root,
+                folder,
                 options,
             )
     return comm.bcast(judged.findings if judged else None)
@@ -199,7 +194,7 @@ def agree_on_images(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """What comes of what all ranks told."""
+    """What follows from what all ranks found."""
 
     findings: ProbeResult
     failures: list[Failure]
@@ -213,20 +208,24 @@ class _Judged:
     @property
     def named(self) -> list[int]:
         """Indices of the images that a message names."""
+        from h5ingest.pipeline.output_spec import MOST_KINDS
+
         return [int(i) for kinds, _ in self.misfits.values() for i in kinds["first"][:MOST_KINDS]]
 
 
 def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judged:
-    """Judge what all ranks told. Root only."""
+    """Judge what all ranks found. Rank 0 only."""
+    from h5ingest.pipeline.output_spec import decide, describe_conversions  # opened on one rank
+
     kinds = merge([kinds for kinds, *_ in told])
     decided = [decide(census, options) for census in censuses(kinds, len(manifest.group_names))]
-    targets = tuple(target for target, _ in decided)
+    outputs = tuple(output for output, _ in decided)
     misfits = [group for group, (_, problems) in enumerate(decided) if problems]
     palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
     return _Judged(
         findings=ProbeResult(
-            targets=targets,
-            conversions=() if misfits else describe_conversions(kinds, targets),
+            outputs=outputs,
+            conversions=() if misfits else describe_conversions(kinds, outputs),
             n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
             palette=next(iter(palettes)) if len(palettes) == 1 else None,
         ),
@@ -238,20 +237,26 @@ def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judg
 
 
 def _refuse(
-    judged: _Judged, paths: dict[int, str], manifest: Manifest, root: bytes, options: IngestOptions
+    judged: _Judged,
+    paths: dict[int, str],
+    manifest: Manifest,
+    folder: bytes,
+    options: IngestOptions,
 ) -> None:
-    """Raise what `agree_on_images` raises. Root only.
+    """Raise what `agree_on_images` raises. Rank 0 only.
 
     Args:
         judged: what comes of the images.
         paths: index -> path of the images that are named.
         manifest: they are in.
-        root: folder that relative paths are relative to.
+        folder: that relative paths are relative to.
         options: whether images may be blank.
     """
+    from h5ingest.pipeline.output_spec import describe_misfit
+
     failures = judged.failures
     if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
-        first = os.fsdecode(os.path.join(root, os.fsencode(failures[0].path)))
+        first = os.fsdecode(os.path.join(folder, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
             f"{manifest.path}: none of its {manifest.n_rows:,} files exists; the first was looked "
             f"for as {first}. Paths are relative to the manifest's folder unless --root DIR says "

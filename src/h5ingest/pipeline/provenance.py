@@ -1,4 +1,4 @@
-"""Where a file comes from: the attributes of its root group."""
+"""Where a file comes from: the attributes of its top level."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _job(comm: Comm) -> dict[str, str | int]:
 
 
 def package_version(package: str) -> str:
-    """Return the version of an installed package. Root only."""
-    from importlib import metadata  # 40 files: for root alone
+    """Return the version of an installed package. Rank 0 only."""
+    from importlib import metadata  # 40 files: for rank 0 alone
 
     try:
         return metadata.version(package)

@@ -1,4 +1,4 @@
-"""What one rank keeps of its work: counts, failures, and what is stored beside the pixels.
+"""What one rank notes of its work: counts, failures, and what is stored of each sample.
 
 May not: know files, a writer, a communicator.
 """
@@ -31,7 +31,7 @@ class RankStats:
     failures: list[Failure] = field(default_factory=list)
     """Images that could not be stored."""
     joints: list[tuple[int, int]] = field(default_factory=list)
-    """(group, element) where a portion begins or ends inside an image, whose other part is decoded
+    """(group, element) where a shard begins or ends inside an image, whose other part is decoded
     once more, by another rank or run."""
     n_changed: int = 0
     """Files that changed after an earlier run had stored their images."""
@@ -49,7 +49,7 @@ class RankStats:
 
 @dataclass(frozen=True, slots=True)
 class SampleRecords:
-    """What is known of each sample of a portion beside its pixels."""
+    """What is stored of each sample of a shard besides its pixels."""
 
     checksums: NDArray[np.uint64]
     """(n,)"""
@@ -60,6 +60,6 @@ class SampleRecords:
 
     @classmethod
     def of(cls, samples: Samples) -> SampleRecords:
-        """Return an empty book."""
+        """Return records of samples of which none is stored yet."""
         n = len(samples.rows)
         return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.column_types import resolve
 from h5ingest.core.errors import ManifestError, agreed
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import (
     Manifest,
     ManifestPart,
@@ -38,7 +39,7 @@ class LocalSamples:
     groups: NDArray[np.int32]
     """(n,) position of each sample's group in `Manifest.group_names`."""
     folders: PackedStrings
-    """(n,) names of HDF5 groups for the layout `tree`; else empty."""
+    """(n,) names of HDF5 groups, where each image has a dataset of its own; else empty."""
 
 
 def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, LocalSamples]:
@@ -54,7 +55,7 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
             _check_group_column(path, head[0], options.group_by)
     dialect, sha256 = comm.bcast(head)
     coded = options.group_by
-    if coded is None and options.layout == "tree" and "label" in dialect.columns:
+    if coded is None and KINDS[options.layout].dataset_per_image and "label" in dialect.columns:
         coded = "label"
     part, problem = ManifestPart.nothing(), None
     with agreeing(comm):
@@ -95,13 +96,13 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
     folders = PackedStrings.pack([])
     if coded == "label" and options.group_by is None:
         folders = PackedStrings.pack([part.names[code] for code in part.codes.tolist()])
-    held = LocalSamples(
+    local = LocalSamples(
         indices=range(bounds[comm.rank], bounds[comm.rank + 1]),
         paths=part.paths,
         groups=groups,
         folders=folders,
     )
-    return manifest, held
+    return manifest, local
 
 
 def _check_group_column(path: Path, dialect: Dialect, column: str | None) -> None:

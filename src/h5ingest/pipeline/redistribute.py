@@ -1,4 +1,4 @@
-"""Handing the samples to the ranks that write them: the plan, where it needs the samples."""
+"""Samples move to the ranks that write them: the part of the plan that needs the samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from h5ingest.core.layout import Layout
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.partition import Cut, Piece, cut, overlap, pieces, unit
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import Comm
@@ -16,7 +17,7 @@ from h5ingest.mpi.comm import Comm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """What one rank does in one group."""
+    """The part of one group that one rank writes, with its samples."""
 
     group: int
     """Position of the group in the layout."""
@@ -63,7 +64,7 @@ class Shard:
         )
 
     def _empty_images(self, taken: Sequence[range]) -> list[Shard]:
-        """Return a portion for each image without pixels: no span tells whether it is done.
+        """Return a shard for each image without pixels: no span tells whether it is done.
 
         Args:
             taken: rows that belong to another part.
@@ -92,21 +93,21 @@ def redistribute(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Sh
     Args:
         comm: the ranks.
         layout: what is written.
-        runs: the samples that this rank holds now, at most one run of rows for each group.
+        runs: the samples that this rank has now, at most one run of rows for each group.
     """
-    held = {run.group: run for run in runs}
+    local = {run.group: run for run in runs}
     cuts = cut([group.pixels for group in layout.groups], comm.size)
-    if layout.kind == "stack":
+    if KINDS[layout.kind].uniform:
         rows = [(c.position, c.position) for c in cuts]
     else:
-        cuts, rows = _locate(comm, layout, cuts, held)
+        cuts, rows = _locate(comm, layout, cuts, local)
     lengths = [group.pixels.shape[0] for group in layout.groups]
     shares = [_share(layout, cuts, rows, lengths, rank) for rank in range(comm.size)]
     outgoing = [
         [
             run.slice(overlap(run.rows, needed))
             for piece, needed, _ in share
-            if (run := held.get(piece.group)) and overlap(run.rows, needed)
+            if (run := local.get(piece.group)) and overlap(run.rows, needed)
         ]
         for share in shares
     ]
@@ -157,14 +158,14 @@ def _share(
 
 
 def _locate(
-    comm: Comm, layout: Layout, cuts: Sequence[Cut], held: Mapping[int, Samples]
+    comm: Comm, layout: Layout, cuts: Sequence[Cut], local: Mapping[int, Samples]
 ) -> tuple[list[Cut], list[tuple[int, int]]]:
     """Return the cuts, moved to where an image begins if they may, and their rows. Collective.
 
     The first row that begins at a cut or behind it is the number of rows that begin before it,
-    which every rank can count for the rows that it holds.
+    which every rank can count for the rows that it has.
     """
-    told = comm.allgather([_before(cut_, held.get(cut_.group)) for cut_ in cuts])
+    told = comm.allgather([_before(cut_, local.get(cut_.group)) for cut_ in cuts])
     moved, rows = [], []
     for number, (group, position) in enumerate(cuts):
         pixels = layout.groups[group].pixels
@@ -181,7 +182,7 @@ def _locate(
 
 
 def _before(cut_: Cut, run: Samples | None) -> tuple[int, int]:
-    """Return how many held rows begin before a cut, and where the next one begins."""
+    """Return how many of this rank's rows begin before a cut, and where the next one begins."""
     if run is None:
         return 0, sys.maxsize
     k = int(np.searchsorted(run.starts, cut_.position))

@@ -1,0 +1,84 @@
+"""The longest step of a job: each rank stores its shards, with the loop that fits the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from h5ingest.core.layout import Layout
+from h5ingest.images.png_chunks import END
+from h5ingest.images.prefetch import Prefetcher
+from h5ingest.mpi.signals import StopRequested
+from h5ingest.pipeline.file_cache import FileCache
+from h5ingest.pipeline.heartbeat import Heartbeat
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.load_batch import BatchLoader
+from h5ingest.pipeline.rank_stats import RankStats
+from h5ingest.pipeline.redistribute import Shard
+from h5ingest.pipeline.write_loop import WriteLoop
+from h5ingest.storage.job_files import Earlier
+from h5ingest.storage.writer import Writer
+
+
+def _rows() -> type[WriteLoop]:
+    from h5ingest.pipeline.write_rows import RowLoop
+
+    return RowLoop
+
+
+def _elements() -> type[WriteLoop]:
+    from h5ingest.pipeline.write_elements import ElementLoop
+
+    return ElementLoop
+
+
+def _datasets() -> type[WriteLoop]:
+    from h5ingest.pipeline.write_datasets import DatasetLoop
+
+    return DatasetLoop
+
+
+LOOPS: Final = {"stack": _rows, "ragged": _elements, "encoded": _elements, "tree": _datasets}
+"""Name of a layout kind -> returns the loop that writes it: a rank opens that module only."""
+
+
+def store_images(
+    job: Job,
+    layout: Layout,
+    shards: Sequence[Shard],
+    done: Sequence[Sequence[range]],
+    earlier: Sequence[Earlier],
+    cache: FileCache,
+    writer: Writer,
+) -> RankStats:
+    """Store what is left to be stored; return what this rank did when all have ended. Collective.
+
+    Args:
+        job: the run.
+        layout: the datasets.
+        shards: what this rank would store, had there been no other run.
+        done: spans of each group that other runs have stored.
+        earlier: the same by run.
+        cache: files that have been read already.
+        writer: takes the images.
+    """
+    left = [part for whole in shards for part in whole.without(done[whole.group])]
+    n_left = sum(job.comm.allgather(sum(len(shard.owned) for shard in left)))
+    stats, folder = RankStats(), job.source_folder
+    heartbeat = Heartbeat(job, "store", n_left, stats, writer.advance)
+    with Prefetcher(folder, job.options.readers, end=END, waiting=heartbeat.beat) as files:
+        loader = BatchLoader(job.options, files, cache, stats, heartbeat.beat_if_due)
+        loop = LOOPS[layout.kind]()(layout, job.options.batch_bytes, loader, writer, stats)
+        try:
+            for shard in left:
+                loop.store(shard)
+            if earlier:
+                from h5ingest.pipeline.changed_sources import count_changed
+
+                stats.n_changed = count_changed(shards, earlier, folder, heartbeat.beat)
+        except StopRequested:
+            pass  # what has been written is kept; all ranks say so in the end
+    job.seconds.update(read=stats.read_s, decode=stats.decode_s, write=stats.write_s)
+    with job.phase("wait"):
+        heartbeat.finish()
+    return stats

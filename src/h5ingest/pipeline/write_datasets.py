@@ -1,0 +1,50 @@
+"""`DatasetLoop`: images that have a dataset each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from h5ingest.pipeline.rank_stats import SampleRecords
+from h5ingest.pipeline.redistribute import Shard
+from h5ingest.pipeline.write_loop import WriteLoop
+from h5ingest.storage.buffer import Buffer
+from h5ingest.storage.writer import Image, TreeWriter, Writer
+
+
+class DatasetLoop(WriteLoop):
+    """Decodes and writes one image after the other; a batch is what is noted together."""
+
+    @staticmethod
+    def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:
+        """See `WriteLoop.create_datasets`."""
+        assert isinstance(writer, TreeWriter)
+        writer.create_images([image for shard in shards for image in _images(shard)])
+
+    def store(self, shard: Shard) -> None:
+        """See `WriteLoop.store`."""
+        group, samples = self._layout.groups[shard.group], shard.samples
+        records = SampleRecords.of(samples)
+        files = self._loader.read(samples)
+        writer, buffer = self._writer, Buffer()
+        assert isinstance(writer, TreeWriter)
+        for span, rows, _ in self._element_batches(shard, 1, 1):
+            for row in rows:
+                k = row - samples.rows.start
+                with self._decoding():
+                    image = buffer.array(samples.image_shape(k), samples.image_dtype(k))
+                    self._loader.load(samples, k, next(files), image, records)
+                with self._writing():
+                    writer.write_image(shard.group, row, image)
+                    self._stats.n_written_bytes += image.nbytes
+            self._write_records(group, samples, rows, records)
+            self._mark(shard, span, rows, records)
+
+
+def _images(shard: Shard) -> Iterator[Image]:
+    """Yield the datasets that the images of a shard need."""
+    samples = shard.samples
+    folders = samples.folders if len(samples.folders) else [b""] * len(samples.rows)
+    for k, (row, path, folder) in enumerate(zip(samples.rows, samples.paths, folders, strict=True)):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        yield Image(shard.group, row, folder, stem, samples.image_shape(k), samples.image_dtype(k))
