@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from helpers.support import Flavour, explain, make_pixels, write_images, write_manifest
 
-MOST_FILES = 700
-"""Opened by a rank that is not root, by the MPI library and the kernel's own files included."""
+MOST_FILES = 475
+"""Opened by a rank that is not rank 0, by the MPI library too. The kernel's own (/proc, /sys, /dev) do not
+count: they are on no shared file system, and how many an MPI library looks at changes from run to run."""
 HEAVY = {
     "rich", "typer", "click", "imageio", "imagecodecs", "PIL", "matplotlib", "torch", "hdf5plugin",
     "lmdb",
@@ -73,6 +74,8 @@ def test_a_rank_opens_few_files(manifest: Path, tmp_path: Path, flavour: Flavour
     )  # fmt: skip
     assert done.returncode == 0, explain(done)
     opened = re.findall(r'open(?:at)?\([^"]*"([^"]*)".* = \d+$', trace.read_text(), re.MULTILINE)
-    of_images = [name for name in opened if "images/" in name]
+    of_images = [
+        name for name in opened if name.startswith((f"{manifest.parent}/images/", "images/"))
+    ]
     assert of_images, "the trace shows the work of a rank"
     assert len(opened) - len(of_images) <= MOST_FILES, "\n".join(opened)

@@ -30,8 +30,9 @@ from h5ingest.diagnostics.advice import advise, describe_advice
 from h5ingest.diagnostics.doctor import describe
 from h5ingest.diagnostics.facts import Facts, examine, examine_here
 from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
-from h5ingest.diagnostics.preflight import advising, told_before
+from h5ingest.diagnostics.preflight import told_before
 from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.run import advising
 from h5ingest.storage import file_systems
 from h5ingest.storage.file_systems import FileSystem, Mount, find, look
 

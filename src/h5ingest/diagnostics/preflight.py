@@ -5,12 +5,9 @@ Cheap: a few milliseconds, and no process is started unless the user asks for ev
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from h5ingest.core.errors import StorageError, extended
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.comm import Comm
 
@@ -44,23 +41,8 @@ def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool)
     return said + "\n" * bool(said)
 
 
-@contextlib.contextmanager
-def advising(out: Path, comm: Comm) -> Iterator[None]:
-    """Add known problems of this place to an error of the system or of HDF5. Not collective.
-
-    Raises:
-        StorageError: what the block raised, with the advice appended.
-    """
-    try:
-        yield
-    except StorageError as error:
-        lines = _after_error(out, comm)
-        if not lines:
-            raise
-        raise extended(error, "\n".join(lines)) from None
-
-
-def _after_error(out: Path, comm: Comm) -> list[str]:
+def after_error(out: Path, comm: Comm) -> list[str]:
+    """Return lines on what is known to go wrong here, once it has. Not collective."""
     from h5ingest.diagnostics.advice import advise
     from h5ingest.diagnostics.facts import examine_here
 

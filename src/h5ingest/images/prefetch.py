@@ -42,6 +42,9 @@ _NAP_S: Final = 0.02
 Read = tuple[bytes, int] | SampleError
 """The result for a file: its bytes and its size, or why it cannot be read."""
 
+_OBJECT_BYTES: Final = 128
+"""What a cached file takes besides its bytes: the object, its index, its place in the dict."""
+
 
 class Prefetcher:
     """Reads files below a folder, ahead of need where that pays."""
@@ -166,3 +169,34 @@ class _Some(NamedTuple):
     """Of all these files."""
     seconds: float
     """Seconds it took to read them."""
+
+
+class FileCache:
+    """Bytes of files by global index of their sample, within a budget; each is taken once."""
+
+    def __init__(self, n_bytes: int) -> None:
+        """Begin empty.
+
+        Args:
+            n_bytes: the budget; 0: nothing is kept.
+        """
+        self._files: dict[int, bytes] = {}
+        self._left = n_bytes
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._files
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more will be kept."""
+        return self._left <= 0
+
+    def keep(self, index: int, data: bytes) -> None:
+        """Keep a file, if the budget allows it."""
+        if len(data) <= self._left:
+            self._files[index] = data
+            self._left -= len(data) + _OBJECT_BYTES
+
+    def take(self, index: int) -> bytes | None:
+        """Return a file and keep it no longer; None if it is not here."""
+        return self._files.pop(index, None)

@@ -21,8 +21,7 @@ from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, check_intact, decode_into
-from h5ingest.images.prefetch import Prefetcher
-from h5ingest.pipeline.file_cache import FileCache
+from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 
 _ALIKE_IMAGES: Final = 64

@@ -22,7 +22,6 @@ from h5ingest.storage.filters import canonical
 from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, spans_by_run
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
-from h5ingest.storage.lustre_stripes import create_empty, hints
 from h5ingest.storage.writer_choice import WriterChoice
 
 
@@ -149,6 +148,8 @@ def begin_file(
     earlier: list[Earlier] = []
     with agreeing(job.comm):
         if job.comm.rank == 0:
+            from h5ingest.storage.lustre_stripes import create_empty  # not on the others
+
             if not layout.filters:  # else the size shows only in the end
                 job.check_space(layout.stored_bytes)
             options = job.options
@@ -170,4 +171,9 @@ def mpi_hints(job: Job, choice: WriterChoice) -> dict[str, str]:
     options = job.options
     if options.hints and (not choice.mpio or job.comm.size == 1):
         job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {choice.why}")
-    return hints(options.stripe_count, options.stripe_size) | dict(options.hints)
+    given = dict(options.hints)
+    if options.stripe_count is None and options.stripe_size is None:
+        return given
+    from h5ingest.storage.lustre_stripes import hints
+
+    return hints(options.stripe_count, options.stripe_size) | given

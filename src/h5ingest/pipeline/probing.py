@@ -22,9 +22,8 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images import source_files
 from h5ingest.images.decode import HEAD_BYTES, Prober
 from h5ingest.images.png_chunks import END, palette
-from h5ingest.images.prefetch import Prefetcher
+from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.comm import Comm, agreeing
-from h5ingest.pipeline.file_cache import FileCache
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples

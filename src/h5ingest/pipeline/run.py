@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from h5ingest.core.errors import OutputError, SamplesFailedError
-from h5ingest.core.layout import Layout
+from h5ingest.core.errors import OutputError, SamplesFailedError, StorageError, extended
+from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.notes import Notes
 from h5ingest.core.options import IngestOptions
-from h5ingest.diagnostics.preflight import advising
 from h5ingest.images.conversion import Losses
+from h5ingest.images.prefetch import FileCache
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt, StopRequested
 from h5ingest.pipeline.build_layout import build_layout
-from h5ingest.pipeline.file_cache import FileCache
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job, NullProgress, ProgressListener
@@ -42,7 +41,6 @@ from h5ingest.pipeline.report import IngestReport, write_failures
 from h5ingest.pipeline.store_images import LOOPS, store_images
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
-from h5ingest.storage.filters import filter_pipeline
 from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.journal import Run
 from h5ingest.storage.writer_choice import WriterChoice, choose_writer, open_writer
@@ -100,10 +98,32 @@ def ingest(
             return _ingest(job)
 
 
+@contextlib.contextmanager
+def advising(out: Path, comm: Comm) -> Iterator[None]:
+    """Add known problems of this place to an error of the system or of HDF5. Not collective.
+
+    Raises:
+        StorageError: what the block raised, with the advice appended.
+    """
+    try:
+        yield
+    except StorageError as error:
+        from h5ingest.diagnostics.preflight import after_error  # rarely needed
+
+        lines = after_error(out, comm)
+        if not lines:
+            raise
+        raise extended(error, "\n".join(lines)) from None
+
+
 def _ingest(job: Job) -> IngestReport:
     comm, options = job.comm, job.options
-    with agreeing(comm):
-        filters = filter_pipeline(options.compression, shuffle=options.shuffle)
+    filters: tuple[Filter, ...] = ()
+    if options.compression is not None or options.shuffle:
+        from h5ingest.storage.filters import filter_pipeline  # not for plain files
+
+        with agreeing(comm):
+            filters = filter_pipeline(options.compression, shuffle=options.shuffle)
     cache = FileCache(options.cache_bytes)
     with job.phase("manifest"):
         manifest, local = read_manifest(job.manifest_path, options, comm)

@@ -7,9 +7,8 @@ from typing import Final
 
 from h5ingest.core.layout import Layout
 from h5ingest.images.png_chunks import END
-from h5ingest.images.prefetch import Prefetcher
+from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.signals import StopRequested
-from h5ingest.pipeline.file_cache import FileCache
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import BatchLoader

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -165,6 +163,9 @@ def _unescape(text: str) -> str:
 
 
 def _stripes(folder: Path) -> str:
+    import shutil
+    import subprocess
+
     lfs = shutil.which("lfs")
     if lfs is None:
         return "unknown: no lfs command here"

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,6 +111,8 @@ def hints(count: int | None, size: int | None) -> dict[str, str]:
 
 def _create_striped(path: Path, stripes: Stripes, comm: Comm) -> None:
     """Create the file under a name that nobody can know, then give it its own, if that is free."""
+    import shutil
+
     temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     lfs = shutil.which("lfs")
     with output_errors(f"{path}: cannot be created with {stripes.count} stripes"):
@@ -130,6 +130,8 @@ def _create_striped(path: Path, stripes: Stripes, comm: Comm) -> None:
 
 
 def _ask_lfs(lfs: str, stripes: Stripes, path: Path) -> None:
+    import subprocess
+
     command = [lfs, "setstripe", "-c", str(stripes.count), "-S", str(stripes.size), str(path)]
     try:
         done = subprocess.run(

@@ -20,7 +20,6 @@ from h5ingest.core.layout import Layout
 from h5ingest.mpi.async_sum import while_root_works
 from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Record
 from h5ingest.storage.shared_open import open_shared, share
@@ -63,6 +62,8 @@ class MpioWriter(Writer):
         self._comm = comm
         with while_root_works(comm) as beat:
             if comm.rank == 0:
+                from h5ingest.storage.chunk_placer import ChunkPlacer  # not on the others
+
                 placer = ChunkPlacer(path, layout, known, beat)
                 checkpoints.enter(placer.replay(beat))
                 placer.close()

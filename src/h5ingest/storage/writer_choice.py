@@ -13,7 +13,6 @@ from h5ingest.core.options import MIB, IngestOptions
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.file_systems import look
 from h5ingest.storage.journal import Record
 from h5ingest.storage.writer import Writer
 
@@ -79,6 +78,8 @@ def _direct_pays(layout: Layout, out: Path) -> bool:
     """Return whether direct I/O is known to work and to be faster there."""
     if layout.stored_bytes < _LEAST_DIRECT_BYTES:
         return False
+    from h5ingest.storage.file_systems import look  # for rank 0
+
     with output_errors(f"{out}: its folder cannot be looked at"):
         mount = look(out, with_stripes=False).mount
     return mount is not None and mount.known_disk
