@@ -49,11 +49,11 @@ main.main()
 """A signal that comes before the options are known."""
 STANDS_STILL = """
 import os, signal, sys
-import h5ingest.mpi.comm
+import h5ingest.mpi.world
 from h5ingest.cli import main
 from h5ingest.mpi.launcher import launcher_rank
 
-h5ingest.mpi.comm._LONGEST_END_S = 1.0
+h5ingest.mpi.world._LONGEST_END_S = 1.0
 place = sys.argv.pop(1)
 if launcher_rank() == 1:
     if place == "end":

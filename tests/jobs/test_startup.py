@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from helpers.support import Flavour, explain, make_pixels, write_images, write_manifest
 
-MOST_FILES = 470
+MOST_FILES = {"mpich": 460, "openmpi": 570}
 """Opened by a rank other than 0, by the MPI library too. The kernel's own (/proc, /sys, /dev) do
-not count: they are on no shared file system, and their number changes from run to run."""
+not count: they are on no shared file system, and their number changes from run to run; nor do
+compiled modules that Python writes at their first import."""
 HEAVY = {
     "rich", "typer", "click", "imageio", "imagecodecs", "PIL", "matplotlib", "torch", "hdf5plugin",
     "lmdb",
@@ -74,8 +75,9 @@ def test_a_rank_opens_few_files(manifest: Path, tmp_path: Path, flavour: Flavour
     )  # fmt: skip
     assert done.returncode == 0, explain(done)
     opened = re.findall(r'open(?:at)?\([^"]*"([^"]*)".* = \d+$', trace.read_text(), re.MULTILINE)
+    opened = [name for name in opened if not re.match(r"/(proc|sys|dev)/|.*\.pyc\.\d+$", name)]
     of_images = [
         name for name in opened if name.startswith((f"{manifest.parent}/images/", "images/"))
     ]
     assert of_images, "the trace shows the work of a rank"
-    assert len(opened) - len(of_images) <= MOST_FILES, "\n".join(opened)
+    assert len(opened) - len(of_images) <= MOST_FILES[flavour.name], "\n".join(opened)

@@ -71,6 +71,8 @@ def imports_of(module: str, *, at_import: bool = False) -> set[str]:
 
 
 def _nodes(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
     yield node
     if into_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         for child in ast.iter_child_nodes(node):
