@@ -99,7 +99,9 @@ def probe_images(
     n = len(local.paths)
     shapes, file_sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
     first = local.indices.start
-    known, shape = None, np.zeros(4, np.int32)
+    keeps_files = KINDS[options.layout].keeps_files
+    known: ImageSpec | None = None
+    begin = 0  # of the run of images that have this spec
     files = Prefetcher(
         folder,
         options.readers,
@@ -122,10 +124,14 @@ def probe_images(
                     assert spec is not None, "the whole file tells"
             except SampleError as error:
                 stats.failures.append(error.at(local.indices[i], local.paths[i]))
-                continue
+                spec, size = None, 0
             if spec is not known:
-                known, shape = spec, _shape(spec)
-            shapes[i], file_sizes[i] = shape, size
+                shapes[begin:i] = _shape(known)
+                known, begin = spec, i
+            if spec is None:
+                continue
+            if keeps_files:
+                file_sizes[i] = size
             n_bytes += size
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
@@ -133,6 +139,7 @@ def probe_images(
                 cache.keep(first + i, data)
                 if cache.full:
                     files.limit = HEAD_BYTES
+    shapes[begin:] = _shape(known)
     stats.n_done = n
     kinds = count(local.groups, shapes, first)
     if KINDS[options.layout].uniform:
@@ -147,8 +154,10 @@ def probe_images(
     )
 
 
-def _shape(spec: ImageSpec) -> NDArray[np.int32]:
-    """Return (4,) height, width, channels, bytes of a value."""
+def _shape(spec: ImageSpec | None) -> NDArray[np.int32]:
+    """Return (4,) height, width, channels, bytes of a value; zeros for what cannot be read."""
+    if spec is None:
+        return np.zeros(4, np.int32)
     return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
 
 
