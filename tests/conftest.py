@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import drawn
 from helpers.groups import group_lines
-from helpers.support import FLAVOURS, REAL, SHARED, Flavour
+from helpers.support import FLAVOURS, PROGRAMS, REAL, SHARED, Flavour, explain, run
 
 
 def cache_folder() -> Path:
@@ -75,3 +76,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("groups of tests: the seconds of all workers")
         for line in group_lines(terminalreporter.stats):
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to be loaded before others: see `io_faults.c`, and `faulty`."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is absent")
+    library = tmp_path_factory.mktemp("preload") / "io_faults.so"
+    source = PROGRAMS / "io_faults.c"
+    completed = run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", library, source, "-ldl"])
+    assert completed.returncode == 0, explain(completed)
+    return library

@@ -24,11 +24,11 @@ from helpers.faults import (
     Images,
     Runner,
     differences,
+    faulty,
     n_done,
     serving,
 )
 from helpers.support import (
-    PROGRAMS,
     Completed,
     Flavour,
     error_lines,
@@ -237,23 +237,6 @@ def test_a_file_system_that_becomes_read_only_ends_the_job(
     assert "Read-only file system" in completed.stderr
     disk.remount("rw")
     assert_goes_on(runners["mpich"], "stack", out)
-
-
-@pytest.fixture(scope="module")
-def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is absent")
-    library = tmp_path_factory.mktemp("preload") / "io_faults.so"
-    source = PROGRAMS / "io_faults.c"
-    completed = run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", library, source, "-ldl"])
-    assert completed.returncode == 0, explain(completed)
-    return library
-
-
-def faulty(preload: Path, **how: object) -> dict[str, str]:
-    settings = {f"IOFAULT_{name.upper()}": str(value) for name, value in how.items()}
-    return {"LD_PRELOAD": str(preload), **settings}
 
 
 @jobs

@@ -56,6 +56,13 @@ LAYOUTS = {**EQUAL, **ANY}
 SMALL = ["--batch-bytes", "700", "--checkpoint", "0.0001", "--progress", "off"]
 """Many batches, and a checkpoint as often as can be."""
 
+
+def faulty(preload: Path, **how: object) -> dict[str, str]:
+    """The environment in which `io_faults.c` does as asked."""
+    settings = {f"IOFAULT_{name.upper()}": str(value) for name, value in how.items()}
+    return {"LD_PRELOAD": str(preload), **settings}
+
+
 Fault = dict[str, Any]
 """See `launched_faults.Fault`."""
 

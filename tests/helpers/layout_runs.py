@@ -35,7 +35,7 @@ def extent_chunks(n_bytes: int) -> Iterator[None]:
 
 def launch(
     flavour: Flavour, n_ranks: int, cases: Sequence[dict[str, Any]], folder: Path,
-    chunk_bytes: int | None = CHUNK_BYTES, timeout_s: float = 120,
+    chunk_bytes: int | None = CHUNK_BYTES, **how: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Run all cases in one launch; return what root says of each."""
     told = folder / f"cases-{flavour.name}-{n_ranks}.json"
@@ -43,7 +43,7 @@ def launch(
     told.write_text(json.dumps(cases))
     more = [str(chunk_bytes)] if chunk_bytes else []
     completed: Completed = flavour.launch(
-        n_ranks, flavour.bin / "python", DRIVER, told, reports, *more, timeout_s=timeout_s
+        n_ranks, flavour.bin / "python", DRIVER, told, reports, *more, **{"timeout_s": 120, **how}
     )
     assert completed.returncode == 0, explain(completed)
     found: list[dict[str, Any]] = json.loads(reports.read_text())

@@ -33,6 +33,8 @@ class Run:
     out: Path
     options: IngestOptions
     ranks: int
+    n_hosts: int
+    """That the ranks take themselves to run on."""
     end: str
     chunk_bytes: int
 
@@ -61,6 +63,8 @@ class Impatient(Interrupt):
 def go(run: Run, comm: Comm) -> Outcome:
     """Take part in a run. Collective."""
     make_small(run.chunk_bytes)
+    if comm.size > 1:
+        comm.n_hosts = run.n_hosts
     assert "_BEAT_S" in vars(h5ingest.pipeline.heartbeat)
     vars(h5ingest.pipeline.heartbeat)["_BEAT_S"] = 0.0
     AsyncSum.__init__.__kwdefaults__.update(interval_s=0.0)  # type: ignore[union-attr]  # it has one

@@ -227,11 +227,13 @@ class World:
             **self._possible(step_options), on_error=step.on_error, overwrite=step.overwrite,
             batch_bytes=step.batch_bytes, cache_bytes=step.cache_bytes, restart=step.restart,
         )  # fmt: skip
+        several = self.scenario.dice(f"hosts of run {len(self.codes)}").random() < 0.5
+        n_hosts = step.ranks if several else 1
         with contextlib.ExitStack() as held:
             old = held.enter_context(self.partial.open("rb")) if self.partial.exists() else None
             outcome = self.launch(
                 Run(manifest=self.manifest, out=self.out, options=asked, ranks=step.ranks,
-                    end=step.end, chunk_bytes=self.scenario.chunk_bytes)
+                    n_hosts=n_hosts, end=step.end, chunk_bytes=self.scenario.chunk_bytes)
             )  # fmt: skip
             self.codes.append(outcome.code)
             same = old is not None and self.partial.exists()
@@ -413,8 +415,12 @@ class World:
         now: Sequence[Sample],
         options: dict[str, Any],
     ) -> list[int]:
-        """How many versions back each line's pixels are, by their checksums; -1: blank, as torn."""
+        """How many versions back each line's pixels are; -1: blank, as torn.
+
+        By their checksums, and by their status: an image may be black.
+        """
         found = _by_line(arrays, "checksums", now, wanted.grouped)
+        status = _by_line(arrays, "status", now, wanted.grouped)
         back: list[int | None] = [None] * len(now)
         for age in range(max(map(len, self.files.values()))):
             of_age = self.samples(wanted.raw, [age] * len(now))
@@ -425,9 +431,12 @@ class World:
                 for s in of_age
             ]
             tried = [s if ok else n for s, ok, n in zip(of_age, usable, now, strict=True)]
-            sums = _by_line(expected(tried, wanted, now=now), "checksums", now, wanted.grouped)
+            then = expected(tried, wanted, now=now)
+            sums = _by_line(then, "checksums", now, wanted.grouped)
+            stati = _by_line(then, "status", now, wanted.grouped)
             for line, ok in enumerate(usable):
-                if back[line] is None and ok and found[line] == sums[line]:
+                same = (found[line], status[line]) == (sums[line], stati[line])
+                if back[line] is None and ok and same:
                     back[line] = age
         for line, sample in enumerate(now):
             if back[line] is None and self._may_be_torn(sample.path, options):

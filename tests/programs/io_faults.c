@@ -4,14 +4,16 @@
  *   IOFAULT_SYNC=ERRNO    fsync fails
  *   IOFAULT_SPACE=ERRNO   there is no taking space for a file (posix_fallocate)
  *   IOFAULT_OPEN_US=N     each open takes so much longer
+ *   IOFAULT_LOG=FOLDER    each write is a line in a file of the process there: path, offset, bytes
  *
- * Compiled and used by test_io.py.
+ * Compiled by the fixture `preload`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -34,6 +36,19 @@ static int opened(const char *path, int fd) {
     if (fd >= 0 && fd < (int)sizeof ours) ours[fd] = matches(path);
     if (matches(path) && asked("IOFAULT_OPEN_US")) usleep(asked("IOFAULT_OPEN_US"));
     return fd;
+}
+
+static ssize_t logged(int fd, long at, ssize_t n) {
+    const char *folder = getenv("IOFAULT_LOG");
+    if (!folder || n <= 0 || fd < 0 || fd >= (int)sizeof ours || !ours[fd]) return n;
+    char name[4096], path[4096];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(name, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    snprintf(name, sizeof name, "%s/%d", folder, (int)getpid());
+    FILE *log = fopen(name, "a");
+    if (log) { fprintf(log, "%s\t%ld\t%zd\n", path, at, n); fclose(log); }
+    return n;
 }
 
 static int fails(int fd) {
@@ -62,26 +77,27 @@ OPENAT(openat64)
 
 ssize_t write(int fd, const void *data, size_t n) {
     REAL(ssize_t, "write", int, const void *, size_t);
-    return fails(fd) ? -1 : real(fd, data, n);
+    long at = lseek(fd, 0, SEEK_CUR);
+    return fails(fd) ? -1 : logged(fd, at, real(fd, data, n));
 }
 
 #define PWRITE(name, offset_type) ssize_t name(int fd, const void *data, size_t n, offset_type at) { \
     REAL(ssize_t, #name, int, const void *, size_t, offset_type); \
-    return fails(fd) ? -1 : real(fd, data, n, at); }
+    return fails(fd) ? -1 : logged(fd, at, real(fd, data, n, at)); }
 PWRITE(pwrite, off_t)
 PWRITE(pwrite64, off64_t)
 
 #define PWRITEV(name, offset_type) \
     ssize_t name(int fd, const struct iovec *parts, int n, offset_type at) { \
     REAL(ssize_t, #name, int, const struct iovec *, int, offset_type); \
-    return fails(fd) ? -1 : real(fd, parts, n, at); }
+    return fails(fd) ? -1 : logged(fd, at, real(fd, parts, n, at)); }
 PWRITEV(pwritev, off_t)
 PWRITEV(pwritev64, off64_t)
 
 #define PWRITEV2(name, offset_type) \
     ssize_t name(int fd, const struct iovec *parts, int n, offset_type at, int flags) { \
     REAL(ssize_t, #name, int, const struct iovec *, int, offset_type, int); \
-    return fails(fd) ? -1 : real(fd, parts, n, at, flags); }
+    return fails(fd) ? -1 : logged(fd, at, real(fd, parts, n, at, flags)); }
 PWRITEV2(pwritev2, off_t)
 PWRITEV2(pwritev64v2, off64_t)
 

@@ -3,8 +3,9 @@
     launched_layouts.py CASES.json REPORTS.json [CHUNK_BYTES]
 
 Root writes for each case the digest, the writer, what was lost, the failures, the pixels' bytes
-that each rank has written; or the error that all ranks agreed on. CHUNK_BYTES replaces the size of
-the chunks of images of any size, so that small images cross their borders.
+that each rank has written; or the error that all ranks agreed on. A case may say on how many hosts
+the ranks take themselves to run. CHUNK_BYTES replaces the size of the chunks of images of any size,
+so that small images cross their borders.
 
 Launched by tests; never imported.
 """
@@ -46,6 +47,8 @@ def main() -> None:
         for case in json.loads(cases.read_text()):
             _seen.clear()
             known = case["options"]
+            if comm.size > 1:
+                comm.n_hosts = case.get("n_hosts", 1)
             if known.get("size"):
                 known["size"] = tuple(known["size"])
             try:

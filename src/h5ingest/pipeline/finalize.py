@@ -28,6 +28,7 @@ from h5ingest.pipeline.report import write_failures
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.job_files import discard
 from h5ingest.storage.journal import Journal
+from h5ingest.storage.shared_blocks import forget_cached
 from h5ingest.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def join(
     comm = job.comm
     torn: list[TornImage] = []
     joints = comm.gather(stats.joints)
+    if comm.rank == 0 and comm.n_hosts > 1:
+        forget_cached(job.paths.partial)
     with agreeing(comm):
         if joints is not None and journal is not None:
             from h5ingest.storage.split_images import blank, find_torn, undo  # on rank 0 only

@@ -97,7 +97,7 @@ class ChunkPlacer:
             self._takes_space = mount is not None and mount.known_disk
             """Ranks write faster into it then, and nobody else can take it in between."""
             self._metadata = Metadata(path, keep=bool(known))
-            access = file_access(layout.alignment)
+            access = file_access(layout)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.
             name = f"{id(self._metadata):#x}".encode()
@@ -281,4 +281,5 @@ class ChunkPlacer:
                 dataset._close()
             self._metadata.keep = False  # now HDF5 knows all that there is
             self._file.close()
+            self._metadata.flush()
             self._metadata.check()

@@ -13,9 +13,17 @@ import numpy as np
 from h5ingest.core import outfiles
 from h5ingest.core.errors import StorageError, one_line
 from h5ingest.core.layout import DatasetSpec, Layout
+from h5ingest.storage.shared_blocks import BLOCK
 
 LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
 """Readable by every HDF5 from 1.10 on. With 'latest', HDF5 2.0 writes what no 1.10 can open."""
+
+_ALIGNED_FROM: Final = 64 * 1024
+"""Bytes of a dataset; smaller ones would waste too much of a block."""
+_TREE_METADATA: Final = 64
+"""Bytes of metadata that HDF5 keeps together, for each image of a tree: a tenth of what it has."""
+_LEAST_METADATA: Final = 2048
+_MOST_METADATA: Final = 1024**2
 
 
 def hdf5_version() -> str:
@@ -30,7 +38,7 @@ def file_creation() -> Any:
     return creation
 
 
-def file_access(alignment: int = 0) -> Any:
+def file_access(layout: Layout | None = None) -> Any:
     """Return the property list to create or open a file with.
 
     No chunk cache: writers hand over whole chunks. And an error comes when a chunk is written, not
@@ -39,14 +47,19 @@ def file_access(alignment: int = 0) -> Any:
     not in 64 KiB of memory, when a checkpoint says that it is safe (one process; found by kills).
 
     Args:
-        alignment: bytes; what is as large gets a place at a multiple of it.
+        layout: of a file that is to be created.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_cache(0, 0, 0, 0.0)
     access.set_sieve_buf_size(0)
     access.set_libver_bounds(*LIBVER)
-    if alignment:
-        access.set_alignment(alignment, alignment)
+    if layout is not None and layout.alignment:
+        access.set_alignment(layout.alignment, layout.alignment)
+    elif layout is not None and layout.kind != "tree" and not layout.filters:
+        access.set_alignment(_ALIGNED_FROM, BLOCK)  # so a block begins with an element
+    if layout is not None and layout.kind == "tree":
+        wanted = layout.n_samples * _TREE_METADATA
+        access.set_meta_block_size(min(max(_LEAST_METADATA, wanted), _MOST_METADATA))
     return access
 
 

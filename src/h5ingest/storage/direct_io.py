@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from h5ingest.storage.buffer import Buffer
+from h5ingest.storage.shared_blocks import Bytes
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -70,13 +71,13 @@ class DirectFile:
             written.exception()
         return self._buffers[self._turn].array(shape, dtype, offset % self._block)
 
-    def write(self, values: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write the array that was given out last; its result may be an OSError."""
-        return self._begin(self._write, values.data.cast("B"), offset)
+    def write(self, data: Bytes, offset: int) -> Future[None]:
+        """Begin to write from the array that was given out last; its result may be an OSError."""
+        return self._begin(self._write, memoryview(data).cast("B"), offset)
 
-    def write_copy(self, values: NDArray[Any], offset: int) -> Future[None]:
-        """Begin to write another array, which may be reused at once, through the cache."""
-        return self._begin(write_all, self._fd, [values.tobytes()], offset)
+    def write_copy(self, data: Bytes, offset: int) -> Future[None]:
+        """Begin to write bytes that may be reused at once, through the cache."""
+        return self._begin(write_all, self._fd, [bytes(data)], offset)
 
     def _begin(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
         written = self._written[self._turn] = self._thread.submit(function, *arguments)
@@ -106,7 +107,7 @@ class DirectFile:
             self._direct_fd = -1
 
 
-def write_all(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+def write_all(fd: int, parts: Sequence[Bytes], offset: int) -> None:
     """Write parts one after the other, in as few calls as the system lets us.
 
     Raises:

@@ -50,8 +50,10 @@ class DirectWriter(RowWriter):
         offset = self._file.offset(name, rows.start)
         self._checkpoints.guard()
         write = self._direct.write if values is self._given_out else self._direct.write_copy
-        self._under_way.append((write(little_endian(values), offset), offset))
-        self._checkpoints.begin_write()
+        offset, parts = self._checkpoints.keep_whole(offset, [little_endian(values).data])
+        for part in parts:  # one, unless it fills no block
+            self._under_way.append((write(part, offset), offset))
+            self._checkpoints.begin_write()
 
     def advance(self) -> bool:
         """See `Writer.advance`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from h5ingest.core.errors import OutputError
+from h5ingest.core.partition import merged
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
@@ -148,7 +149,7 @@ def done_spans(records: Iterable[Record], n_groups: int) -> list[list[range]]:
                 )
                 if part
             ]
-    return [_merged(group) for group in spans]
+    return [merged(group) for group in spans]
 
 
 class Earlier(NamedTuple):
@@ -174,16 +175,6 @@ def spans_by_run(records: Iterable[Record], n_groups: int) -> list[Earlier]:
             for _, of_run in runs if isinstance(record, Undone) else runs[-1:]:
                 of_run.append(record)
     return [Earlier(time_ns, done_spans(of_run, n_groups)) for time_ns, of_run in runs]
-
-
-def _merged(spans: list[range]) -> list[range]:
-    merged: list[range] = []
-    for span in sorted(spans, key=lambda span: span.start):
-        if merged and span.start <= merged[-1].stop:
-            merged[-1] = range(merged[-1].start, max(merged[-1].stop, span.stop))
-        else:
-            merged.append(span)
-    return merged
 
 
 def _differences(known: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

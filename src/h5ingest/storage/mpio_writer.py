@@ -7,6 +7,7 @@ between opening and closing. One rank does the same through HDF5's ordinary driv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Record
+from h5ingest.storage.placed_file import little_endian
+from h5ingest.storage.shared_blocks import boxes, whole_blocks
 from h5ingest.storage.shared_open import open_shared, share
 from h5ingest.storage.writer import Writer
 
@@ -60,13 +63,20 @@ class MpioWriter(Writer):
         super().__init__(layout, checkpoints)
         self._path = path
         self._comm = comm
+        offsets: list[int | None] = []
         with while_root_works(comm) as beat:
             if comm.rank == 0:
                 from h5ingest.storage.chunk_placer import ChunkPlacer  # not on the others
 
                 placer = ChunkPlacer(path, layout, known, beat)
                 checkpoints.enter(placer.replay(beat))
+                offsets = placer.offsets
                 placer.close()
+        self._offsets = {
+            spec.name: offset or 0
+            for spec, offset in zip(layout.datasets, comm.bcast(offsets), strict=True)
+        }
+        """Where each dataset begins, in bytes."""
         access = file_access()
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
             if comm.size > 1:
@@ -83,22 +93,34 @@ class MpioWriter(Writer):
         if not rows:
             return
         self._checkpoints.guard()
+        values = np.ascontiguousarray(values).reshape(-1)
+        start = rows.start * math.prod(self._specs[name].shape[1:])
+        if self._checkpoints.whole_blocks_only:
+            start, values = self._keep_whole(name, start, values)
         with output_errors(f"{self._path}: writing rows {rows.start}-{rows.stop - 1} of {name}"):
-            self._write(self._datasets[name], (rows.start,), values)
+            self._write(name, start, values)
 
-    def _write(self, dataset: Any, at: tuple[int, ...], values: NDArray[Any]) -> None:
-        """Write values that begin at `at` on the first axes, and at 0 on the others."""
-        if values.nbytes > _MOST_BYTES:
-            axis = len(at) - 1
-            if values.shape[axis] == 1:  # lines of one image
-                return self._write(dataset, (*at, 0), values)
-            half = values.shape[axis] // 2
-            first, second = np.split(values, [half], axis)
-            self._write(dataset, at, first)
-            return self._write(dataset, (*at[:-1], at[-1] + half), second)
-        in_file = dataset.get_space()
-        in_file.select_hyperslab((*at, *(0,) * (values.ndim - len(at))), values.shape)
-        dataset.write(h5py.h5s.create_simple(values.shape), in_file, values)
+    def _keep_whole(self, name: str, start: int, values: NDArray[Any]) -> tuple[int, NDArray[Any]]:
+        """Return what of the elements fills whole blocks of the file; rank 0 writes the others."""
+        offset, size = self._offsets[name] + start * values.itemsize, values.itemsize
+        data = little_endian(values).data.cast("B")
+        whole = whole_blocks(offset, len(data)) if offset % size == 0 else range(0)
+        for end in (range(whole.start), range(whole.stop, len(data))):
+            if end:
+                self._checkpoints.hand_over(offset + end.start, bytes(data[end.start : end.stop]))
+        return start + whole.start // size, values[whole.start // size : whole.stop // size]
+
+    def _write(self, name: str, start: int, values: NDArray[Any]) -> None:
+        """Write elements of a dataset, which are counted in C order, from `start` on."""
+        dataset, shape = self._datasets[name], self._specs[name].shape
+        most = _MOST_BYTES // values.itemsize
+        for first in range(start, start + len(values), most):
+            for at, count in boxes(first, min(first + most, start + len(values)), shape):
+                n = math.prod(count)
+                in_file = dataset.get_space()
+                in_file.select_hyperslab(at, count)
+                dataset.write(h5py.h5s.create_simple((n,)), in_file, values[:n])
+                values = values[n:]
 
     def close(self) -> None:
         """See `Writer.close`."""

@@ -24,6 +24,7 @@ from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Record
+from h5ingest.storage.shared_blocks import Bytes
 
 
 class PlacedFile:
@@ -80,14 +81,15 @@ class PlacedFile:
         """Write an array as it is stored: see `write`."""
         self.write(offset, [little_endian(values).data])
 
-    def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
-        """Write parts one after the other. Not collective.
+    def write(self, offset: int, parts: Sequence[Bytes]) -> None:
+        """Write parts one after the other, or have rank 0 write some of it. Not collective.
 
         Raises:
             OutputError: no space, or another error of the file system; or the output is another
                 job's by now.
         """
         self.checkpoints.guard()
+        offset, parts = self.checkpoints.keep_whole(offset, parts)
         with self.errors(offset):
             write_all(self.fd, parts, offset)
 

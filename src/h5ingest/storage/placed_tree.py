@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import ImageCompressor
-from h5ingest.storage.placed_file import PlacedFile
+from h5ingest.storage.gathered_writes import GatheredWrites
+from h5ingest.storage.placed_file import PlacedFile, little_endian
 from h5ingest.storage.row_writer import RowWriter
 from h5ingest.storage.writer import Image, TreeWriter
 
@@ -29,6 +31,8 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         super().__init__(file)
         self._queue = ChunkQueue(file)
         self._compress = ImageCompressor(file.layout.filters).compress
+        self._held = GatheredWrites(lambda offset, data: file.write(offset, [data]))
+        """Small unfiltered images, which lie side by side."""
         self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
         """(group, row) -> (number of the dataset, where it begins)."""
         self._asks: list[tuple[int, int, int, int]] = []
@@ -57,7 +61,7 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         """See `TreeWriter.write_image`."""
         number, offset = self._images[group, row]
         if offset is not None:
-            self._file.write_values(offset, values)
+            self._held.put(offset, little_endian(values).data.cast("B"))
             return
         mask, data = self._compress(values)
         self._asks.append((number, 0, len(data), mask))
@@ -75,6 +79,7 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
 
     def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """See `Writer.mark`."""
+        self._held.flush()
         self._ask()
         super().mark(group, span, joints=joints)
 
@@ -88,3 +93,13 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         if not self._queue.full:
             self._ask()
         return self._queue.advance()
+
+    def give_up(self) -> None:
+        """See `Writer.give_up`."""
+        self._held.drop()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        with agreeing(self._file.comm):
+            self._held.flush()  # what was not marked, as images beside it failed
+        super().close()

@@ -242,8 +242,10 @@ def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[
     if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_samples - n_failed, n_failed):
         raise OutputError(
             f"{partial}: expected {layout.n_samples - n_failed:,} images stored and {n_failed:,} "
-            f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: the file or its "
-            f"journal was changed by others. --restart begins again."
+            f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: nothing is "
+            f"published.\n"
+            f"Start the same command again: it keeps what is stored, and reads the file anew. If "
+            f"it finds the same, another program has changed the file: --restart begins again."
         )
 
 

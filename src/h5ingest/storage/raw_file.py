@@ -11,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.direct_io import write_all
+from h5ingest.storage.gathered_writes import GatheredWrites
 
 
 class RawFile(io.RawIOBase):
-    """What h5py's driver for file objects needs; nothing is buffered here."""
+    """What h5py's driver for file objects needs. Small writes are held back and joined."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Open an existing file, or an empty one.
@@ -37,9 +39,10 @@ class RawFile(io.RawIOBase):
         """Where the file ends as far as HDF5 knows."""
         self._error: OSError | None = None
         """The first that came."""
+        self._held = GatheredWrites(lambda offset, data: write_all(self.fd, [data], offset))
 
     def check(self) -> None:
-        """Raise what has gone wrong so far.
+        """Raise what has gone wrong so far, with what is not held back (`flush`).
 
         Raises:
             OSError: a write failed.
@@ -50,22 +53,25 @@ class RawFile(io.RawIOBase):
     def give_up(self) -> None:
         """Write nothing any more; HDF5 can still close the file."""
         self._error = self._error or OSError("given up")
+        self._held.drop()
 
     def store(self, data: Any) -> None:
         """Write the bytes at the position."""
-        view, at = memoryview(data), self.position
-        try:
-            while view and self._error is None:
-                n_written = os.pwrite(self.fd, view, at)
-                view, at = view[n_written:], at + n_written
-        except OSError as error:
-            self._error = error
+        self._change(lambda: self._held.put(self.position, data))
 
     def resize(self, size: int) -> None:
         """Set the size of the file."""
+        self._change(self._held.flush, lambda: os.ftruncate(self.fd, size))
+
+    def flush(self) -> None:
+        """Write what is held back. HDF5 has it done in `H5Fflush`, but not in `H5Fclose`."""
+        self._change(self._held.flush)
+
+    def _change(self, *steps: Callable[[], None]) -> None:
+        """Change the file, unless that has failed before."""
         try:
-            if self._error is None:
-                os.ftruncate(self.fd, size)
+            for step in steps if self._error is None else ():
+                step()
         except OSError as error:
             self._error = error
 
@@ -80,6 +86,8 @@ class RawFile(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:  # noqa: D102
+        if self._held.holds(self.position, len(buffer)):
+            self.flush()
         n_read = os.preadv(self.fd, [buffer], self.position)
         self.position += n_read
         return n_read
@@ -94,9 +102,6 @@ class RawFile(io.RawIOBase):
         self._end = self.position if size is None else size
         self.resize(self._end)
         return self._end
-
-    def flush(self) -> None:  # noqa: D102
-        pass
 
     def close(self) -> None:  # noqa: D102
         if not self.closed:
@@ -116,4 +121,5 @@ def reopened(path: Path, what: str) -> Iterator[h5py.File]:
             with h5py.File(raw, "r+", libver=("v110", "v110")) as file:
                 yield file
         finally:
+            raw.flush()
             raw.check()  # HDF5, which did not notice, may have been puzzled by what it read back
