@@ -6,6 +6,7 @@ exists before the partial file does, so that a partial file without one is nobod
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from h5ingest.core.errors import OutputError
 from h5ingest.core.partition import merged
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
+from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
 
 FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
 """What a job is known by whose value would tell the user nothing."""
+_COPY_BYTES: Final = 8 * 1024**2
 _MOST_SHOWN: Final = 10
 """Differences that are named: there may be one for each of many groups."""
 
@@ -105,6 +108,54 @@ def begin(
             + "\nStart it as it was to go on with it, or discard it with --restart."
         )
     return Journal(paths.journal, None, keep=n_bytes), records
+
+
+def renew(paths: JobPaths, beat: Callable[[], None]) -> None:
+    """Put copies in the place of what an unfinished job left. Not collective: rank 0 only.
+
+    A job on another host that has shown no sign of life may still live, cut off or suspended
+    between its last look at the lock and a write. Whatever it writes late goes into the files that
+    it has open, which have no name any more.
+
+    Args:
+        paths: the files.
+        beat: called now and then.
+
+    Raises:
+        OutputError: there is no space for them, or another error of the file system.
+    """
+    for path in (paths.journal, paths.partial):
+        copy = path.with_name(f"{path.name}.copy")
+        try:
+            with output_errors(f"{path}: cannot be copied"):
+                if path.exists():
+                    _copy(path, copy, beat)
+                    copy.replace(path)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+    sync(paths.out.parent)
+
+
+def _copy(path: Path, copy: Path, beat: Callable[[], None]) -> None:
+    """Copy a file and bring it to the disk; leave out what was never written."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(path, "rb") as old, open(os.open(copy, flags, 0o666), "wb") as new:
+        size, at = os.fstat(old.fileno()).st_size, 0
+        new.truncate(size)
+        while at < size:
+            try:
+                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # nothing but holes
+            end = min(os.lseek(old.fileno(), at, os.SEEK_HOLE), at + _COPY_BYTES)
+            data = os.pread(old.fileno(), end - at, at)
+            write_all(new.fileno(), [data], at)
+            at += len(data)
+            beat()
+        os.fsync(new.fileno())
 
 
 def discard(paths: JobPaths) -> None:
