@@ -27,6 +27,7 @@ if [[ -n $image ]]; then
   program=(apptainer exec --bind "$bind" "$image" h5ingest)
 fi
 case $mpi in
+  # mpirun goes on waiting for a node that is gone: only --time, or scancel, ends it (README.md).
   *mpirun* | *mpiexec*) launch=("$mpi") ;;
   # Without the second option a rank that dies leaves the others waiting until the time limit.
   *) launch=(srun --mpi="$mpi" --kill-on-bad-exit=1) ;;

@@ -48,6 +48,7 @@ class ThreadComm:
         self.rank = rank
         self.watch = Watchdog(self.rank)
         self.size = world.size
+        self.hosts: Sequence[str] = ["here"] * world.size
         self._world = world
         self._n_sums = 0
 
@@ -97,7 +98,7 @@ class ThreadComm:
         except queue.Empty:
             return None
 
-    def abort(self, code: int) -> None:
+    def abort(self, code: int, last_words: str = "") -> None:
         self._world.barrier.abort()
 
 

@@ -62,6 +62,57 @@ if launcher_rank() == 1:
 main.main()
 """
 """A rank that others wait for in vain in MPI_Init or MPI_Finalize."""
+IS_ASKED_AT_THE_END = """
+import os, signal, sys
+import h5ingest.mpi.signals, h5ingest.mpi.watchdog, h5ingest.mpi.world
+from h5ingest.cli import main
+from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.mpi.mpi4py_comm import MpiComm
+
+h5ingest.mpi.signals._SOON_S = 0.5
+place, folder = sys.argv.pop(1), sys.argv.pop(1)
+barrier = MpiComm.final_barrier
+
+def last_barrier(comm):
+    os.rename(f"{folder}/{comm.rank}.new", f"{folder}/{comm.rank}.pid")
+    if comm.rank == 1 and place == "barrier":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    barrier(comm)
+    if comm.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+MpiComm.final_barrier = last_barrier
+with open(f"{folder}/{launcher_rank()}.new", "w") as file:
+    file.write(str(os.getpid()))
+main.main()
+"""
+"""Rank 0 waits for rank 1, which stands still, with its result in hand."""
+CANNOT_SPEAK = """
+import os, sys, threading, time
+import h5ingest.mpi.mpi4py_comm, h5ingest.mpi.watchdog
+from h5ingest.mpi.comm import abort_on_crash
+from h5ingest.mpi.world import world
+
+h5ingest.mpi.mpi4py_comm._ABORT_TIMEOUT_S = h5ingest.mpi.watchdog._LAST_WORDS_S = 1.0
+comm = world()
+if comm.rank == 1:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    os.dup2(writer, 2)
+    if sys.argv[1] == "watchdog":
+        comm.watch.start(0.4)
+        comm.watch.begin()
+        time.sleep(100)
+    with abort_on_crash(comm):
+        raise ZeroDivisionError
+time.sleep(100)
+"""
+"""A rank whose last words nobody reads: the pipe is full."""
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +234,62 @@ def test_a_rank_does_not_wait_for_ever_while_mpi_ends(
         assert completed.returncode in (2, 9, 137), explain(completed)
     else:
         assert (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("place", ["barrier", "finalize"])
+def test_a_rank_that_waits_for_others_at_the_end_can_be_ended(
+    mpich: Flavour, manifest: Path, tmp_path: Path, place: str
+) -> None:
+    process = subprocess.Popen(
+        [*mpich.mpirun, "-n", "2", str(mpich.bin / "python"), "-c", IS_ASKED_AT_THE_END, place,
+         tmp_path, manifest, tmp_path / "out.h5", "-q"],
+        env=clean_environment(), start_new_session=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+    try:
+        end_s = time.monotonic() + 40
+        while not (tmp_path / "0.pid").exists() and time.monotonic() < end_s:
+            time.sleep(0.05)
+        pid = int((tmp_path / "0.pid").read_text())
+        time.sleep(1.0)  # until it waits
+        assert is_running(pid)
+        os.kill(pid, signal.SIGTERM)
+        end_s = time.monotonic() + 10
+        while is_running(pid) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert not is_running(pid), "it is deaf"
+    finally:
+        end_session(process)
+        assert process.stderr is not None
+        process.stderr.close()
+    assert (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("who", ["watchdog", "abort"])
+def test_last_words_that_nobody_reads_do_not_keep_a_rank(mpich: Flavour, who: str) -> None:
+    started_s = time.monotonic()
+    completed = mpich.launch(2, mpich.bin / "python", "-c", CANNOT_SPEAK, who, timeout_s=40)
+    assert completed.returncode != 0, explain(completed)
+    assert time.monotonic() - started_s < 30
+
+
+def test_who_waits_for_rank_0_and_its_metadata_does_not_wait_for_ever(
+    mpich: Flavour, manifest: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal\n"
+        "import h5ingest.inspect.croissant as croissant\n"
+        "from h5ingest.cli.main import main\n"
+        "croissant.write = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "main()\n"
+    )
+    out = tmp_path / "out.h5"
+    completed = mpich.launch(
+        2, mpich.bin / "python", "-c", program, manifest, out, "--peer-timeout", "2",
+        "--croissant", tmp_path / "out.json", timeout_s=40,
+    )  # fmt: skip
+    assert "rank 1: no sign of life of another rank for 2 s" in completed.stderr
+    assert out.exists()
 
 
 def test_a_launcher_that_is_asked_to_end_as_it_begins_leaves_no_rank_behind(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +51,14 @@ MOUNTINFO = r"""
 47 44 0:46 / /home/my\040data rw,relatime shared:21 - fuse.sshfs me@elsewhere:/data rw,user_id=1000
 48 22 0:47 / /images rw,relatime - overlay overlay rw,lowerdir=/a:/b,upperdir=/c,workdir=/d
 49 43 0:48 / /gpfs/projects ro,relatime shared:22 - gpfs projects2 ro
+50 22 0:49 / /gluster rw,relatime shared:23 - fuse.glusterfs srv:/rep rw,user_id=0,group_id=0,allow_other
+51 22 0:50 / /moose rw,relatime shared:24 - fuse mfs#10.0.0.3:9421 rw,user_id=0,group_id=0,allow_other
+52 22 0:51 / /moose3 rw,relatime shared:25 - fuse.mfs mfsmaster:9421 rw,user_id=0,group_id=0,allow_other
+53 22 0:52 / /cephfuse rw,relatime shared:26 - fuse.ceph-fuse ceph-fuse rw,user_id=0,group_id=0,allow_other
+54 22 0:53 / /nolock rw,relatime shared:27 - nfs filer:/x rw,vers=3,nolock,acregmin=60,acregmax=600,local_lock=all
+55 22 0:54 / /noac rw,relatime shared:28 - nfs4 filer:/y rw,vers=4.1,noac,local_lock=none
+56 22 0:55 / /locallock rw,relatime shared:29 - lustre 10.0.0.9@tcp:/w rw,localflock,lazystatfs
+57 22 0:56 / /unknown rw,relatime shared:30 - fuse.newfs newfs rw,user_id=0
 """  # noqa: E501 - the kernel's lines are as long
 
 
@@ -63,12 +73,63 @@ MOUNTINFO = r"""
         ("/mnt/beegfs", "beegfs", "shared", "BeeGFS"),
         ("/ceph/a/b/c", "ceph", "shared", "CephFS"),
         ("/images", "overlay", "overlay", "overlay"),
+        ("/gluster/a", "fuse.glusterfs", "shared", "GlusterFS"),
+        ("/moose/a", "fuse", "shared", "MooseFS"),
+        ("/moose3/a", "fuse.mfs", "shared", "MooseFS"),
+        ("/cephfuse/a", "fuse.ceph-fuse", "shared", "CephFS"),
+        ("/unknown", "fuse.newfs", "other", "fuse.newfs"),
     ],
 )
 def test_the_mount_of_a_folder_is_found(folder: str, type_: str, kind: str, name: str) -> None:
     mount = find(MOUNTINFO, Path(folder))
     assert mount is not None
     assert (mount.type, mount.kind, mount.name) == (type_, kind, name)
+
+
+def test_what_a_host_caches_is_known_by_the_mount_and_its_daemon() -> None:
+    def seconds(folder: str, daemon: str = "") -> float:
+        mount = find(MOUNTINFO, Path(folder))
+        assert mount is not None
+        return replace(mount, daemon=daemon).attribute_cache_s
+
+    assert seconds("/home") == 60
+    assert seconds("/nolock") == 600
+    assert seconds("/noac") == 0
+    assert seconds("/scratch") == seconds("/ceph") == seconds("/") == 0
+    assert seconds("/gluster") == seconds("/moose") == 1
+    gluster = "/usr/sbin/glusterfs --attribute-timeout=60 --entry-timeout=30 --process-name fuse"
+    assert seconds("/gluster", gluster) == 60
+    mount = find(MOUNTINFO, Path("/gluster"))
+    assert mount is not None
+    found = replace(mount, daemon=gluster).cache_options
+    assert found == {"attribute-timeout": "60", "entry-timeout": "30"}
+
+
+def test_the_daemon_of_a_mount_is_found_among_the_processes(tmp_path: Path) -> None:
+    script = "import time; print('up', flush=True); time.sleep(60)"
+    words = ["/usr/sbin/glusterfs", "-c", script, "--attribute-timeout=45", str(tmp_path)]
+    with subprocess.Popen(words, executable=sys.executable, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            assert "glusterfs" in file_systems._daemon(str(tmp_path))
+            assert "--attribute-timeout=45" in file_systems._daemon(str(tmp_path))
+            assert file_systems._daemon(str(tmp_path / "other")) == ""
+        finally:
+            process.kill()
+
+
+def test_a_date_is_asked_of_the_file_system(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for seconds in (0.0, 1.5, 1.7e9, 2**33 + 0.25):
+        file.touch()
+        os.utime(file, (0, seconds))
+        assert file_systems.fresh_mtime_s(file) == file.lstat().st_mtime == seconds
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    own = (tmp_path / "link").lstat().st_mtime
+    assert file_systems.fresh_mtime_s(tmp_path / "link") == pytest.approx(own, abs=1e-5)
+    with pytest.raises(FileNotFoundError):
+        file_systems.fresh_mtime_s(tmp_path / "absent")
 
 
 def test_a_later_mount_hides_an_earlier_one() -> None:
@@ -158,6 +219,30 @@ def test_lustre_without_locks_or_with_one_stripe_is_named() -> None:
     assert not advise(Facts(libraries=MPICH, filesystem=replace(place, stripes="stripe_count: 16")))
 
 
+def test_what_hosts_keep_to_themselves_is_named() -> None:
+    assert "on GlusterFS each host has a cache of its own" in at("/gluster", MPICH)
+    for folder in ("/moose", "/ceph", "/cephfuse", "/mnt/beegfs", "/noac"):
+        assert "cache" not in at(folder, MPICH)
+    for folder, name in (("/nolock", "NFS"), ("/locallock", "Lustre")):
+        assert f"on this {name} locks of files hold on one host only" in at(folder, MPICH)
+    assert "--peer-timeout 660 or more, or mount it with a shorter actimeo" in at("/nolock", MPICH)
+    assert "fuse.newfs is not known to keep" in at("/unknown", MPICH)
+
+
+def test_a_cache_that_is_older_than_the_lock_may_be_is_told_before_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serial = replace(MPICH, parallel=False)
+    mount = find(MOUNTINFO, Path("/gluster"))
+    assert mount is not None
+    monkeypatch.setitem(globals(), "find", lambda *_: replace(mount, daemon="attribute-timeout=60"))
+    assert told("/gluster", serial, monkeypatch, hosts=2) == ""  # 300 s are enough
+    said = told("/gluster", serial, monkeypatch, hosts=2, peer_timeout_s=80.0)
+    assert "what was 60 s ago (cached attributes), and --peer-timeout is 80 s" in said
+    assert "--peer-timeout 120 or more, or mount it with a shorter attribute-timeout" in said
+    assert told("/gluster", serial, monkeypatch, hosts=1, peer_timeout_s=80.0) == ""
+
+
 def test_a_place_that_other_hosts_do_not_see_is_a_problem_for_a_job_of_several() -> None:
     assert "PROBLEM" in at("/tmp", MPICH, {"SLURM_JOB_NUM_NODES": "2"})
     assert "PROBLEM" not in at("/tmp", MPICH, {"SLURM_JOB_NUM_NODES": "1"})
@@ -180,7 +265,7 @@ def told(
     monkeypatch: pytest.MonkeyPatch,
     *,
     hosts: int = 1,
-    **options: str,
+    **options: object,
 ) -> str:
     """What a run on four ranks is told before it begins on the cluster above."""
     place_here(folder, known, monkeypatch, hosts)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from h5ingest import __version__
 from h5ingest.cli import bench_commands, collective_commands, serial_commands
-from h5ingest.cli.requests import IngestRequest, VerifyRequest
+from h5ingest.cli.requests import Request
 from h5ingest.core.errors import EXIT_INTERNAL, UsageError
 
 
@@ -55,11 +55,11 @@ class _Call:
     """What every verb is given, and where it leaves what all ranks are to do."""
 
     n_ranks: int
-    request: IngestRequest | VerifyRequest | None = None
+    request: Request | None = None
     """None if the verb was carried out on rank 0 alone."""
 
 
-def parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
+def parse(arguments: list[str], n_ranks: int) -> Request | int:
     """Return what the arguments ask of all ranks, or the exit code.
 
     A verb that runs on one rank is carried out here, and ends in an exit code.
@@ -104,7 +104,7 @@ for _verb in (
     collective_commands.verify,
     serial_commands.show,
     serial_commands.codecs,
-    serial_commands.doctor,
+    collective_commands.doctor,
 ):
     app.command()(_verb)
 app.add_typer(bench_commands.app, name="bench")

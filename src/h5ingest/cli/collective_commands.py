@@ -12,8 +12,8 @@ import typer
 from h5ingest.cli import option_types as opt
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import check_target
-from h5ingest.cli.requests import IngestRequest, VerifyRequest
-from h5ingest.core.errors import IngestError, ManifestError, UsageError
+from h5ingest.cli.requests import DoctorRequest, IngestRequest, VerifyRequest
+from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
 
@@ -115,3 +115,20 @@ def verify(
     ctx.obj.request = VerifyRequest(
         out=out, sources=sources, root=root, progress=progress, report=report, quiet=quiet
     )
+
+
+def doctor(
+    ctx: typer.Context,
+    out: Annotated[
+        Path | None, typer.Argument(help="Where a file is to be made.", show_default=False)
+    ] = None,
+) -> None:
+    """Say which libraries and file system are in use, and what of them is known to go wrong.
+
+    Everything that a bug report should hold. On several ranks two of them, of different hosts if
+    there are, also try in a few seconds what they see of each other's files in OUT's folder.
+    Exits with 6 if nothing can work here.
+    """
+    if out is not None and not (out if out.is_dir() else out.parent).is_dir():
+        raise OutputError(f"{out}: expected an existing folder {out.parent}")
+    ctx.obj.request = DoctorRequest(out=out)

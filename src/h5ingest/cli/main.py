@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, cast
 
 from h5ingest.cli import streams
-from h5ingest.cli.requests import IngestRequest, VerifyRequest
+from h5ingest.cli.requests import DoctorRequest, IngestRequest, Request, VerifyRequest
 from h5ingest.core.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.launcher import launcher_rank
-from h5ingest.mpi.signals import Interrupt, end_at_once
+from h5ingest.mpi.signals import Interrupt, end_at_once, end_soon
 from h5ingest.mpi.watchdog import exit_within
 
 if TYPE_CHECKING:
@@ -59,20 +59,19 @@ def run(arguments: list[str]) -> int:
         timeout_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
         if comm.size > 1:
             comm.watch.start(timeout_s)
-        request: IngestRequest | VerifyRequest | int | None = None
+        request: Request | int | None = None
         if comm.rank == 0:
             request = _parse(arguments, comm.size)
-        request = cast("IngestRequest | VerifyRequest | int", comm.bcast(request))
+        request = cast("Request | int", comm.bcast(request))
         code = _carry_out(request, comm)
-        if comm.size > 1 and not (isinstance(request, IngestRequest) and request.croissant):
+        if comm.size > 1:
+            end_soon(code)
             exit_within(timeout_s, code)
-        # Rank 0 may still write the Croissant metadata. The others wait here, where they sleep:
-        # MPI_Finalize would keep their cores busy.
         comm.final_barrier()
         return code
 
 
-def _parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest | int:
+def _parse(arguments: list[str], n_ranks: int) -> Request | int:
     """Return what the arguments ask for, or the exit code of a verb that is done. Rank 0 only."""
     from h5ingest.cli.app import parse
 
@@ -86,13 +85,15 @@ def _parse(arguments: list[str], n_ranks: int) -> IngestRequest | VerifyRequest 
     return request
 
 
-def _carry_out(request: IngestRequest | VerifyRequest | int, comm: Comm) -> int:
+def _carry_out(request: Request | int, comm: Comm) -> int:
     """Do what the arguments ask for, unless it is done, and return the exit code. Collective."""
     if isinstance(request, int):
         return request
     try:
         if isinstance(request, VerifyRequest):
             return _verify(request, comm)
+        if isinstance(request, DoctorRequest):
+            return _doctor(request, comm)
         return _ingest(request, comm)
     except IngestError as error:
         if not error.agreed and comm.size > 1:
@@ -112,6 +113,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     """
     interrupt = Interrupt()
     interrupt.install()
+    from h5ingest.mpi.async_sum import while_root_works
     from h5ingest.pipeline.run import ingest  # not for --help
 
     # What has been imported stays for good. The garbage collector would search it again each time
@@ -146,10 +148,11 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
             except OutputError as also:  # which images failed matters more
                 warn(str(also))
         raise
-    if comm.rank == 0:
-        from h5ingest.cli.messages import tell
+    with while_root_works(comm) as beat:
+        if comm.rank == 0:
+            from h5ingest.cli.messages import tell
 
-        tell(report, request)
+            tell(report, request, beat)
     return EXIT_OK
 
 
@@ -169,6 +172,34 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
         tell_verification(report, request)
     return SamplesFailedError.exit_code if found else EXIT_OK
+
+
+def _doctor(request: DoctorRequest, comm: Comm) -> int:
+    """Say what this machine is, and what two hosts see of each other's files. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    from h5ingest.mpi.comm import agreeing
+
+    interrupt, hopeless = Interrupt(), False
+    with agreeing(comm):
+        if comm.rank == 0:
+            from h5ingest.diagnostics.doctor import print_facts
+
+            hopeless = print_facts(request.out, comm)
+            streams.check_output()
+    if request.out is not None and comm.size > 1:
+        from h5ingest.diagnostics.host_trial import try_hosts
+
+        interrupt.install()
+        folder = request.out if request.out.is_dir() else request.out.parent
+        trial = try_hosts(folder, comm, interrupt)
+        if comm.rank == 0:
+            from h5ingest.diagnostics.trial_report import print_trial
+
+            hopeless = print_trial(trial) or hopeless
+    return SetupError.exit_code if comm.bcast(hopeless) else EXIT_OK
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -61,11 +61,18 @@ class Status:
         self._status.stop()
 
 
-def tell(report: IngestReport, request: IngestRequest) -> None:
+def tell(
+    report: IngestReport, request: IngestRequest, beat: Callable[[], None] = lambda: None
+) -> None:
     """Write the report and the metadata where asked, and print the report as a short table.
 
     The HDF5 file is complete, so the job has succeeded: a report that cannot be written only makes
     a warning.
+
+    Args:
+        report: what was done.
+        request: what was asked for.
+        beat: called now and then, while the file is read for its metadata.
 
     Raises:
         OutputError: on a dry run, the JSON file cannot be written.
@@ -77,7 +84,7 @@ def tell(report: IngestReport, request: IngestRequest) -> None:
         from h5ingest.inspect import croissant
 
         with _warning_only(report):
-            croissant.write(request.croissant, request.out)
+            croissant.write(request.croissant, request.out, beat)
     if not request.quiet:
         _print_report(report, verbose=request.verbose)
 

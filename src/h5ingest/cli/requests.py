@@ -30,6 +30,13 @@ class IngestRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorRequest:
+    """One call of `doctor`."""
+
+    out: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:
     """One call of `verify`, as the command line asks for it."""
 
@@ -39,3 +46,6 @@ class VerifyRequest:
     progress: str
     report: Path | None
     quiet: bool
+
+
+Request = IngestRequest | DoctorRequest | VerifyRequest

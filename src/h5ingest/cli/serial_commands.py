@@ -11,7 +11,7 @@ import typer
 from h5ingest.cli import option_types as opt
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import Status, check_target, write_json
-from h5ingest.core.errors import IngestError, OutputError, SetupError, UsageError
+from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import PICTURE, RESULTS, check_distinct
 from h5ingest.mpi.signals import raise_on_interrupt
@@ -140,28 +140,6 @@ def codecs(
         write_json("--json", json_file, report.to_json())
     if plot is not None:
         codec_table.draw(report, plot)
-
-
-def doctor(
-    ctx: typer.Context,
-    out: Annotated[
-        Path | None, typer.Argument(help="Where a file is to be made.", show_default=False)
-    ] = None,
-) -> None:
-    """Say which libraries and file system are in use, and what of them is known to go wrong.
-
-    Everything that a bug report should hold. Exits with 6 if nothing can work here.
-    """
-    from h5ingest.diagnostics.advice import advise
-    from h5ingest.diagnostics.doctor import describe
-    from h5ingest.diagnostics.facts import examine
-
-    if out is not None and not (out if out.is_dir() else out.parent).is_dir():
-        raise OutputError(f"{out}: expected an existing folder {out.parent}")
-    facts = examine(out, ctx.obj.n_ranks)
-    print(describe(facts))
-    if any(advice.fatal for advice in advise(facts)):
-        raise typer.Exit(SetupError.exit_code)
 
 
 def show(

@@ -10,8 +10,11 @@ from typing import Final, Literal
 from h5ingest.core.options import MIB, size
 from h5ingest.diagnostics.facts import Facts
 from h5ingest.images import libpng
+from h5ingest.storage.file_systems import Mount
+from h5ingest.storage.lock_holder import HEARTBEAT_S
 
 _LITTLE_SHARED_MEMORY: Final = 256 * MIB
+_LONG_CACHE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,7 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
     if place is None or place.mount is None:
         return
     mount = place.mount
+    yield from _of_caches(facts, mount)
     if mount.kind == "nfs":
         yield Advice(
             problem="NFS does not keep what several hosts write to one file at a time apart",
@@ -99,7 +103,7 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
             remedy="write to a disk",
             said="after an error",
         )
-    if mount.kind == "other" and (mount.type.startswith("fuse.") or mount.type in ("9p", "cifs")):
+    if mount.kind == "other" and (mount.type.startswith("fuse") or mount.type in ("9p", "cifs")):
         yield Advice(
             problem=f"{mount.type} is not known to keep what several processes write to one file",
             remedy="try with one rank, or write elsewhere; `h5ingest verify` checks the file",
@@ -122,6 +126,49 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
             problem="this Lustre is mounted without flock: HDF5 cannot lock files there",
             remedy="export HDF5_USE_FILE_LOCKING=FALSE (readers need it too)",
             said="after an error",
+        )
+
+
+def _of_caches(facts: Facts, mount: Mount) -> Iterable[Advice]:
+    """Yield what hosts keep to themselves there: pages, attributes, locks."""
+    several, options = facts.n_hosts > 1, mount.cache_options
+    cached_s = mount.attribute_cache_s
+    if mount.own_caches and mount.kind != "nfs":  # of NFS there is worse to be said
+        yield Advice(
+            problem=f"on {mount.name} each host has a cache of its own, and is not told what "
+            "others have written since",
+            remedy="none needed: with several hosts each rank writes whole blocks of 4 KiB, and "
+            "rank 0 reads around its cache. `h5ingest doctor OUT` on two hosts tries it",
+        )
+    if cached_s + 3 * HEARTBEAT_S > facts.peer_timeout_s:
+        yield Advice(
+            problem=f"hosts may see on this {mount.name} what was {cached_s:.0f} s ago (cached "
+            f"attributes), and --peer-timeout is {facts.peer_timeout_s:.0f} s: a job that has lost "
+            "its lock may notice that too late",
+            remedy=f"--peer-timeout {cached_s + 6 * HEARTBEAT_S:.0f} or more, or mount it with a "
+            f"shorter {'actimeo' if mount.kind == 'nfs' else 'attribute-timeout'}",
+            said="always" if several else "if asked",
+        )
+    elif cached_s > _LONG_CACHE_S and mount.kind != "nfs":
+        yield Advice(
+            problem=f"attributes are cached for {cached_s:.0f} s: for so long another host may "
+            "see a file as it was, or none",
+            remedy="none needed for the job, which waits up to 10 s at its end for all hosts to "
+            "see the file, and says so if one does not",
+        )
+    if options.get("kernel-writeback-cache", "no") not in ("no", "off", "0") or (
+        "writeback_cache" in options
+    ):
+        yield Advice(
+            problem=f"this {mount.name} is mounted with a write-back cache: each host takes its "
+            "own sizes of files for the right ones",
+            remedy="mount it without (kernel-writeback-cache=no), or keep to one host",
+            said="always" if several else "if asked",
+        )
+    if mount.options & {"nolock", "localflock", "local_lock=all", "local_lock=flock"}:
+        yield Advice(
+            problem=f"on this {mount.name} locks of files hold on one host only",
+            remedy="h5ingest does not rely on them; HDF5's do not keep programs on other hosts out",
         )
 
 

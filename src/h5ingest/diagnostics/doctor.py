@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from h5ingest.core.options import size
 from h5ingest.diagnostics.advice import advise, describe_advice
-from h5ingest.diagnostics.facts import Facts
+from h5ingest.diagnostics.facts import Facts, examine
+from h5ingest.mpi.comm import Comm
 
 _LOCKING: Final = "HDF5_USE_FILE_LOCKING"
 
@@ -33,6 +35,7 @@ def describe(facts: Facts) -> str:
             options = ",".join(sorted(mount.options))
             rows.append(("file system", f"{mount.name}, {mount.source} on {mount.point}"))
             rows.append(("mounted", options))
+            rows += [("served by", mount.daemon)] * bool(mount.daemon)
         inodes = "no limit" if place.free_inodes is None else f"{place.free_inodes:,}"
         rows.append(("free", f"{size(place.free_bytes)}, inodes: {inodes}"))
         if place.stripes:
@@ -43,3 +46,14 @@ def describe(facts: Facts) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {value or 'none'}" for name, value in rows]
     return "\n".join([*lines, "", describe_advice(advise(facts)) or "No known problem."])
+
+
+def print_facts(out: Path | None, comm: Comm) -> bool:
+    """Print all facts and advice; return whether nothing can work here. Not collective.
+
+    Raises:
+        OSError: the folder of `out` cannot be examined.
+    """
+    facts = examine(out, comm.size, comm.n_hosts if comm.size > 1 else 0)
+    print(describe(facts), flush=True)
+    return any(advice.fatal for advice in advise(facts))

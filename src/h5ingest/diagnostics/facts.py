@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest import __version__
+from h5ingest.core.options import IngestOptions
 from h5ingest.diagnostics.libraries import Libraries, import_apart, import_here
 from h5ingest.images import libpng
 from h5ingest.storage.file_systems import FileSystem, look
@@ -45,6 +46,8 @@ class Facts:
     program: str = ""
     """Versions of h5ingest, Python and the system, and the host's name."""
     n_ranks: int = 1
+    peer_timeout_s: float = IngestOptions().peer_timeout_s
+    """Seconds without a heartbeat after which the lock of a job on another host is taken over."""
     n_hosts_seen: int = 0
     """Hosts that the ranks are on; 0 if unknown."""
 
@@ -57,17 +60,18 @@ class Facts:
         return int(told) if told.isdigit() else 1
 
 
-def examine(out: Path | None, n_ranks: int = 1) -> Facts:
+def examine(out: Path | None, n_ranks: int = 1, n_hosts: int = 0) -> Facts:
     """Collect all facts, importing the libraries in a process of their own. Not collective.
 
     Args:
         out: the output, if there is to be one.
         n_ranks: of this job.
+        n_hosts: of this job; 0 if unknown.
 
     Raises:
         OSError: the folder of `out` cannot be examined.
     """
-    return _facts(out, import_apart(), n_ranks, 0, thorough=True)
+    return _facts(out, import_apart(), n_ranks, n_hosts, thorough=True)
 
 
 def examine_here(

@@ -5,6 +5,7 @@ Cheap: a few milliseconds, and no process is started unless the user asks for ev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,10 @@ def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool)
     from h5ingest.diagnostics.facts import examine_here
 
     try:
-        facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=verbose)
+        facts = replace(
+            examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=verbose),
+            peer_timeout_s=options.peer_timeout_s,
+        )
     except OSError:  # no such folder: the run itself says so
         return ""
     if verbose:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -26,6 +26,9 @@ from h5ingest.reading.open_file import datasets, open_checked
 _CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
 _MAX_NAMES: Final = 10_000
 """Classes beyond which their names stay in the HDF5 file alone."""
+
+_BLOCK_BYTES: Final = 2**20
+"""Of the HDF5 file, read at a time."""
 
 _EDITABLE: Final = ("name", "description")
 """Keys that are written at first, and not again if they were changed by hand."""
@@ -90,16 +93,16 @@ _MEANINGS: Final = {
 }
 
 
-def write(json_file: Path, hdf5_file: Path) -> None:
+def write(json_file: Path, hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> None:
     """Write the metadata of a finished file, keeping what was added by hand.
 
-    Reads all of the HDF5 file once, for its SHA-256.
+    Reads all of the HDF5 file once, for its SHA-256, and calls `beat` now and then meanwhile.
 
     Raises:
         OutputError: the JSON cannot be written, or what is there is not JSON of this kind.
     """
     try:
-        content = describe(hdf5_file)
+        content = describe(hdf5_file, beat)
         if json_file.exists():
             content = _keep_by_hand(json.loads(json_file.read_text("utf-8")), content)
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -127,15 +130,18 @@ def _keep_by_hand(old: object, new: dict[str, Any]) -> dict[str, Any]:
     return {**new, **by_hand}
 
 
-def describe(hdf5_file: Path) -> dict[str, Any]:
-    """Return the metadata of a finished file.
+def describe(hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Return the metadata of a finished file; see `write`.
 
     Raises:
         OutputError: it cannot be opened, or is not one of h5ingest.
     """
     file, header = open_checked(hdf5_file)
     with file, hdf5_file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hashlib.sha256()
+        while block := stream.read(_BLOCK_BYTES):
+            sha256.update(block)
+            beat()
         sets = [
             record_set
             for prefix in sorted(header.prefixes)
@@ -159,7 +165,7 @@ def describe(hdf5_file: Path) -> dict[str, Any]:
                     "contentUrl": hdf5_file.name,
                     "contentSize": f"{hdf5_file.stat().st_size} B",
                     "encodingFormat": "application/x-hdf5",
-                    "sha256": digest,
+                    "sha256": sha256.hexdigest(),
                 }
             ],
             "recordSet": sets,

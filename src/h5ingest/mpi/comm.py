@@ -8,6 +8,7 @@ May not: know images, files.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import textwrap
 import time
@@ -51,6 +52,8 @@ class Comm(Protocol):
     """Number of processes."""
     n_hosts: int
     """Number of hosts they run on."""
+    hosts: Sequence[str]
+    """The name of each rank's host."""
     library: str
     """Name and version of the MPI library; empty without one."""
     watch: Watchdog
@@ -99,8 +102,15 @@ class Comm(Protocol):
         The values come as (n,) whatever their shape was.
         """
 
-    def abort(self, code: int) -> None:
-        """End every rank, now, with this exit code. Not collective; does not return."""
+    def abort(self, code: int, last_words: str = "") -> None:
+        """End every rank, now, with this exit code; this one has ended within some seconds.
+
+        Not collective; does not return.
+
+        Args:
+            code: the exit code.
+            last_words: printed before, on standard error.
+        """
 
 
 class SerialComm:
@@ -112,6 +122,7 @@ class SerialComm:
     library = ""
 
     def __init__(self) -> None:
+        self.hosts: Sequence[str] = (os.uname().nodename,)
         self.watch = Watchdog(self.rank)
 
     def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:  # noqa: D102 - see Comm
@@ -145,7 +156,8 @@ class SerialComm:
     def receive(self, tag: int) -> tuple[int, NDArray[np.int64]] | None:  # noqa: D102
         return None
 
-    def abort(self, code: int) -> None:  # noqa: D102
+    def abort(self, code: int, last_words: str = "") -> None:  # noqa: D102
+        print(last_words, end="", file=sys.__stderr__)
         exit_now(code)
 
 
@@ -218,7 +230,4 @@ def abort_on_crash(comm: Comm) -> Iterator[None]:
         else:
             code, text = EXIT_INTERNAL, traceback.format_exc()
         text += "This rank failed alone: ending all ranks.\n"
-        try:
-            print(textwrap.indent(text, where), end="", file=sys.__stderr__, flush=True)
-        finally:
-            comm.abort(code)
+        comm.abort(code, textwrap.indent(text, where))

@@ -14,6 +14,7 @@ May not: know images, files.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -73,7 +74,8 @@ class MpiComm:
             _sleep_until(request)
         self.watch.end()
         self._status = mpi.Status()
-        self.n_hosts = len(set(self.allgather(mpi.Get_processor_name())))
+        self.hosts: Sequence[str] = self.allgather(mpi.Get_processor_name())
+        self.n_hosts = len(set(self.hosts))
 
     def c_handles(self, hints: Mapping[str, str]) -> tuple[Any, Any]:  # noqa: D102 - see Comm
         return self._in_c(self._world), self._in_c(self._info(hints))
@@ -158,12 +160,14 @@ class MpiComm:
         self._messages.Recv(values, source, tag)
         return source, values
 
-    def abort(self, code: int) -> None:  # noqa: D102
-        sys.stdout.flush()
-        sys.stderr.flush()
+    def abort(self, code: int, last_words: str = "") -> None:  # noqa: D102
+        exit_within(_ABORT_TIMEOUT_S, code)  # whatever MPI does, or who reads what is printed
+        with contextlib.suppress(OSError):
+            print(last_words, end="", file=sys.__stderr__)
+            sys.stdout.flush()
+            sys.stderr.flush()
         if self.size > 1:  # MPICH's Abort runs exit handlers, where HDF5 may crash: not if alone
             time.sleep(_LAST_WORDS_S)
-            exit_within(_ABORT_TIMEOUT_S, code)
             c_library(self._mpi).MPI_Abort(self._in_c(self._world), code)
         exit_now(code)  # some MPI libraries return from Abort
 

@@ -9,9 +9,12 @@ import os
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from h5ingest.core.errors import EXIT_STOPPED
+
+_LAST_WORDS_S: Final = 10.0
+"""Seconds that a last message may take: whoever should read it may stand still."""
 
 
 class Watchdog:
@@ -64,6 +67,7 @@ class Watchdog:
             waited_s = waited_s + step_s if wait is not None and wait is seen else 0.0
             seen = wait
             if waited_s > timeout_s:
+                exit_within(_LAST_WORDS_S, EXIT_STOPPED)
                 try:
                     print(
                         f"h5ingest: error: rank {self._rank}: no sign of life of another rank for "
@@ -87,7 +91,10 @@ def exit_within(timeout_s: float, code: int) -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process without closing parallel files, which is collective (`sys.exit` would)."""
+    """End this process without closing parallel files, which is collective (`sys.exit` would).
+
+    What has been printed may block: `exit_within` comes first where that must not be waited for.
+    """
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 from h5ingest.core.errors import SetupError
 from h5ingest.mpi.comm import Comm, SerialComm, first_line
 from h5ingest.mpi.launcher import launcher_rank, launcher_size
-from h5ingest.mpi.signals import end_at_once, ignore_all
+from h5ingest.mpi.signals import end_soon
 from h5ingest.mpi.watchdog import exit_now, exit_within
 
 _LONGEST_END_S: Final = 30.0
@@ -58,10 +58,9 @@ def leave(code: int) -> NoReturn:
 
     Even if other ranks never finalize: MPI_Finalize has been seen to wait for them for ever.
     """
-    end_at_once()
-    sys.stdout.flush()  # may block as long as the reader of the pipe does
+    end_soon(code)
+    sys.stdout.flush()  # may block as long as the reader of the pipe does, or until a signal
     sys.stderr.flush()
-    ignore_all()  # srun --kill-on-bad-exit sends TERM as soon as the first rank has ended
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         from h5ingest.mpi.mpi4py_comm import c_library

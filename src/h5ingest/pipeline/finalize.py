@@ -25,6 +25,7 @@ from h5ingest.pipeline.probing import REMEDY, ProbeResult
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures
+from h5ingest.pipeline.seen_everywhere import unseen
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.job_files import discard
 from h5ingest.storage.journal import Journal
@@ -118,7 +119,10 @@ def finish(
     writer: Writer,
     done: StoreOutcome,
 ) -> StoreOutcome:
-    """Let rank 0 end the file and give it its name, while the others wait asleep. Collective."""
+    """Let rank 0 end the file and give it its name, while the others wait asleep. Collective.
+
+    It ends when every host sees the file.
+    """
     final_sum = job.final_sum()
     error: IngestError | None = None
     if job.comm.rank == 0:
@@ -155,7 +159,9 @@ def finish(
             error = caught
     final_sum.finish(lambda: (job.interrupt.requested,))
     agree(job.comm, error)
-    return job.comm.bcast(done)
+    done = job.comm.bcast(done)
+    warnings = unseen(job.paths.out, job.comm, job.options.peer_timeout_s)
+    return replace(done, warnings=done.warnings + warnings)
 
 
 def _tidy(job: Job) -> str:

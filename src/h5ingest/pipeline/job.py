@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.options import MIB, IngestOptions
-from h5ingest.mpi.async_sum import AsyncSum
-from h5ingest.mpi.comm import Comm, agree, agreeing
+from h5ingest.mpi.async_sum import AsyncSum, while_root_works
+from h5ingest.mpi.comm import Comm, agree
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
@@ -89,13 +89,19 @@ class Job:
 
         Raises:
             OutputError: another job has it.
+            StoppedError: asked to stop while the lock of another job was watched.
         """
         lock: Lock | None = None
-        with agreeing(self.comm):
+        with while_root_works(self.comm) as beat:
             if self.comm.rank == 0:
-                lock = Lock(self.paths.lock, self.options.peer_timeout_s)
-                if lock.notice:
-                    self.watch.notice(lock.notice)
+
+                def watching() -> None:
+                    beat()
+                    if self.interrupt.requested:
+                        raise StoppedError("stopped as asked: nothing was begun")
+
+                limit_s, tell = self.options.peer_timeout_s, self.watch.notice
+                lock = Lock(self.paths.lock, limit_s, beat=watching, tell=tell)
         try:
             token = self.comm.bcast(lock.token if lock else None)
             self.fence = Fence(self.paths.lock, token)

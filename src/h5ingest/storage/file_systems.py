@@ -5,9 +5,13 @@ May not: know MPI, HDF5.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import re
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +27,7 @@ _SHARED: Final = {
     "pvfs2": "OrangeFS",
     "dvs": "Cray DVS",
     "fuse.glusterfs": "GlusterFS",
+    "fuse.mfs": "MooseFS",
 }
 """Type in mountinfo -> name, of those on which processes of several hosts may write one file."""
 _NFS: Final = ("nfs", "nfs4")
@@ -41,6 +46,23 @@ _LOCAL: Final = (
 )
 _KNOWN_DISKS: Final = ("ext4", "xfs")
 _COMMAND_LIMIT_S: Final = 10
+_DAEMONS: Final = ("glusterfs", "ceph-fuse", "sshfs")
+"""Programs that serve a FUSE mount, and show its options, which mountinfo does not have."""
+_CACHE_WORDS: Final = re.compile(
+    r"\b((?:attribute|attr|entry|negative)[-_]timeout|kernel-writeback-cache|ac(?:reg|dir)(?:min|max)"
+    r"|actimeo)=([\w.]+)|\b(noac|writeback_cache)\b"
+)
+_ATTRIBUTES: Final = ("attribute-timeout", "attr_timeout", "acregmax", "actimeo")
+_DEFAULT_CACHE_S: Final = {"GlusterFS": 1.0, "MooseFS": 1.0, "NFS": 60.0, "NFS 4": 60.0}
+"""Seconds for which attributes are cached where no option says so: their manuals."""
+
+# Of statx(2).
+_AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_STATX_FORCE_SYNC: Final = 0x2000
+_STATX_MTIME: Final = 0x40
+_STATX_MTIME_AT: Final = 112
+"""Bytes before stx_mtime in struct statx."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +77,8 @@ class Mount:
     """Device, server or pool."""
     options: frozenset[str]
     """Those of the mount and those of the file system."""
+    daemon: str = ""
+    """The command line of the process that serves it, if it is one of FUSE and that is known."""
 
     @property
     def kind(self) -> str:
@@ -63,6 +87,8 @@ class Mount:
         >>> Mount(point="/", type="nfs4", source="server:/", options=frozenset()).kind
         'nfs'
         """
+        if self.is_moosefs:
+            return "shared"
         for kind, types in {
             "shared": tuple(_SHARED), "nfs": _NFS, "memory": _MEMORY, "local": _LOCAL,
             "overlay": ("overlay", "fuse.fuse-overlayfs"),
@@ -74,7 +100,48 @@ class Mount:
     @property
     def name(self) -> str:
         """The name that people use."""
+        if self.is_moosefs:
+            return "MooseFS"
         return _SHARED.get(self.type, {"nfs4": "NFS 4", "nfs": "NFS"}.get(self.type, self.type))
+
+    @property
+    def is_moosefs(self) -> bool:
+        """Whether it is MooseFS, whose type in mountinfo may be `fuse` alone."""
+        return self.type == "fuse.mfs" or (
+            self.type == "fuse" and self.source.startswith(("mfs#", "mfsmaster:"))
+        )
+
+    @property
+    def own_caches(self) -> bool:
+        """Whether a host may go on reading its own copy of what another has written meanwhile."""
+        return self.kind == "nfs" or self.type == "fuse.glusterfs"
+
+    @property
+    def of_one_kernel(self) -> bool:
+        """Whether all that use it run under this kernel, so that it has one cache and one clock."""
+        return self.kind in ("local", "memory", "overlay")
+
+    @property
+    def cache_options(self) -> dict[str, str]:
+        """The options of the mount, or of its daemon, that say what is cached.
+
+        >>> nfs = Mount(point="/", type="nfs", source="s:/", options=frozenset(["acregmax=9"]))
+        >>> nfs.cache_options, nfs.attribute_cache_s
+        ({'acregmax': '9'}, 9.0)
+        """
+        text = " ".join([*sorted(self.options), self.daemon])
+        return {name or flag: value for name, value, flag in _CACHE_WORDS.findall(text)}
+
+    @property
+    def attribute_cache_s(self) -> float:
+        """Seconds for which this host may show size and times of a file as they were; 0 if none."""
+        found = self.cache_options
+        if "noac" in found:
+            return 0.0
+        for name in _ATTRIBUTES:
+            with contextlib.suppress(KeyError, ValueError):
+                return float(found[name])
+        return _DEFAULT_CACHE_S.get(self.name, 0.0)
 
     @property
     def known_disk(self) -> bool:
@@ -117,6 +184,8 @@ def look(path: Path, *, with_stripes: bool = True) -> FileSystem:
         mount = find(Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape"), folder)
     except FileNotFoundError:  # not Linux
         mount = None
+    if mount is not None and mount.type.startswith("fuse"):
+        mount = replace(mount, daemon=_daemon(mount.point))
     told = os.statvfs(folder)
     return FileSystem(
         folder=str(folder),
@@ -160,6 +229,42 @@ def _unescape(text: str) -> str:
     '/my data'
     """
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _daemon(point: str) -> str:
+    """Return the command line of the process that serves a FUSE mount; empty if none is found."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+            words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            if os.path.basename(words[0]) in _DAEMONS and point in words:
+                return " ".join(words).strip()
+    return ""
+
+
+def fresh_mtime_s(path: Path) -> float:
+    """Return when a file was last written or touched, as its file system says now.
+
+    Not as this host's cache of attributes has it, which may be a minute old. Follows no link.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = ctypes.create_string_buffer(256)
+    try:
+        refused = libc.statx(
+            _AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC,
+            _STATX_MTIME, answer,
+        )  # fmt: skip
+    except AttributeError:  # glibc before 2.28
+        return path.lstat().st_mtime
+    if refused:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSYS, errno.EINVAL, errno.EPERM):  # an old kernel; a sandbox
+            return path.lstat().st_mtime
+        raise OSError(number, os.strerror(number), str(path))
+    seconds, nanoseconds = struct.unpack_from("=qI", answer.raw, _STATX_MTIME_AT)
+    return float(seconds + nanoseconds * 1e-9)
 
 
 def _stripes(folder: Path) -> str:

@@ -4,6 +4,12 @@ A file that root creates exclusively (`flock` may be missing on a cluster's file
 now and then. A lock whose job is gone is taken over: its process on this host, or, for another
 host, its heartbeat. Every rank looks at the lock again before it writes: a job that was cut off
 and has been replaced can no longer write into the file (fencing).
+
+Whose clock dates a heartbeat depends on the file system: the server's on NFS, on most others that
+of the host that touches the file. So where several hosts have clocks of their own, an old date only
+raises the suspicion that a job is gone: its lock is then watched for as long as three heartbeats
+take, by this host's own clock, and a job that shows a sign of life keeps it. A date as far in the
+future raises it too: else a clock that is fast would keep a lock for as long as it is fast.
 """
 
 from __future__ import annotations
@@ -12,9 +18,9 @@ import contextlib
 import json
 import os
 import re
-import stat
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,44 +28,68 @@ from typing import Any, Final
 from h5ingest.core.errors import OutputError
 from h5ingest.core.outfiles import LOCK, check, is_same
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.lock_holder import (
+    HEARTBEAT_S,
+    TOKEN,
+    heartbeat_s,
+    is_gone,
+    is_ours,
+    process_numbers,
+    process_start,
+    read,
+    token_of,
+)
 
-HEARTBEAT_S: Final = 10.0
 LONGEST_ENDING: Final = len(".lock.") + 32 + len(".old")
 """Bytes that the longest name beside an output has more than the output's own (`_take_over`)."""
-_TOKEN: Final = re.compile(r"[0-9a-f]{32}")
-_BESIDE: Final = re.compile(rf"\.{_TOKEN.pattern}(\.old)?")
+_BESIDE: Final = re.compile(rf"\.{TOKEN.pattern}(\.old)?")
 _LOOK_EVERY_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
-_MOST_BYTES: Final = 4096
+_WATCH_EVERY_S: Final = 0.25
+_SERVED_LATE_S: Final = 2.0
+"""Age of what the process behind a FUSE mount may tell; the kernel's caches are gone around."""
 _EXCLUSIVE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Lock:
     """A lock that this process holds. Root only; not collective."""
 
-    def __init__(self, path: Path, stale_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stale_s: float,
+        *,
+        beat: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Take the lock.
 
         Args:
             path: the lock file.
             stale_s: seconds without a heartbeat after which a job on another host is gone.
+            beat: called now and then while a lock is watched.
+            tell: is told what was found and taken over, for the user.
 
         Raises:
             OutputError: another job has it; says who, where and since when.
+            Exception: whatever `beat` raises.
         """
         self.path = path
         self.token = os.urandom(16).hex()
-        self.notice = ""
-        """What was found and taken over, for the user."""
+        self._stale_s = stale_s
+        self._while_watching = beat
+        self._tell = tell
+        self._heartbeat_s = min(HEARTBEAT_S, stale_s / 3)
         self._content = json.dumps(
             {
                 "token": self.token,
                 "host": os.uname().nodename,
                 "pid": os.getpid(),
-                "pids": _process_numbers(),
-                "started": _process_start(os.getpid()),
+                "pids": process_numbers(),
+                "started": process_start(os.getpid()),
                 "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
                 "job": os.environ.get("SLURM_JOB_ID", ""),
+                "heartbeat_s": self._heartbeat_s,
             }
         ).encode()
         # Complete from the first moment that it is seen: written beside, then given its name.
@@ -68,8 +98,8 @@ class Lock:
             with output_errors(f"{path}: cannot be created"):
                 self._write(self._beside)
             if not self._create(path):
-                self.notice = self._take_over(path, stale_s)
-                self._tidy(stale_s)
+                self._take_over(path)
+                self._tidy()
         finally:
             with contextlib.suppress(OSError):  # what went wrong before says more
                 self._beside.unlink()
@@ -108,16 +138,16 @@ class Lock:
                     raise
         return True
 
-    def _take_over(self, path: Path, stale_s: float) -> str:
-        """Put our lock in the place of one whose job is gone, and say whose it was.
+    def _take_over(self, path: Path) -> None:
+        """Put our lock in the place of one whose job is gone, and tell whose it was.
 
         Only the process that holds the claim to that very lock may do so: the claim is a lock too,
         named after the token of the one to be replaced, and becomes the new lock by being renamed.
         So the name is never free in between, and no lock but the one that was judged is replaced.
         The claim of a process that died is taken over in the same way.
         """
-        holder = _read(path)
-        token = _token(holder, path)
+        holder = read(path)
+        token = token_of(holder, path)
         changed = OutputError(f"{self.path}: another job has just taken or released this output")
         if not token:
             raise changed
@@ -127,32 +157,58 @@ class Lock:
             f"since {holder.get('since', 'an unknown time')}"
             + (f" (SLURM job {holder['job']})" if holder.get("job") else "")
         )
-        if not _is_gone(holder, age_s, stale_s):
+        gone = is_gone(holder, age_s, self._stale_s)
+        if gone and not is_ours(holder):
+            gone = not self._shows_life(path, holder, age_s, whose)
+        if not gone:
             raise OutputError(
                 f"{self.path}: this output is being made by {whose}; its last sign of life is "
-                f"{age_s:.0f} s old. Wait for it, or end it. (From another host, a job is taken "
-                f"for dead after {stale_s:.0f} s: --peer-timeout.)"
+                f"{max(0.0, self._age_s(path)):.0f} s old. Wait for it, or end it. (From another "
+                f"host, a job is taken for dead after {self._stale_s:.0f} s: --peer-timeout.)"
             )
         check(path, LOCK)
         claim = self.path.with_name(f"{self.path.name}.{token}.old")
         if not self._create(claim):
-            self._take_over(claim, stale_s)
+            self._take_over(claim)
         try:
-            if _token(_read(path), path) != token:
+            if token_of(read(path), path) != token:
                 raise changed
             with output_errors(f"{self.path}: cannot be taken over"):
                 claim.replace(path)
         finally:
             self._give_back(claim)
-        return f"took over from {whose}, which is gone"
+        if path == self.path:
+            self._tell(f"took over from {whose}, which is gone")
+
+    def _shows_life(self, path: Path, holder: dict[str, Any], age_s: float, whose: str) -> bool:
+        """Return whether a heartbeat comes while we watch a lock that seems to be left.
+
+        An old one is not watched where this kernel alone writes: its dates have no other clock.
+        """
+        from h5ingest.storage.file_systems import fresh_mtime_s, look
+
+        with output_errors(f"{path}: cannot be looked at"):
+            mount = look(path, with_stripes=False).mount
+        if age_s > 0 and mount is not None and mount.of_one_kernel:
+            return False
+        watch_s = 3 * heartbeat_s(holder) + _SERVED_LATE_S
+        self._tell(f"watching for {watch_s:.0f} s whether {whose} is gone, as it seems to be")
+        with contextlib.suppress(OSError):  # it is released: whoever claims it looks again
+            seen_s, end_s = fresh_mtime_s(path), time.monotonic() + watch_s
+            while time.monotonic() < end_s:
+                time.sleep(_WATCH_EVERY_S)
+                self._while_watching()
+                if fresh_mtime_s(path) != seen_s:
+                    return True
+        return False
 
     def _give_back(self, path: Path) -> None:
         """Remove a lock or a claim, if it is still ours."""
         with contextlib.suppress(OSError):
-            if _read(path).get("token") == self.token:
+            if read(path).get("token") == self.token:
                 path.unlink()
 
-    def _tidy(self, stale_s: float) -> None:
+    def _tidy(self) -> None:
         """Take away what jobs left that were killed while they took the lock."""
         with contextlib.suppress(OSError, OutputError), os.scandir(self.path.parent) as entries:
             for entry in entries:
@@ -161,24 +217,26 @@ class Lock:
                     entry.name.startswith(f"{self.path.name}.")
                     and _BESIDE.fullmatch(entry.name, len(self.path.name))
                     and path != self._beside
-                    and _is_gone(_read(path), self._age_s(path), stale_s)
+                    and is_gone(read(path), self._age_s(path), self._stale_s)
                 ):
                     path.unlink(missing_ok=True)
 
     def _age_s(self, path: Path) -> float:
-        """Return the age of the heartbeat by the file system's own clock."""
+        """Return the seconds between its last heartbeat and one of ours, as they are dated."""
+        from h5ingest.storage.file_systems import fresh_mtime_s
+
         with output_errors(f"{self._beside}: cannot be touched"):
             os.utime(self._beside)
-            now = self._beside.stat().st_mtime
-        try:
-            return max(0.0, now - path.lstat().st_mtime)
-        except FileNotFoundError:
-            return 0.0
+            now_s = fresh_mtime_s(self._beside)
+            try:
+                return now_s - fresh_mtime_s(path)
+            except FileNotFoundError:
+                return 0.0
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
+        while not self._stop.wait(self._heartbeat_s):
             with contextlib.suppress(OSError):
-                if _read(self.path).get("token") == self.token:
+                if read(self.path).get("token") == self.token:
                     os.utime(self.path, follow_symlinks=False)
 
 
@@ -202,10 +260,10 @@ class Fence:
         """
         if not now and time.monotonic() < self._next_s:
             return
-        token = _read(self._path).get("token")
+        token = read(self._path).get("token")
         if token is None:  # a hiccup of the file system
             time.sleep(_LOOK_AGAIN_S)
-            token = _read(self._path).get("token")
+            token = read(self._path).get("token")
         if token is None and not os.path.isdir(self._path.parent):
             raise OutputError(
                 f"{self._path.parent}: the folder is gone, with what was stored there"
@@ -216,57 +274,3 @@ class Fence:
                 f"any more"
             )
         self._next_s = time.monotonic() + _LOOK_EVERY_S
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return what a lock says; nothing if it is none. Never waits, follows no link."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            regular = stat.S_ISREG(os.fstat(fd).st_mode)
-            content = json.loads(os.read(fd, _MOST_BYTES)) if regular else None
-        finally:
-            os.close(fd)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _token(holder: dict[str, Any], path: Path) -> str:
-    """Return what tells a lock from every other: its token; of junk, its inode; or nothing."""
-    token = holder.get("token")
-    if isinstance(token, str) and _TOKEN.fullmatch(token):
-        return token
-    with contextlib.suppress(OSError):
-        return f"{path.lstat().st_ino:032x}"
-    return ""
-
-
-def _is_gone(holder: dict[str, Any], age_s: float, stale_s: float) -> bool:
-    """Return whether the job that wrote a lock has ended."""
-    if holder.get("host") == os.uname().nodename and holder.get("pids") == _process_numbers():
-        pid = holder.get("pid")
-        return not isinstance(pid, int) or _process_start(pid) != holder.get("started")
-    return age_s > stale_s  # what is no lock may be one that is being written: it has time, too
-
-
-def _process_start(pid: int) -> str:
-    """Return when a process of this host started, in clock ticks after boot; empty if it is gone.
-
-    A number of a process comes again, its start does not.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()
-    return "" if fields[0] in ("Z", "X") else fields[19]
-
-
-def _process_numbers() -> str:
-    """Return what tells apart where numbers of processes are counted: boots, and containers."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
