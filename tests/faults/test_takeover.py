@@ -1,4 +1,4 @@
-"""A job that goes on where one on another host fell silent: nothing that one writes late gets in."""
+"""A job goes on where one on another host fell silent: what that one writes late gets nowhere."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from h5ingest.mpi.comm import Comm, agree
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.job_files import JobPaths
+from h5ingest.storage.job_files import JobPaths, set_aside
 from h5ingest.storage.lock import Fence, Lock
 
 _LITTLE_BYTES: Final = 4 * MIB
@@ -100,8 +100,13 @@ class Job:
                     if self.interrupt.requested:
                         raise StoppedError("stopped as asked: nothing was begun")
 
-                limit_s, tell = self.options.peer_timeout_s, self.watch.notice
-                lock = Lock(self.paths.lock, limit_s, beat=watching, tell=tell)
+                lock = Lock(
+                    self.paths.lock,
+                    self.options.peer_timeout_s,
+                    beat=watching,
+                    tell=self.watch.notice,
+                    set_aside=lambda: set_aside(self.paths),
+                )
         try:
             token = self.comm.bcast(lock.token if lock else None)
             self.fence = Fence(self.paths.lock, token)

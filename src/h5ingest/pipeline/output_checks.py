@@ -15,6 +15,7 @@ from h5ingest.core.manifest import Manifest
 from h5ingest.core.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.png import decoder_version
+from h5ingest.mpi.async_sum import while_root_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version
@@ -146,7 +147,7 @@ def begin_file(
     known = Records.none()
     done: list[list[range]] = []
     earlier: list[Earlier] = []
-    with agreeing(job.comm):
+    with while_root_works(job.comm) as beat:
         if job.comm.rank == 0:
             from h5ingest.storage.lustre_stripes import create_empty  # not on the others
 
@@ -154,12 +155,18 @@ def begin_file(
                 job.check_space(layout.stored_bytes)
             options = job.options
 
+            def copying() -> None:
+                beat()
+                job.check_lock()
+
             def create(path: Path) -> None:
                 wanted = options.stripe_count, options.stripe_size
                 if notice := create_empty(path, job.comm, layout.stored_bytes, *wanted):
                     job.watch.notice(notice)
 
-            journal, known = begin(job.paths, about, restart=options.restart, create=create)
+            journal, known = begin(
+                job.paths, about, restart=options.restart, create=create, beat=copying
+            )
             spans = known.spans()
             done = done_spans(spans, len(layout.groups))
             earlier = spans_by_run(spans, len(layout.groups))

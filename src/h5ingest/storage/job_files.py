@@ -69,6 +69,7 @@ def begin(
     *,
     restart: bool,
     create: Callable[[Path], object],
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[Journal, Records]:
     """Return the journal, and what it knows: nothing, or what an unfinished job left.
 
@@ -79,12 +80,14 @@ def begin(
         about: what the job is: whatever must be the same for its work to be of use.
         restart: whether to discard what there is.
         create: makes a new file, empty.
+        beat: called now and then while files are copied.
 
     Raises:
         OutputError: what there is belongs to another job; names what differs.
     """
     if restart:
         discard(paths)
+    renew(paths, beat)
     has_partial = os.path.lexists(paths.partial)
     if has_partial and not os.path.lexists(paths.journal):
         raise OutputError(
@@ -110,37 +113,54 @@ def begin(
     return Journal(paths.journal, None, keep=n_bytes), records
 
 
-def renew(paths: JobPaths, beat: Callable[[], None]) -> None:
-    """Put copies in the place of what an unfinished job left. Not collective: rank 0 only.
+def set_aside(paths: JobPaths) -> None:
+    """Take their names from the files of a job that may still write to them. Rank 0 only.
 
-    A job on another host that has shown no sign of life may still live, cut off or suspended
-    between its last look at the lock and a write. Whatever it writes late goes into the files that
-    it has open, which have no name any more.
+    A job on another host that has been silent may live, cut off or suspended between its last look
+    at the lock and a write. What it writes late shall reach nothing: another job goes on with
+    copies (`renew`). A file that was set aside before is what counts; its copy may not be whole.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    for path in (paths.partial, paths.journal):
+        with output_errors(f"{path}: cannot be set aside"):
+            if os.path.lexists(_aside(path)):
+                path.unlink(missing_ok=True)
+            elif os.path.lexists(path):
+                path.rename(_aside(path))
+
+
+def renew(paths: JobPaths, beat: Callable[[], None]) -> None:
+    """Put copies in the place of files that were set aside, if there are any. Rank 0 only.
 
     Args:
         paths: the files.
-        beat: called now and then.
+        beat: called now and then, and before what was set aside is removed; may raise.
 
     Raises:
         OutputError: there is no space for them, or another error of the file system.
     """
-    for path in (paths.journal, paths.partial):
-        copy = path.with_name(f"{path.name}.copy")
-        try:
-            with output_errors(f"{path}: cannot be copied"):
-                if path.exists():
-                    _copy(path, copy, beat)
-                    copy.replace(path)
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-    sync(paths.out.parent)
+    old = [path for path in (paths.journal, paths.partial) if os.path.lexists(_aside(path))]
+    for path in old:
+        with output_errors(f"{_aside(path)}: cannot be copied"):
+            _copy(_aside(path), path, beat)
+    if old:
+        sync(paths.out.parent)
+        beat()
+    for path in old:
+        _aside(path).unlink()
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
 
 
 def _copy(path: Path, copy: Path, beat: Callable[[], None]) -> None:
     """Copy a file and bring it to the disk; leave out what was never written."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(path, "rb") as old, open(os.open(copy, flags, 0o666), "wb") as new:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(fd, "rb") as old, open(os.open(copy, flags, 0o666), "wb") as new:
         size, at = os.fstat(old.fileno()).st_size, 0
         new.truncate(size)
         while at < size:
@@ -161,8 +181,9 @@ def _copy(path: Path, copy: Path, beat: Callable[[], None]) -> None:
 def discard(paths: JobPaths) -> None:
     """Take away what an unfinished job left. Not collective: rank 0 only."""
     with output_errors(f"{paths.out}: cannot be made room for"):
-        paths.partial.unlink(missing_ok=True)
-        paths.journal.unlink(missing_ok=True)
+        for path in (paths.partial, paths.journal):
+            path.unlink(missing_ok=True)
+            _aside(path).unlink(missing_ok=True)
 
 
 def reserve(path: Path) -> None:

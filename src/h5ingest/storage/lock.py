@@ -33,6 +33,7 @@ from h5ingest.storage.lock_holder import (
     TOKEN,
     heartbeat_s,
     is_gone,
+    is_of_this_boot,
     is_ours,
     process_numbers,
     process_start,
@@ -61,6 +62,7 @@ class Lock:
         *,
         beat: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
+        set_aside: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the lock.
 
@@ -69,6 +71,8 @@ class Lock:
             stale_s: seconds without a heartbeat after which a job on another host is gone.
             beat: called now and then while a lock is watched.
             tell: is told what was found and taken over, for the user.
+            set_aside: called before a lock is taken over whose job was only silent, and may write
+                once more.
 
         Raises:
             OutputError: another job has it; says who, where and since when.
@@ -79,6 +83,7 @@ class Lock:
         self._stale_s = stale_s
         self._while_watching = beat
         self._tell = tell
+        self._set_aside = set_aside
         self._heartbeat_s = min(HEARTBEAT_S, stale_s / 3)
         self._content = json.dumps(
             {
@@ -173,6 +178,10 @@ class Lock:
         try:
             if token_of(read(path), path) != token:
                 raise changed
+            if path == self.path and not is_ours(holder):
+                rebooted = self._is_of_one_kernel(path) and not is_of_this_boot(holder)
+                if not rebooted:
+                    self._set_aside()
             with output_errors(f"{self.path}: cannot be taken over"):
                 claim.replace(path)
         finally:
@@ -185,11 +194,9 @@ class Lock:
 
         An old one is not watched where this kernel alone writes: its dates have no other clock.
         """
-        from h5ingest.storage.file_systems import fresh_mtime_s, look
+        from h5ingest.storage.file_systems import fresh_mtime_s
 
-        with output_errors(f"{path}: cannot be looked at"):
-            mount = look(path, with_stripes=False).mount
-        if age_s > 0 and mount is not None and mount.of_one_kernel:
+        if age_s > 0 and self._is_of_one_kernel(path):
             return False
         watch_s = 3 * heartbeat_s(holder) + _SERVED_LATE_S
         self._tell(f"watching for {watch_s:.0f} s whether {whose} is gone, as it seems to be")
@@ -201,6 +208,14 @@ class Lock:
                 if fresh_mtime_s(path) != seen_s:
                     return True
         return False
+
+    def _is_of_one_kernel(self, path: Path) -> bool:
+        """Return whether nobody but this kernel writes where the lock is."""
+        from h5ingest.storage.file_systems import look
+
+        with output_errors(f"{path}: cannot be looked at"):
+            mount = look(path, with_stripes=False).mount
+        return mount is not None and mount.of_one_kernel
 
     def _give_back(self, path: Path) -> None:
         """Remove a lock or a claim, if it is still ours."""

@@ -57,6 +57,11 @@ def is_ours(holder: dict[str, Any]) -> bool:
     return holder.get("host") == os.uname().nodename and holder.get("pids") == process_numbers()
 
 
+def is_of_this_boot(holder: dict[str, Any]) -> bool:
+    """Return whether a lock was written since this machine started."""
+    return str(holder.get("pids")).split()[:1] == process_numbers().split()[:1]
+
+
 def heartbeat_s(holder: dict[str, Any]) -> float:
     """Return the seconds between two heartbeats of the job that wrote a lock."""
     told = holder.get("heartbeat_s")
