@@ -14,7 +14,7 @@ COMPILED := env -u PYTHONDONTWRITEBYTECODE
 BENCH_DATA ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo check lint types test soak bench cluster-test dist image image-test format clean venvs
+.PHONY: help demo check lint types test soak bench cluster-test fs-test dist image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
@@ -54,6 +54,12 @@ soak: venvs ## the tests that take minutes: every filter, all data, all ranks, a
 cluster-test: venvs ## job scripts on a real SLURM, jobs over several hosts (root, Debian; 3 minutes)
 	@scripts/packages.sh slurmctld slurmd slurm-client munge iproute2
 	@.venv/mpich/bin/pytest -m cluster $(PYTEST_ARGS) tests/cluster
+
+# PYTEST_ARGS='-k ceph' and H5INGEST_KILLS=100 (kills) narrow and widen it.
+fs-test: venvs ## two hosts on GlusterFS, MooseFS and CephFS (root, Debian, /dev/fuse; 10 minutes)
+	@scripts/packages.sh glusterfs-server glusterfs-client moosefs-master moosefs-chunkserver \
+	  moosefs-client ceph-common ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse iproute2
+	@.venv/mpich/bin/pytest -m fs -s -n 2 --dist loadfile $(PYTEST_ARGS) tests/cluster
 
 # BENCH_DATA is a folder with mnist, cifar and kodak, each with PNG files at any depth; images that are
 # not there are drawn. BENCH_ARGS='--runs 3 --only MNIST', see benchmarks/against_baselines.py.

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from helpers import hosts
 from helpers.cluster_jobs import Images, make_images
 from helpers.faults import FAULTS, Fault
-from helpers.hosts import Hosts, launched
+from helpers.hosts import Hosts, launched, ranks_of
 from helpers.support import LAUNCHED, Flavour, explain, run
 
 pytestmark = pytest.mark.cluster
@@ -68,19 +66,6 @@ def test_a_host_that_is_lost_ends_the_job(
     assert code not in (0, 75), printed
     assert time.monotonic() - started_s < 15
     assert not out.exists()
-
-
-def ranks_of(out: Path) -> list[int]:
-    """The processes that work on an output, on whichever host; launchers do not count."""
-    found = []
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (
-                (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
-            )
-            if words and b"python" in words[0] and os.fsencode(out) in words:
-                found.append(int(process.name))
-    return found
 
 
 @pytest.mark.parametrize(

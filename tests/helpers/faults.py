@@ -77,28 +77,31 @@ class Images:
     different: list[NDArray[Any]]
 
     @classmethod
-    def write(cls, folder: Path) -> Images:
+    def write(cls, folder: Path, n: int = N_IMAGES, scale: int = 1) -> Images:
+        """Write n images of each kind, their sides so many times as long."""
         random = np.random.default_rng(5)
         shapes: list[tuple[int, ...]] = [
             (int(random.integers(3, 12)), int(random.integers(3, 12)), 3)[: 2 + row % 2]
-            for row in range(N_IMAGES)
+            for row in range(n)
         ]
         shapes[7] = (60, 70, 3)  # larger than a chunk, and than a batch
-        kinds = {
-            "equal": [random.integers(0, 256, (7, 5, 3), np.uint8) for _ in range(N_IMAGES)],
-            "larger": [random.integers(0, 256, (37, 29, 3), np.uint8) for _ in range(N_IMAGES)],
-            "different": [random.integers(0, 256, shape, np.uint8) for shape in shapes],
-        }
-        for name, images in kinds.items():
+        kinds: dict[str, list[tuple[int, ...]]]
+        kinds = {"equal": [(7, 5, 3)] * n, "larger": [(37, 29, 3)] * n, "different": shapes}
+        made: dict[str, list[NDArray[Any]]] = {}
+        for name, of_kind in kinds.items():
+            made[name] = images = [
+                random.integers(0, 256, (scale * height, scale * width, *planes), np.uint8)
+                for height, width, *planes in of_kind
+            ]
             (folder / name).mkdir(parents=True)
             for row, pixels in enumerate(images):
                 write_png(folder / name / f"{row:03}.png", pixels)
             rows = [
-                (f"{name}/{row:03}.png", ("cat", "dog", "emu")[row % 3], "ab"[row > 40], row / 4)
-                for row in range(N_IMAGES)
+                (f"{name}/{row:03}.png", ("cat", "dog", "emu")[row % 3], split, row / 4)
+                for row, split in enumerate("a" * (2 * n // 3 + 1) + "b" * (n - 2 * n // 3 - 1))
             ]
             write_manifest(folder / f"{name}.csv", [("path", "label", "split", "age"), *rows])
-        return cls(folder=folder, **kinds)
+        return cls(folder=folder, **made)
 
     def manifest(self, layout: str) -> Path:
         return self.folder / f"{self.kind(layout)}.csv"
@@ -128,7 +131,7 @@ class Images:
                 for name, image in zip(file["datasets"], self.different, strict=True):
                     np.testing.assert_array_equal(file[name][()], image)
             else:
-                files = [self.file(layout, row).read_bytes() for row in range(N_IMAGES)]
+                files = [self.file(layout, row).read_bytes() for row in range(len(self.equal))]
                 assert file["images/data"][:].tobytes() == b"".join(files)
 
 

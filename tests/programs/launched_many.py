@@ -1,8 +1,10 @@
 """Run h5ingest several times in one launch, as its command does: the ranks start only once.
 
-    launched_many.py JOBS FOLDER   JOBS is a JSON file with a list of lists of arguments; each rank
+    launched_many.py JOBS FOLDER [CHUNK_BYTES]
+                                   JOBS is a JSON file with a list of lists of arguments; each rank
                                    writes what it prints in job 3 to FOLDER/3.out.RANK and
-                                   FOLDER/3.err.RANK, and its exit code to FOLDER/3.code.RANK
+                                   FOLDER/3.err.RANK, and its exit code to FOLDER/3.code.RANK;
+                                   CHUNK_BYTES is for images of any size, in place of 512 KiB
 
 For jobs that end in good order; where a rank is to die, each needs a launch of its own.
 Launched by tests; never imported.
@@ -16,6 +18,7 @@ import sys
 from pathlib import Path
 
 from h5ingest.cli.main import run
+from h5ingest.core import layout_kinds
 from h5ingest.mpi.world import world
 
 
@@ -28,6 +31,8 @@ def redirect(fd: int, path: str) -> None:
 
 def main() -> None:
     jobs, folder = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
+    if sys.argv[3:]:
+        vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
     rank = world().rank
     for number, arguments in enumerate(jobs):
         redirect(1, f"{folder}/{number}.out.{rank}")

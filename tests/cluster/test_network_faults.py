@@ -1,0 +1,304 @@
+"""What goes wrong on a network file system: kills, lost servers and links, no space, late writers.
+
+`make fs-test` runs this; it needs root and /dev/fuse. H5INGEST_KILLS is the number of kills, and
+H5INGEST_SEED chooses them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from helpers.faults import ALL_FLAVOURS, Images, say
+from helpers.hosts import launched
+from helpers.network_fs import BRICKS_BYTES, VOLUMES, Gluster, Network
+from helpers.network_jobs import SLOW, TRIED, Job
+from helpers.support import PROGRAMS, explain, run
+
+pytestmark = pytest.mark.fs
+
+KILLS = int(os.environ.get("H5INGEST_KILLS", "4"))
+SEED = os.environ.get("H5INGEST_SEED", "17")
+KILLED = ("wheels", "mpich", "wheels", "openmpi")
+LINK_TO = 0o101000
+"""Mode of a file on a brick that only says on which other brick the file is."""
+REFUSED = "this output is being made by"
+
+
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_killed_job_goes_on_from_the_other_host(
+    network: Network, corpora: dict[str, Images], number: int
+) -> None:
+    dice = random.Random(f"{SEED} {number}")
+    stack = ALL_FLAVOURS[KILLED[number % len(KILLED)]].checked()
+    volume = dice.choice([*VOLUMES])
+    # The first host may go on at once, it knows that its process is gone; the other after minutes,
+    # when nothing is cached any more.
+    second = dice.choice(("h1", "h2", "h2", "h2"))
+    cached = second == "h1" and bool(VOLUMES[volume].cached)
+    job = Job.new(network, stack, corpora["many"], dice.choice(TRIED), volume, cached=cached)
+    with launched(job.command("h1", [SLOW])) as running:
+        end_s = time.monotonic() + 60
+        while not job.seen_from("h1", ".lock").exists() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        after_s = dice.uniform(0, 5)
+        time.sleep(after_s)
+        while ranks := job.ranks():
+            signal_all(ranks, signal.SIGKILL)
+        code, printed = running.end(timeout_s=60)
+    there = "all"
+    if not job.seen_from(second).exists():
+        assert code != 0, printed
+        if second == "h2":
+            if job.seen_from("h2", ".lock").exists():
+                alone = run(job.command("h2", n_ranks=1))
+                assert alone.returncode == 5, explain(alone)
+                assert REFUSED in alone.stderr, explain(alone)
+            job.let_time_pass("h2")
+        there = job.go_on(second)["n_resumed"]
+    job.check("h2" if second == "h1" else "h1")
+    say(f"kill {number}: {stack.name} {volume}{' cached' * cached} {job.layout}, after "
+        f"{after_s:.2f} s, {there} of 96 were there; went on from {second}")  # fmt: skip
+
+
+@pytest.mark.parametrize("volume", list(VOLUMES))
+def test_of_two_jobs_on_one_output_one_is_refused(
+    network: Network, corpora: dict[str, Images], volume: str, tmp_path: Path
+) -> None:
+    stack = ALL_FLAVOURS["mpich"].checked()
+    meet = "touch $(hostname); until [ -e h1 -a -e h2 ]; do sleep 0.01; done"
+    both_at_once = {"act": f"sh:cd {tmp_path}; {meet}", "site": "lock"}
+    job = Job.new(network, stack, corpora["few"], "stack zstd", volume)
+    with contextlib.ExitStack() as both:
+        running = [
+            both.enter_context(launched(job.command(host, [both_at_once, SLOW], n_ranks=1)))
+            for host in ("h1", "h2")
+        ]
+        ended = [one.end(timeout_s=60) for one in running]
+    assert sorted(code for code, _ in ended) == [0, 5], ended
+    assert REFUSED in max(ended)[1] or "has just taken" in max(ended)[1], ended
+    job.check("h1")
+    job.check("h2")
+    job = Job.new(network, stack, corpora["many"], "stack", volume)
+    with job.under_way("h1") as running_first:
+        signal_all(job.ranks(), signal.SIGSTOP)  # it is still there, however slow the second one is
+        second = run(job.command("h2"))
+        signal_all(job.ranks(), signal.SIGCONT)
+        assert second.returncode == 5, explain(second)
+        assert REFUSED in second.stderr, explain(second)
+        code, printed = running_first.end(timeout_s=60)
+    assert code == 0, printed
+    job.check("h2")
+
+
+PLACES = [(name, False) for name in VOLUMES]
+PLACES += [(name, True) for name, kind in VOLUMES.items() if kind.cached]
+
+
+def test_a_lock_has_one_holder_whatever_its_state(network: Network, tmp_path: Path) -> None:
+    python = ALL_FLAVOURS["wheels"].checked().bin / "python"
+    for volume, cached in PLACES:
+        lock = network.mounted(volume, cached=cached) / "turns.lock"
+        words: list[str | Path]
+        words = [python, PROGRAMS / "launched_turns.py", "turns", lock, tmp_path / "inside", "10"]
+        with contextlib.ExitStack() as both:
+            running = [
+                both.enter_context(launched(network.hosts.command(host, words)))
+                for host in ("h1", "h2")
+            ]
+            ended = [one.end(timeout_s=90) for one in running]
+        say(f"turns {volume}{' cached' * cached}: {[printed for _, printed in ended]}")
+        assert ended == [(0, "10\n")] * 2
+
+
+def test_a_job_that_lives_keeps_its_lock_though_attributes_are_cached(network: Network) -> None:
+    program = [ALL_FLAVOURS["wheels"].checked().bin / "python", PROGRAMS / "launched_turns.py"]
+    locks = [network.mounted(name, cached=True) / "held.lock" for name, cached in PLACES if cached]
+    hold = network.hosts.command("h1", [*program, "hold", "40", *locks])
+    attempt = network.hosts.command("h2", [*program, "try", "11", *locks])
+    with launched(hold) as holder, launched(attempt) as other:
+        code, printed = other.end(timeout_s=60)
+        assert holder.process.poll() is None, holder.end(timeout_s=1)
+    say(printed)
+    assert code == 0
+    assert "taken\n" not in printed
+
+
+@pytest.mark.parametrize(
+    ("volume", "stack", "layout"),
+    [("replicated", "mpich", "stack"), ("replicated", "wheels", "tree gzip"),
+     ("dispersed", "openmpi", "ragged"), ("moose", "wheels", "stack zstd")],
+)  # fmt: skip
+def test_a_copy_of_the_data_is_lost_in_mid_run(
+    network: Network, corpora: dict[str, Images], volume: str, stack: str, layout: str
+) -> None:
+    job = Job.new(network, ALL_FLAVOURS[stack].checked(), corpora["many"], layout, volume)
+    with job.under_way() as running:
+        network.kill_a_server(volume)
+        code, printed = running.end(timeout_s=120)
+    try:
+        assert code == 0, printed
+        job.check("h2")
+    finally:
+        network.start_it_again(volume)
+
+
+def on_brick(network: Network, job: Job, number: int) -> bool:
+    """Whether the output that is being made is on this brick of a distributed volume."""
+    brick = VOLUMES["distributed"].place(network, "distributed", number)
+    partial = brick / job.out.parent.name / f"{job.out.name}.partial"
+    seen = network.hosts.seen_from("server", partial)
+    return seen.exists() and seen.stat().st_mode != LINK_TO  # of another brick
+
+
+def test_the_only_copy_of_the_data_is_lost_in_mid_run(
+    network: Network, corpora: dict[str, Images]
+) -> None:
+    stack = ALL_FLAVOURS["wheels"].checked()
+    job = Job.new(network, stack, corpora["many"], "stack zstd", "distributed")
+    with job.under_way() as running:
+        (number,) = (number for number in (1, 2, 3) if on_brick(network, job, number))
+        network.kill_a_server("distributed", number)
+        began_s = time.monotonic()
+        try:
+            code, printed = running.end(timeout_s=120)
+        finally:
+            network.start_it_again("distributed", number)
+    say(f"brick killed: exit {code} after {time.monotonic() - began_s:.0f} s\n{printed}")
+    assert code == 5, printed
+    job.let_time_pass("h2")
+    job.go_on("h2")
+    job.check("h1")
+
+
+def where(pid: int) -> str:
+    """Where in the kernel the threads of a process wait."""
+    with contextlib.suppress(OSError):
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return " ".join((thread / "wchan").read_text() for thread in threads)
+    return "ended"
+
+
+@pytest.mark.parametrize(
+    ("volume", "stack"), [("replicated", "wheels"), ("moose", "mpich"), ("distributed", "openmpi")]
+)
+def test_the_link_of_a_host_is_cut_in_mid_run(
+    network: Network, corpora: dict[str, Images], volume: str, stack: str
+) -> None:
+    flavour = ALL_FLAVOURS[stack].checked()
+    job = Job.new(network, flavour, corpora["many"], "stack", volume, "--peer-timeout", "5")
+    with job.under_way():
+        here = {host: set(network.hosts.pids(host)) & set(job.ranks()) for host in ("h1", "h2")}
+        network.hosts.cut("h2")
+        began_s, ended_s = time.monotonic(), dict[str, float]()
+        try:
+            while len(ended_s) < 2 and time.monotonic() < began_s + 30:
+                for host, pids in here.items():
+                    if host not in ended_s and not pids & set(job.ranks()):
+                        ended_s[host] = time.monotonic() - began_s
+                time.sleep(0.1)
+            left = {
+                host: [where(pid) for pid in pids & set(job.ranks())] for host, pids in here.items()
+            }
+        finally:
+            signal_all(job.ranks(), signal.SIGKILL)
+            network.hosts.join("h2")
+        mended_s = time.monotonic()
+        while job.ranks() and time.monotonic() < mended_s + 60:
+            time.sleep(0.1)
+    took = {host: f"{seconds:.0f} s" for host, seconds in ended_s.items()}
+    say(f"link cut, {volume} {stack}: ranks ended after {took}; left after 30 s: {left}; "
+        f"ended {time.monotonic() - mended_s:.0f} s after it was mended")  # fmt: skip
+    assert not job.ranks()
+    job.let_time_pass("h1")
+    job.go_on("h1")
+    job.check("h2")
+
+
+@pytest.mark.parametrize(
+    ("volume", "stack", "layout"),
+    [("replicated", "wheels", "stack zstd"), ("replicated", "wheels", "ragged"),
+     ("replicated", "mpich", "stack"), ("moose", "openmpi", "stack")],
+)  # fmt: skip
+def test_no_space_in_mid_run(
+    network: Network, corpora: dict[str, Images], volume: str, stack: str, layout: str
+) -> None:
+    job = Job.new(network, ALL_FLAVOURS[stack].checked(), corpora["many"], layout, volume)
+    with job.under_way() as running, no_space(network, volume, job.out.parent):
+        code, printed = running.end(timeout_s=120)
+    say(f"no space, {volume} {stack} {layout}: exit {code}\n{printed}")
+    assert code == 5, printed
+    assert "space" in printed or "quota" in printed, printed
+    job.let_time_pass("h2")
+    assert job.go_on("h2")["n_resumed"] > 0
+    job.check("h1")
+
+
+@contextlib.contextmanager
+def no_space(network: Network, volume: str, folder: Path) -> Iterator[None]:
+    """Leave next to no space for what is written into a folder."""
+    if volume == "moose":
+        network.on("h1", "mfssetquota", "-S", "70KiB", folder)
+        yield
+        network.on("h1", "mfsdelquota", "-A", folder)
+    else:
+        told = os.statvfs(network.hosts.seen_from("server", network.data / "bricks"))
+        used = (told.f_blocks - told.f_bfree) * told.f_frsize
+        Gluster.resize(network, used + 50_000)
+        yield
+        Gluster.resize(network, BRICKS_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("volume", "stack", "layout", "still"),
+    [("replicated", "wheels", "stack zstd", True), ("replicated", "mpich", "stack", False),
+     ("moose", "wheels", "ragged", False), ("distributed", "openmpi", "ragged", True)],
+)  # fmt: skip
+def test_a_job_that_slept_and_was_replaced_writes_nothing(
+    network: Network, corpora: dict[str, Images], volume: str, stack: str, layout: str, still: bool
+) -> None:  # fmt: skip
+    flavour = ALL_FLAVOURS[stack].checked()
+    job = Job.new(network, flavour, corpora["many"], layout, volume)
+    with job.under_way() as running:
+        asleep = job.ranks()
+        assert len(asleep) == 4
+        signal_all(asleep, signal.SIGSTOP)
+        try:
+            job.let_time_pass("h2")
+            if still:
+                lock = job.seen_from("h2", ".lock").read_bytes()
+                with launched(job.command("h2", [SLOW])) as other:
+                    while job.seen_from("h2", ".lock").read_bytes() == lock:
+                        assert other.process.poll() is None
+                        time.sleep(0.02)
+                    time.sleep(1.5)
+                    signal_all(asleep, signal.SIGCONT)
+                    code, printed = other.end(timeout_s=90)
+                assert code == 0, printed
+            else:
+                job.go_on("h2")
+                before = hashlib.sha256(job.seen_from("h2").read_bytes()).digest()
+        finally:
+            signal_all(asleep, signal.SIGCONT)
+        woken_s = time.monotonic()
+        code, printed = running.end(timeout_s=90)
+    say(f"slept, {volume} {stack} {layout}, {still=}: "
+        f"exit {code} after {time.monotonic() - woken_s:.1f} s\n{printed}")  # fmt: skip
+    job.check("h1")
+    job.check("h2")
+    if not still:
+        assert hashlib.sha256(job.seen_from("h2").read_bytes()).digest() == before
+    assert code == 5, printed

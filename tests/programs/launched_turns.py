@@ -1,0 +1,80 @@
+"""Take locks on a file system that several hosts share, each host in a process of its own.
+
+    launched_turns.py turns LOCK INSIDE N   take the lock N times, and release it or leave it as a
+                                            job that died; INSIDE, on a disk without caches, exists
+                                            while the lock is held: that it does already is an error
+    launched_turns.py hold SECONDS LOCK...  take all these locks and keep them alive so long
+    launched_turns.py try SECONDS LOCK...   after so many seconds try to take them, three times;
+                                            print which were got
+
+Launched by tests; never imported.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from h5ingest.core.errors import OutputError
+from h5ingest.storage import lock as lock_module
+from h5ingest.storage.lock import Lock
+
+STALE_S = 15.0
+"""More than the heartbeat of a lock, less than an attribute may be cached."""
+
+
+def turns(path: Path, inside: Path, n: int) -> None:
+    """Let every lock look like one of another host, as if each turn were a job on a new one."""
+    dice, taken, host = random.Random(os.getpid()), 0, os.uname().nodename
+    end_s = time.monotonic() + 60
+    while taken < n and time.monotonic() < end_s:
+        time.sleep(dice.random() * 0.01)
+        name = f"{host}-{taken}"
+        vars(lock_module)["os"] = SimpleNamespace(
+            **{**vars(os), "uname": lambda name=name: SimpleNamespace(nodename=name)}
+        )
+        try:
+            lock = Lock(path, STALE_S)
+        except OutputError:
+            continue
+        os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        time.sleep(0.003)
+        inside.unlink()
+        taken += 1
+        if dice.random() < 0.5:
+            lock.release()
+        else:
+            lock._stop.set()
+            os.utime(path, (time.time() - 999,) * 2)
+    print(taken)
+
+
+def main() -> None:
+    verb, *words = sys.argv[1:]
+    if verb == "turns":
+        turns(Path(words[0]), Path(words[1]), int(words[2]))
+        return
+    seconds, paths = float(words[0]), [Path(word) for word in words[1:]]
+    if verb == "hold":
+        held = [Lock(path, STALE_S) for path in paths]
+        print("held", flush=True)
+        time.sleep(seconds)
+        for lock in held:
+            lock.release()
+        return
+    for _ in range(3):
+        time.sleep(seconds)
+        for path in paths:
+            try:
+                Lock(path, STALE_S)
+                print(path, "taken", flush=True)
+            except OutputError as error:
+                print(error, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
