@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.options import MIB, IngestOptions
 from h5ingest.mpi.async_sum import AsyncSum, while_root_works
-from h5ingest.mpi.comm import Comm, agree
+from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
@@ -77,6 +77,8 @@ class Job:
     """Whether some rank has been asked to stop, as far as this one knows."""
     fence: Fence | None = None
     """Guards the file."""
+    file_number: int = 0
+    """On rank 0: inode of the unfinished file; 0 before it is there."""
 
     @property
     def source_folder(self) -> bytes:
@@ -109,7 +111,10 @@ class Job:
                 )
         try:
             token = self.comm.bcast(lock.token if lock else None)
-            self.fence = Fence(self.paths.lock, token)
+            patience_s = self.options.peer_timeout_s / 2
+            self.fence = Fence(self.paths.lock, token, patience_s if self.comm.n_hosts > 1 else 0.1)
+            with agreeing(self.comm):
+                self.fence.check(now=True)
             yield
         finally:
             if lock is not None:
@@ -123,6 +128,9 @@ class Job:
         """
         if self.fence is not None:
             self.fence.check(now=True)
+        with output_errors(f"{self.paths.partial}: cannot be looked at"):
+            if self.file_number and self.paths.partial.stat().st_ino != self.file_number:
+                raise OutputError(f"{self.paths.partial}: another job has taken this name")
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -167,6 +167,7 @@ def begin_file(
             journal, known = begin(
                 job.paths, about, restart=options.restart, create=create, beat=copying
             )
+            job.file_number = job.paths.partial.stat().st_ino
             spans = known.spans()
             done = done_spans(spans, len(layout.groups))
             earlier = spans_by_run(spans, len(layout.groups))

@@ -6,8 +6,10 @@ exists before the partial file does, so that a partial file without one is nobod
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,8 @@ def begin(
         discard(paths)
     renew(paths, beat)
     has_partial = os.path.lexists(paths.partial)
+    if restart or has_partial:
+        _remove_file_pointers(paths.partial)
     if has_partial and not os.path.lexists(paths.journal):
         raise OutputError(
             f"{paths.partial}: expected its journal {paths.journal.name} beside it, found none: "
@@ -176,6 +180,15 @@ def _copy(path: Path, copy: Path, beat: Callable[[], None]) -> None:
             at += len(data)
             beat()
         os.fsync(new.fileno())
+
+
+def _remove_file_pointers(partial: Path) -> None:
+    """Remove what Open MPI leaves beside a file when a job is aborted: its shared file pointers."""
+    left = re.compile(re.escape(partial.name) + r"-\d+-\d+\.lock")
+    with contextlib.suppress(OSError), os.scandir(partial.parent) as entries:
+        for entry in entries:
+            if left.fullmatch(entry.name):
+                os.unlink(entry.path)
 
 
 def discard(paths: JobPaths) -> None:

@@ -258,11 +258,19 @@ class Lock:
 class Fence:
     """What every rank asks before it writes: is the lock still our job's? Not collective."""
 
-    def __init__(self, path: Path, token: str) -> None:
-        """Watch the lock that root took."""
+    def __init__(self, path: Path, token: str, patience_s: float = _LOOK_AGAIN_S) -> None:
+        """Watch the lock that rank 0 took.
+
+        Args:
+            path: the lock file.
+            token: of the lock.
+            patience_s: seconds in which this host must come to see it: it may remember an earlier
+                lock of this name. Once it has seen this one, any other is a later one.
+        """
         self._path = path
         self._token = token
         self._next_s = 0.0
+        self._patience_s = patience_s
 
     def check(self, *, now: bool = False) -> None:
         """Look at the lock, if that is a second ago.
@@ -276,7 +284,8 @@ class Fence:
         if not now and time.monotonic() < self._next_s:
             return
         token = read(self._path).get("token")
-        if token is None:  # a hiccup of the file system
+        end_s = time.monotonic() + self._patience_s
+        while token != self._token and time.monotonic() < end_s:
             time.sleep(_LOOK_AGAIN_S)
             token = read(self._path).get("token")
         if token is None and not os.path.isdir(self._path.parent):
@@ -289,3 +298,4 @@ class Fence:
                 f"any more"
             )
         self._next_s = time.monotonic() + _LOOK_EVERY_S
+        self._patience_s = _LOOK_AGAIN_S  # a hiccup of the file system

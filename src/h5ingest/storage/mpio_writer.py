@@ -24,7 +24,7 @@ from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Record
 from h5ingest.storage.placed_file import little_endian
-from h5ingest.storage.shared_blocks import boxes, whole_blocks
+from h5ingest.storage.shared_blocks import boxes, see_same_file, whole_blocks
 from h5ingest.storage.shared_open import open_shared, share
 from h5ingest.storage.writer import Writer
 
@@ -77,6 +77,7 @@ class MpioWriter(Writer):
             for spec, offset in zip(layout.datasets, comm.bcast(offsets), strict=True)
         }
         """Where each dataset begins, in bytes."""
+        see_same_file(path, comm)
         access = file_access()
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
             if comm.size > 1:

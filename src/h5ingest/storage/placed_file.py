@@ -24,7 +24,7 @@ from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Record
-from h5ingest.storage.shared_blocks import Bytes
+from h5ingest.storage.shared_blocks import Bytes, see_same_file
 
 
 class PlacedFile:
@@ -69,6 +69,7 @@ class PlacedFile:
                     checkpoints.enter(self.placer.replay(beat))
         starts = zip(layout.datasets, comm.bcast(offsets), strict=True)
         self._rows = {s.name: (start, s.row_bytes) for s, start in starts if start is not None}
+        see_same_file(path, comm)
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
             self.fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 

@@ -14,12 +14,20 @@ import contextlib
 import math
 import mmap
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from h5ingest.core.errors import OutputError
+from h5ingest.mpi.comm import Comm, agreeing
+
 BLOCK: Final = max(4096, mmap.PAGESIZE)
 """Bytes. Caches work in pages, and every other unit (block, stripe) is a multiple of them."""
+
+_LONGEST_S: Final = 90.0
+"""Longer than any host usually remembers names (GlusterFS: 1 s, tuned mounts: 60 s)."""
+_LOOK_EVERY_S: Final = 0.1
 
 Bytes = bytes | bytearray | memoryview
 
@@ -90,13 +98,53 @@ def boxes(
 
 
 def forget_cached(path: Path) -> None:
-    """Have this host read the file anew: what its cache holds may be older than the file.
+    """Have this host read the file anew: what it remembers of it may be older than the file.
 
     Not collective; all hosts have brought to the disk what they wrote (fsync).
     """
+    from h5ingest.storage.file_systems import fresh_mtime_s  # for jobs on several hosts
+
     with contextlib.suppress(OSError):  # whoever reads the file says what is wrong with it
+        fresh_mtime_s(path)  # and its size
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
+
+
+def see_same_file(path: Path, comm: Comm) -> None:
+    """Wait until all hosts see the file that rank 0 sees under this name, at its size. Collective.
+
+    A host that has looked at an earlier file of this name may take the name for that one as long as
+    it remembers names, a minute on some mounts; what it wrote would go into the earlier file.
+
+    Raises:
+        OutputError: some host does not see it (on all ranks).
+    """
+    if comm.n_hosts == 1:
+        return
+    expected = comm.bcast(_number_and_size(path) if comm.rank == 0 else None)
+    end_s, seen = time.monotonic() + _LONGEST_S, None
+    with agreeing(comm):
+        while seen != expected:
+            if seen is not None:
+                if time.monotonic() > end_s:
+                    raise OutputError(
+                        f"{path}: expected all hosts to see the same file, rank {comm.rank} on "
+                        f"{os.uname().nodename} sees another one after {_LONGEST_S:.0f} s: is the "
+                        f"folder one file system on all hosts? `h5ingest doctor`, on the job's "
+                        f"hosts, tries it."
+                    )
+                time.sleep(_LOOK_EVERY_S)
+            forget_cached(path)
+            seen = _number_and_size(path)
+
+
+def _number_and_size(path: Path) -> tuple[int, int]:
+    """Return what tells a file from others of its name; zeros if there is none."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return 0, 0
+    return seen.st_ino, seen.st_size
