@@ -39,7 +39,8 @@ lint: venv-mpich ## style and spelling of all sources, which folder imports whic
 	@.venv/mpich/bin/ruff format --check
 	@.venv/mpich/bin/lint-imports
 	@.venv/mpich/bin/codespell $(WORDS)
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
+	@PATH=.venv/mpich/bin:$$PATH; \
+	  if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
 
 types: venv-mpich ## strict type check
 	@.venv/mpich/bin/mypy

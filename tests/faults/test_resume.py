@@ -76,7 +76,7 @@ ON_ROOT = {
     "discard": (("before", "after"), 1),
     "release": (("before",), 1),
 }
-"""The same, on root only."""
+"""The same, on rank 0 only."""
 PLACED = {"place": (("before", "after"), 12), "raw": (("before", "after", "torn"), 4)}
 DIRECT = {"direct": (("before", "after"), 6)}
 TREE = {"images": (("before", "after"), 1)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import WHEELS, clean_environment, end_session, run
+from helpers.support import ADMIN_PATH, WHEELS, clean_environment, end_session, lacking, run
 
 PROGRAMS = ("ip", "nsenter", "unshare")
 HYDRA = {"mpich": "mpiexec.mpich", "wheels": WHEELS.mpirun[0]}
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 AGENT = """\
 #!/bin/sh
@@ -149,18 +147,13 @@ class Hosts:
         return Path(f"/proc/{self.holders[host].pid}/root{path}")
 
     def _ip(self, host: str, *words: str) -> None:
-        completed = run(self.command(host, ["ip", *words]), env={"PATH": _PATH})
+        completed = run(self.command(host, ["ip", *words]), env={"PATH": ADMIN_PATH})
         assert completed.returncode == 0, completed.stderr
 
 
 def missing() -> str:
     """Why no hosts can be made here; empty if they can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
-    if absent:
-        return f"not installed: {' '.join(absent)} (Debian: iproute2 util-linux)"
-    return ""
+    return lacking("a network namespace", PROGRAMS, "iproute2 util-linux")
 
 
 @contextlib.contextmanager
@@ -202,7 +195,7 @@ def _hold(hosts: Hosts, name: str, table: Path) -> None:
     )
     holder = subprocess.Popen(
         ["unshare", "--net", "--uts", "--mount", "--ipc", "sh", "-c", f"{setup}\n{HOLD}"],
-        env=clean_environment({"PATH": _PATH}), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=clean_environment({"PATH": ADMIN_PATH}), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
     hosts.holders[name] = holder

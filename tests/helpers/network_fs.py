@@ -23,13 +23,12 @@ import pytest
 
 from helpers import hosts
 from helpers.hosts import Hosts
-from helpers.support import run
+from helpers.support import ADMIN_PATH, run
 
 SERVER: Final = "server"
 CLIENTS: Final = ("h1", "h2")
 BRICKS_BYTES: Final = 2**31
 """What all bricks of GlusterFS have together."""
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _START_S = 60
 """In which a server that was started has to answer."""
 
@@ -50,7 +49,7 @@ class Network:
     def on(self, host: str, *words: str | Path, timeout_s: float = _START_S) -> str:
         """Run a command on a host to its good end; return what it printed."""
         command = self.hosts.command(host, words)
-        completed = run(command, env={"PATH": _PATH}, timeout_s=timeout_s)
+        completed = run(command, env={"PATH": ADMIN_PATH}, timeout_s=timeout_s)
         if completed.returncode:
             pytest.fail(f"{completed.args}: {completed.stdout}{completed.stderr}", pytrace=False)
         return completed.stdout
@@ -301,7 +300,7 @@ def missing(volume: str) -> str:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "no /dev/fuse: the kernel has no FUSE, or this container may not use it"
     kind = VOLUMES[volume]
-    absent = [name for name in kind.programs if shutil.which(name, path=_PATH) is None]
+    absent = [name for name in kind.programs if shutil.which(name, path=ADMIN_PATH) is None]
     return f"not installed: {' '.join(absent)} (Debian: {kind.packages})" if absent else ""
 
 

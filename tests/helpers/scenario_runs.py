@@ -84,7 +84,7 @@ def go(run: Run, comm: Comm) -> Outcome:
 
 
 class Launch(Protocol):
-    """Runs what is asked for, on root."""
+    """Runs what is asked for, on rank 0."""
 
     def __call__(self, run: Run) -> Outcome: ...
 

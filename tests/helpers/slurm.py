@@ -7,7 +7,6 @@ end with it.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
@@ -20,7 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import Completed, clean_environment, end_with_parent, run
+from helpers.support import (
+    ADMIN_PATH,
+    Completed,
+    clean_environment,
+    end_with_parent,
+    lacking,
+    run,
+)
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "sinfo")
 ENDED = (
@@ -148,12 +154,8 @@ class Slurm:
 
 def missing() -> str:
     """Why no SLURM can be started here; empty if one can."""
-    if os.geteuid() != 0:
-        return "a private SLURM with several nodes on one host needs root"
-    absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
-    if absent:
-        return f"not installed: {' '.join(absent)} (Debian: slurmctld slurmd slurm-client munge)"
-    return ""
+    purpose = "a private SLURM with several nodes on one host"
+    return lacking(purpose, PROGRAMS, "slurmctld slurmd slurm-client munge")
 
 
 @contextlib.contextmanager
@@ -165,9 +167,6 @@ def start(work: Path, *, n_nodes: int) -> Iterator[Slurm]:
         yield slurm
     finally:
         slurm.stop()
-
-
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _start(slurm: Slurm, n_nodes: int) -> None:
@@ -209,12 +208,12 @@ def _start(slurm: Slurm, n_nodes: int) -> None:
 
 
 def _daemon(slurm: Slurm, name: str, *arguments: str) -> None:
-    program = shutil.which(name, path=_PATH)
+    program = shutil.which(name, path=ADMIN_PATH)
     assert program is not None
     with (slurm.work / f"{name}.out.log").open("ab") as out:
         slurm.daemons.append(
             subprocess.Popen(
-                [program, *arguments], env={**clean_environment(slurm.env), "PATH": _PATH},
+                [program, *arguments], env={**clean_environment(slurm.env), "PATH": ADMIN_PATH},
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 preexec_fn=end_with_parent,
             )

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,7 +23,7 @@ import png
 import pytest
 from numpy.typing import NDArray
 
-from h5ingest.pipeline.job import NullProgress
+from h5ingest.pipeline.job import ProgressListener
 from h5ingest.storage.file_systems import look
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,24 @@ def need_direct_io(folder: Path) -> None:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_DIRECT))
     except OSError as error:
         pytest.skip(f"no direct I/O in {folder}: {error}")
+
+
+ADMIN_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+"""Where programs are that only root needs."""
+
+
+def lacking(purpose: str, programs: Iterable[str], packages: str) -> str:
+    """Why something that needs root and these programs cannot be done here; empty if it can.
+
+    Args:
+        purpose: what needs root.
+        programs: names.
+        packages: Debian's, that have them.
+    """
+    if os.geteuid() != 0:
+        return f"{purpose} needs root"
+    absent = [name for name in programs if shutil.which(name, path=ADMIN_PATH) is None]
+    return f"not installed: {' '.join(absent)} (Debian: {packages})" if absent else ""
 
 
 def run(
@@ -319,7 +338,7 @@ def explain(completed: Completed) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Meddler(NullProgress):
+class Meddler(ProgressListener):
     """A watch that does something between the look at the headers and the storing."""
 
     meddle: Callable[[], object]

@@ -17,7 +17,7 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
 from h5ingest.inspect.verify import verify
-from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.pipeline.redistribute import redistribute
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage.checkpoints import Checkpoints
@@ -66,10 +66,10 @@ class Waits:
         self.n += 1
 
 
-def test_a_rank_that_waits_for_root_gets_signs_of_life() -> None:
+def test_a_rank_that_waits_for_rank_0_gets_signs_of_life() -> None:
     def work(comm: ThreadComm) -> int:
         vars(comm)["watch"] = waits = Waits()
-        with while_root_works(comm) as beat:
+        with while_rank_0_works(comm) as beat:
             until_s = time.monotonic() + 2
             while comm.rank == 0 and time.monotonic() < until_s:
                 beat()
@@ -79,7 +79,7 @@ def test_a_rank_that_waits_for_root_gets_signs_of_life() -> None:
     assert on_ranks(2, work)[1] >= 4  # one in 0.25 s
 
 
-def test_root_gives_signs_of_life_while_it_creates_datasets(tmp_path: Path) -> None:
+def test_rank_0_gives_signs_of_life_while_it_creates_datasets(tmp_path: Path) -> None:
     layout = layout_of(3000)
 
     def work(comm: ThreadComm) -> tuple[float, int]:

@@ -400,15 +400,19 @@ def test_a_file_system_that_refuses_the_file_is_reported_once(ended: dict[str, E
     assert_refused(ended["proc"].completed, 5, Path("/proc/out.h5"), "/proc/out.h5")
 
 
+def go_wrong(flavour: Flavour, thousand: Thousand, how: str, rank: int, out: Path) -> Completed:
+    """What becomes of a job on three ranks when one of them crashes, is killed, has no space."""
+    return flavour.run_launched(
+        3, how, str(rank), "20", thousand.manifest("good.txt", {}), out,
+        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_crash_of_one_rank_ends_all_with_its_traceback(
     flavour: Flavour, thousand: Thousand, rank: int, tmp_path: Path
 ) -> None:
-    manifest = thousand.manifest("good.txt", {})
-    completed = flavour.run_launched(
-        3, "crash", str(rank), "20", manifest, tmp_path / "out.h5",
-        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
-    )  # fmt: skip
+    completed = go_wrong(flavour, thousand, "crash", rank, tmp_path / "out.h5")
     assert completed.returncode == 1, explain(completed)
     assert f"[rank {rank} of 3] Traceback" in completed.stderr, explain(completed)
     assert f"[rank {rank} of 3] ZeroDivisionError: arranged by a test" in completed.stderr
@@ -420,11 +424,7 @@ def test_a_rank_that_is_killed_ends_the_job(
     flavour: Flavour, thousand: Thousand, tmp_path: Path
 ) -> None:
     # MPICH's mpirun then exits with 9, that of Open MPI with 128 + 9.
-    manifest = thousand.manifest("good.txt", {})
-    completed = flavour.run_launched(
-        3, "kill", "1", "20", manifest, tmp_path / "out.h5",
-        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
-    )  # fmt: skip
+    completed = go_wrong(flavour, thousand, "kill", 1, tmp_path / "out.h5")
     assert completed.returncode in (9, 137), explain(completed)
     assert not (tmp_path / "out.h5").exists()
 
@@ -432,11 +432,7 @@ def test_a_rank_that_is_killed_ends_the_job(
 def test_a_disk_that_is_full_for_one_rank_ends_all_with_its_message(
     flavour: Flavour, thousand: Thousand, tmp_path: Path
 ) -> None:
-    manifest = thousand.manifest("good.txt", {})
-    completed = flavour.run_launched(
-        3, "full", "1", "20", manifest, tmp_path / "out.h5",
-        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
-    )  # fmt: skip
+    completed = go_wrong(flavour, thousand, "full", 1, tmp_path / "out.h5")
     assert completed.returncode == 5, explain(completed)
     (line,) = error_lines(completed)
     assert line.startswith("[rank 1 of 3] ")

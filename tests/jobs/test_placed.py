@@ -935,7 +935,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 @pytest.mark.parametrize("name", ["mpich", "wheels"])
-def test_root_grows_by_less_than_100_bytes_a_chunk(name: str, tmp_path: Path) -> None:
+def test_rank_0_grows_by_less_than_100_bytes_a_chunk(name: str, tmp_path: Path) -> None:
     """Even if no checkpoint takes anything off it."""
     python = ALL[name].checked().bin / "python"
     peaks = []
@@ -946,7 +946,7 @@ def test_root_grows_by_less_than_100_bytes_a_chunk(name: str, tmp_path: Path) ->
     assert (peaks[1] - peaks[0]) / 150_000 < 100, peaks
 
 
-def test_root_grows_by_less_than_100_bytes_a_chunk_when_it_resumes(tmp_path: Path) -> None:
+def test_rank_0_grows_by_less_than_100_bytes_a_chunk_when_it_resumes(tmp_path: Path) -> None:
     python = ALL["mpich"].checked().bin / "python"
     peaks = []
     for n_chunks in (20_000, 80_000):

@@ -54,7 +54,7 @@ def test_a_rank_imports_only_what_it_needs(
     assert not imported & ROOT_ONLY
 
 
-def test_root_imports_no_library_for_pictures(
+def test_rank_0_imports_no_library_for_pictures(
     manifest: Path, tmp_path: Path, flavour: Flavour
 ) -> None:
     done = flavour.run_launched(

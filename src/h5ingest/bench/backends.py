@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import io
 import struct
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import lmdb
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from h5ingest.bench.corpus import Corpus
 from h5ingest.bench.report import Described
-from h5ingest.images.decode import decode_into, probe
 
 Sample = tuple[NDArray[Any], Any]
 """An image and its label, None where there are none."""
@@ -28,36 +30,43 @@ Decoder = Callable[[bytes], NDArray[Any]]
 """From the bytes of an image file to its pixels."""
 
 
-class Reader(Protocol):
-    """Stored images, open for reading."""
+class Reader:
+    """Stored images, open for reading; several of them one by one, where nothing is faster."""
 
     def one(self, row: int) -> Sample:
         """Return an image and its label."""
+        raise NotImplementedError
 
     def many(self, rows: NDArray[np.intp]) -> Samples:
         """Return the images of these rows, in this order."""
+        return self._each(rows.tolist())
 
     def span(self, start: int, stop: int) -> Samples:
         """Return the images of rows `start` to `stop - 1`."""
+        return self._each(range(start, stop))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if one is open."""
+
+    def _each(self, rows: Iterable[int]) -> Samples:
+        found = [self.one(row) for row in rows]
+        return [image for image, _ in found], [label for _, label in found]
 
 
 class Backend(Described, Protocol):
     """A way to store images."""
 
+    @abstractmethod
     def store(self, corpus: Corpus, place: Path) -> None:
         """Store all images from their files; `place` does not exist yet."""
 
+    @abstractmethod
     def open(self, place: Path) -> Reader:
         """Open what was stored."""
 
 
 def by_pillow(data: bytes) -> NDArray[Any]:
     """Decode as most scripts do."""
-    from PIL import Image
-
     with Image.open(io.BytesIO(data)) as image:
         return _array(image)
 
@@ -69,63 +78,27 @@ def _array(image: Any) -> NDArray[Any]:
     return np.array(image.convert("L") if image.mode == "1" else image)
 
 
-def fast(data: bytes) -> NDArray[Any]:
-    """Decode as h5ingest does."""
-    spec = probe(data)
-    assert spec is not None, "the whole file was given"
-    pixels = np.empty(spec.shape, spec.dtype)
-    decode_into(data, pixels)
-    return pixels
-
-
-class OneByOne:
-    """A reader that gets several images one after the other."""
-
-    def one(self, row: int) -> Sample:
-        """See `Reader`."""
-        raise NotImplementedError
-
-    def many(self, rows: NDArray[np.intp]) -> Samples:
-        """See `Reader`."""
-        return self._each(rows.tolist())
-
-    def span(self, start: int, stop: int) -> Samples:
-        """See `Reader`."""
-        return self._each(range(start, stop))
-
-    def _each(self, rows: Iterable[int]) -> Samples:
-        found = [self.one(row) for row in rows]
-        return [image for image, _ in found], [label for _, label in found]
-
-    def close(self) -> None:
-        """See `Reader`."""
-
-
 # --- files -------------------------------------------------------------------------------------
 
 
-class PngFolder:
+class PngFolder(Backend):
     """A folder of PNG files, and a table of labels."""
 
     key, name = "png", "PNG files"
     how = "imageio to read, a folder of PNG files written and read by Pillow, labels in an array"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
-        from PIL import Image
-
         place.mkdir()
         for row, image in enumerate(corpus.images()):
             Image.fromarray(image).save(place / f"{row}.png")
         np.save(place / "labels.npy", corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Backend`."""
         labels = np.load(place / "labels.npy")
         return FileReader(lambda row: f"{place}/{row}.png", labels, None)
 
 
-class FileReader(OneByOne):
+class FileReader(Reader):
     """Image files, decoded one at a time."""
 
     def __init__(
@@ -138,13 +111,10 @@ class FileReader(OneByOne):
             labels: (n,) int64.
             decoder: decodes the file's bytes; None: Pillow opens the file itself, as usual.
         """
-        from PIL import Image
-
         self._open, self._file, self._labels = Image.open, file, labels
         self._decoder = decoder
 
     def one(self, row: int) -> Sample:
-        """See `Reader`."""
         if self._decoder is None:
             with self._open(self._file(row)) as image:
                 return _array(image), int(self._labels[row])
@@ -163,12 +133,18 @@ _LABEL: Final = struct.Struct("<i")
 """Header of an image file: its label."""
 
 
-class _Lmdb:
-    """What both LMDB backends share: writing the values."""
+class _Lmdb(Backend):
+    """One LMDB value per image; a subclass says what is in it."""
 
-    def _put(self, corpus: Corpus, place: Path, values: Iterable[bytes]) -> None:
-        import lmdb
+    @abstractmethod
+    def values(self, corpus: Corpus) -> Iterator[bytes]:
+        """Yield the value of each image."""
 
+    @abstractmethod
+    def sample(self, value: memoryview) -> Sample:
+        """Return what a value holds."""
+
+    def store(self, corpus: Corpus, place: Path) -> None:
         place.mkdir()
         most = max(corpus.pixel_bytes, corpus.file_bytes) + len(corpus) * 8192
         with (
@@ -176,8 +152,11 @@ class _Lmdb:
             lmdb.open(str(place), map_size=2 * most + 2**24) as environment,
             environment.begin(write=True) as transaction,
         ):
-            for row, value in enumerate(values):
+            for row, value in enumerate(self.values(corpus)):
                 transaction.put(row.to_bytes(_KEY_BYTES, "big"), value)
+
+    def open(self, place: Path) -> Reader:
+        return _LmdbReader(place, self.sample)
 
 
 class LmdbRaw(_Lmdb):
@@ -186,14 +165,19 @@ class LmdbRaw(_Lmdb):
     key, name = "lmdb-raw", "LMDB, raw arrays"
     how = "one LMDB value per image: 16 bytes of shape, type and label, then the pixels"
 
-    def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
-        images = enumerate(corpus.images())
-        self._put(corpus, place, (raw_value(image, corpus.label(row)) for row, image in images))
+    def values(self, corpus: Corpus) -> Iterator[bytes]:
+        for row, pixels in enumerate(corpus.images()):
+            channels = pixels.shape[2] if pixels.ndim == 3 else 0
+            size = pixels.shape[:2]
+            header = _HEADER.pack(*size, corpus.label(row), channels, pixels.itemsize)
+            yield header + pixels.tobytes()
 
-    def open(self, place: Path) -> Reader:
-        """See `Backend`."""
-        return _LmdbReader(place, _from_raw)
+    def sample(self, value: memoryview) -> Sample:
+        height, width, label, channels, itemsize = _HEADER.unpack_from(value)
+        shape = (height, width, channels) if channels else (height, width)
+        dtype = np.uint8 if itemsize == 1 else np.uint16
+        pixels = np.frombuffer(value, dtype, offset=_HEADER.size)
+        return pixels.reshape(shape).copy(), label
 
 
 class LmdbFiles(_Lmdb):
@@ -206,44 +190,18 @@ class LmdbFiles(_Lmdb):
         """Choose the decoder."""
         self._decoder = decoder
 
-    def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
+    def values(self, corpus: Corpus) -> Iterator[bytes]:
+        for row, file in enumerate(corpus.files):
+            yield _LABEL.pack(corpus.label(row)) + file.read_bytes()
 
-        def values() -> Iterator[bytes]:
-            for row, file in enumerate(corpus.files):
-                yield _LABEL.pack(corpus.label(row)) + file.read_bytes()
-
-        self._put(corpus, place, values())
-
-    def open(self, place: Path) -> Reader:
-        """See `Backend`."""
-
-        def sample(value: memoryview) -> Sample:
-            return self._decoder(bytes(value[_LABEL.size :])), _LABEL.unpack_from(value)[0]
-
-        return _LmdbReader(place, sample)
+    def sample(self, value: memoryview) -> Sample:
+        return self._decoder(bytes(value[_LABEL.size :])), _LABEL.unpack_from(value)[0]
 
 
-def raw_value(pixels: NDArray[Any], label: int) -> bytes:
-    """Return the LMDB value of an image."""
-    channels = pixels.shape[2] if pixels.ndim == 3 else 0
-    header = _HEADER.pack(*pixels.shape[:2], label, channels, pixels.itemsize)
-    return header + pixels.tobytes()
-
-
-def _from_raw(value: memoryview) -> Sample:
-    height, width, label, channels, itemsize = _HEADER.unpack_from(value)
-    shape = (height, width, channels) if channels else (height, width)
-    pixels = np.frombuffer(value, np.uint8 if itemsize == 1 else np.uint16, offset=_HEADER.size)
-    return pixels.reshape(shape).copy(), label
-
-
-class _LmdbReader(OneByOne):
+class _LmdbReader(Reader):
     """One read transaction, whose values are not copied."""
 
     def __init__(self, place: Path, sample: Callable[[memoryview], Sample]) -> None:
-        import lmdb
-
         self._environment = lmdb.open(str(place), readonly=True, lock=False)
         self._transaction = self._environment.begin(buffers=True)
         self._get, self._sample = self._transaction.get, sample

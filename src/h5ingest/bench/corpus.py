@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio.v3
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.bench.machine import memory_available
 from h5ingest.core.errors import SampleError, SamplesFailedError, UsageError, describe_failures
-from h5ingest.core.options import IngestOptions, size
+from h5ingest.core.options import MAX_PIXELS, IngestOptions, size
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codecs import evenly
@@ -34,7 +35,7 @@ class Corpus:
     pixels: tuple[NDArray[Any], ...]
     """(H, W) or (H, W, C) of each, by h5ingest's decoder."""
     labels: tuple[int, ...] | None
-    """Of each; None if there are none."""
+    """Label of each image; None if there are none."""
     decoded: bool = False
     """Whether `images` gives the pixels, instead of decoding the files."""
 
@@ -46,8 +47,6 @@ class Corpus:
         if self.decoded:
             yield from self.pixels
             return
-        import imageio.v3
-
         for file in self.files:
             yield imageio.v3.imread(file)
 
@@ -78,12 +77,12 @@ class Corpus:
 
     @property
     def pixel_bytes(self) -> int:
-        """Of all images."""
+        """Bytes of the pixels of all images."""
         return sum(image.nbytes for image in self.pixels)
 
     @property
     def file_bytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(file.stat().st_size for file in self.files)
 
     @property
@@ -127,6 +126,19 @@ class Corpus:
             raise AssertionError(f"{by}: gave other pixels than are in {self.files[row]}")
         if self.labels is not None and label != self.labels[row]:
             raise AssertionError(f"{by}: gave another label than that of {self.files[row]}")
+
+
+def fast(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Decode the bytes of an image file as h5ingest does.
+
+    Raises:
+        SampleError: it cannot be decoded.
+    """
+    spec = probe(data, max_pixels=max_pixels)
+    assert spec is not None, "the whole file was given"
+    pixels = np.empty(spec.shape, spec.dtype)
+    decode_into(data, pixels)
+    return pixels
 
 
 def gather(
@@ -179,13 +191,8 @@ def _decode(path: bytes, max_pixels: int) -> NDArray[Any]:
     Raises:
         SampleError: the image cannot be read, or imageio gives others.
     """
-    import imageio.v3
-
     data, _ = source_files.read(path)
-    spec = probe(data, max_pixels=max_pixels)
-    assert spec is not None, "the whole file was given"
-    pixels = np.empty(spec.shape, spec.dtype)
-    decode_into(data, pixels)
+    pixels = fast(data, max_pixels)
     by_hand = imageio.v3.imread(data)
     if by_hand.dtype != pixels.dtype or not np.array_equal(by_hand, pixels):
         raise SampleError(

@@ -9,6 +9,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from PIL import Image
+
 from h5ingest.bench.measure import Spread
 from h5ingest.bench.report import Description
 from h5ingest.inspect.canvas import signed
@@ -27,8 +31,6 @@ _MARKERS: Final = "oDdsvP*Xh"
 
 def figure(width: float, height: float, title: str) -> Any:
     """Return a figure with no axes yet, of so many inches."""
-    from matplotlib.figure import Figure
-
     made = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
     made.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return made
@@ -41,8 +43,6 @@ def heading(axes: Any, text: str) -> None:
 
 def to_png(figure: Any) -> bytes:
     """Return the figure as the bytes of a PNG, of 256 colours: a third of the size."""
-    from PIL import Image
-
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     with Image.open(drawn) as picture:
@@ -181,8 +181,6 @@ def bars(
 
 def tidy(axes: Any) -> None:
     """Give axes the looks of all pictures."""
-    from matplotlib.ticker import NullFormatter
-
     for axis in (axes.xaxis, axes.yaxis):  # a log axis of less than a decade would name them all
         axis.set_minor_formatter(NullFormatter())
     axes.grid(color="0.92", which="major", zorder=0)

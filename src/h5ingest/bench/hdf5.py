@@ -9,32 +9,30 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.bench.backends import OneByOne, Reader, Sample, Samples
+from h5ingest.bench.backends import Backend, Reader, Sample, Samples
 from h5ingest.bench.corpus import Corpus
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 from h5ingest.reading.store import ImageStore
 
 
-class DatasetPerImage:
+class DatasetPerImage(Backend):
     """The loop of many notebooks."""
 
     key, name = "hdf5-loop", "HDF5 by hand, a dataset per image"
     how = "imageio and create_dataset for each image, in a loop; labels in one dataset"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
         with h5py.File(place, "w") as file:
             for row, image in enumerate(corpus.images()):
                 file.create_dataset(f"images/{row}", data=image)
             file.create_dataset("labels", data=corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Backend`."""
         return _DatasetsReader(place)
 
 
-class _DatasetsReader(OneByOne):
+class _DatasetsReader(Reader):
     def __init__(self, place: Path) -> None:
         self._file = h5py.File(place, "r")
         self._images, self._labels = self._file["images"], self._file["labels"][()]
@@ -46,25 +44,23 @@ class _DatasetsReader(OneByOne):
         self._file.close()
 
 
-class Stacked:
+class Stacked(Backend):
     """All images in memory, then written as one dataset."""
 
     key, name = "hdf5-stack", "HDF5 by hand, one dataset"
     how = "imageio for each image, all of them in memory, then one contiguous dataset"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
         images = np.stack(list(corpus.images()))
         with h5py.File(place, "w") as file:
             file.create_dataset("images", data=images)
             file.create_dataset("labels", data=corpus.label_array())
 
     def open(self, place: Path) -> Reader:
-        """See `Backend`."""
         return StackReader(place)
 
 
-class StackReader:
+class StackReader(Reader):
     """A dataset of images, by h5py's own indexing."""
 
     def __init__(self, place: Path, prefix: str = "") -> None:
@@ -76,24 +72,21 @@ class StackReader:
         self._labels = np.full(len(self._images), -1) if labels is None else labels[()]
 
     def one(self, row: int) -> Sample:
-        """See `Reader`."""
         return self._images[row], int(self._labels[row])
 
     def many(self, rows: NDArray[np.intp]) -> Samples:
-        """See `Reader`. h5py takes only ascending rows without repetition."""
+        # h5py takes only ascending rows without repetition.
         distinct, back = np.unique(rows, return_inverse=True)
         return self._images[distinct][back], self._labels[rows]
 
     def span(self, start: int, stop: int) -> Samples:
-        """See `Reader`."""
         return self._images[start:stop], self._labels[start:stop]
 
     def close(self) -> None:
-        """See `Reader`."""
         self._file.close()
 
 
-class Ingested:
+class Ingested(Backend):
     """A file of h5ingest, read by `ImageStore`."""
 
     def __init__(self, compression: str | None, *, uniform: bool) -> None:
@@ -109,7 +102,6 @@ class Ingested:
         self.how = f"h5ingest MANIFEST OUT{option}{layout} in one process, read by ImageStore"
 
     def store(self, corpus: Corpus, place: Path) -> None:
-        """See `Backend`."""
         manifest = place.with_suffix(".csv")
         corpus.write_manifest(manifest)
         try:
@@ -118,11 +110,10 @@ class Ingested:
             manifest.unlink()
 
     def open(self, place: Path) -> Reader:
-        """See `Backend`."""
         return StoreReader(place)
 
 
-class StoreReader:
+class StoreReader(Reader):
     """`ImageStore` as a `Reader`."""
 
     def __init__(self, place: Path, **how: Any) -> None:
@@ -132,9 +123,7 @@ class StoreReader:
         self.many: Any = self.store.__getitem__
 
     def span(self, start: int, stop: int) -> Samples:
-        """See `Reader`."""
         return self.store[start:stop]
 
     def close(self) -> None:
-        """See `Reader`."""
         self.store.close()

@@ -6,8 +6,9 @@ May not: measure.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.bench.backends import Backend, FileReader, LmdbFiles, LmdbRaw, Reader, Samples, fast
-from h5ingest.bench.corpus import Corpus, gather
+from h5ingest.bench.backends import FileReader, LmdbFiles, LmdbRaw, Reader, Samples
+from h5ingest.bench.corpus import Corpus, fast, gather
 from h5ingest.bench.hdf5 import DatasetPerImage, Ingested, Stacked, StackReader, StoreReader
 from h5ingest.bench.machine import memory_available
 from h5ingest.bench.readers import (
@@ -108,15 +109,11 @@ def lineup(
         if corpus.uniform or key != "hdf5-stack":
             place = work / key
             backend.store(corpus, place)
-            yield InProcessReader(key, name, backend.how, _opener(backend, place), order)
+            yield InProcessReader(key, name, backend.how, partial(backend.open, place), order)
     for key, name, path in stores:
         yield from _of_store(key, name, path, group, corpus, order)
     if importlib.util.find_spec("torch") is not None:
         yield from _loaders(stores[0], group, corpus, order, what if exact_by_pillow else "")
-
-
-def _opener(backend: Backend, place: Path) -> Callable[[], Reader]:
-    return lambda: backend.open(place)
 
 
 def _of_store(
@@ -187,7 +184,7 @@ def _offset(dataset: Any) -> int | None:
     return starts.pop() if len(starts) == 1 and dataset.chunks[1:] == dataset.shape[1:] else None
 
 
-class _MapReader:
+class _MapReader(Reader):
     """Pixels by numpy alone: the upper limit of what a reader can reach."""
 
     def __init__(self, path: Path, offset: int, corpus: Corpus) -> None:
@@ -203,6 +200,3 @@ class _MapReader:
 
     def span(self, start: int, stop: int) -> Samples:
         return self._map[start:stop].copy(), None
-
-    def close(self) -> None:
-        """Do nothing: only a memory map is open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -17,10 +18,11 @@ from h5ingest.storage.file_systems import look
 def describe(folder: Path, libraries: tuple[str, ...]) -> dict[str, str]:
     """Return processor, memory, file system of `folder`, versions of `libraries`."""
     mount = look(folder).mount
+    processor = _entry("/proc/cpuinfo", "model name", "Model", "cpu") or platform.machine()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} usable",
-        "memory": size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "processor": f"{processor}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} usable",
+        "memory": size(_memory()),
         "file system": mount.name if mount else "unknown",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
@@ -34,15 +36,24 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+def memory_available() -> int:
+    """Return the bytes that can be allocated without swapping."""
+    told = _entry("/proc/meminfo", "MemAvailable")  # "123 kB"
+    return int(told.split()[0]) * 1024 if told else _memory()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _entry(file: str, *names: str) -> str:
+    """Return the first value in a file of /proc that has one of these names; empty if none has."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
-            if name.strip() in ("model name", "Model", "cpu"):
+            if name.strip() in names:
                 return " ".join(value.split())
-    except OSError:
-        pass
-    return platform.machine()
+    return ""
 
 
 def _version(name: str) -> str:
@@ -54,14 +65,3 @@ def _version(name: str) -> str:
         wrapped = ".".join(map(str, importlib.import_module("lmdb").version()))
         return f"{version} with LMDB {wrapped}"
     return version
-
-
-def memory_available() -> int:
-    """Return the bytes that can be allocated without swapping."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -7,7 +7,7 @@ import mmap
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One thing, measured several times.
-
-    >>> Spread((3.0, 1.0, 2.0)).to_json()
-    {'median': 2.0, 'min': 1.0, 'max': 3.0, 'runs': [3.0, 1.0, 2.0]}
-    """
+    """One thing, measured several times."""
 
     runs: tuple[float, ...]
     """In the order measured; at least one."""
@@ -52,10 +48,6 @@ class Spread:
         low, high = (form(value).replace(" ", "") for value in (self.low, self.high))
         return f"{form(self.median)}\n{low}..{high}"
 
-    def to_json(self) -> dict[str, object]:
-        """Return plain values."""
-        return {"median": self.median, "min": self.low, "max": self.high, "runs": list(self.runs)}
-
 
 def timed(action: Callable[[], T]) -> tuple[T, float]:
     """Return what the action returns, and the seconds that it took."""
@@ -64,31 +56,14 @@ def timed(action: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - started_s
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a file, or a folder with all that is in it, takes of a disk."""
+def usage(place: Path) -> tuple[int, int]:
+    """Return the bytes and inodes that a file, or a folder with all that is in it, takes of a disk.
 
-    n_bytes: int
-    """Blocks in use, in bytes: files end in the middle of a block, and small files waste most."""
-    n_inodes: int
-    """Files and folders."""
-
-
-def usage(place: Path) -> Usage:
-    """Return what a file or a folder takes, as `du` counts: a file of two names once."""
-    found = {(told.st_dev, told.st_ino): told.st_blocks for told in _stats(place)}
-    return Usage(512 * sum(found.values()), len(found))
-
-
-def _stats(place: Path) -> Iterator[os.stat_result]:
-    yield place.lstat()
-    if place.is_dir() and not place.is_symlink():
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _stats(Path(entry.path))
-                else:
-                    yield entry.stat(follow_symlinks=False)
+    As `du` counts: whole blocks, and a file of two names once.
+    """
+    told = [path.lstat() for path in (place, *place.rglob("*"))]
+    blocks = {(each.st_dev, each.st_ino): each.st_blocks for each in told}
+    return 512 * sum(blocks.values()), len(blocks)
 
 
 def files_of(place: Path) -> list[Path]:
@@ -149,11 +124,12 @@ def plain(value: Any, **names: str) -> Any:
         value: the value.
         names: field -> key in the JSON, where it has another name.
 
-    >>> plain((Usage(512, 1),), n_bytes="bytes")
-    [{'bytes': 512, 'n_inodes': 1}]
+    >>> plain({"seconds": (Spread((3.0, 1.0, 2.0)),)})
+    {'seconds': [{'median': 2.0, 'min': 1.0, 'max': 3.0, 'runs': [3.0, 1.0, 2.0]}]}
     """
     if isinstance(value, Spread):
-        return value.to_json()
+        found = {"median": value.median, "min": value.low, "max": value.high}
+        return {**found, "runs": list(value.runs)}
     if is_dataclass(value):
         return {
             names.get(field.name, field.name): plain(getattr(value, field.name), **names)

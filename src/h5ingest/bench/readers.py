@@ -97,7 +97,6 @@ class InProcessReader:
         return self._opened
 
     def run(self, kind: str, n_units: int) -> int:
-        """See `MeasuredReader`."""
         order = self._order
         if kind == "one":
             one = self._reader.one
@@ -120,7 +119,6 @@ class InProcessReader:
         return runs[-1].stop
 
     def check(self, corpus: Corpus) -> int:
-        """See `MeasuredReader`."""
         order, reader = self._order, self._reader
         if not self.labelled:
             corpus = replace(corpus, labels=None)
@@ -134,7 +132,6 @@ class InProcessReader:
         return len(corpus) + n_checked
 
     def close(self) -> None:
-        """See `MeasuredReader`."""
         if self._opened is not None:
             self._opened.close()
         self._opened = None
@@ -173,7 +170,6 @@ class DataLoaderReader:
         )
 
     def run(self, kind: str, n_units: int) -> int:
-        """See `MeasuredReader`."""
         order = self._order
         if kind == "batch":
             batches = itertools.islice(itertools.cycle(order.batches), n_units)
@@ -184,7 +180,6 @@ class DataLoaderReader:
         return sum(len(labels) for _, labels in self._loader)
 
     def check(self, corpus: Corpus) -> int:
-        """See `MeasuredReader`."""
         order = self._order
         random = [rows.tolist() for rows in order.batches[:_CHECKED]]
         wanted = [*random, *map(list, order.in_order)]
@@ -196,7 +191,6 @@ class DataLoaderReader:
         return n_checked
 
     def close(self) -> None:
-        """See `MeasuredReader`."""
         self._loader = None  # ends its processes
 
 

@@ -8,8 +8,8 @@ from h5ingest.bench.readers import KINDS
 from h5ingest.bench.reading_report import ReadReport
 
 
-def draw(report: ReadReport) -> dict[str, bytes]:
-    """Return name -> PNG."""
+def draw(report: ReadReport) -> bytes:
+    """Return a PNG."""
     figure = figures.figure(
         11.5, 1.3 + 0.3 * len(report.readers),
         f"Images a second: {report.n_used:,} of {report.images}, from the cache (logarithmic)",
@@ -19,7 +19,7 @@ def draw(report: ReadReport) -> dict[str, bytes]:
         for kind, words in KINDS.items()
     ]
     figures.panels_of_bars(figure, report.readers, panels, digits, _tick)
-    return {"read": figures.to_png(figure)}
+    return figures.to_png(figure)
 
 
 def _tick(value: float) -> str:

@@ -38,11 +38,11 @@ class ReadReport:
     images: str
     """Their sizes and types, in words."""
     pixel_bytes: int
-    """Of their pixels."""
+    """Total size of the pixels."""
     n_runs: int
-    """Of each."""
+    """How often each was measured."""
     machine: dict[str, str]
-    """What it ran on."""
+    """Processor, memory, versions."""
     load: tuple[float, float]
     """Processes that wanted to run, before and after."""
     readers: tuple[Description, ...]

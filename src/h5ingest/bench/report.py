@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.console import Console
+from rich.table import Table
 
 
 class Described(Protocol):
@@ -48,8 +48,6 @@ def turns(n_runs: int, load: tuple[float, float]) -> str:
 
 def new_table(*headings: str, left: str | None = None) -> Table:
     """Return an empty table of numbers; the column with the heading `left` has names."""
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         named = heading == left
@@ -59,8 +57,6 @@ def new_table(*headings: str, left: str | None = None) -> Table:
 
 def print_report(parts: Iterable[tuple[str, Table]], notes: Iterable[str]) -> None:
     """Print tables, each with its heading if it has one, and what a reader must know with them."""
-    from rich.console import Console
-
     # Not the terminal's width: nothing may be cut in a log.
     console = Console(width=210, highlight=False, markup=False)
     for heading, table in parts:

@@ -36,12 +36,12 @@ class Plan:
     readers: tuple[str | None, ...]
     """Values of `--readers`; None: the option is not given."""
     scalings: tuple[str, ...]
-    """Of `strong` and `weak`."""
+    """`strong`, `weak` or both."""
     n_images: int | None
     """Images at the largest number of ranks; None: all of a manifest, or as many drawn ones as
     keep each rank busy for about a second."""
     n_runs: int
-    """Of each."""
+    """How often each is measured."""
     launcher: str
     """Template of a command."""
     arguments: tuple[str, ...]
@@ -94,7 +94,7 @@ def measure(
         tell("preparing the images")
         sets = list(image_sets(source, options, work, plan.ranks[-1], plan.n_images, plan.sizes))
         for one in sets:
-            timed = _Timed(launcher, plan, one, options, work, tell)
+            timed = _Timed(launcher, plan, one, options.delimiter, work, tell)
             timed.check()
             results += timed.measure()
     return ScalingReport(
@@ -119,24 +119,20 @@ def _without_folders(command: str) -> str:
     return f"{os.path.basename(first)} {rest}".strip()
 
 
+@dataclass(slots=True)
 class _Timed:
     """Runs on one set of images."""
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        plan: Plan,
-        images: ImageSet,
-        options: IngestOptions,
-        work: Path,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._launcher = launcher
-        self._plan = plan
-        self._set = images
-        self._delimiter = [] if options.delimiter is None else ["--delimiter", options.delimiter]
-        self._out, self._report = work / "out.h5", work / "report.json"
-        self._tell = tell
+    _launcher: Launcher
+    _plan: Plan
+    _set: ImageSet
+    _delimiter: str | None
+    _work: Path
+    _tell: Callable[[str], None]
+
+    @property
+    def _out(self) -> Path:
+        return self._work / "out.h5"
 
     def check(self) -> None:
         """Ingest each number of images once, and let `verify` compare every pixel."""
@@ -170,10 +166,12 @@ class _Timed:
 
     def _ingest(self, ranks: int, readers: str | None, manifest: Path) -> Run:
         arguments: list[str | Path] = [manifest, self._out, "--root", self._set.root]
-        arguments += [*self._delimiter, *self._plan.arguments]
+        if self._delimiter is not None:
+            arguments += ["--delimiter", self._delimiter]
+        arguments += self._plan.arguments
         if readers is not None:
             arguments += ["--readers", readers]
-        return self._launcher.ingest(ranks, arguments, self._report)
+        return self._launcher.ingest(ranks, arguments, self._work / "report.json")
 
     def _result(
         self, ranks: int, readers: str | None, scalings: tuple[str, ...], runs: list[Run]

@@ -13,8 +13,8 @@ _STYLES: Final = ("-", "--", ":", "-.")
 """A colour for each set of images, a style for each number of readers."""
 
 
-def draw(report: ScalingReport) -> dict[str, bytes]:
-    """Return name -> PNG."""
+def draw(report: ScalingReport) -> bytes:
+    """Return a PNG."""
     scalings = [s for s in SCALINGS if any(s in result.scalings for result in report.results)]
     ranks = sorted({result.ranks for result in report.results})
     title = "h5ingest on more ranks: the work, without start-up"
@@ -41,7 +41,7 @@ def draw(report: ScalingReport) -> dict[str, bytes]:
         axes.set_xlabel("ranks")
         axes.set_xticks(ranks, [str(n) for n in ranks])
     figures.legend(figure, last)
-    return {"scaling": figures.to_png(figure)}
+    return figures.to_png(figure)
 
 
 def _curves(report: ScalingReport, scaling: str) -> Iterator[tuple[dict[str, Any], list[Result]]]:

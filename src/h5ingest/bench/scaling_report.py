@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from rich.table import Table
 
 from h5ingest.bench.measure import Spread, digits, plain, seconds
 from h5ingest.bench.report import new_table, print_report
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SCHEMA: Final = "h5ingest bench scaling 1"
 SCALINGS: Final = {
@@ -44,7 +43,7 @@ class Images:
     """One set of images."""
 
     name: str
-    """Of the manifest, or the size."""
+    """Name of the manifest, or the size of drawn images."""
     n_images: int
     """Lines of the manifest."""
     about: str
@@ -58,7 +57,7 @@ class Result:
     images: str
     """Name of the set."""
     n_images: int
-    """Of it that were ingested."""
+    """Images of the set that were ingested."""
     ranks: int
     readers: str | None
     """As `--readers` has it; None for h5ingest's default."""
@@ -67,7 +66,7 @@ class Result:
     image_bytes: int
     """In the file, before compression."""
     file_bytes: int
-    """Of the image files."""
+    """Total size of the image files."""
     wall: Spread
     """Seconds from outside."""
     steps: dict[str, Spread]
@@ -81,12 +80,12 @@ class Result:
 
     @property
     def images_per_s(self) -> float:
-        """Of the work."""
+        """Images a second, in the work."""
         return self.n_images / self.work.median
 
     @property
     def mb_per_s(self) -> float:
-        """Of images, before compression; of the work."""
+        """MB of images a second, before compression, in the work."""
         return self.image_bytes / 1e6 / self.work.median
 
     @property
@@ -106,11 +105,11 @@ class ScalingReport:
     arguments: str
     """More options of the ingest."""
     n_runs: int
-    """Of each."""
+    """How often each was measured."""
     machine: dict[str, str]
     """What the benchmark itself ran on; ranks may have run elsewhere."""
     cores: int
-    """Of that machine."""
+    """Usable cores of that machine."""
     load: tuple[float, float]
     """Processes that wanted to run there, before and after."""
     results: tuple[Result, ...]

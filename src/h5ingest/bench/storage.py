@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from typing import Final, TypeVar
 import numpy as np
 
 from h5ingest.bench import machine
-from h5ingest.bench.backends import Backend, LmdbFiles, LmdbRaw, PngFolder, Reader, fast
-from h5ingest.bench.corpus import Corpus, gather
+from h5ingest.bench.backends import Backend, LmdbFiles, LmdbRaw, PngFolder, Reader
+from h5ingest.bench.corpus import Corpus, fast, gather
 from h5ingest.bench.hdf5 import DatasetPerImage, Ingested, Stacked
 from h5ingest.bench.measure import Spread, evict, flush, resident, timed, usage
 from h5ingest.bench.report import describe
@@ -116,13 +117,10 @@ def _check_space(folder: Path, corpus: Corpus) -> None:
 class _Times:
     """What was measured of one backend at one number of images; a value for each run."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     n_bytes: int = 0
     n_inodes: int = 0
     resident: float = 0.0
-
-    def add(self, what: str, seconds: float) -> None:
-        self.seconds.setdefault(what, []).append(seconds)
 
 
 class _Experiment:
@@ -135,7 +133,7 @@ class _Experiment:
         ]  # fmt: skip
         self.left_out = () if uniform else (f"{Stacked.name}: the images have several sizes",)
         self.n_compared = 0
-        self._times: dict[tuple[str, int], _Times] = {}
+        self._times: dict[tuple[str, int], _Times] = defaultdict(_Times)
 
     def warm_up(self, corpus: Corpus, work: Path) -> None:
         """Let each backend import what it needs; these times are discarded."""
@@ -146,26 +144,25 @@ class _Experiment:
     def measure(self, backend: Backend, corpus: Corpus, work: Path, run: int) -> None:
         """Store, then read: all and one, from disk and from memory."""
         n = len(corpus)
-        times = self._times.setdefault((backend.key, n), _Times())
+        times = self._times[backend.key, n]
         place = work / f"{backend.key}-{n}{'.h5' if 'lmdb' not in backend.key else ''}"
         flush(work)  # so that nobody else's writes are waited for below
         _, store_s = timed(lambda: backend.store(corpus, place))
         _, flush_s = timed(lambda: flush(work))
-        times.add("store", store_s)
-        times.add("store_durable", store_s + flush_s)
-        used = usage(place)
-        times.n_bytes, times.n_inodes = used.n_bytes, used.n_inodes
+        times.seconds["store"].append(store_s)
+        times.seconds["store_durable"].append(store_s + flush_s)
+        times.n_bytes, times.n_inodes = usage(place)
         for cache in ("cold", "warm"):
             self._forget(place, cache, times)
             (images, labels), seconds = _read(backend, place, lambda reader: reader.span(0, n))
-            times.add(f"read_{cache}", seconds)
+            times.seconds[f"read_{cache}"].append(seconds)
             self.n_compared += corpus.check(images, labels, backend.name)
             del images
         row = int(np.random.default_rng((n, run)).integers(n))
         for cache in ("cold", "warm"):
             self._forget(place, cache, times)
             (image, label), seconds = _read(backend, place, lambda reader: reader.one(row))
-            times.add(f"one_{cache}", seconds)
+            times.seconds[f"one_{cache}"].append(seconds)
             corpus.check_one(row, image, label, backend.name)
             self.n_compared += 1
         shutil.rmtree(place) if place.is_dir() else place.unlink()

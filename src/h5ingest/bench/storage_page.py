@@ -8,6 +8,8 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from h5ingest.bench.measure import digits, seconds
 from h5ingest.bench.report import new_table, print_report
 from h5ingest.bench.storage_figures import CAPTIONS
@@ -46,8 +48,6 @@ def page(report: StorageReport, pictures: dict[str, bytes]) -> str:
         report: what was found.
         pictures: name -> PNG, as `storage_figures.draw` returns them.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("h5ingest.bench"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

@@ -62,9 +62,9 @@ class Reference:
     n: int
     """Images."""
     pixel_bytes: int
-    """Of their pixels."""
+    """Total size of the pixels."""
     file_bytes: int
-    """Of the files."""
+    """Total size of the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +82,9 @@ class StorageReport:
     dropped: tuple[int, ...]
     """Cutoffs beyond the manifest: all images were taken instead."""
     n_runs: int
-    """Of each."""
+    """How often each was measured."""
     machine: dict[str, str]
-    """What it ran on."""
+    """Processor, memory, versions."""
     load: tuple[float, float]
     """Processes that wanted to run, before and after."""
     backends: tuple[Description, ...]

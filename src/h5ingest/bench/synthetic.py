@@ -28,7 +28,7 @@ _MOST_BYTES: Final = 256 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Of images to draw."""
+    """Shape of images to draw: height, width, channels."""
 
     height: int
     width: int
@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def n_bytes(self) -> int:
-        """Of the pixels of one image."""
+        """Bytes of the pixels of one image."""
         return self.height * self.width * self.channels
 
     @property

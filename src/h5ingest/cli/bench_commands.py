@@ -11,8 +11,9 @@ import typer
 from h5ingest.cli.bench_results import make_folder, publish, require_packages
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import Status
+from h5ingest.cli.option_types import IngestedManifest
 from h5ingest.cli.serial_commands import on_one_rank
-from h5ingest.core.errors import IngestError, UsageError
+from h5ingest.core.errors import UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.launcher import launcher_rank
 
@@ -28,6 +29,7 @@ Out = Annotated[
         "its file system that is measured.",
     ),
 ]
+Runs = Annotated[int, typer.Option(min=1, help="How often each is measured.")]
 
 
 @app.callback()
@@ -39,9 +41,7 @@ def _group() -> None:
 @takes_options("root", "delimiter")
 def storage(
     ctx: typer.Context,
-    manifest: Annotated[
-        Path, typer.Argument(help="The manifest of an ingest.", show_default=False)
-    ],
+    manifest: IngestedManifest,
     cutoffs: Annotated[
         str,
         typer.Option(
@@ -51,7 +51,7 @@ def storage(
         ),
     ] = "10,100,1000,10000",
     out: Out = Path("bench-storage"),
-    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    runs: Runs = 3,
     *,
     options: IngestOptions,
 ) -> None:
@@ -63,10 +63,7 @@ def storage(
     """
     on_one_rank("bench storage", ctx)
     require_packages("jinja2", "lmdb", "matplotlib")
-    try:
-        counts = _cutoffs(cutoffs)
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
+    counts = _numbers("--cutoffs", "numbers of images such as 10,100,1000", cutoffs)
     from h5ingest.bench import storage as experiment
     from h5ingest.bench import storage_figures, storage_page
 
@@ -92,20 +89,18 @@ def read(
         typer.Argument(
             metavar="OUT|MANIFEST",
             help="A file that h5ingest made, or a manifest, of which files are made to be read.",
-            show_default=False,
         ),
     ],
     images: Annotated[
         int, typer.Option(min=1, help="Images: the first of OUT, or some of all of MANIFEST.")
     ] = 20_000,
     out: Out = Path("bench-read"),
-    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 5,
+    runs: Runs = 5,
     seconds: Annotated[
         float, typer.Option(min=0.001, help="What each measurement should take, about.")
     ] = 0.3,
     group: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Group of OUT, if it has groups.", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="Group of OUT, if it has groups.")
     ] = None,
     *,
     options: IngestOptions,
@@ -127,9 +122,9 @@ def read(
             tell=status,
         )  # fmt: skip
         status("drawing")
-        pictures = reading_figures.draw(report)
+        picture = reading_figures.draw(report)
     reading_report.print_table(report)
-    publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
+    publish(out, report.to_json(), {"read.png": picture})
 
 
 @app.command()
@@ -138,9 +133,7 @@ def scaling(
     ctx: typer.Context,
     manifest: Annotated[
         Path | None,
-        typer.Argument(
-            help="The manifest of an ingest; without one, images are drawn.", show_default=False
-        ),
+        typer.Argument(help="The manifest of an ingest; without one, images are drawn."),
     ] = None,
     ranks: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of MPI ranks.")] = "1,2,4",
     readers: Annotated[
@@ -148,7 +141,6 @@ def scaling(
         typer.Option(
             metavar="N,N,...",
             help="Values for --readers of the ingest: numbers, or auto. (default: not given)",
-            show_default=False,
         ),
     ] = None,
     sizes: Annotated[
@@ -157,7 +149,6 @@ def scaling(
             metavar="HxWxC,...",
             help=f"Sizes of drawn images, in pixels: height, width, channels (1, 3 or 4). "
             f"(default: {_SIZES})",
-            show_default=False,
         ),
     ] = None,
     images: Annotated[
@@ -166,7 +157,6 @@ def scaling(
             min=1,
             help="Images at the largest number of ranks. (default: all of MANIFEST; of drawn ones "
             "about a second of work for each rank)",
-            show_default=False,
         ),
     ] = None,
     kind: Annotated[
@@ -183,7 +173,6 @@ def scaling(
             metavar="COMMAND",
             help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. (default: "
             "srun in a SLURM job, else that of the MPI library in use)",
-            show_default=False,
         ),
     ] = None,
     ingest_options: Annotated[
@@ -195,7 +184,7 @@ def scaling(
         ),
     ] = "",
     out: Out = Path("bench-scaling"),
-    runs: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
+    runs: Runs = 3,
     *,
     options: IngestOptions,
 ) -> None:
@@ -217,17 +206,19 @@ def scaling(
     require_packages("matplotlib")
     from h5ingest.bench import launching, synthetic
 
+    numbers = tuple(sorted(set(_numbers("--ranks", "ranks such as 1,2,4", ranks))))
     try:
-        numbers = tuple(sorted(set(_numbers("--ranks", "ranks such as 1,2,4", ranks))))
         if manifest is not None and sizes is not None:
             raise UsageError("--sizes is for drawn images: give a MANIFEST or --sizes")
         shapes = [synthetic.parse_shape(text) for text in (sizes or _SIZES).split(",")]
         if launcher is not None:
             launching.check_launcher(launcher, numbers)
-        arguments = _words("--ingest-options", ingest_options)
-        reader_counts = _readers(readers)
-    except IngestError as error:
+        arguments = tuple(shlex.split(ingest_options))
+    except UsageError as error:
         raise typer.BadParameter(str(error)) from None
+    except ValueError as error:
+        raise typer.BadParameter(f"--ingest-options: {error}: {ingest_options!r}") from None
+    reader_counts = _readers(readers)
     make_folder(out, "scaling.png")
     from h5ingest.bench import scaling as experiment
     from h5ingest.bench import scaling_figures, scaling_report
@@ -244,19 +235,15 @@ def scaling(
     with Status() as status:
         report = experiment.measure(manifest or shapes, options, out, plan, tell=status)
         status("drawing")
-        pictures = scaling_figures.draw(report)
+        picture = scaling_figures.draw(report)
     scaling_report.print_table(report)
-    publish(out, report.to_json(), {f"{name}.png": data for name, data in pictures.items()})
-
-
-def _cutoffs(text: str) -> tuple[int, ...]:
-    return _numbers("--cutoffs", "numbers of images such as 10,100,1000", text)
+    publish(out, report.to_json(), {"scaling.png": picture})
 
 
 def _numbers(option: str, expected: str, text: str) -> tuple[int, ...]:
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UsageError(f"{option}: expected {expected}, got {text!r}")
+        raise typer.BadParameter(f"{option}: expected {expected}, got {text!r}")
     return tuple(int(word) for word in words)
 
 
@@ -266,12 +253,7 @@ def _readers(text: str | None) -> tuple[str | None, ...]:
         return (None,)
     words = [word.strip() for word in text.split(",")]
     if not all(word == "auto" or word.isdecimal() for word in words):
-        raise UsageError(f"--readers: expected numbers or auto, such as 1,16,auto, got {text!r}")
+        raise typer.BadParameter(
+            f"--readers: expected numbers or auto, such as 1,16,auto, got {text!r}"
+        )
     return tuple(dict.fromkeys(words))
-
-
-def _words(option: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}: {text!r}") from None

@@ -113,7 +113,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     """
     interrupt = Interrupt()
     interrupt.install()
-    from h5ingest.mpi.async_sum import while_root_works
+    from h5ingest.mpi.async_sum import while_rank_0_works
     from h5ingest.pipeline.run import ingest  # not for --help
 
     # What has been imported stays for good. The garbage collector would search it again each time
@@ -148,7 +148,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
             except OutputError as also:  # which images failed matters more
                 warn(str(also))
         raise
-    with while_root_works(comm) as beat:
+    with while_rank_0_works(comm) as beat:
         if comm.rank == 0:
             from h5ingest.cli.messages import tell
 

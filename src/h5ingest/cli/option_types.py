@@ -20,9 +20,7 @@ _ProgressStyle = Literal["auto", "bar", "line", "off"]
 
 Progress = Annotated[_ProgressStyle, _progress()]
 Quiet = Annotated[bool, _quiet()]
-IngestedManifest = Annotated[
-    Path, typer.Argument(help="The manifest of an ingest.", show_default=False)
-]
+IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an ingest.")]
 
 # Of `ingest`:
 
@@ -35,25 +33,18 @@ Manifest = Annotated[
         metavar="MANIFEST",
         help="Text file with one image a line: a path, or a path, a tab and a label; or a "
         "table (.csv, .tsv) whose first line names its columns, the first of them 'path'.",
-        show_default=False,
     ),
 ]
-Out = Annotated[
-    Path, typer.Argument(metavar="OUT", help="The HDF5 file to make.", show_default=False)
-]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The HDF5 file to make.")]
 IngestProgress = Annotated[_ProgressStyle, _progress(rich_help_panel=_TOLD)]
 Report = Annotated[
-    Path | None,
-    _told(
-        metavar="FILE.json", help="Write the report as JSON, failures by name.", show_default=False
-    ),
+    Path | None, _told(metavar="FILE.json", help="Write the report as JSON, failures by name.")
 ]
 Croissant = Annotated[
     Path | None,
     _told(
         metavar="FILE.json",
         help="Describe the file in MLCommons Croissant metadata (reads it once).",
-        show_default=False,
     ),
 ]
 IngestQuiet = Annotated[bool, _quiet(rich_help_panel=_TOLD)]

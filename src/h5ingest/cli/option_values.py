@@ -64,10 +64,6 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _character(text: str) -> str:
-    return {"\\t": "\t", "tab": "\t"}.get(text, text)  # hard to type as itself
-
-
 def _number(of: str, text: str) -> int | None:
     if text == "auto":
         return None
@@ -80,7 +76,7 @@ PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "SIZE": parse_size,
     "HxW": _height_and_width,
     "KEY=VALUE": _key_and_value,
-    "CHAR": _character,
+    "CHAR": lambda text: {"\\t": "\t", "tab": "\t"}.get(text, text),  # a tab is hard to type
     "auto|ROWS": partial(_number, "images"),
     "auto|N": partial(_number, "threads"),
 }

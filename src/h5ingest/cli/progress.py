@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, Final, TextIO
 
+from h5ingest.pipeline.job import ProgressListener
+
 LINE_EVERY_S: Final = 10.0
 
 
-class LineProgress:
+class LineProgress(ProgressListener):
     """One line a phase, and one every 10 s: for log files."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -20,14 +22,12 @@ class LineProgress:
         """Whether the last line of the phase is printed; the same sums may still come again."""
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `job.ProgressListener`."""
         self._phase, self._n_images = name, n_images
         self._started_s = time.monotonic()
         self._next_s = self._started_s + LINE_EVERY_S
         self._finished = False
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `job.ProgressListener`."""
         now_s = time.monotonic()
         finished = n_images == self._n_images
         if self._finished or (now_s < self._next_s and not finished):
@@ -49,14 +49,13 @@ class LineProgress:
         )
 
     def notice(self, text: str) -> None:
-        """See `job.ProgressListener`."""
         print(f"h5ingest: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Do nothing: each line is complete."""
 
 
-class BarProgress:
+class BarProgress(ProgressListener):
     """A live bar: for terminals."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -83,12 +82,10 @@ class BarProgress:
         self._started_s = 0.0
 
     def phase(self, name: str, n_images: int) -> None:
-        """See `job.ProgressListener`."""
         self._task = self._bar.add_task(name, total=n_images, rate="")
         self._started_s = time.monotonic()
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `job.ProgressListener`."""
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         rate = f"{n_images / seconds:,.0f} images/s"
         if n_bytes:
@@ -98,7 +95,6 @@ class BarProgress:
         self._bar.update(self._task, completed=n_images, rate=rate)
 
     def notice(self, text: str) -> None:
-        """See `job.ProgressListener`."""
         self._bar.console.print(f"h5ingest: {text}", markup=False, highlight=False)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ def manifest(
     ctx: typer.Context,
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder with images at any depth.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder with images at any depth."),
     ],
     out: Annotated[
         Path,
@@ -30,7 +30,6 @@ def manifest(
             "--out",
             metavar="FILE",
             help="The manifest: commas in .csv, else tabs; - for standard output.",
-            show_default=False,
         ),
     ],
     label: Annotated[
@@ -45,7 +44,6 @@ def manifest(
         typer.Option(
             metavar="LEVEL",
             min=1,
-            show_default=False,
             help="Write a column group: 1 for the names of the folders in DIR (train, test ...), "
             "2 for those of the folders in these, and so on.",
         ),
@@ -102,16 +100,11 @@ def codecs(
     manifest: opt.IngestedManifest,
     sample: Annotated[int, typer.Option(min=1, help="Images to measure, taken evenly.")] = 500,
     json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write it all as JSON.", show_default=False),
+        Path | None, typer.Option("--json", metavar="FILE", help="Write it all as JSON.")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Draw size against read speed (needs matplotlib).",
-            show_default=False,
-        ),
+        typer.Option(metavar="FILE.png", help="Draw size against read speed (needs matplotlib)."),
     ] = None,
     *,
     options: IngestOptions,
@@ -144,34 +137,27 @@ def codecs(
 
 def show(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.")],
     sheet: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png",
             help="Draw a contact sheet: samples of each class with their labels.",
-            show_default=False,
         ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(
-            metavar="I",
-            help="Draw the channels of image I (from 0) side by side.",
-            show_default=False,
-        ),
+        typer.Option(metavar="I", help="Draw the channels of image I (from 0) side by side."),
     ] = None,
     layers_to: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png",
             help="Where --layers draws. (default: OUT's name with -layers-I.png, in this folder)",
-            show_default=False,
         ),
     ] = None,
     group: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only this group of the file.", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="Only this group of the file.")
     ] = None,
 ) -> None:
     """Show what is in OUT: images, storage, classes, failed rows, provenance, inodes saved.

@@ -1,6 +1,6 @@
 """What can go wrong, one class and one exit code per kind.
 
-    IngestError             1  the root of the tree; itself never raised
+    IngestError             1  what all others are; itself never raised
     ├── UsageError          2  an option or argument that cannot be
     ├── SamplesFailedError  3  images could not be read, or do not fit together
     ├── ManifestError       4  the manifest says something it cannot mean
@@ -9,14 +9,15 @@
     ├── SetupError          6  MPI, HDF5 or a codec is missing or does not fit
     └── StoppedError       75  asked to stop; the same command goes on from here
 
-These are errors of the *job*: every rank agrees on one of them and raises the same (`Comm.agree`).
-A *sample* that cannot be read is not an exception but a value, `Failure`; inside the decoder it
-travels as `SampleError`, which never leaves the rank. Anything else is a bug, and ends the job.
+These are errors of the *job*: all ranks agree on one of them and raise it together (`comm.agree`).
+A *sample* that cannot be read does not end the job: the code that reads and decodes it raises
+`SampleError`, which the rank catches and keeps as a value, `Failure`. Any other exception is a bug.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -50,7 +51,7 @@ class SamplesFailedError(IngestError):
     def __init__(self, message: str, failures: Sequence[Failure] = ()) -> None:
         super().__init__(message)
         self.failures = tuple(failures)
-        """All of them, on root."""
+        """All of them, on rank 0."""
 
 
 class ManifestError(IngestError, ValueError):
@@ -81,18 +82,7 @@ class StoppedError(IngestError):
     exit_code = EXIT_STOPPED
 
 
-_BY_NAME: Final = {
-    cls.__name__: cls
-    for cls in (
-        UsageError,
-        SamplesFailedError,
-        ManifestError,
-        OutputError,
-        StorageError,
-        SetupError,
-        StoppedError,
-    )
-}
+_BY_NAME: Final = {cls.__name__: cls for cls in (*IngestError.__subclasses__(), StorageError)}
 
 
 def to_plain(error: IngestError) -> tuple[str, str]:
@@ -124,7 +114,7 @@ def extended(error: OutputError, text: str) -> OutputError:
 
 
 class SampleError(Exception):
-    """One sample cannot be read. Raised by `source` and `decode`, caught by the batch loop."""
+    """One sample cannot be read. Raised in `images/`; caught where a rank goes through samples."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)
@@ -134,7 +124,7 @@ class SampleError(Exception):
         """One sentence for the user."""
 
     def at(self, index: int, path: bytes) -> Failure:
-        """Return the value that says of which sample this is true."""
+        """Return this as the failure of the sample with this index and path."""
         return Failure(index=index, path=os.fsdecode(path), kind=self.kind, reason=self.reason)
 
 
@@ -180,12 +170,8 @@ def describe_failures(
     1 missing
       line 5: a.png: gone
     """
-    counts: dict[str, int] = {}
-    for failure in failures:
-        counts[failure.kind] = counts.get(failure.kind, 0) + 1
-    lines = [
-        ", ".join(f"{n:,} {kind}" for kind, n in sorted(counts.items(), key=lambda kn: -kn[1]))
-    ]
+    counts = Counter(failure.kind for failure in failures).most_common()
+    lines = [", ".join(f"{n:,} {kind}" for kind, n in counts)]
     shown = sorted(failures, key=lambda failure: failure.index)[:first]
     numbers = lines_of([failure.index for failure in shown])
     lines += [f"  {where(f.index, numbers)}: {f.path}: {f.reason}" for f in shown]

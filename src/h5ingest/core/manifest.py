@@ -1,8 +1,8 @@
-"""The manifest: text to columns, a byte range at a time.
+"""The manifest: from text to columns, a byte range at a time.
 
 A manifest is UTF-8 text with one sample a line: `path`, or `path<TAB>label`, or a table whose
-first line names its columns (`lines`). Nothing here holds the whole file: a rank parses the lines
-that begin in its own byte range, and the final pass streams all of it once more in blocks.
+first line names its columns (see `manifest_dialect`). Nothing here holds the whole file: a rank
+parses the lines that begin in its own byte range, and rank 0 streams all of it again at the end.
 
 May not: open an image, decide on shapes, know a communicator.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -29,14 +29,14 @@ BLOCK_BYTES: Final = 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What all ranks know of a manifest that has been read: everything but its rows."""
+    """What all ranks know of a manifest that has been read: everything except its rows."""
 
     path: Path
     """The file."""
     dialect: Dialect
     """How to read it."""
     sha256: str
-    """Of the file, in hexadecimal, when the run began."""
+    """Digest of the file at the beginning of the run, in hexadecimal."""
     n_rows: int
     """Samples."""
     class_names: tuple[bytes, ...] | None
@@ -53,8 +53,8 @@ class Manifest:
     def lines_of(self, indices: Sequence[int]) -> dict[int, int]:
         """Return the 1-based line of each of these samples, for messages.
 
-        Reads the manifest as far as it must: some million lines a second. What cannot be found
-        there any more is left out.
+        Reads the manifest up to the last of them, some million lines a second. Samples that it
+        no longer has are left out.
         """
         found: dict[int, int] = {}
         wanted = sorted(set(indices), reverse=True)
@@ -71,7 +71,7 @@ class Manifest:
 
 
 class Digest(Protocol):
-    """What `stream` feeds: any object of `hashlib`."""
+    """What `stream` updates with the bytes it reads: any object of `hashlib`."""
 
     def update(self, data: bytes, /) -> None:
         """Take more bytes."""
@@ -79,36 +79,27 @@ class Digest(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestPart:
-    """What one byte range of the manifest says."""
+    """What one byte range of the manifest says; by default, an empty one."""
 
-    paths: PackedStrings
+    paths: PackedStrings = PackedStrings.pack([])  # noqa: RUF009 - immutable
     """One path a row."""
-    n_lines: int
+    n_lines: int = 0
     """Lines in the range, blank ones included."""
-    integer_labels: bool
+    integer_labels: bool = True
     """Whether every label in the range is an integer."""
-    flags: tuple[int, ...]
-    """Per extra column the kinds of cells seen (see `cells`)."""
-    names: tuple[bytes, ...]
+    flags: tuple[int, ...] = ()
+    """For each extra column, the kinds of cells in it (see `column_types`)."""
+    names: tuple[bytes, ...] = ()
     """Distinct cells of the column asked for, in order of appearance."""
-    codes: NDArray[np.int32]
+    codes: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     """(n,) for each row the position of its cell in `names`; (0,) if no column was asked for."""
-
-    @classmethod
-    def nothing(cls) -> ManifestPart:
-        """Return what an empty range says."""
-        nothing = PackedStrings.pack([])
-        return cls(
-            paths=nothing, n_lines=0, integer_labels=True, flags=(), names=(),
-            codes=np.zeros(0, np.int32),
-        )  # fmt: skip
 
 
 def share(path: Path, dialect: Dialect, part: int, n_parts: int) -> tuple[int, int]:
     """Return the byte range (start, stop) of part `part` of `n_parts`, aligned to line ends.
 
-    A line belongs to the part in whose equal share of the bytes it begins: the parts are disjoint,
-    in order, and together the whole body. A part may be empty.
+    The body is divided into equal shares of bytes, and a line belongs to the share in which it
+    begins: so the parts are disjoint, in order, and together the whole body. A part may be empty.
     """
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -131,7 +122,7 @@ def blocks(file: BinaryIO, start: int, stop: int, *, size: int = BLOCK_BYTES) ->
     """Yield the bytes of the range in blocks of whole lines.
 
     Raises:
-        LineError: a line too long to be one (its number counts from `start`).
+        LineError: a line longer than `LONGEST_LINE` (numbered from `start`).
     """
     file.seek(start)
     n_lines = 0

@@ -9,12 +9,15 @@ from typing import Final
 
 from h5ingest.core.errors import UsageError
 from h5ingest.core.option_fields import check_values, option, options_of
+from h5ingest.core.schema import LAYOUTS
 
 KIB: Final = 1024
 MIB: Final = 1024**2
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
 
+CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
+"""Value of `channels` -> number of channels."""
 MAX_READERS: Final = 256
 """Threads of one rank: far more than a file system's metadata server can use."""
 
@@ -70,7 +73,7 @@ class IngestOptions:
         "stack",
         "stack: one dataset of equal images. ragged: images of any size, one after the other. "
         "tree: a dataset for each image. encoded: the files' bytes.",
-        choices=("stack", "ragged", "tree", "encoded"),
+        choices=LAYOUTS,
     )
     group_by: str | None = _look(
         None, "Make an HDF5 group for each value of this column (train, test ...).", form="COLUMN"
@@ -78,7 +81,7 @@ class IngestOptions:
     channels: str = _look(
         "auto",
         "auto: the fewest that lose nothing (gray is repeated, alpha opaque).",
-        choices=("auto", "gray", "rgb", "rgba"),
+        choices=("auto", *CHANNELS),
     )
     dtype: str = _look(
         "auto",
@@ -259,12 +262,9 @@ class IngestOptions:
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"--size: expected height and width of at least 1, got {self.size}")
         if self.layout != "stack":
-            for flag, given in (
-                ("--fit", self.fit != "error"),
-                ("--size", self.size is not None),
-                ("--chunk", self.chunk_rows is not None),
-            ):
-                if given:
+            given = {"--fit": self.fit != "error", "--size": self.size, "--chunk": self.chunk_rows}
+            for flag, wrong in given.items():
+                if wrong:
                     raise UsageError(f"{flag} is for --layout stack only, got {self.layout}")
         if self.size is not None and self.fit == "error":
             raise UsageError("--size: say how with --fit pad, crop or resize")

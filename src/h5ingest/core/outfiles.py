@@ -1,8 +1,8 @@
-"""The one place that gives a file its name: written beside, brought to the disk, checked, renamed.
+"""Writing a file under a name that the user chose: to a temporary file, synced, checked, renamed.
 
-Whatever a verb writes goes through here, so that nothing of the user's is lost: what has the name
-already is replaced only if it is a file of the same kind that h5ingest wrote (`Kind`), or an empty
-one. Links are neither followed nor replaced.
+Every command writes its files through this module, so that no file of the user is lost: an existing
+file is replaced only if h5ingest wrote it and it is of the same kind (`Kind`), or if it is empty.
+Symbolic links are neither followed nor replaced.
 
 May not: know HDF5, ranks; print.
 """
@@ -33,7 +33,7 @@ class Kind:
     name: str
     """For messages."""
     begins: re.Pattern[bytes]
-    """What its first bytes look like; those of few other files do."""
+    """Matches the first bytes of such files, and of few others."""
 
 
 def _kind(name: str, begins: bytes) -> Kind:
@@ -52,23 +52,23 @@ PAGE: Final = _kind(
 )
 
 PNG_TEXT: Final = {"Software": "h5ingest"}
-"""What a picture has to say right behind its header, to be known as a `PICTURE`."""
+"""Text chunk of every picture, right after its header, by which it is recognized as a `PICTURE`."""
 
 
 def what_is(path: Path) -> str:
-    """Return in words what has this name; empty if nothing has. Follows no link.
+    """Return in words what exists under this name; empty if nothing does. Follows no link.
 
     Raises:
-        OSError: the system does not say.
+        OSError: the system refuses to tell.
     """
     return _look(path)[0]
 
 
 def check(path: Path, kind: Kind) -> None:
-    """Raise if a new file of this kind must not have this name.
+    """Check that a file of this kind may be written under this name.
 
     Raises:
-        OutputError: something else has it, or the system does not say.
+        OutputError: something else exists there, or the system refuses to tell.
     """
     try:
         found, head = _look(path)
@@ -88,22 +88,22 @@ def write(
     *,
     replace: bool = True,
 ) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Args:
         path: the file.
-        content: all of it, or what writes it.
-        kind: what it is, and what it may replace.
-        replace: whether it may replace anything.
+        content: the bytes, or a function that writes them.
+        kind: of the file, and of the files that it may replace.
+        replace: whether an existing file may be replaced.
 
     Raises:
-        OutputError: it cannot be written, or something has its name that must not be replaced.
+        OutputError: it cannot be written, or something exists there that must not be replaced.
     """
     check(path, kind)
-    beside = path.with_name(f".h5ingest-{os.urandom(8).hex()}")  # which nobody can lie in wait at
+    temporary = path.with_name(f".h5ingest-{os.urandom(8).hex()}")  # nobody can guess it
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(beside, "wb", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+        with open(temporary, "wb", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -112,8 +112,8 @@ def write(
             os.fsync(file.fileno())
         if replace:
             check(path, kind)
-        give_name(beside, path, replace=replace)
-        with contextlib.suppress(OSError):  # there are file systems that refuse it for a folder
+        give_name(temporary, path, replace=replace)
+        with contextlib.suppress(OSError):  # some file systems refuse it for a folder
             sync(path.parent)
     except OutputError:
         raise
@@ -123,46 +123,47 @@ def write(
         raise OutputError(f"{path}: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
-def give_name(beside: Path, path: Path, *, replace: bool) -> None:
+def give_name(temporary: Path, path: Path, *, replace: bool) -> None:
     """Give a finished file its name.
 
+    Without `replace`, a hard link is made, which fails if the name exists, and then the temporary
+    name is removed. Where there are no hard links (FAT, some of FUSE), the name is looked up before
+    the rename: a file that appears in the microseconds between would be lost.
+
     Args:
-        beside: the file, in the same folder.
+        temporary: the file, in the same folder.
         path: its name from now on.
-        replace: whether what has that name goes. If not: a hard link is made, which no file
-            system makes over an existing name, however late that appears; the first name is then
-            taken away. Where there are no hard links (FAT, some of FUSE) it is a look, then a
-            rename: between them, microseconds, another file could be lost.
+        replace: whether an existing file of that name is replaced.
 
     Raises:
-        FileExistsError: something has the name, and `replace` is not set.
+        FileExistsError: the name exists, and `replace` is not set.
         OSError: the file system refuses.
     """
     if replace:
-        beside.replace(path)
+        temporary.replace(path)
         return
     try:
-        os.link(beside, path)
+        os.link(temporary, path)
     except OSError as error:
-        if is_same(beside, path):
-            pass  # it had been made: NFS lost the answer and asked once more
+        if is_same(temporary, path):
+            pass  # the link exists: NFS lost the first answer and repeated the request
         elif os.path.lexists(path):
             raise FileExistsError(f"{path}: exists") from error
         else:
-            beside.rename(path)
+            temporary.rename(path)
             return
-    with contextlib.suppress(OSError):  # it has its name: the other is only left over
-        beside.unlink()
+    with contextlib.suppress(OSError):  # the file has its name; the temporary one is only litter
+        temporary.unlink()
 
 
 def sync(path: Path) -> None:
-    """Bring what this host has written to the file, or to the folder, to the disk.
+    """Wait until what this host has written to the file or folder is on the disk (fsync).
 
     Raises:
-        OSError: the system says that data did not reach it.
+        OSError: data may not have reached the disk.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -172,13 +173,13 @@ def sync(path: Path) -> None:
 
 
 def check_distinct(*named: tuple[str, Path | None]) -> None:
-    """Raise if two paths of a command lead to the same file, however they are spelled.
+    """Check that the paths of a command are different files, however they are spelled.
 
     Args:
-        named: what the user knows it by, and the path. What has one name is not compared.
+        named: name for messages, and path; paths with the same name may be the same file.
 
     Raises:
-        UsageError: they do.
+        UsageError: two of them lead to the same file.
     """
     seen: dict[tuple[object, ...], tuple[str, Path]] = {}
     for name, path in named:
@@ -192,7 +193,7 @@ def check_distinct(*named: tuple[str, Path | None]) -> None:
 
 
 def _identity(path: Path) -> tuple[object, ...]:
-    """Return what is the same for two paths if they lead to the same file, also to a future one."""
+    """Return a value that is equal for paths to the same file, even if that does not exist yet."""
     real = Path(os.path.realpath(path))
     for place, name in ((real, ""), (real.parent, real.name)):
         with contextlib.suppress(OSError):
@@ -209,7 +210,7 @@ def is_same(one: str | bytes | Path, other: Path) -> bool:
 
 
 def _look(path: Path) -> tuple[str, bytes]:
-    """Return what has the name, in words, and the first bytes of it if it is a regular file."""
+    """Return what exists under the name, in words, and the first bytes of a regular file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""`PackedStrings`: many short byte strings in two arrays, about 8 bytes a string beside its text.
+"""`PackedStrings`: many short byte strings as one text and an array of offsets.
 
-A Python list of a million paths takes 100 MB; this takes the text and one offset each, which is
-what lets a rank hold its share of a manifest of any size.
+A Python list of a million paths takes 100 MB; this takes the text itself and 8 bytes for each path,
+so that a rank can hold its share of a manifest of any size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PackedStrings:
     text: bytes
     """All strings, one after the other."""
     ends: NDArray[np.int64]
-    """(n,) int64: where each string ends in `text`, non-decreasing, the last at its end."""
+    """(n,) int64, non-decreasing: where each string ends in `text`; the last one is its length."""
 
     def __post_init__(self) -> None:
         last = int(self.ends[-1]) if len(self.ends) else 0

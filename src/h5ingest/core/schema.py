@@ -23,7 +23,7 @@ from typing import Any, Final
 from h5ingest.core.errors import OutputError, UsageError
 
 VERSION: Final = 1
-"""Of all layouts."""
+"""The version of the format, the same for all layouts."""
 
 STATUS_MISSING: Final = 0
 STATUS_OK: Final = 1
@@ -52,6 +52,9 @@ class Attribute(StrEnum):
     """JSON: ranks, hosts, and the job's number."""
     CREATED = "created"
     H5INGEST_VERSION = "h5ingest_version"
+    MANIFEST_NAME = "manifest_name"
+    MANIFEST_SHA256 = "manifest_sha256"
+    COMMAND = "command"
 
 
 GROUP_NAME: Final = "name"
@@ -168,7 +171,7 @@ class FileHeader:
     """What the attributes of a file say of it as a whole."""
 
     path: str
-    """Of the file, for messages."""
+    """Path of the file, for messages."""
     schema: str
     """The attribute."""
     layout: str
@@ -180,7 +183,7 @@ class FileHeader:
     n_samples: int | None
     n_failed: int | None
     content_digest: str
-    """Of all that the file says."""
+    """Content digest, as the file has it."""
     options: dict[str, Any]
     """That decided the content."""
 

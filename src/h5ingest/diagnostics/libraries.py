@@ -1,6 +1,6 @@
-"""The libraries that are imported here, with their versions, or why they cannot be.
+"""The libraries in use, with their versions, or why they cannot be imported.
 
-May not: change anything. mpi4py is imported through `comm`.
+May not: change anything. mpi4py is imported through `mpi.world`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IMPORT_LIMIT_S: Final = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Libraries:
-    """What is imported, or why it cannot be."""
+    """What can be imported, and what cannot."""
 
     h5py: str = ""
     hdf5: str = ""
@@ -33,12 +33,12 @@ class Libraries:
     mpi: str = ""
     """Name and version of the MPI library that mpi4py uses."""
     mpi_files: tuple[str, ...] = ()
-    """The MPI libraries in the process; more than one cannot work together."""
+    """Shared libraries of MPI in the process; two of them cannot work together."""
     decoder: str = ""
     libpng: str = ""
     """Version of the libpng that decodes palettes."""
     codecs: tuple[str, ...] = ()
-    """What --compression takes here."""
+    """Codecs that --compression accepts here."""
     errors: tuple[str, ...] = ()
     """What could not be imported, and why."""
 
@@ -49,7 +49,7 @@ class Libraries:
 
     @property
     def mpi_family(self) -> str:
-        """`open mpi`, `mpich` (and all that descends from it) or empty."""
+        """`open mpi`, `mpich` (or one of its descendants), or empty."""
         if "open mpi" in self.mpi.lower():
             return "open mpi"
         is_mpich = re.search("mpich|mvapich|intel|cray", self.mpi, re.IGNORECASE)
@@ -63,7 +63,7 @@ class Libraries:
 
 
 def import_apart() -> Libraries:
-    """Import the libraries in another process, which may crash. Not collective."""
+    """Import the libraries in another process, since that may crash. Not collective."""
     command = [sys.executable, "-m", "h5ingest.diagnostics.libraries"]
     try:
         done = subprocess.run(
@@ -89,8 +89,8 @@ def import_here(mpi: str = "", *, with_codecs: bool = True) -> Libraries:
     """Import the libraries in this process. Not collective.
 
     Args:
-        mpi: `comm.library` of a run under MPI; otherwise MPI is asked without being started.
-        with_codecs: try which codecs there are.
+        mpi: `comm.library` in a run under MPI; otherwise MPI is asked without starting it.
+        with_codecs: whether to find out which codecs work.
     """
     errors: list[str] = []
     found: dict[str, Any] = {}

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
-
-RESAMPLE: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-"""Pillow's filters, by their names in lower case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +27,7 @@ class Fit:
     pad_value: int = 0
     """Value of the padding, in every channel."""
     resample: str = "bicubic"
-    """Pillow's filter, for `resize`."""
+    """Pillow's filter, in lower case, for `resize`."""
     raw: bool = False
     """Whether samples are labels, which keep their values at any depth."""
 
@@ -60,10 +57,6 @@ class Losses:
             (self.depth, "lost depth (16 to 8 bits)"),
         )
         return tuple(f"{count:,} images {what}" for count, what in kinds if count)
-
-    def to_plain(self) -> tuple[int, int, int]:
-        """Return the counts as a tuple, to be gathered from the ranks."""
-        return self.alpha, self.colour, self.depth
 
 
 def convert_into(

@@ -1,4 +1,4 @@
-"""The manifest of a folder: a line for each image that a `scan` finds, written whole or not at all.
+"""`h5ingest manifest`: a line for each image that `scan` finds, written completely or not at all.
 
 May not: open an image, know ranks, print.
 """
@@ -21,12 +21,12 @@ from h5ingest.images.scan import EXTENSIONS, SHOWN, Noted, Scan, ScanOptions, Ta
 
 
 def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tuple[bytes, bytes]:
-    """Return label and group of the images in a folder; an empty one where there is none.
+    """Return label and group of the images in a folder; each may be empty.
 
     Args:
-        folder: relative to the folder that is scanned; empty for that folder itself.
-        own_name: name of the folder that is scanned, the label of the images right in it.
-        options: which of them to take.
+        folder: path relative to the scanned folder; empty for the scanned folder itself.
+        own_name: name of the scanned folder: the label of images that lie directly in it.
+        options: how labels and groups are made.
 
     >>> options = ScanOptions(label="path", group_level=1)
     >>> label_and_group(b"train/Greek/alpha", b"data", options)
@@ -44,15 +44,14 @@ def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tup
 
 
 def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> Tally:
-    """Write the manifest of the images below `folder`, and return what was met on the way.
+    """Write the manifest of the images below `folder`, and return counts of all that was found.
 
-    Nothing is written unless all of it can be. A `.csv` file has its cells quoted where they must
-    be, any other is separated by tabs; a stream gets tabs, and paths relative to the working
-    folder.
+    Columns are separated by commas in a `.csv` file (with quotes where needed), else by tabs. In a
+    stream, paths are relative to the working directory.
 
     Raises:
         UsageError: `folder` is no folder.
-        ManifestError: no image, or one that no line can name.
+        ManifestError: no image, or one whose path cannot be written in a line.
         OutputError: `out` exists, or cannot be written.
     """
     base = os.fsencode(folder)
@@ -70,7 +69,7 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
     tally = Tally()
     try:
         prefix = _prefix(base, os.fsencode(home), absolute=options.absolute)
-        # A nameless file: the scan cannot come across it, and nothing is left of it on any exit.
+        # A file without a name: the scan cannot find it, and it disappears whatever happens.
         with tempfile.TemporaryFile(dir=home if isinstance(out, Path) else None) as rows:
             rows.writelines(_lines(base, prefix, options, tally, comma=comma))
             _check(folder, tally, options)
@@ -93,9 +92,9 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
 
 
 def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
-    """Return what leads from `home` to `folder`, with a slash at its end if it is not empty.
+    """Return the path from `home` to `folder`, ending in a slash unless it is empty.
 
-    Links are kept as the user named them, unless `..` behind a link would then lead elsewhere.
+    Symbolic links are kept as the user named them, unless a `..` after one would lead elsewhere.
     """
     plain, real = os.path.abspath(folder), os.path.realpath(folder)
     if not absolute:
@@ -110,7 +109,7 @@ def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
 def _lines(
     base: bytes, prefix: bytes, options: ScanOptions, tally: Tally, *, comma: bool
 ) -> Iterator[bytes]:
-    """Yield the lines of the manifest; what cannot be said in one goes to `tally.refused`."""
+    """Yield the lines of the manifest; paths that no line can hold go to `tally.refused`."""
     own_name = os.path.basename(os.path.abspath(base)) or b"/"
     delimiter = b"," if comma else b"\t"
 
@@ -203,9 +202,9 @@ def _skipped(tally: Tally) -> list[str]:
     return [*lines, *_by_name(tally.noted)]
 
 
-def _by_name(book: Noted) -> list[str]:
+def _by_name(noted: Noted) -> list[str]:
     lines = []
-    for reason, (count, paths) in book.items():
+    for reason, (count, paths) in noted.items():
         lines.append(f"  {count:,} x {reason}")
         lines += [f"    {_show(path)}" for path in paths]
         if count > len(paths):

@@ -1,6 +1,6 @@
-"""What must be known of a file before Pillow sees it, or what Pillow does not say.
+"""Parsers of headers, for what must be known before Pillow opens a file or what it does not tell.
 
-Each function takes the whole file of its format. May not: decode, know files.
+Each function takes the bytes of a whole file of its format. May not: decode, know files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from h5ingest.core.errors import SampleError
 
 _NUMBER: Final = rb"(?:\s|#[^\r\n]*+[\r\n])++(\d{1,9})"
-"""A number of a PNM header, behind white space and comments."""
+"""A number in a PNM header, with the white space and comments before it."""
 _PNM: Final = re.compile(rb"P([14])" + 2 * _NUMBER + rb"\s")
 _PNM_WITH_HIGHEST: Final = re.compile(rb"P([2356])" + 3 * _NUMBER + rb"\s")
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
@@ -36,7 +36,7 @@ class Pnm:
 
     @property
     def n_bytes(self) -> int | None:
-        """What the pixels take; None where they are written as text."""
+        """Bytes of the pixels; None where they are written as text."""
         if self.kind < 4:
             return None
         if self.kind == 4:
@@ -64,7 +64,7 @@ def pnm(data: bytes) -> Pnm:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Return height and width of a WebP file, of the canvas where there is one.
+    """Return height and width of a WebP file; those of the canvas where it has one.
 
     Raises:
         SampleError: damaged.
@@ -83,7 +83,7 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def avif_depth(data: bytes) -> int:
-    """Return the most bits a sample that any picture in an AVIF file has."""
+    """Return the highest bit depth of any picture in an AVIF file."""
     depth = 8
     at = data.find(b"av1C")
     while 0 <= at < len(data) - 6:
@@ -95,20 +95,20 @@ def avif_depth(data: bytes) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jpeg2000:
-    """The SIZ segment of JPEG 2000."""
+    """What the SIZ segment of a JPEG 2000 file says."""
 
     height: int
     width: int
     samples: frozenset[str]
-    """Kinds of samples that its channels have: `uint8`, `int16`, `uint12` ..."""
+    """Types of its channels: `uint8`, `int16`, `uint12` ..."""
     n_channels: int
 
 
 def jpeg2000(data: bytes) -> Jpeg2000:
-    """Return what the codestream of a JPEG 2000 file says, and not the boxes around it.
+    """Return size and sample types of a JPEG 2000 file, from its codestream, not from the boxes.
 
     Raises:
-        SampleError: damaged, or box and codestream differ in size.
+        SampleError: damaged, tiles are missing, or boxes and codestream give different sizes.
     """
     try:
         start, boxed = _codestream(data)
@@ -123,7 +123,7 @@ def jpeg2000(data: bytes) -> Jpeg2000:
     if height <= 0 or width <= 0 or boxed not in (None, (height, width)) or not all(size[4:6]):
         raise SampleError("damaged", _DAMAGED_JPEG_2000)
     n_tiles = -(-(size[0] - size[6]) // size[4]) * -(-(size[1] - size[7]) // size[5])
-    if found != n_tiles:  # decoders make zeros of what is missing, and keep room for it
+    if found != n_tiles:  # decoders fill missing tiles with zeros, and allocate memory for them
         raise SampleError("damaged", f"the JPEG 2000 file has {found} of its {n_tiles} tiles")
     return Jpeg2000(
         height=height,
@@ -134,7 +134,7 @@ def jpeg2000(data: bytes) -> Jpeg2000:
 
 
 def _tiles(data: bytes, start: int) -> int:
-    """Return how many tiles a codestream has, of which at least the first part is whole."""
+    """Return the number of tiles in a codestream of which at least the first part is complete."""
     at, tiles = start + 2, set[int]()
     while data[at : at + 2] != b"\xff\x90":  # SOT ends the main header
         at += 2 + max(2, *struct.unpack_from(">H", data, at + 2))
@@ -148,7 +148,7 @@ def _tiles(data: bytes, start: int) -> int:
 
 
 def _codestream(data: bytes) -> tuple[int, tuple[int, int] | None]:
-    """Return where the codestream begins, and height and width as the boxes before it have them."""
+    """Return where the codestream begins, and the (height, width) that the boxes before it give."""
     if data.startswith(_CODESTREAM):
         return 0, None
     at, boxed = 0, None

@@ -1,7 +1,7 @@
-"""The libpng that expands palettes, and whether it may on this machine.
+"""Whether libpng may expand palettes on this machine.
 
-CVE-2026-33636: until 1.6.56 its code for ARM's vector unit (NEON) may leave its buffers where it
-makes RGB of a palette. It comes with imagecodecs: releases from 2026.10.10 on have a later one.
+CVE-2026-33636: before 1.6.56, its code for ARM's vector unit (NEON) may access memory outside of
+its buffers when it turns a palette image into RGB. imagecodecs from 2026.10.10 on has a later one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def version() -> str:
 
 
 def problem(machine: str, libpng: str) -> str:
-    """Return why a machine must expand no palettes with a libpng; empty if it may.
+    """Return why this libpng must not expand palettes on a machine; empty if it may.
 
     >>> problem("aarch64", "1.6.56"), problem("x86_64", "1.6.55")
     ('', '')
@@ -45,10 +45,10 @@ def _problem_here(machine: str) -> str:
 
 
 def check_palettes() -> None:
-    """Refuse a palette image that must not be expanded here.
+    """Refuse palette images if libpng must not expand them here.
 
     Raises:
-        SampleError: so it is.
+        SampleError: it must not.
     """
     found = _problem_here(MACHINE)
     if found:

@@ -1,9 +1,8 @@
-"""Every image format but PNG: only what has a lossless uint8 or uint16 form.
+"""All image formats except PNG, as far as their pixels are uint8 or uint16 without loss.
 
-A format is read only if it is one of those of `signatures`, each by the decoder named here: TIFF by
-libtiff (see `tiff`), JPEG 2000 of 16 bits by OpenJPEG, both through imagecodecs; the others by
-Pillow. The size is checked before a decoder allocates anything, and a file that is refused is
-called by its name. Pillow takes 0.1 s to import: only a rank that meets such an image does.
+Formats are those of `core.signatures`, each with one decoder: TIFF is read by libtiff (see `tiff`),
+JPEG 2000 of 16 bits by OpenJPEG, both through imagecodecs; all others by Pillow. The size is
+checked before a decoder allocates anything; a file of another format is refused by name.
 
 May not: know files, ranks, datasets.
 """
@@ -36,7 +35,7 @@ _REFUSALS: Final = (
     "unrecognized",
     "not installed",
 )
-"""Words in an error that tell what is not read from what is damaged."""
+"""Words in a decoder's error that mean unsupported, rather than damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +48,14 @@ class Opened:
     _load: Callable[[], tuple[NDArray[Any], bool]]
 
     def load(self) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """Return (H, W) or (H, W, C) pixels as `spec` says, and kinds of notes (see `notes`).
+        """Return (H, W) or (H, W, C) pixels as `spec` says, and kinds of `core.notes`.
 
         Raises:
             SampleError: damaged.
         """
         with _guarded(self._format):
             pixels, more = self._load()
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        found = ImageSpec(
-            height=pixels.shape[0],
-            width=pixels.shape[1],
-            channels=channels,
-            dtype=pixels.dtype.name,
-        )
+        found = ImageSpec.of(pixels.shape, pixels.dtype)
         if found != self.spec:
             raise SampleError("damaged", f"the {self._format} header says {self.spec}, not {found}")
         return pixels, (MORE_IMAGES,) if more else ()
@@ -72,12 +65,11 @@ def open_image(data: bytes, check: Check) -> Opened:
     """Read the header of the whole file `data`.
 
     Args:
-        data: of any format, or of none.
-        check: is given height and width before anything of that size is allocated; may raise.
+        data: an image, or anything else.
+        check: called with height and width before anything of that size is allocated; may raise.
 
     Raises:
-        SampleError: no image, damaged, or of a kind that has no lossless uint8 or uint16 form, or
-            that is not read at all; what `check` raises.
+        SampleError: no image, damaged, or not supported; whatever `check` raises.
     """
     name = format_of(data)
     if name is None or name not in _OPENERS:
@@ -174,12 +166,12 @@ _OPENERS: Final[dict[str, Callable[[bytes, Check], tuple[ImageSpec, Loader]]]] =
         for name in ("JPEG", "GIF", "BMP", "QOI")
     },
 }
-"""Who reads what; a file of any other format is refused."""
+"""Format -> what opens it."""
 
 
 @contextlib.contextmanager
 def _guarded(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a `SampleError`, and keep its warnings to itself."""
+    """Turn anything that a decoder raises into a `SampleError`, and silence its warnings."""
     try:
         with _quiet:
             yield
@@ -188,7 +180,7 @@ def _guarded(name: str) -> Iterator[None]:
     except MemoryError:
         raise SampleError("too large", f"not enough memory to decode this {name} file") from None
     except Exception as error:
-        # A decoder may raise anything; whatever it is, this file cannot be read.
+        # Decoders raise exceptions of any class; each means that this file cannot be read.
         text = one_line(error)
         if type(error).__name__ == "DecompressionBombError":
             raise SampleError("too large", f"{name}: {text}") from None
@@ -199,7 +191,7 @@ def _guarded(name: str) -> Iterator[None]:
 
 
 class _Quiet:
-    """Python's warnings off while at least one thread is inside (reentrant)."""
+    """Turns Python's warnings off while at least one thread is inside; reentrant."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
-"""What Pillow decodes: each format by its one class, which `Image.open` would look for among many.
+"""The formats that Pillow decodes, each by its own class: `Image.open` would try many.
 
-Pillow takes 0.1 s to import: only a rank that meets such an image does. May not: know files, ranks.
+Pillow takes 0.1 s to import: only ranks that find such an image do. May not: know files, ranks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from h5ingest.core.layout import ImageSpec
 REMEDY: Final = "convert it to PNG"
 """What to do about an image that is not read."""
 Check = Callable[[int, int], None]
-"""Is given height and width; raises if they are too much."""
+"""Called with height and width; raises if they are too large."""
 Loader = Callable[[], tuple[NDArray[Any], bool]]
 """Returns the pixels, and whether the file has more images."""
 
@@ -37,9 +37,9 @@ _CLASSES: Final = {
     "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
     "AVIF": ("AvifImagePlugin", "AvifImageFile"),
 }
-"""Format -> module and class of Pillow's."""
+"""Format -> Pillow's module and class."""
 _MODES: Final = {"1": 1, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-"""Pillow's modes that are taken as they are, and their channels."""
+"""Modes of Pillow whose pixels are taken as they are -> number of channels."""
 _CONVERTED: Final = {
     ("P", False): "RGB", ("P", True): "RGBA", ("PA", False): "RGBA", ("PA", True): "RGBA",
     ("1", True): "LA", ("L", True): "LA", ("RGB", True): "RGBA",
@@ -57,15 +57,15 @@ def open_image(name: str, data: bytes, check: Check) -> tuple[ImageSpec, Loader]
     Args:
         name: its format.
         data: the file.
-        check: called before pixels are allocated (for WebP that is too late).
+        check: called before Pillow allocates the pixels (except those of WebP: check them first).
 
     Raises:
         SampleError: too large, or without a lossless uint8 form.
-        Exception: whatever Pillow raises.
+        Exception: anything that Pillow raises.
     """
     image = _opened(name, data, check)
     if name == "GIF":
-        image.load()  # only then its mode is the one that it has
+        image.load()  # before that its mode may be another one
     mode = image.mode
     transparent = "transparency" in image.info or (mode == "P" and image.palette.mode == "RGBA")
     wanted = _CONVERTED.get((mode, transparent), mode)
@@ -97,7 +97,7 @@ def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
 
 
 def unsupported(name: str, found: str) -> SampleError:
-    """Return the error that says what a file of a format that is read has, and may not have."""
+    """Return the error for a file of a known format with content that has no exact pixels here."""
     return SampleError(
         "unsupported",
         f"expected unsigned 8- or 16-bit samples in gray, RGB or a palette, found {name} with "
@@ -107,7 +107,7 @@ def unsupported(name: str, found: str) -> SampleError:
 
 @functools.cache
 def silence(logger: str) -> None:
-    """Keep what a library logs from logging's last resort, which prints it on stderr."""
+    """Keep a library's log records from being printed on stderr, logging's last resort."""
     logging.getLogger(logger).addHandler(logging.NullHandler())
 
 
@@ -121,7 +121,7 @@ def _opened(name: str, data: bytes, check: Check) -> Any:
     except ImportError:
         raise unsupported(name, "a Pillow that has no decoder for it") from None
     check(image.height, image.width)
-    # Pillow's own limit stays, but for an image that --max-pixels allows.
+    # Pillow's own limit stays, except for an image that --max-pixels allows.
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.height * image.width > limit:
         PIL.Image.MAX_IMAGE_PIXELS = image.height * image.width
@@ -129,7 +129,7 @@ def _opened(name: str, data: bytes, check: Check) -> Any:
 
 
 def _plain(image: Any) -> NDArray[Any]:
-    """Return an image of Pillow's: bilevel as 0 and 255, 16 bits in this machine's byte order."""
+    """Return the pixels: bilevel ones as 0 and 255, 16 bits in this machine's byte order."""
     pixels = np.asarray(image)
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
@@ -137,7 +137,7 @@ def _plain(image: Any) -> NDArray[Any]:
 
 
 def _has_more(image: Any) -> bool:
-    """Return whether the file has more images; one of them that is damaged harms no other."""
+    """Return whether the file has more images; damage to one of those does not matter."""
     with contextlib.suppress(OSError, SyntaxError, ValueError, IndexError):
         return bool(getattr(image, "is_animated", False))
     return True

@@ -1,11 +1,11 @@
 """The exact pixels of a PNG.
 
-They are what the PNG specification says (ISO/IEC 15948), not what a library finds convenient:
-palettes become RGB, tRNS becomes an alpha channel in every colour type, gray of 1, 2 and 4 bits is
-scaled to 0..255, 16 bits stay 16 bits, and no gamma, colour profile or rotation is applied.
+They are those of the PNG specification (ISO/IEC 15948): palettes become RGB, tRNS becomes an alpha
+channel in every colour type, gray of 1, 2 and 4 bits is scaled to 0..255, 16 bits stay 16 bits, and
+no gamma, colour profile or rotation is applied.
 
-What libpng (in imagecodecs) refuses is refused, whatever the kind. It is exact for all of them, but
-slow: what `png_fast` can decode, and finds to be right, does not go through it.
+An image that libpng (in imagecodecs) refuses is refused. libpng is exact for all kinds of PNG, but
+slow: so images that `png_fast` decodes, and proves to be intact, do not go through it.
 
 May not: know files, ranks, datasets.
 """
@@ -51,12 +51,12 @@ def decoder_version() -> str:
 def decode_into(
     data: bytes, out: NDArray[Any], spec: ImageSpec, *, raw: bool = False
 ) -> tuple[str, ...]:
-    """Decode a PNG; return kinds of notes on it.
+    """Decode a PNG; return the kinds of `core.notes` that hold for it.
 
     Args:
         data: the whole file.
         out: of the spec's shape and dtype; C-contiguous. On an error its content is undefined.
-        spec: as `spec_of` told.
+        spec: what `spec_of` returned.
         raw: as for `spec_of`.
 
     Raises:
@@ -81,14 +81,14 @@ def decode_into(
 
 
 class PngTemplate:
-    """PNGs that are the same up to their pixels: all of them decode to the same spec."""
+    """PNG files with the same bytes up to their pixels, which all have the same spec."""
 
     def __init__(self, data: bytes, spec: ImageSpec) -> None:
         """Take one of them.
 
         Args:
-            data: its first bytes, which told the spec.
-            spec: as `spec_of` told.
+            data: its first bytes, as given to `spec_of`.
+            spec: what `spec_of` returned.
         """
         self.spec = spec
         self._start = next(start for kind, start, _ in chunks(data, 33) if kind == b"IDAT")
@@ -124,7 +124,7 @@ class PngTemplate:
 
 
 def _decode_by_libpng(data: bytes, out: NDArray[Any], *, raw: bool) -> None:
-    """Do what `decode_into` does, for every kind of PNG, whose chunks are intact."""
+    """Decode a PNG of any kind into `out`; its chunks have been checked."""
     scale = 1
     if raw and data[25] in (0, 3) and (data[24] < 8 or data[25] == 3):
         data, scale = as_plain_gray(data), 255 // (2 ** data[24] - 1)
@@ -152,12 +152,12 @@ def _decode_few_colours(data: bytes, out: NDArray[Any], colours: bytes, *, raw: 
         for kind, start, end in chunks(data, 33)
     ):
         raise SampleError("damaged", "its tRNS chunk has more entries than its palette")
-    # libpng does not tell: so those indices get a red that no other has, best a value that
-    # occurs nowhere.
+    # libpng does not report such indices. So they are given a colour whose red no other colour has;
+    # if possible, a value that no colour has in any channel.
     mark = min(set(range(256)) - set(colours) or set(range(256)) - set(colours[::3]))
     marked = with_palette(data, colours.ljust(3 * 2 ** data[24], bytes([mark])))
     _decode_by_libpng(marked, out, raw=False)
-    if not (out == mark).any():  # several times as fast as the look at one channel
+    if not (out == mark).any():  # several times as fast as looking at one channel
         return False
     beyond = out[:, :, 0] == mark
     out[:, :, :3][beyond] = 0

@@ -1,8 +1,8 @@
-"""The chunks of a PNG: what its header says, whether they are intact, where its pixels are.
+"""The chunks of a PNG: the header, whether all chunks are intact, where the pixels are.
 
-One rule for all kinds of PNG and all layouts: every chunk, up to IEND, has its right CRC, a type as
-the specification wants it and, unless it is ancillary, one that is known here. (libpng drops an
-ancillary chunk that is damaged, and with a tRNS chunk it would drop the transparency.)
+One rule for all kinds of PNG and all layouts: every chunk up to IEND must have a correct CRC and a
+valid type, and critical chunks must be known ones. (libpng silently drops ancillary chunks that are
+damaged: with tRNS, the transparency would be lost.)
 
 May not: decode pixels; know files, ranks, datasets.
 """
@@ -38,21 +38,21 @@ class Contents:
     """What an intact PNG holds."""
 
     pixels: tuple[slice, ...]
-    """Where the data of its IDAT chunks lies; of the first one and those next to it."""
+    """Where the data of the IDAT chunks is: of the first one and those that directly follow it."""
     is_plain: bool
-    """Whether all else, but for the header, is of no consequence for the pixels."""
+    """Whether no other chunk, except the header, has an effect on the pixels."""
 
 
 def spec_of(data: bytes, *, whole: bool = True, raw: bool = False) -> ImageSpec | None:
-    """Return what a PNG decodes to, judged by all that precedes its pixels.
+    """Return what a PNG decodes to, from the chunks before its pixels.
 
     Args:
         data: the file's first bytes, signature included.
         whole: whether `data` is all of the file.
-        raw: whether palette indices and low-bit gray are to be kept as they are.
+        raw: whether palette indices and gray of 1, 2, 4 bits are kept as they are.
 
     Returns:
-        The spec; None if `data` is not the whole file and does not tell yet.
+        The spec; None if `data` is not the whole file and too short.
 
     Raises:
         SampleError: damaged.
@@ -61,8 +61,8 @@ def spec_of(data: bytes, *, whole: bool = True, raw: bool = False) -> ImageSpec 
     if data[37:41] == b"IDAT":
         transparent = False
     elif whole or len(ihdr) == 25:
-        _spec(ihdr, False, raw)  # what follows a header makes no sense if that one does not
-        transparent = _has_transparency(data, whole=whole)
+        _spec(ihdr, False, raw)  # a wrong header is reported before what follows it
+        transparent = has_transparency(data, whole=whole)
     return None if transparent is None else _spec(ihdr, transparent, raw)
 
 
@@ -90,16 +90,16 @@ def check(data: bytes, start: int = 8) -> Contents:
 
 
 def only_stream(data: bytes, start: int) -> bytes | None:
-    """Return the zlib stream of a whole PNG, if nothing but the end of the file follows it.
+    """Return the zlib stream of a PNG whose only IDAT chunk is the last one before IEND.
 
-    This is what `check` finds in most files, in a fraction of its time.
+    Most files are so, and this takes a fraction of the time of `check`.
 
     Args:
         data: the whole file.
-        start: of an IDAT chunk; what precedes it is intact.
+        start: of an IDAT chunk; the chunks before it have been checked.
 
     Returns:
-        The stream; None if more follows the chunk, or it is damaged.
+        The stream; None if other chunks follow, or the chunk is damaged.
     """
     crc_at = len(data) - len(END) - 4
     if int.from_bytes(data[start : start + 4]) != crc_at - start - 8:
@@ -109,7 +109,7 @@ def only_stream(data: bytes, start: int) -> bytes | None:
 
 
 def matters(kind: bytes) -> bool:
-    """Return whether a chunk of this type, beside the header, may change what a decoder gives."""
+    """Return whether a chunk of this type, apart from the header, may affect the pixels."""
     return kind in _CRITICAL or kind in (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 
 
@@ -135,15 +135,6 @@ def is_exact_in_pillow(data: bytes) -> bool:
     return not ((depth == 16 and colour != 0) or (transparent and colour != 3))
 
 
-def has_transparency(data: bytes) -> bool:
-    """Return whether a whole PNG has a tRNS chunk before its pixels.
-
-    Raises:
-        SampleError: damaged.
-    """
-    return bool(_has_transparency(data, whole=True))
-
-
 @functools.lru_cache(maxsize=1024)
 def _spec(ihdr: bytes, transparent: bool, raw: bool) -> ImageSpec:
     """Return the spec that an IHDR chunk (25 bytes: length, type, data, CRC) describes."""
@@ -165,7 +156,7 @@ def _spec(ihdr: bytes, transparent: bool, raw: bool) -> ImageSpec:
         )
     channels = CHANNELS[colour] + (transparent and colour in (0, 2, 3))
     if raw and (colour == 3 or (colour == 0 and depth < 8)):
-        channels = 1  # indices, or labels: what is transparent is for those who show them
+        channels = 1  # indices, or labels: transparency only matters for display
     return ImageSpec(
         height=height,
         width=width,
@@ -174,8 +165,19 @@ def _spec(ihdr: bytes, transparent: bool, raw: bool) -> ImageSpec:
     )
 
 
-def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
-    """Return whether a tRNS chunk precedes the pixels; None if `data` ends before they begin."""
+def has_transparency(data: bytes, *, whole: bool = True) -> bool | None:
+    """Return whether a tRNS chunk precedes the pixels.
+
+    Args:
+        data: the file, or its first bytes.
+        whole: whether it is all of the file.
+
+    Returns:
+        None if `data` is not the whole file and ends before the pixels begin.
+
+    Raises:
+        SampleError: damaged.
+    """
     found = False
     for kind, start, end in chunks(data, 33):
         if kind == b"IDAT":
@@ -193,7 +195,7 @@ def _has_transparency(data: bytes, *, whole: bool) -> bool | None:
 
 
 def is_animated(data: bytes) -> bool:
-    """Return whether an acTL chunk, before the pixels, says that there are more frames."""
+    """Return whether an acTL chunk before the pixels announces more frames."""
     for kind, *_ in chunks(data, 33):
         if kind in (b"IDAT", b"acTL"):
             return kind == b"acTL"
@@ -203,8 +205,8 @@ def is_animated(data: bytes) -> bool:
 def as_plain_gray(data: bytes) -> bytes:
     """Return a palette or gray PNG as plain gray of the same depth: its samples are the indices.
 
-    The pixels of both are stored alike (PNG specification, 4.4): so libpng serves here too, and
-    gray of 1, 2, 4 bits, which it scales, is scaled back exactly.
+    Both store pixels in the same way (PNG specification, 4.4): so libpng can decode the result, and
+    gray of 1, 2 and 4 bits, which it scales to 0..255, can be scaled back exactly.
     """
     head = b"IHDR" + data[16:25] + b"\0" + data[26:29]
     parts = [SIGNATURE, data[8:12], head, zlib.crc32(head).to_bytes(4)]
@@ -223,7 +225,7 @@ def with_palette(data: bytes, colours: bytes) -> bytes:
 
 
 def only_pixels(data: bytes) -> bytes:
-    """Return an intact PNG without whatever makes no pixels."""
+    """Return an intact PNG with only the chunks that make its pixels."""
     wanted = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
     parts = [data[start:end] for kind, start, end in chunks(data, 8) if kind in wanted]
     return SIGNATURE + b"".join(parts)
@@ -239,7 +241,7 @@ def chunks(data: bytes, start: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_chunk(data: bytes, kind: bytes, start: int, end: int) -> None:
-    """Raise if the chunk data[start:end] is not as it should be."""
+    """Raise if the chunk data[start:end] is truncated, damaged or of an unknown critical type."""
     if end > len(data):
         raise SampleError("damaged", f"the file is truncated in its {_name(kind)} chunk")
     if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):

@@ -1,8 +1,8 @@
 """`Prefetcher`: source files in order, read ahead by threads where they are slow to open.
 
-On a parallel file system an open takes milliseconds, in which a rank could decode hundreds of small
-images. Where files open in microseconds, threads only add overhead: so the first files are read
-without threads, a few at a time, and the time they take decides.
+On a parallel file system, opening a file takes milliseconds, in which a rank could decode hundreds
+of small images. Where files open in microseconds, threads only add overhead: so the first files are
+read without threads, a few at a time, and the time that this takes decides.
 
 May not: know what an image is, know ranks.
 """
@@ -65,7 +65,7 @@ class Prefetcher:
             readers: threads that read ahead; 0: none; None: a default number, if files are slow.
             end: see `source_files.read`.
             limit: see `source_files.read`; may be set anew while files are read.
-            waiting: called every 20 ms while a file is waited for (with threads only).
+            waiting: called every 20 ms while this waits for a thread.
         """
         self._source_folder = source_folder
         self._end = end
@@ -74,7 +74,7 @@ class Prefetcher:
         self._n_threads = readers or READERS
         self._pool: ThreadPoolExecutor | None = None
         self._folder: int | None = None
-        with contextlib.suppress(OSError):  # the error comes with the files
+        with contextlib.suppress(OSError):  # each file will give the error
             self._folder = os.open(source_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.limit = limit
         self.seconds = 0.0
@@ -166,7 +166,7 @@ class _Some(NamedTuple):
 
     files: list[Read]
     n_bytes: int
-    """Of all these files."""
+    """Total size of these files."""
     seconds: float
     """Seconds it took to read them."""
 

@@ -1,8 +1,7 @@
-"""The images below a folder, sorted, and what else there was (`h5ingest manifest`; see `listing`).
+"""The images below a folder, in order, and counts of everything else (see `folder_manifest`).
 
-The order is that of the bytes of the paths, whatever the locale, and whatever the order in which
-the file system lists them. Memory does not grow with the number of images, only with the number of
-entries of one folder.
+Paths are sorted by their bytes, independently of the locale and of the order in which the file
+system lists them. Memory grows with the entries of one folder, not with the number of images.
 
 May not: decode an image (the first bytes of a file tell what it is), know ranks.
 """
@@ -41,7 +40,7 @@ Noted = dict[str, tuple[int, list[bytes]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanOptions:
-    """What to look for, and what to write of it."""
+    """Which files are images, and what is written about them."""
 
     label: str = "parent"
     """`parent` (name of the image's folder), `path` (that below the scanned one) or `none`."""
@@ -91,18 +90,18 @@ class Tally:
         return self.formats.total()
 
 
-def note(book: Noted, reason: str, path: bytes) -> None:
+def note(noted: Noted, reason: str, path: bytes) -> None:
     """Count a path under a reason, and keep it if it is one of the first."""
-    count, paths = book.get(reason, (0, []))
-    book[reason] = count + 1, paths if count >= SHOWN else [*paths, path]
+    count, paths = noted.get(reason, (0, []))
+    noted[reason] = count + 1, paths if count >= SHOWN else [*paths, path]
 
 
 class Scan:
     """Iterates over the images below a folder, as paths relative to it in the order of bytes.
 
-    A link to a file counts as a file. A link to a folder is followed, but nothing is entered twice
-    (device and inode): a link that leads to where the scan comes anyway gives way to the folder's
-    own path, and one that leads back up is a loop.
+    A link to a file counts as a file. A link to a folder is followed, but no folder is entered
+    twice (device and inode): a folder that the scan reaches without the link keeps its own path,
+    and a link to a folder above is a loop.
     """
 
     def __init__(self, folder: bytes, options: ScanOptions, tally: Tally) -> None:

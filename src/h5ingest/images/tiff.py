@@ -1,8 +1,8 @@
-"""TIFF: what the tags of the first page say, and its pixels.
+"""TIFF: the tags of the first page, and its pixels.
 
-libtiff (imagecodecs) hands out the samples as they are stored: what they mean is decided here.
-WhiteIsZero is inverted, gray of 1, 2 and 4 bits scaled to 0..255, palettes become RGB, and no
-orientation is applied. Memory is bounded: the tags are judged before libtiff sees the file.
+libtiff (in imagecodecs) returns samples as they are stored; this module interprets them:
+WhiteIsZero is inverted, gray of 1, 2 and 4 bits is scaled to 0..255, palettes become RGB, and no
+orientation is applied. Memory is bounded: the tags are checked before libtiff opens the file.
 
 May not: know files, ranks, datasets.
 """
@@ -21,23 +21,23 @@ from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
 
 _TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""Types of whole numbers, by their codes."""
+"""Code of an integer type -> its format character for `struct`."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _OTHERS: Final = {
     4: "a transparency mask", 5: "CMYK (inks)", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB",
     32803: "raw camera samples (CFA)", 32844: "LogL", 32845: "LogLuv", 34892: "linear raw",
 }  # fmt: skip
-"""Photometric interpretations that are not read."""
+"""Photometric interpretations that are refused."""
 _JPEG: Final = 7
 _COMPRESSIONS: Final = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 50000)
-"""None, CCITT (3), LZW, JPEG, deflate, PackBits, deflate, zstd. (LZMA may claim any memory.)"""
+"""None, CCITT (3), LZW, JPEG, deflate, PackBits, deflate, zstd. (LZMA may need any memory.)"""
 _FORMATS: Final = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
 _REMEDY: Final = "convert it to PNG"
-_LOOKED_AT: Final = {256, 257, 258, 259, 262, 277, 284, 320, 322, 323, 338, 339}
-"""Width, height, bits, compression, photometric interpretation, samples, planes, colour map, tile's
-width and height, extra samples, sample format."""
+_USED: Final = {256, 257, 258, 259, 262, 277, 284, 320, 322, 323, 338, 339}
+"""The tags that are read: width, height, bits, compression, photometric interpretation, samples,
+planes, colour map, width and height of a tile, extra samples, sample format."""
 _MOST_VALUES: Final = 1024
-"""Of one of these: a colour map of 8 bits has 768."""
+"""The most values that one of these may have: a colour map of 8 bits has 768."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +47,23 @@ class Page:
     spec: ImageSpec
     """What it decodes to."""
     bits: int
-    """Of a sample."""
+    """Bits of a sample."""
     photometric: int
-    """What the samples mean."""
+    """The photometric interpretation: what the samples mean."""
     planar: bool
     """Whether each channel is stored by itself."""
     colours: tuple[int, ...]
-    """Of a palette: red, green, blue, 0 to 65535, 2 ** bits each; else empty."""
+    """The palette: 2 ** bits values of red, then of green, then of blue, 0 to 65535; else empty."""
     more: bool
     """Whether there are more pages."""
 
 
 def page_of(data: bytes, check_size: Callable[[int, int], None]) -> Page:
-    """Return what the tags of a whole TIFF file say.
+    """Return what the tags of the first page of a TIFF file say.
 
     Args:
-        data: the file, signature included.
-        check_size: is given height and width, and raises if they are too much; so is a tile.
+        data: the whole file.
+        check_size: called with height and width of the image and of a tile; raises if too large.
 
     Raises:
         SampleError: damaged, too large, or of a kind that has no lossless uint8 or uint16 form.
@@ -130,7 +130,7 @@ def pixels_of(data: bytes, page: Page, decode: Callable[..., NDArray[Any]]) -> N
 
     Args:
         data: the whole file.
-        page: as `page_of` told.
+        page: what `page_of` returned.
         decode: imagecodecs' `tiff_decode`.
     """
     samples = decode(data, index=0)
@@ -154,7 +154,7 @@ def pixels_of(data: bytes, page: Page, decode: Callable[..., NDArray[Any]]) -> N
 def _has_alpha(n: int, n_colours: int, extra: tuple[int, ...]) -> bool:
     if n == n_colours:
         return False
-    # 2: alpha by itself. What is not said at all is alpha too: many programs leave it out.
+    # 2: plain alpha. So is a fourth channel without this tag: many programs leave it out.
     if n == n_colours + 1 and (extra == (2,) or (n_colours == 3 and not extra)):
         return True
     if n == n_colours + 1 and extra == (1,):
@@ -171,11 +171,11 @@ def _unsupported(found: str) -> SampleError:
 
 
 def _tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
-    """Return the tags of the first page that are looked at, and whether there is a second page.
+    """Return the tags in `_USED` of the first page, and whether there is a second page.
 
     Raises:
         struct.error: the file ends before them.
-        KeyError: one has another type than it may.
+        KeyError: the value of one has a wrong type or length.
     """
     order = "<" if data[:1] == b"I" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
@@ -183,18 +183,18 @@ def _tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
     (at,) = struct.unpack_from(order + word, data, 8 if big else 4)
     (n,) = struct.unpack_from(order + n_form, data, at)
     at += struct.calcsize(order + n_form)
-    room = struct.calcsize(word)
+    inline = struct.calcsize(word)  # bytes of a value that is stored in the entry itself
     tags: dict[int, tuple[int, ...]] = {}
     for start in range(at, at + n * entry, entry):
         tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, start)
-        if tag in tags or tag not in _LOOKED_AT:  # (libtiff takes the first of several too)
+        if tag in tags or tag not in _USED:  # like libtiff, take the first of several
             continue
         if kind not in _TYPES or not 0 < count <= _MOST_VALUES:
             raise KeyError(tag)
         form = f"{order}{count}{_TYPES[kind]}"
-        place = start + 4 + room
-        if struct.calcsize(form) > room:
+        place = start + 4 + inline
+        if struct.calcsize(form) > inline:
             (place,) = struct.unpack_from(order + word, data, place)
         tags[tag] = struct.unpack_from(form, data, place)
-    (following,) = struct.unpack_from(order + word, data, at + n * entry)
-    return tags, following != 0
+    (next_page,) = struct.unpack_from(order + word, data, at + n * entry)
+    return tags, next_page != 0

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from h5ingest.core import outfiles
 
@@ -60,8 +62,6 @@ class Scale:
 
     def to_screen(self, image: NDArray[Any]) -> Any:
         """Return a Pillow image, RGB or RGBA, of (H, W) or (H, W, C) values."""
-        from PIL import Image
-
         colour, alpha = _split(image)
         unit = np.clip((colour.astype(np.float32) - self.low) / (self.high - self.low), 0, 1)
         shown = (unit * 255 + 0.5).astype(np.uint8)
@@ -87,8 +87,6 @@ def fitted(picture: Any, longest: int) -> Any:
 
     Grown by a whole factor, each pixel a square; or reduced smoothly.
     """
-    from PIL import Image
-
     side = max(picture.size)
     factor = max(1, longest // side) if side <= longest else longest / side
     size = [max(1, round(length * factor)) for length in picture.size]
@@ -107,15 +105,11 @@ def fitted(picture: Any, longest: int) -> Any:
 
 def canvas(width: int, height: int) -> Any:
     """Return white paper, a Pillow image of so many pixels."""
-    from PIL import Image
-
     return Image.new("RGB", (width, height), _PAPER)
 
 
 def place(paper: Any, picture: Any, x: int, y: int, width: int, height: int) -> None:
     """Paste the picture into the middle of a cell, with a thin line around it."""
-    from PIL import ImageDraw
-
     x, y = x + (width - picture.width) // 2, y + (height - picture.height) // 2
     paper.paste(picture, (x, y))
     frame = (x - 1, y - 1, x + picture.width, y + picture.height)
@@ -124,8 +118,6 @@ def place(paper: Any, picture: Any, x: int, y: int, width: int, height: int) -> 
 
 def write(paper: Any, at: tuple[int, int], text: str, size: int, ink: tuple[int, ...]) -> None:
     """Write a line of text, its upper left corner at `at`."""
-    from PIL import ImageDraw
-
     text = _drawable(text)
     ImageDraw.Draw(paper).text(at, text, font=_font(size, _is_latin(text)), fill=ink)
 
@@ -133,8 +125,6 @@ def write(paper: Any, at: tuple[int, int], text: str, size: int, ink: tuple[int,
 @cache
 def _font(size: int, latin: bool) -> Any:
     """Return Pillow's own font; for other letters, one that has them if the system does."""
-    from PIL import ImageFont
-
     if not latin:
         for name in ("NotoSans-Regular.ttf", "DejaVuSans.ttf"):
             try:
@@ -185,8 +175,6 @@ def save(paper: Any, file: Path) -> None:
 
 def signed() -> Any:
     """Return what Pillow has to write into a PNG, so that it is known as one of h5ingest."""
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     for name, text in outfiles.PNG_TEXT.items():
         info.add_text(name, text)

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
+from rich.table import Table
+
 from h5ingest.core.errors import Failure, OutputError, SetupError
 from h5ingest.core.outfiles import PICTURE, PNG_TEXT, write
 
 DISK_MB_S: Final = 100.0
 """What `balanced` takes a shared disk to deliver to one of many processes."""
 READS_PER_WRITE: Final = 10
-"""What `balanced` takes a file to be for."""
+"""How often `balanced` assumes that a file is read."""
 WORTHWHILE: Final = 0.95
 """Of raw: what `fastest_to_read` may take at most."""
 
@@ -100,18 +103,13 @@ class CodecReport:
         """Return all fields, and the recommendations, as plain values."""
         return {
             **asdict(self),
-            "smallest": self.smallest.label,
-            "fastest_to_read": self.fastest_to_read.label,
-            "balanced": self.balanced.label,
+            **{name.replace(" ", "_"): m.label for name, m in recommendations(self).items()},
             "balanced_is": {"disk_mb_s": DISK_MB_S, "reads_per_write": READS_PER_WRITE},
         }
 
 
 def print_table(report: CodecReport) -> None:
     """Print all codecs, the smallest first, and what to choose."""
-    from rich.console import Console
-    from rich.table import Table
-
     marks = _marks(report)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("--compression")
@@ -236,31 +234,33 @@ def _label(figure: Any, axes: Any, texts: dict[Measured, str]) -> None:
     """Write a label beside each point, where it covers the least of the others."""
     from matplotlib.transforms import Bbox
 
+    def cost(place: int, box: Any, own: Any) -> float:
+        """Prefer the first places, inside of the frame, away from points and earlier labels."""
+        common = [Bbox.intersection(box, other) for other in taken if other is not own]
+        inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+        covered = sum(part.width * part.height for part in common if part is not None)
+        return place * 5.0 + covered + (0.0 if inside else 1e6)
+
     figure.draw_without_rendering()  # the places are known only now
     points = [axes.transData.transform((m.read_mb_s, m.of_files)) for m in texts]
     taken = [Bbox.from_extents(x - 10, y - 10, x + 10, y + 10) for x, y in points]
     frame = axes.get_window_extent()
     for (m, text), own in zip(texts.items(), list(taken), strict=True):
-        best: tuple[float, Any, Any] | None = None
         ring = 1.0 if text == m.label else 1.6
-        for place, (dx, dy) in enumerate(_PLACES):
-            label = axes.annotate(
+        labels = [
+            axes.annotate(
                 text, (m.read_mb_s, m.of_files),
                 xytext=(dx * ring, dy * ring), textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center", va="center",
                 fontsize=7.5, fontweight="bold" if text != m.label else "normal",
-            )  # fmt: skip
-            box = label.get_window_extent()
-            cost = place * 5.0 + _outside(box, frame)
-            cost += sum(_common(box, other) for other in taken if other is not own)
-            if best is None or cost < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = cost, label, box
-            else:
-                label.remove()
-        assert best is not None
-        taken.append(best[2])
+            )
+            for dx, dy in _PLACES
+        ]  # fmt: skip
+        boxes = [label.get_window_extent() for label in labels]
+        best = min(range(len(boxes)), key=lambda place: cost(place, boxes[place], own))
+        taken.append(boxes[best])
+        for label in labels[:best] + labels[best + 1 :]:
+            label.remove()
 
 
 _PLACES: Final = (
@@ -268,14 +268,3 @@ _PLACES: Final = (
     (-8, 18), (-8, -18), (0, 20), (0, -20), (14, 27), (14, -27), (-14, 27), (-14, -27),
 )  # fmt: skip
 """Where a label may stand, in points from its own: the first are preferred."""
-
-
-def _common(a: Any, b: Any) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return float(width * height) if width > 0 and height > 0 else 0.0
-
-
-def _outside(box: Any, frame: Any) -> float:
-    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    return 0.0 if inside else 1e6

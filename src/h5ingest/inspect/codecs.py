@@ -33,6 +33,7 @@ from h5ingest.core.layout import DatasetSpec, Filter, ImageSpec
 from h5ingest.core.layout_kinds import default_chunk_rows, stack_group
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.partition import batches, unit
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codec_table import CodecReport, Measured
@@ -67,7 +68,7 @@ class _Sample:
     stacks: dict[ImageSpec, NDArray[Any]]
     """(n, H, W[, C]) for each kind."""
     n_bytes: int
-    """Of the files."""
+    """Total size of the image files."""
     failures: tuple[Failure, ...]
 
 
@@ -265,5 +266,4 @@ def _read(path: Path, spec: DatasetSpec, pixels: NDArray[Any], codec: str) -> fl
 
 
 def _chunks(spec: DatasetSpec) -> list[range]:
-    step = spec.chunk_rows or 1
-    return [range(a, min(a + step, spec.shape[0])) for a in range(0, spec.shape[0], step)]
+    return batches(range(spec.shape[0]), unit(spec), 1)

@@ -118,9 +118,9 @@ class _Line:
     name: str
     """Of the class; empty: there is none, or it is above."""
     n_images: int
-    """Of the class in the file."""
+    """Images of the class in the whole file."""
     samples: NDArray[np.intp]
-    """Those shown."""
+    """The samples shown in this line."""
 
 
 def _chosen(store: ImageStore) -> list[_Line]:

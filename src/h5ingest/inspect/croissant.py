@@ -33,49 +33,31 @@ _BLOCK_BYTES: Final = 2**20
 _EDITABLE: Final = ("name", "description")
 """Keys that are written at first, and not again if they were changed by hand."""
 
-_CONTEXT: Final[dict[str, object]] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "arrayShape": "cr:arrayShape",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
-    "containedIn": "cr:containedIn",
-    "cr": "http://mlcommons.org/croissant/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "description": {"@container": "@language"},
-    "equivalentProperty": "cr:equivalentProperty",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isArray": "cr:isArray",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "name": {"@container": "@language"},
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
+_TERMS: Final = (
+    "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field",
+    "fileObject", "fileProperty", "fileSet", "format", "includes", "isArray", "isLiveDataset",
+    "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated",
+    "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+_CONTEXT: Final[dict[str, object]] = dict(
+    sorted(
+        {
+            "@language": "en",
+            "@vocab": "https://schema.org/",
+            **{term: f"cr:{term}" for term in _TERMS},
+            "conformsTo": "dct:conformsTo",
+            "cr": "http://mlcommons.org/croissant/",
+            "data": {"@id": "cr:data", "@type": "@json"},
+            "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+            "dct": "http://purl.org/dc/terms/",
+            "description": {"@container": "@language"},
+            "examples": {"@id": "cr:examples", "@type": "@json"},
+            "name": {"@container": "@language"},
+            "rai": "http://mlcommons.org/croissant/RAI/",
+            "sc": "https://schema.org/",
+        }.items()
+    )
+)
 """The standard's own; a validator warns of any other."""
 
 _TYPES: Final = {
@@ -184,7 +166,12 @@ def _record_sets(
     n = len(group[schema.STATUS.name])
     fields = []
     for path, shape, dtype in _columns(group, header.layout):
-        field = _field(f"{id_}/{_word(path)}", path, shape, dtype)
+        column = path.rpartition("/")[2]
+        meaning = _MEANINGS.get(path, f"Column {column} of the manifest.")
+        type_ = _TYPES.get(dtype.kind) or _TYPES[f"{dtype.kind}{dtype.itemsize}"]
+        field = _node("Field", f"{id_}/{_word(path)}", meaning, dataType=type_)
+        if shape:
+            field |= {"isArray": True, "arrayShape": ",".join(map(str, shape))}
         field["source"] = {
             "fileObject": {"@id": file_name},
             "extract": {"column": f"/{prefix}/{path}" if prefix else f"/{path}"},
@@ -192,13 +179,8 @@ def _record_sets(
         if path == schema.LABELS.name and named:
             field["references"] = {"field": {"@id": f"{names}/label"}}
         fields.append(field)
-    yield {
-        "@type": "cr:RecordSet",
-        "@id": id_,
-        "name": id_,
-        "description": f"One record per image: row i of each dataset ({n} rows).",
-        "field": fields,
-    }
+    about = f"One record per image: row i of each dataset ({n} rows)."
+    yield _node("RecordSet", id_, about, field=fields)
     if named:
         yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]])
 
@@ -217,43 +199,24 @@ def _columns(
             yield name, dataset.shape[1:], dataset.dtype
 
 
-def _field(id_: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, object]:
-    name = path.rpartition("/")[2]
-    field: dict[str, object] = {
-        "@type": "cr:Field",
-        "@id": id_,
-        "name": id_,
-        "description": _MEANINGS.get(path, f"Column {name} of the manifest."),
-        "dataType": _TYPES.get(dtype.kind) or _TYPES[f"{dtype.kind}{dtype.itemsize}"],
-    }
-    if shape:
-        field |= {"isArray": True, "arrayShape": ",".join(map(str, shape))}
-    return field
-
-
 def _classes(id_: str, names: list[str]) -> dict[str, object]:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": id_,
-        "name": id_,
-        "description": "The name of each class.",
-        "dataType": "sc:Enumeration",
-        "key": {"@id": f"{id_}/label"},
-        "field": [
-            {
-                "@type": "cr:Field",
-                "@id": f"{id_}/{part}",
-                "name": f"{id_}/{part}",
-                "description": meaning,
-                "dataType": type_,
-            }
-            for part, type_, meaning in (
-                ("label", "cr:Int64", "As in labels."),
-                ("name", "sc:Text", "As in the manifest."),
-            )
+    label, name = f"{id_}/label", f"{id_}/name"
+    return _node(
+        "RecordSet", id_, "The name of each class.",
+        dataType="sc:Enumeration",
+        key={"@id": label},
+        field=[
+            _node("Field", label, "As in labels.", dataType="cr:Int64"),
+            _node("Field", name, "As in the manifest.", dataType="sc:Text"),
         ],
-        "data": [{f"{id_}/label": label, f"{id_}/name": name} for label, name in enumerate(names)],
-    }
+        data=[{label: number, name: class_} for number, class_ in enumerate(names)],
+    )  # fmt: skip
+
+
+def _node(kind: str, id_: str, description: str, **more: object) -> dict[str, object]:
+    """Return an object of Croissant's vocabulary, which has its id as its name."""
+    about = {"@type": f"cr:{kind}", "@id": id_, "name": id_, "description": description}
+    return {**about, **more}
 
 
 def _word(text: str) -> str:

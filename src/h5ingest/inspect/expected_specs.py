@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.options import CHANNELS
 from h5ingest.core.schema import IMAGES
 from h5ingest.images.conversion import holds, lossless_channels
-
-_CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
 
 Sizes = tuple[int, int]
 """(height, width), pixels."""
@@ -29,10 +29,10 @@ class Expected:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Take the options that the file was made with, as its attribute has them."""
-        self._layout: str = options["layout"]
+        self._kind = KINDS[options["layout"]]
         self._fit: str = options["fit"]
         self._size = tuple(options["size"]) if options["size"] else None
-        self._channels = _CHANNELS.get(options["channels"])
+        self._channels = CHANNELS.get(options["channels"])
         self._dtype: str | None = None if options["dtype"] == "auto" else options["dtype"]
         self._reduces: bool = options["reduce_depth"]
         self.seen: Seen = Counter()
@@ -59,13 +59,13 @@ class Expected:
         if wanted_dtype == "uint8" and not self._reduces:
             wanted_dtype = spec.dtype
         wanted_size: tuple[int, ...] = spec.height, spec.width
-        if self._layout == "stack":
+        if self._kind.uniform:
             self.seen[prefix, spec] += 1
             if self._channels is None and holds(channels, spec):
                 wanted_channels = channels  # the fewest for all: `stack_problems`
             if self._fit != "error":
                 wanted_size = self._size or shape[:2]
-        elif self._layout == "encoded":
+        elif self._kind.keeps_files:
             wanted_dtype = dtype  # bytes
         if (shape[:2], channels, dtype) != (wanted_size, wanted_channels, wanted_dtype):
             height, width = wanted_size

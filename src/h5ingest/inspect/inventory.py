@@ -78,7 +78,7 @@ def digest_problems(
                 first += n_rows
             else:
                 _add(digest, full_name, dataset)
-        if header.layout == "tree":
+        if pixels is None:
             tree_names = schema.TREE_NAMES.at(prefix)
             kinds = (_kind(file[name]) if name in file else "" for name in file[tree_names][:])
             digest.add_pixels(tree_names, kinds)

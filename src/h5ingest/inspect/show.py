@@ -15,9 +15,13 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
 
 from h5ingest.core import schema
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout_kinds import KINDS, LayoutKind
 from h5ingest.core.options import size
 from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
 from h5ingest.reading.open_file import datasets, open_checked
@@ -46,8 +50,6 @@ def show(path: str | os.PathLike[str], *, group: str | None = None) -> None:
         OutputError: the file cannot be read, or is not one of h5ingest.
         UsageError: there is no such group.
     """
-    from rich.console import Console
-
     width = None if sys.stdout.isatty() else _WIDTH
     Console(width=width, highlight=False, markup=False, emoji=False).print(tree(path, group))
 
@@ -95,9 +97,6 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
         OutputError: the file cannot be read, or is not one of h5ingest.
         UsageError: there is no such group.
     """
-    from rich.text import Text
-    from rich.tree import Tree
-
     file, header = open_checked(path)
     with file:
         n_bytes = os.path.getsize(path)
@@ -122,8 +121,6 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
 
 def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
     """Add lines of (name, text), the names aligned."""
-    from rich.text import Text
-
     pairs = [(printable(name), printable(text)) for name, text in lines]
     width = max((len(name) for name, _text in pairs), default=0)
     for name, text in pairs:
@@ -140,24 +137,26 @@ def _about_images(store: ImageStore, file: h5py.File, prefix: str) -> Iterator[t
     if store.sizes is not None and len(store):
         low, high = np.asarray(store.sizes).min(axis=0), np.asarray(store.sizes).max(axis=0)
         yield f"heights {low[0]:,} to {high[0]:,}, widths {low[1]:,} to {high[1]:,}", ""
-    if store.layout == "tree":
-        yield f"one dataset each{_classes(store)}", ""
+    if KINDS[store.layout].dataset_per_image:
+        labels = store.labels
+        classes = "" if labels is None else f", {len(np.unique(labels)):,} classes"
+        yield f"one dataset each{classes}", ""
         return
-    yield _storage(file[schema.PIXELS[store.layout].at(prefix)], store.layout), ""
+    yield _storage(file[schema.PIXELS[store.layout].at(prefix)], KINDS[store.layout]), ""
 
 
-def _storage(dataset: h5py.Dataset, layout: str) -> str:
+def _storage(dataset: h5py.Dataset, kind: LayoutKind) -> str:
     """Return chunks, filters, bytes and ratio of the dataset with the pixels."""
     pixels, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     parts = ["contiguous"]
     if dataset.chunks:
         rows = dataset.chunks[0]
         n_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
-        what = ("image" if layout == "stack" else "element") + "s" * (rows > 1)
+        what = ("image" if kind.uniform else "element") + "s" * (rows > 1)
         parts = [f"{-(-dataset.shape[0] // rows):,} chunks of {rows:,} {what} ({size(n_bytes)})"]
     filters = filter_names(dataset)
     parts.append(" + ".join(filters) if filters else "no filter")
-    if layout == "encoded":
+    if kind.keeps_files:
         parts.append(f"{size(pixels)} of image files as they were")
     elif filters:
         ratio = f", {pixels / stored:.1f} times smaller" if stored else ""
@@ -186,14 +185,8 @@ def _datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, str]]:
         yield name, f"{dataset.shape} {kind}"
 
 
-def _classes(store: ImageStore) -> str:
-    return "" if store.labels is None else f", {len(np.unique(store.labels)):,} classes"
-
-
 def _add_classes(branch: Any, store: ImageStore) -> None:
     """Add how many images each class has."""
-    from rich.text import Text
-
     if store.labels is None or not len(store):
         return
     labels, counts = np.unique(store.labels, return_counts=True)
@@ -219,8 +212,6 @@ def _add_classes(branch: Any, store: ImageStore) -> None:
 
 def _add_failed(branch: Any, store: ImageStore) -> None:
     """Add the first failed rows by name."""
-    from rich.text import Text
-
     rows = np.flatnonzero(store.status != STATUS_OK)
     if not len(rows):
         return
@@ -255,15 +246,10 @@ def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
             continue
         text = str(value)
         if name in (Attribute.OPTIONS, Attribute.LIBRARIES, Attribute.JOB):
-            pairs = json.loads(text)
-            text = ", ".join(
-                f"{key} {_plain(pairs[key])}" for key in pairs if pairs[key] is not None
-            )
+            pairs = {key: value for key, value in json.loads(text).items() if value is not None}
+            text = ", ".join(f"{key} {value}" for key, value in pairs.items())
+            text = " ".join(text.split())  # an MPI's version string has tabs and line feeds
         yield name, text
-
-
-def _plain(value: object) -> str:
-    return " ".join(str(value).split())  # an MPI's version string has tabs and line feeds
 
 
 def printable(text: str) -> str:

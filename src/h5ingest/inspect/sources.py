@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.images import source_files
 from h5ingest.images.conversion import Fit, Losses, convert_into
 from h5ingest.images.decode import check_intact, decode_into, decode_otherwise, probe
@@ -37,7 +38,7 @@ class Sources:
         self._fit = Fit(
             how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw
         )
-        self._encoded = options["layout"] == "encoded"
+        self._encoded = KINDS[options["layout"]].keeps_files
         self.n_done = 0
         """Sources compared."""
         self.n_other = 0

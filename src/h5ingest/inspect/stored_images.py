@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.errors import one_line
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.mpi.comm import Comm
 
 _BLOCK_BYTES: Final = 16 * 1024**2
@@ -31,11 +32,12 @@ def blocks(
 ) -> Iterator[tuple[range, Iterator[Stored]]]:
     """Yield (rows, their images) of this rank's share of a group."""
     n_rows = len(file[schema.STATUS.at(prefix)])
-    if layout == "tree":
+    kind = KINDS[layout]
+    if kind.dataset_per_image:
         names = file[schema.TREE_NAMES.at(prefix)]
         for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
             yield rows, (_read(file, name, ()) for name in names[rows.start : rows.stop])
-    elif layout == "stack":
+    elif kind.uniform:
         images = file[schema.IMAGES.at(prefix)]
         step = images.chunks[0] if images.chunks else 1
         row_bytes = images.dtype.itemsize * int(np.prod(images.shape[1:]))
@@ -54,13 +56,11 @@ def stored_shapes(
 
     (H, W, C) where images differ, (H, W) where they are padded, None where the dataset has it.
     """
-    if layout in ("ragged", "encoded"):
-        name = schema.SHAPES.at(prefix)
-    elif layout == "stack" and schema.SIZES.at(prefix) in file:
-        name = schema.SIZES.at(prefix)
-    else:
-        return repeat(None)
-    return map(tuple, file[name][cut].tolist())
+    known = schema.known_datasets(layout)  # a tree may have an image of such a name
+    for dataset in (schema.SHAPES, schema.SIZES):
+        if dataset in known and dataset.at(prefix) in file:
+            return map(tuple, file[dataset.at(prefix)][cut].tolist())
+    return repeat(None)
 
 
 def _read(found: Any, *keys: Any) -> Stored:
@@ -87,11 +87,12 @@ def _by_chunks(target: h5py.Dataset, rows: range, step: int) -> Iterator[Stored]
 def _extents(file: h5py.File, prefix: str, layout: str, rows: range) -> Iterator[Stored]:
     """Yield images of any size, or files as (n,) bytes."""
     pixels = file[schema.PIXELS[layout].at(prefix)]
+    are_files = KINDS[layout].keeps_files
     offsets = file[schema.OFFSETS.at(prefix)][rows.start : rows.stop + 1].tolist()
     shapes = file[schema.SHAPES.at(prefix)][rows.start : rows.stop].tolist()
     for start, stop, shape in zip(offsets, offsets[1:], shapes, strict=False):
         image = _read(pixels, slice(start, stop))
-        if layout == "ragged" and not isinstance(image, str) and image.size == int(np.prod(shape)):
+        if not (are_files or isinstance(image, str)) and image.size == int(np.prod(shape)):
             image = image.reshape(shape if shape[2] > 1 else shape[:2])
         yield image
 

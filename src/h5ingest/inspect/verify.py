@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import (
     CHECKSUMS,
     IMAGES,
@@ -32,8 +33,8 @@ from h5ingest.inspect.inventory import digest_problems, group_problems, structur
 from h5ingest.inspect.sources import Sources
 from h5ingest.inspect.stored_images import Stored, blocks, stored_shapes
 from h5ingest.mpi.async_sum import AsyncSum
-from h5ingest.mpi.comm import Comm, abort_on_crash, agreeing
-from h5ingest.pipeline.job import NullProgress, ProgressListener
+from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
+from h5ingest.pipeline.job import ProgressListener
 from h5ingest.reading.open_file import open_checked
 
 
@@ -46,7 +47,7 @@ class BadRow:
     row: int
     """Row within the group."""
     path: str
-    """Of the source, as the manifest had it."""
+    """Path of the source file, as in the manifest."""
     reason: str
     """What was expected and found."""
 
@@ -78,7 +79,7 @@ class VerifyReport:
 
 def verify(
     path: Path,
-    comm: Comm,
+    comm: Comm | None = None,
     *,
     sources: bool = False,
     root: Path | None = None,
@@ -88,7 +89,7 @@ def verify(
 
     Args:
         path: the file.
-        comm: the ranks: each checks a share of the rows.
+        comm: the ranks: each checks a share of the rows; None for this process alone.
         sources: whether to decode the sources again.
         root: the source folder, for relative paths; None: the folder of the file.
         watch: sees the progress.
@@ -96,6 +97,7 @@ def verify(
     Raises:
         OutputError: it cannot be opened, or is not a file of h5ingest.
     """
+    comm = comm or SerialComm()
     with contextlib.suppress(ImportError):
         import hdf5plugin  # noqa: F401 - registers its filters with HDF5
     with abort_on_crash(comm), agreeing(comm):
@@ -107,7 +109,7 @@ def verify(
                 path=str(path), n_samples=0, n_failed=0, bad=(), problems=tuple(problems)
             )
         source_folder = (root or path.parent) if sources else None
-        rows = _RowChecks(file, header, comm, watch or NullProgress(), source_folder)
+        rows = _RowChecks(file, header, comm, watch or ProgressListener(), source_folder)
         rows.run()
         gathered = comm.gather((rows.bad, rows.checksums, rows.expected.seen))
         counts = np.sum(comm.allgather(rows.counts()), axis=0).tolist()
@@ -199,7 +201,7 @@ class _RowChecks:
                 reason = f"cannot be read: {image}"
             elif found != checksums[k]:
                 reason = f"expected checksum {checksums[k]:016x}, found {found:016x}"
-            elif image.ndim == 1 and layout != "encoded":
+            elif image.ndim == 1 and not KINDS[layout].keeps_files:
                 reason = f"expected pixels of the shape {shape}, found {image.size}"
             elif status[k] == STATUS_FAILED:
                 self._n_failed += 1

@@ -89,7 +89,7 @@ class AsyncSum:
 
 
 @contextlib.contextmanager
-def while_root_works(comm: Comm) -> Iterator[Callable[[], None]]:
+def while_rank_0_works(comm: Comm) -> Iterator[Callable[[], None]]:
     """Run a block in which only rank 0 has something to do, perhaps for long; then `agree`.
 
     The other ranks sleep meanwhile. The block gets a function that rank 0 must call now and then,

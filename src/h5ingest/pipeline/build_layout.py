@@ -102,15 +102,11 @@ def _run(
     lengths: NDArray[np.int64],
     before: NDArray[np.int64],
 ) -> Samples:
-    """Return the samples `mine` (positions in `local`; None: all), in manifest order.
+    """Return the samples of a group, in manifest order: those at the positions `mine` in `local`.
 
-    Args:
-        group: their group.
-        mine: (n,) where they are.
-        local: the samples of this rank.
-        shapes: (n, 4), or (0, 4).
-        lengths: (n,), or (0,).
-        before: (2,) rows and elements of the group on the ranks before this one.
+    Of all samples in `local`, `shapes` is (n, 4) and `lengths` (n,), both empty in a stack; `mine`
+    is (k,), or None for all of them. `before` has the rows and elements of the group on the ranks
+    before this one, (2,).
     """
     indices = np.arange(local.indices.start, local.indices.stop, dtype=np.int64)
     paths, folders = local.paths, local.folders

@@ -1,8 +1,7 @@
 """Files that were changed after an earlier run had stored their images.
 
-The rule for a job that is gone on with: each image is stored whole, from one reading of its file,
-and its checksum is of what is stored. One that an earlier run has stored stays as it is: so of a
-file that was changed in between there is the old image or the new one, never parts of both
+When a job is continued, images that an earlier run has stored are kept. So of a file that was
+changed in between, the output holds the old image or the new one, never parts of both
 (`storage.split_images`). How many old ones there may be is counted here, for the report.
 
 May not: know a writer, decode.
@@ -31,9 +30,8 @@ def count_changed(
 ) -> int:
     """Return of how many images the file was changed after the run that stored them began.
 
-    The system's own time of the last change counts, of content or attributes: no one can set it
-    back, and every change of a file's size or content renews it. A file that is gone counts too.
-    Not collective.
+    The time of the last status change (ctime) counts: it cannot be set back, and every change of
+    content or attributes renews it. A file that is gone counts as changed. Not collective.
 
     Args:
         shards: the images that this rank would have stored, had there been no other run.

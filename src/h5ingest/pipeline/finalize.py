@@ -1,4 +1,4 @@
-"""The end of a job: split images whose parts differ, failures, the rank-0 pass, the file's name."""
+"""The end of a job: split images whose parts differ, failures, the rank-0 pass, publishing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOutcome:
-    """What came of storing the images."""
+    """The result of storing the images."""
 
     failures: tuple[Failure, ...] = ()
     losses: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ def finish(
 def _tidy(job: Job) -> str:
     """Remove the files of the unfinished job; return what went wrong, if anything. Rank 0 only.
 
-    From the moment that OUT has its name the job has succeeded: this can only be told.
+    Once OUT has its name, the job has succeeded: an error here can only be reported.
     """
     try:
         discard(job.paths)
@@ -177,7 +177,7 @@ def _tidy(job: Job) -> str:
 
 
 def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:
-    """Write down which images failed, and raise if none may. Rank 0 only."""
+    """Write the table of failed images; raise if `on_error` lets none fail. Rank 0 only."""
     write_failures(job.paths.failed, failures)
     if failures and job.options.on_error == "fail":
         raise SamplesFailedError(

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.options import MIB, IngestOptions
-from h5ingest.mpi.async_sum import AsyncSum, while_root_works
+from h5ingest.mpi.async_sum import AsyncSum, while_rank_0_works
 from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
@@ -29,8 +29,8 @@ _FULL: Final = ("No space left", "quota", "File too large")
 _FREE: Final = "are free in"
 
 
-class ProgressListener(Protocol):
-    """Whoever wants to see the run while it goes on; called on every rank."""
+class ProgressListener:
+    """Sees the run while it goes on, on every rank; this one does nothing with it."""
 
     def phase(self, name: str, n_images: int) -> None:
         """A phase begins that has to do with so many images over all ranks."""
@@ -40,19 +40,6 @@ class ProgressListener(Protocol):
 
     def notice(self, text: str) -> None:
         """Something that the user should know; on rank 0."""
-
-
-class NullProgress:
-    """Sees nothing."""
-
-    def phase(self, name: str, n_images: int) -> None:
-        """See `ProgressListener`."""
-
-    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        """See `ProgressListener`."""
-
-    def notice(self, text: str) -> None:
-        """See `ProgressListener`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +81,7 @@ class Job:
             StoppedError: asked to stop while the lock of another job was watched.
         """
         lock: Lock | None = None
-        with while_root_works(self.comm) as beat:
+        with while_rank_0_works(self.comm) as beat:
             if self.comm.rank == 0:
 
                 def watching() -> None:

@@ -15,7 +15,7 @@ from h5ingest.core.manifest import Manifest
 from h5ingest.core.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.png import decoder_version
-from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version
@@ -27,12 +27,12 @@ from h5ingest.storage.writer_choice import WriterChoice
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed, instead of giving it back to the system after each image.
+    """Make malloc keep freed memory, instead of returning it to the system after each image.
 
-    glibc raises its limits for that with the largest block that has been freed, up to 32 MiB
-    (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it takes no memory; other
-    libraries do as they like. Otherwise the page faults of each photograph, its file and its
-    pixels, take as long as decoding it (docs/performance.md).
+    glibc raises its limits for that to the largest block that was freed, up to 32 MiB (mallopt(3),
+    M_MMAP_THRESHOLD); other C libraries ignore this. The block is never touched, so it takes no
+    memory. Otherwise the page faults of a photograph (its file and its pixels) take as long as
+    decoding it (docs/performance.md).
     """
     np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
 
@@ -63,9 +63,9 @@ def check_output(job: Job) -> None:
 
 
 def check_left(job: Job) -> None:
-    """Take away what a job left that was killed as it published, or right after. Rank 0 only.
+    """Remove what a job left that was killed while or after it published OUT. Rank 0 only.
 
-    Not before the lock is ours: for a moment, that of a living job looks the same.
+    To be called with the lock held: the files of a job that is just publishing look the same.
     """
     paths = job.paths
     if not job.options.restart and not os.path.lexists(paths.partial):
@@ -86,7 +86,7 @@ def _refuse_existing(job: Job) -> None:
 def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
     """Raise if OUT, which is to be replaced, is one of the manifest's own files. Collective.
 
-    An HDF5 file is no image, so it is among this rank's failures if it is a source at all.
+    An HDF5 file is no image: so if it is listed, it is among the failures of some rank.
     """
     with agreeing(job.comm):
         for failure in failures:
@@ -147,7 +147,7 @@ def begin_file(
     known = Records.none()
     done: list[list[range]] = []
     earlier: list[Earlier] = []
-    with while_root_works(job.comm) as beat:
+    with while_rank_0_works(job.comm) as beat:
         if job.comm.rank == 0:
             from h5ingest.storage.lustre_stripes import create_empty  # not on the others
 

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from h5ingest.core.census import Census, spec_of
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.core.options import IngestOptions
+from h5ingest.core.options import CHANNELS, IngestOptions
 from h5ingest.images.conversion import lossless_channels
-
-CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
 
 _DEEPER: Final = (
     "(times 257); --dtype uint8 --reduce-depth makes all 8 bits, with loss; --layout tree or "

@@ -14,6 +14,7 @@ from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.schema import Attribute
 from h5ingest.images.png import decoder_version
 from h5ingest.mpi.comm import Comm
 from h5ingest.storage.filters import canonical
@@ -53,22 +54,24 @@ def provenance(
     }
     attributes: dict[str, str | int] = {}
     if layout.grouped:
-        attributes["groups"] = _json([group.prefix[1:] for group in layout.groups])
+        attributes[Attribute.GROUPS] = _json([group.prefix[1:] for group in layout.groups])
     if told is None:
         libraries["MPI"] = comm.library
-        attributes["job"] = _json(_job(comm))
+        attributes[Attribute.JOB] = _json(_job(comm))
     return attributes | {
-        "h5ingest_version": __version__,
-        "schema": layout.schema,
-        "status": "complete",
-        "created": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "n_samples": manifest.n_rows,
-        "n_failed": n_failed,
-        "manifest_name": _text(manifest.path.name),
-        "manifest_sha256": manifest.sha256,
-        "options": _json({**options.content(), "compression": canonical(options.compression)}),
-        "libraries": _json(libraries),
-        "command": _text(command),
+        Attribute.H5INGEST_VERSION: __version__,
+        Attribute.SCHEMA: layout.schema,
+        Attribute.STATUS: "complete",
+        Attribute.CREATED: moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        Attribute.N_SAMPLES: manifest.n_rows,
+        Attribute.N_FAILED: n_failed,
+        Attribute.MANIFEST_NAME: _text(manifest.path.name),
+        Attribute.MANIFEST_SHA256: manifest.sha256,
+        Attribute.OPTIONS: _json(
+            {**options.content(), "compression": canonical(options.compression)}
+        ),
+        Attribute.LIBRARIES: _json(libraries),
+        Attribute.COMMAND: _text(command),
     }
 
 

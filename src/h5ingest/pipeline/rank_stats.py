@@ -23,7 +23,7 @@ class RankStats:
     n_done: int = 0
     """Images decoded, failed ones included."""
     n_kept: int = 0
-    """Those whose batch has been written."""
+    """Images whose batch has been written."""
     n_read_bytes: int = 0
     """Bytes of the files decoded."""
     n_written_bytes: int = 0

@@ -57,7 +57,7 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
     coded = options.group_by
     if coded is None and KINDS[options.layout].dataset_per_image and "label" in dialect.columns:
         coded = "label"
-    part, problem = ManifestPart.nothing(), None
+    part, problem = ManifestPart(), None
     with agreeing(comm):
         try:
             byte_range = share(path, dialect, comm.rank, comm.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,18 +50,14 @@ class Shard:
     def _part(self, span: range) -> Shard:
         samples, base = self.samples, self.samples.rows.start
         if not len(samples.starts):  # a stack: rows are positions
-            return Shard(group=self.group, span=span, owned=span, samples=samples.slice(span))
+            return replace(self, span=span, owned=span, samples=samples.slice(span))
         ends = samples.starts + samples.lengths
         begun = base + int(np.searchsorted(samples.starts, span.start))
         first = base + int(np.searchsorted(ends, span.start, side="right"))
         stop = base + int(np.searchsorted(samples.starts, span.stop))
         owned = range(max(begun, self.owned.start), stop)
-        return Shard(
-            group=self.group,
-            span=span,
-            owned=owned,
-            samples=samples.slice(range(min(first, begun), stop)),
-        )
+        rows = range(min(first, begun), stop)
+        return replace(self, span=span, owned=owned, samples=samples.slice(rows))
 
     def _empty_images(self, taken: Sequence[range]) -> list[Shard]:
         """Return a shard for each image without pixels: no span tells whether it is done.
@@ -76,14 +72,8 @@ class Shard:
             if any(row.start in rows for rows in taken):
                 continue
             start = int(samples.starts[k])
-            found.append(
-                Shard(
-                    group=self.group,
-                    span=range(start, start),
-                    owned=row,
-                    samples=samples.slice(row),
-                )
-            )
+            nothing = range(start, start)
+            found.append(replace(self, span=nothing, owned=row, samples=samples.slice(row)))
         return found
 
 

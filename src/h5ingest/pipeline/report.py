@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from h5ingest.core.errors import Failure, OutputError
 from h5ingest.core.notes import Note
 from h5ingest.core.outfiles import FAILURES, check, write
@@ -25,9 +27,7 @@ class PhaseSeconds:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> PhaseSeconds:
         """Return the spread of one value per rank."""
-        in_order = sorted(seconds)
-        middle = in_order[(len(seconds) - 1) // 2], in_order[len(seconds) // 2]
-        return cls(min=in_order[0], median=sum(middle) / 2, max=in_order[-1])
+        return cls(min=min(seconds), median=float(np.median(seconds)), max=max(seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class IngestReport:
     n_samples: int
     """Rows of the file: lines of the manifest."""
     n_resumed: int = 0
-    """Those that an earlier run had stored already."""
+    """Samples that an earlier run had stored already."""
     n_changed: int = 0
     """Of these, images whose files were changed after the run that stored them began: the file may
     hold what they were before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from h5ingest.core.errors import OutputError, SamplesFailedError, StorageError, extended
@@ -23,7 +24,7 @@ from h5ingest.mpi.signals import Interrupt, StopRequested
 from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
 from h5ingest.pipeline.heartbeat import Heartbeat
-from h5ingest.pipeline.job import Job, NullProgress, ProgressListener
+from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
@@ -80,7 +81,7 @@ def ingest(
         paths=JobPaths(out),
         options=options or IngestOptions(),
         comm=comm,
-        watch=watch or NullProgress(),
+        watch=watch or ProgressListener(),
         interrupt=interrupt or Interrupt(),
         command=command,
     )
@@ -219,7 +220,7 @@ def _make(
         checkpoints = Checkpoints(comm, job.paths.partial, journal, job.fence, checkpoint_s)
         hints = mpi_hints(job, choice)
         writer = open_writer(choice, job.paths.partial, layout, comm, checkpoints, known, hints)
-        LOOPS[layout.kind]().create_datasets(writer, shards)
+        LOOPS[layout.kind].create_datasets(writer, shards)
         if comm.rank == 0:
             checkpoints.enter(Run(job.started_ns).pack())
     try:
@@ -234,7 +235,7 @@ def _make(
     job.stop_if_asked(stats.n_kept)
     with job.phase("finalize"):
         failures = join(job, layout, shards, stats, known.joints(), journal)
-        losses = Losses(*map(sum, zip(*comm.allgather(stats.losses.to_plain()), strict=True)))
+        losses = Losses(*map(sum, zip(*comm.allgather(astuple(stats.losses)), strict=True)))
         n_resumed = max(0, manifest.n_rows - sum(comm.allgather(stats.n_done)))
         finished = StoreOutcome(
             failures=tuple(failures),

@@ -14,31 +14,17 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import BatchLoader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
+from h5ingest.pipeline.write_datasets import DatasetLoop
+from h5ingest.pipeline.write_elements import ElementLoop
 from h5ingest.pipeline.write_loop import WriteLoop
+from h5ingest.pipeline.write_rows import RowLoop
 from h5ingest.storage.job_files import Earlier
 from h5ingest.storage.writer import Writer
 
-
-def _rows() -> type[WriteLoop]:
-    from h5ingest.pipeline.write_rows import RowLoop
-
-    return RowLoop
-
-
-def _elements() -> type[WriteLoop]:
-    from h5ingest.pipeline.write_elements import ElementLoop
-
-    return ElementLoop
-
-
-def _datasets() -> type[WriteLoop]:
-    from h5ingest.pipeline.write_datasets import DatasetLoop
-
-    return DatasetLoop
-
-
-LOOPS: Final = {"stack": _rows, "ragged": _elements, "encoded": _elements, "tree": _datasets}
-"""Name of a layout kind -> returns the loop that writes it: a rank opens that module only."""
+LOOPS: Final[dict[str, type[WriteLoop]]] = {
+    "stack": RowLoop, "ragged": ElementLoop, "encoded": ElementLoop, "tree": DatasetLoop,
+}  # fmt: skip
+"""Name of a layout kind -> the loop that writes it."""
 
 
 def store_images(
@@ -67,7 +53,7 @@ def store_images(
     heartbeat = Heartbeat(job, "store", n_left, stats, writer.advance)
     with Prefetcher(folder, job.options.readers, end=END, waiting=heartbeat.beat) as files:
         loader = BatchLoader(job.options, files, cache, stats, heartbeat.beat_if_due)
-        loop = LOOPS[layout.kind]()(layout, job.options.batch_bytes, loader, writer, stats)
+        loop = LOOPS[layout.kind](layout, job.options.batch_bytes, loader, writer, stats)
         try:
             for shard in left:
                 loop.store(shard)

@@ -17,12 +17,10 @@ class DatasetLoop(WriteLoop):
 
     @staticmethod
     def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:
-        """See `WriteLoop.create_datasets`."""
         assert isinstance(writer, TreeWriter)
         writer.create_images([image for shard in shards for image in _images(shard)])
 
     def store(self, shard: Shard) -> None:
-        """See `WriteLoop.store`."""
         group, samples = self._layout.groups[shard.group], shard.samples
         records = SampleRecords.of(samples)
         files = self._loader.read(samples)

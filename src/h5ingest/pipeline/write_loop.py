@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,31 +27,19 @@ from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
 from h5ingest.storage.writer import Writer
 
 
+@dataclass(slots=True, eq=False)
 class WriteLoop(ABC):
     """The loop, for all shards of one rank."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        batch_bytes: int,
-        loader: BatchLoader,
-        writer: Writer,
-        stats: RankStats,
-    ) -> None:
-        """Prepare. Not collective.
-
-        Args:
-            layout: the datasets.
-            batch_bytes: pixels in a batch, about.
-            loader: decodes the samples.
-            writer: takes the batches.
-            stats: counts what is done.
-        """
-        self._layout = layout
-        self._batch_bytes = batch_bytes
-        self._loader = loader
-        self._writer = writer
-        self._stats = stats
+    _layout: Layout
+    _batch_bytes: int
+    """Pixels in a batch, about."""
+    _loader: BatchLoader
+    """Decodes the samples."""
+    _writer: Writer
+    """Takes the batches."""
+    _stats: RankStats
+    """Counts what is done."""
 
     @staticmethod  # noqa: B027 - most layouts leave nothing open
     def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:

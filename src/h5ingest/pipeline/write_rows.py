@@ -12,7 +12,6 @@ class RowLoop(WriteLoop):
     """Decodes each batch into the writer's array."""
 
     def store(self, shard: Shard) -> None:
-        """See `WriteLoop.store`."""
         group, samples = self._layout.groups[shard.group], shard.samples
         spec = group.pixels
         records = SampleRecords.of(samples)

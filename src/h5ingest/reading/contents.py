@@ -35,7 +35,7 @@ class Contents:
     row_shape: tuple[int, ...] | None
     """(H, W) or (H, W, C), where all images have it."""
     dtype: np.dtype[Any] | None
-    """Of all images, where they have one."""
+    """Type of the pixels, where all images have the same."""
     labels: NDArray[np.int64] | None
     """(n_rows,)"""
     status: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Contents:
     bounds: NDArray[np.int64]
     """(B + 1,) first rows of blocks that are best read together, and n_rows."""
     label_names: tuple[str, ...] | None
-    """Of the classes."""
+    """Names of the classes."""
     columns: dict[str, str]
     """Column -> full name of its dataset."""
 
@@ -163,10 +163,11 @@ class Opener:
         return Tree(self._handle, names), None, None, _every(1, n_rows)
 
     def _sizes(self, layout: str) -> NDArray[Any] | None:
-        if layout in ("ragged", "encoded"):
+        known = schema.known_datasets(layout)  # a tree may have an image of such a name
+        if schema.SHAPES in known:
             shapes = self.array(schema.SHAPES)
             return None if shapes is None else shapes[:, :2]
-        return self.array(schema.SIZES) if layout == "stack" else None
+        return self.array(schema.SIZES) if schema.SIZES in known else None
 
     def _blocks(self, elements: Rows, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the bounds of runs of images that begin in the same chunk."""

@@ -50,7 +50,7 @@ class ForkSafeFile:
         """For what is kept of the file in memory; whoever has it must not wait for `lock`. Both
         are taken before a fork, so that no process begins with a lock that nobody releases."""
         self.identity: Identity | None = None
-        """Of the file as it was first opened."""
+        """Identity of the file as it was when it was first opened."""
         self._file: Any = None
         _handles.add(self)
 
@@ -92,7 +92,7 @@ class ForkSafeFile:
 
 _handles: weakref.WeakSet[ForkSafeFile] = weakref.WeakSet()
 _locked: list[ForkSafeFile] = []
-"""Those whose locks were taken before a fork."""
+"""Files whose locks were taken before a fork."""
 
 
 def _before_fork() -> None:

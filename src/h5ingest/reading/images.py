@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -45,28 +46,20 @@ class Stack:
         return self._rows.span(rows) if isinstance(rows, slice) else self._rows.many(rows)
 
 
+@dataclass(slots=True, eq=False)
 class Ragged:
     """Images of any size, one after the other in one dataset of elements."""
 
-    def __init__(
-        self,
-        elements: Rows,
-        offsets: NDArray[np.int64],
-        shapes: NDArray[Any],
-        threads: Threads,
-        path: str,
-    ) -> None:
-        """Take where the images are.
-
-        Args:
-            elements: (total,) pixels, or bytes of files.
-            offsets: (N + 1,) in elements.
-            shapes: (N, 3) height, width, channels.
-            threads: for the images of a batch.
-            path: of the file, for messages.
-        """
-        self._elements, self._offsets, self._shapes = elements, offsets, shapes
-        self._threads, self._path = threads, path
+    _elements: Rows
+    """(total,) pixels, or bytes of files."""
+    _offsets: NDArray[np.int64]
+    """(N + 1,) in elements."""
+    _shapes: NDArray[Any]
+    """(N, 3) height, width, channels."""
+    _threads: Threads
+    """For the images of a batch."""
+    _path: str
+    """Path of the file, for messages."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
@@ -128,17 +121,13 @@ class Encoded(Ragged):
         return out
 
 
+@dataclass(slots=True, eq=False)
 class Tree:
     """One dataset per image, through HDF5: for viewers, not for speed."""
 
-    def __init__(self, handle: ForkSafeFile, names: Strings) -> None:
-        """Remember the names.
-
-        Args:
-            handle: of the file.
-            names: absolute HDF5 path of each row's dataset; empty where there is none.
-        """
-        self._handle, self._names = handle, names
+    _handle: ForkSafeFile
+    _names: Strings
+    """Absolute HDF5 path of each row's dataset; empty where there is none."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image; (0, 0) where there is none."""

@@ -33,7 +33,7 @@ class Rows(Protocol):
     shape: tuple[int, ...]
     """(N, …), as in the file."""
     dtype: np.dtype[Any]
-    """Of the elements."""
+    """Type of the elements."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the row, shape (…)."""

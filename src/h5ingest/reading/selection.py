@@ -19,7 +19,7 @@ class Selection:
     """The samples of a store."""
 
     n_samples: int
-    """Those that are not skipped."""
+    """How many there are, without skipped ones."""
     rows: NDArray[np.intp] | None
     """(n_samples,) row of each in the file; None: all rows."""
     labels: NDArray[np.int64] | None

@@ -23,7 +23,7 @@ from h5ingest.reading.text import Columns, Strings
 
 CACHE_BYTES: Final = 64 * MIB
 _NOTHING: Final = Selection(0, None, None)
-"""Of a store whose group is not open."""
+"""The selection of a store whose group is not open."""
 
 
 class ImageStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, overload
 
 import numpy as np
@@ -16,19 +17,17 @@ _SPARSE: Final = 64
 """Rows of a span for each row wanted, from which they are read one by one."""
 
 
+@dataclass(eq=False, repr=False)
 class Strings(Sequence[str]):
     """A dataset of strings; undecodable bytes come as surrogates, as `os.fsdecode` gives them."""
 
-    def __init__(self, handle: ForkSafeFile, name: str, n_rows: int, rows: Indices | None) -> None:
-        """Read nothing yet.
-
-        Args:
-            handle: of the file.
-            name: of the dataset, (n_rows,) strings.
-            n_rows: its length.
-            rows: the rows that count, (n,); None: all.
-        """
-        self._handle, self._name, self._n_rows, self._rows = handle, name, n_rows, rows
+    _handle: ForkSafeFile
+    _name: str
+    """HDF5 path."""
+    _n_rows: int
+    """Length of the dataset."""
+    _rows: Indices | None
+    """(n,) the rows that are items of this sequence; None: all."""
 
     def __len__(self) -> int:
         return self._n_rows if self._rows is None else len(self._rows)
@@ -66,17 +65,13 @@ class Strings(Sequence[str]):
         return [block[row] for row in (rows - first).tolist()]
 
 
+@dataclass(eq=False, repr=False)
 class Columns(Mapping[str, NDArray[Any] | Strings]):
     """The further columns of the manifest by name, each read when it is asked for."""
 
-    def __init__(self, names: list[str], load: Callable[[str], NDArray[Any] | Strings]) -> None:
-        """Read nothing yet.
-
-        Args:
-            names: of the columns.
-            load: what gives a column by its name.
-        """
-        self._names, self._load = names, load
+    _names: list[str]
+    _load: Callable[[str], NDArray[Any] | Strings]
+    """Returns the column with this name."""
 
     def __getitem__(self, name: str) -> NDArray[Any] | Strings:
         if name not in self._names:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 _WORTH_BYTES: Final = 1024**2
@@ -13,20 +14,16 @@ _WORTH_BYTES: Final = 1024**2
 _MOST: Final = 16
 
 
+@dataclass(frozen=True, slots=True)
 class Threads:
     """Does independent things, several at a time if that pays.
 
     No thread outlives a call: a process with idle threads should not be forked.
     """
 
-    def __init__(self, n_threads: int | None) -> None:
-        """Start nothing yet.
-
-        Args:
-            n_threads: at most; None: one for each processor in a main process, else one: where
-                there are several processes (a DataLoader's), they fill the processors.
-        """
-        self._wanted = n_threads
+    _wanted: int | None
+    """How many, at most; None: one for each processor in a main process, else one: where there are
+    several processes (a DataLoader's), they keep the processors busy."""
 
     def each(self, do: Callable[[int], None], numbers: Sequence[int], n_bytes: int) -> None:
         """Call `do` with each number, in any order, and return when all are done.

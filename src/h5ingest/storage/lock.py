@@ -178,10 +178,9 @@ class Lock:
         try:
             if token_of(read(path), path) != token:
                 raise changed
-            if path == self.path and not is_ours(holder):
-                rebooted = self._is_of_one_kernel(path) and not is_of_this_boot(holder)
-                if not rebooted:
-                    self._set_aside()
+            rebooted = self._is_of_one_kernel(path) and not is_of_this_boot(holder)
+            if path == self.path and not is_ours(holder) and not rebooted:
+                self._set_aside()
             with output_errors(f"{self.path}: cannot be taken over"):
                 claim.replace(path)
         finally:

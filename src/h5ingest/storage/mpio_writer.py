@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Layout
-from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
@@ -64,7 +64,7 @@ class MpioWriter(Writer):
         self._path = path
         self._comm = comm
         offsets: list[int | None] = []
-        with while_root_works(comm) as beat:
+        with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
                 from h5ingest.storage.chunk_placer import ChunkPlacer  # not on the others
 

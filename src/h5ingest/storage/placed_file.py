@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Layout
-from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
@@ -61,7 +61,7 @@ class PlacedFile:
         self.placer: ChunkPlacer | None = None
         """On rank 0."""
         offsets: list[int | None] = []
-        with while_root_works(comm) as beat:
+        with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
                 self.placer = ChunkPlacer(path, layout, known, beat)
                 offsets = self.placer.offsets

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.mpi.async_sum import while_root_works
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import ImageCompressor
@@ -46,7 +46,7 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         comm = self._file.comm
         every = comm.gather(list(images))
         answers: list[list[int | None]] = [[] for _ in range(comm.size)]
-        with while_root_works(comm) as beat:
+        with while_rank_0_works(comm) as beat:
             placer = self._file.placer
             if placer is not None and every is not None:
                 begin = iter(placer.create_images(chain.from_iterable(every), beat))
