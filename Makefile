@@ -45,9 +45,9 @@ lint: venv-mpich ## style and spelling of all sources, which folder imports whic
 types: venv-mpich ## strict type check
 	@.venv/mpich/bin/mypy
 
-# Three at a time: each waits much of its time. PYTEST_ARGS='-n 0' runs them one after the other.
+# Four at a time: each waits much of its time. PYTEST_ARGS='-n 0' runs them one after the other.
 test: venvs ## all tests, on both MPIs and on PyPI's wheels
-	@$(COMPILED) .venv/mpich/bin/pytest -n 3 --dist worksteal $(PYTEST_ARGS)
+	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist worksteal $(PYTEST_ARGS)
 
 soak: venvs ## the tests that take minutes: every filter, all data, all ranks, all MPIs
 	@.venv/mpich/bin/pytest -m soak $(PYTEST_ARGS)

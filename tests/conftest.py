@@ -6,14 +6,29 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import drawn
 from helpers.groups import group_lines
-from helpers.support import FLAVOURS, PROGRAMS, REAL, SHARED, Flavour, explain, run
+from helpers.support import FLAVOURS, PROGRAMS, REAL, SHARED, Flavour, end_forkers, explain, run
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is no property of the code: other work may have the cores.
+settings.register_profile("h5ingest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("h5ingest")
+
+# A shell ignores SIGINT in what it starts in the background, and all that tests start would too.
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def cache_folder() -> Path:
@@ -56,6 +71,12 @@ def corpora() -> Path:
                     drawn.draw(target)
                 target.rename(made)  # only complete: nobody ever sees a half
     return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forkers() -> Iterator[None]:
+    yield
+    end_forkers()
 
 
 @pytest.fixture(scope="session", params=list(FLAVOURS))

@@ -49,12 +49,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 @contextmanager
 def slow_job(
-    flavour: Flavour, images: Images, layout: str, out: Path, n_ranks: int
+    flavour: Flavour, images: Images, layout: str, out: Path, n_ranks: int, *more: Fault
 ) -> Iterator[subprocess.Popen[str]]:
     """A job that takes some seconds; it has its lock, and has stored something."""
     launcher = [*flavour.mpirun, "-n", str(n_ranks)] if n_ranks > 1 else []
     command = [
-        *launcher, flavour.bin / "python", FAULTS, "run", json.dumps([SLOW]),
+        *launcher, flavour.bin / "python", FAULTS, "run", json.dumps([SLOW, *more]),
         images.manifest(layout), out, *SMALL, *LAYOUTS[layout], "--cache-bytes", "0",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -63,7 +63,7 @@ def slow_job(
         encoding="utf-8",
     )  # fmt: skip
     try:
-        end_s = time.monotonic() + 30
+        end_s = time.monotonic() + 60
         while n_done(out) < 2:
             assert time.monotonic() < end_s, "it does not get on"
             assert process.poll() is None, process.communicate()[0]
@@ -109,18 +109,23 @@ def test_a_second_job_is_refused_at_once_and_told_whose_the_first_is(
     runner: Runner, flavour: Flavour, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.h5"
-    with slow_job(flavour, runner.images, "stack", out, 2) as first:  # it takes 5 s more
+    hold = tmp_path / "hold"
+    hold.touch()
+    held: Fault = {
+        "act": f"sh:while [ -e {hold} ]; do sleep 0.1; done", "site": "decode", "call": 20,
+    }  # fmt: skip
+    with slow_job(flavour, runner.images, "stack", out, 2, held) as first:
         holder = json.loads((tmp_path / "out.h5.lock").read_bytes())
         assert Path(f"/proc/{holder['pid']}").exists()
-        started_s = time.monotonic()
         second = runner.run("stack", out)
-        assert time.monotonic() - started_s < 5
         assert second.returncode == 5, explain(second)
         (line,) = error_lines(second)
         whose = f"process {holder['pid']} on {socket.gethostname()} since {holder['since']}"
         assert whose in line
         third = flavour.run(2, runner.images.manifest("stack"), out, "--restart")
         assert third.returncode == 5, explain(third)
+        assert first.poll() is None, "it should have been held until now"
+        hold.unlink()
         said, _ = first.communicate(timeout=60)
         assert first.returncode == 0, said
     assert not list(tmp_path.glob("out.h5.*"))
@@ -216,7 +221,7 @@ def test_a_job_that_has_lost_its_lock_writes_no_more(
     out, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
     with slow_job(runner.flavour, runner.images, layout, out, n_ranks) as job:
         rewrite(tmp_path / "out.h5.lock", token="another's", pid=1)
-        before = settled(partial, 1.6)  # it looks once a second
+        before = settled(partial, 4)  # it looks once a second
         said, _ = job.communicate(timeout=20)
         assert job.returncode == 5, said
         assert "this job has lost the output to another one" in said

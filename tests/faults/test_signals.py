@@ -124,7 +124,7 @@ def test_a_signal_ends_every_rank_soon_and_the_job_can_go_on(
         at = {"act": name, "rank": rank, **AT[phase]}
     slow = SLOW[list(AT).index(phase)]
     out = tmp_path / "out.h5"
-    completed = ended(launch(flavour, runner.images, "ragged", out, 3, [slow, at]), 30)
+    completed = ended(launch(flavour, runner.images, "ragged", out, 3, [slow, at]), 60)
     ended_s = time.time()
     assert completed.returncode == 75, explain(completed)
     codes = re.findall(r"rank (\d) ends with (\d+)", completed.stderr)
@@ -187,14 +187,14 @@ def test_a_signal_to_mpirun_reaches_the_ranks(
     out = tmp_path / "out.h5"
     process = launch(ALL_FLAVOURS[which], runner.images, "stack", out, 2, SLOW[1:2])
     try:
-        end_s = time.monotonic() + 20
+        end_s = time.monotonic() + 60
         while n_done(out) < 1 and time.monotonic() < end_s and process.poll() is None:
             time.sleep(0.02)
         os.kill(process.pid, SIGNALS[name])
         sent_s = time.monotonic()
     finally:
         completed = ended(process, 20)
-    assert time.monotonic() - sent_s < 5
+    assert time.monotonic() - sent_s < 10
     if which == "openmpi":
         assert completed.returncode == (75 if name == "usr1" else 1), explain(completed)
     assert not out.exists()
@@ -211,8 +211,8 @@ def test_a_rank_that_gives_no_sign_of_life_ends_the_others(
     stop: Fault = {"act": "stop", "rank": rank, **STANDS_STILL[place]}
     started_s = time.monotonic()
     process = launch(flavour, runner.images, "stack", out, 3, [stop], "--peer-timeout", "2")
-    completed = ended(process, 40)
-    assert time.monotonic() - started_s < 20
+    completed = ended(process, 60)
+    assert time.monotonic() - started_s < 40, "its start included, on a busy machine"
     assert "no sign of life of another rank for 2 s (--peer-timeout)" in completed.stderr
     # 75, the signal by which mpirun had to end the rank that stood still, or MPICH's own 1
     assert completed.returncode in (75, 9, 137, 1), explain(completed)
@@ -235,7 +235,8 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(
 ) -> None:
     out = tmp_path / "out.h5"
     slow: Fault = {"act": "nap:0.1", "site": "decode", "rank": "all", "call": 0}
-    process = launch(flavour, runner.images, "stack", out, 2, [slow], "--peer-timeout", "3")
+    # No less: a busy machine may leave one rank without a core for some seconds.
+    process = launch(flavour, runner.images, "stack", out, 2, [slow], "--peer-timeout", "8")
     try:
         while n_done(out) < 1:
             assert process.poll() is None
@@ -243,7 +244,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(
         everyone = session(process.pid)
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(10)
         for pid in everyone:
             os.kill(pid, signal.SIGCONT)
     finally:
@@ -258,7 +259,7 @@ def test_an_interrupt_of_one_rank_while_mpi_starts_ends_the_job(
 ) -> None:
     out = tmp_path / "out.h5"
     fault: Fault = {"act": "int", "rank": 1, "after_s": after_s}
-    ended(launch(flavour, runner.images, "stack", out, 2, [fault]), 20)
+    ended(launch(flavour, runner.images, "stack", out, 2, [fault]), 60)
     if not out.exists():
         runner.check("stack", out, runner.run("stack", out), resumed=False)
 
@@ -305,7 +306,7 @@ def hunt(dice: random.Random, runners: dict[str, Runner], out: Path) -> Hunted:
     if act != "stop" and dice.random() < 0.2:  # (nobody watches before MPI has started)
         fault = {"act": act, "rank": rank, "after_s": dice.uniform(0, 0.3)}
     more = ["--batch-bytes", str(dice.choice((1, 100, 5000, 10**6)))]
-    more += ["--checkpoint", str(dice.choice((0.0001, 0.05, 30))), "--peer-timeout", "3"]
+    more += ["--checkpoint", str(dice.choice((0.0001, 0.05, 30))), "--peer-timeout", "8"]
     faults = [fault] if act else []
     what = WHAT.get(act) or f"signal {act}"
     mpi = "Open MPI" if flavour.name == "openmpi" else "MPICH"
@@ -342,6 +343,7 @@ def hunters(images: Images, folder: Path) -> Iterator[dict[str, Runner]]:
         yield runners
 
 
+@pytest.mark.timeout(900)
 def test_no_random_job_hangs_or_loses_anything(images: Images, tmp_path: Path) -> None:
     dice = random.Random(11)
     with hunters(images, tmp_path) as runners:

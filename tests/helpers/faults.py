@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.storage import journal
+from helpers.forking import Forker
 from helpers.support import (
     FLAVOURS,
     PROGRAMS,
@@ -24,7 +25,6 @@ from helpers.support import (
     Completed,
     Flavour,
     clean_environment,
-    end_session,
     explain,
     need_direct_io,
     read_file,
@@ -140,46 +140,31 @@ class Server:
     """One process of a flavour that runs jobs without a launcher, each in milliseconds."""
 
     flavour: Flavour
-    process: subprocess.Popen[str]
+    process: Forker
 
     def run(
         self, arguments: Sequence[str | Path], faults: Sequence[Fault], log: Path, timeout_s: float
     ) -> Completed:
         words = [str(argument) for argument in arguments]
+        log.write_text("")
         asked = {
-            "arguments": words, "faults": list(faults), "log": str(log), "timeout_s": timeout_s,
+            "arguments": words, "faults": list(faults), "out": str(log), "err": str(log),
+            "timeout_s": timeout_s,
         }  # fmt: skip
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        code = json.loads(self.process.stdout.readline())["code"]
+        code = self.process.run(asked)
         said = log.read_text(errors="replace")
-        done = subprocess.CompletedProcess(["h5ingest", *words], code, "", said)
         assert code is not None, f"did not end within {timeout_s} s, faults {faults}\n" + said
-        return done
+        return subprocess.CompletedProcess(["h5ingest", *words], code, "", said)
 
 
 @contextmanager
 def serving(flavour: Flavour) -> Iterator[Server]:
     """Start a server, and end it."""
-    process = subprocess.Popen(
-        [flavour.checked().bin / "python", FAULTS, "serve"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
-        env=clean_environment(), start_new_session=True,
-    )  # fmt: skip
+    process = Forker([flavour.checked().bin / "python", FAULTS, "serve"], clean_environment())
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
         yield Server(flavour=flavour, process=process)
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            end_session(process)
-        process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
+        process.end()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from helpers.oracle import (
     fit_together,
     group_path,
 )
-from helpers.scenario import Scenario, Step, wanted_of
+from helpers.scenario import MANY, Scenario, Step, wanted_of
 from helpers.scenario_files import (
     Version,
     change_other,
@@ -213,7 +213,8 @@ class World:
             for what in step.edits:
                 self.edit(what, dice)
             self.run(step)
-        self._settle()
+        if self.scenario.images < MANY or not self.n_published:  # else it would take seconds again
+            self._settle()
 
     def run(self, step: Step) -> int:
         """Run, and compare what comes of it with what may."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.storage.file_systems import look
+from helpers.forking import Forker
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "programs"
@@ -168,7 +170,13 @@ class Flavour:
         return self.launch(n_ranks, self.bin / "python", LAUNCHED, *arguments, **how)
 
     def run_many(
-        self, n_ranks: int, jobs: Sequence[Sequence[str | Path]], folder: Path, **how: Any
+        self,
+        n_ranks: int,
+        jobs: Sequence[Sequence[str | Path]],
+        folder: Path,
+        *,
+        small_chunks: bool = False,
+        **how: Any,
     ) -> list[Completed]:
         """Run h5ingest several times on so many ranks, which start once (`launched_many.py`).
 
@@ -178,8 +186,9 @@ class Flavour:
         listed = [[str(word) for word in job] for job in jobs]
         (folder / "jobs.json").write_text(json.dumps(listed))
         script = LAUNCHED.with_name("launched_many.py")
-        command = (self.bin / "python", script, folder / "jobs.json", folder)
-        launched = self.launch(n_ranks, *command, **how)
+        more = ("512",) if small_chunks else ()
+        python = self.bin / "python"
+        launched = self.launch(n_ranks, python, script, folder / "jobs.json", folder, *more, **how)
         assert launched.returncode == 0, explain(launched)
         found = []
         for number, job in enumerate(listed):
@@ -200,6 +209,33 @@ class Flavour:
         """Run h5ingest without any launcher; see `run` for `how`."""
         return run([self.bin / "h5ingest", *arguments], **how)
 
+    def forked(
+        self,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+        cwd: Path | None = None,
+    ) -> Completed:
+        """The same where its start and its imports do not matter: see `forking`."""
+        if self.name not in _FORKERS or _FORKERS[self.name].ended:
+            server = (self.bin / "python", PROGRAMS / "forking_command.py")
+            _FORKERS[self.name] = Forker(server, clean_environment({"OPENBLAS_NUM_THREADS": "1"}))
+        words = [str(word) for word in arguments]
+        with tempfile.TemporaryDirectory(prefix="forked-") as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            job = {
+                "arguments": words, "env": dict(env or {}), "cwd": str(cwd or Path.cwd()),
+                "out": str(out), "err": str(err), "timeout_s": timeout_s,
+            }  # fmt: skip
+            code = _FORKERS[self.name].run(job)
+            said = [
+                file.read_text("utf-8", "surrogateescape") if file.exists() else ""
+                for file in (out, err)
+            ]
+        if code is None:
+            pytest.fail(f"{shlex.join(words)}: did not end within {timeout_s} s\n{said}")
+        return subprocess.CompletedProcess(["h5ingest", *words], code, *said)
+
 
 def _open_mpi() -> tuple[str, ...]:
     # It refuses root, and more ranks than cores; and two jobs at once would share one core.
@@ -211,6 +247,15 @@ FLAVOURS = {
     "mpich": Flavour(name="mpich", mpirun=("mpirun.mpich",)),
     "openmpi": Flavour(name="openmpi", mpirun=_open_mpi()),
 }
+_FORKERS: dict[str, Forker] = {}
+
+
+def end_forkers() -> None:
+    """End what `Flavour.forked` has started."""
+    while _FORKERS:
+        _FORKERS.popitem()[1].end()
+
+
 WHEELS = Flavour(name="wheels", mpirun=(str(ROOT / ".venv/wheels/bin/mpiexec"),))
 
 

@@ -487,7 +487,7 @@ def check_reading(out: Path, printed: str, sources: str, n: int) -> dict[str, An
 
 
 def read_bench(flavour: Flavour, source: Path, out: Path, *more: str) -> str:
-    completed = flavour.alone(
+    completed = flavour.forked(
         "bench", "read", source, "--out", out, "--runs", "1", "--seconds", "0.002", *more
     )
     assert completed.returncode == 0, explain(completed)
@@ -562,7 +562,7 @@ def test_errors_have_their_exit_codes(
     write_manifest(tmp_path / "bad.txt", ["0.png", "bad.png"])
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    completed = mpich.alone("bench", *arguments, cwd=tmp_path)
+    completed = mpich.forked("bench", *arguments, cwd=tmp_path)
     assert completed.returncode == code, explain(completed)
     assert message in completed.stderr
     assert "Traceback" not in completed.stderr

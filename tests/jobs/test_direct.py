@@ -246,22 +246,34 @@ def assert_same(out: Path, other: Path) -> None:
         np.testing.assert_array_equal(found.arrays[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("name", "n_ranks"), [("mpich", 1), ("openmpi", 3), ("wheels", 2)])
-def test_the_file_is_the_same_with_and_without(
-    name: str, n_ranks: int, layout: str, manifest: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(
+    scope="module", params=[("mpich", 1), ("openmpi", 3), ("wheels", 2)], ids="{0[0]}-{0[1]}".format
+)
+def both_ways(
+    request: pytest.FixtureRequest, manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder of what one launch makes of each layout, with direct I/O and without."""
+    name, n_ranks = request.param
+    folder = tmp_path_factory.mktemp("both")
+    need_direct_io(folder)
+    jobs = [
+        (manifest, out, *SMALL, "--report", f"{out}.json", "--direct-io", how, *options)
+        for layout, options in LAYOUTS.items()
+        for how in ("on", "off")
+        for out in [folder / f"{layout} {how}.h5"]
+    ]
     flavour = ALL_FLAVOURS[name].checked()
-    outs = {}
-    for how in ("on", "off"):
-        outs[how] = tmp_path / f"{how}.h5"
-        completed = launch(
-            flavour, n_ranks, manifest, outs[how], "--direct-io", how, *LAYOUTS[layout]
-        )
-        assert completed.returncode == 0, explain(completed)
-    assert "direct I/O" in writer_of(outs["on"])
-    assert "direct I/O" not in writer_of(outs["off"])
-    assert_same(outs["on"], outs["off"])
+    for done in flavour.run_many(n_ranks, jobs, folder / "told", small_chunks=True):
+        assert done.returncode == 0, explain(done)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_file_is_the_same_with_and_without(both_ways: Path, layout: str) -> None:
+    on, off = (both_ways / f"{layout} {how}.h5" for how in ("on", "off"))
+    assert "direct I/O" in writer_of(on)
+    assert "direct I/O" not in writer_of(off)
+    assert_same(on, off)
 
 
 @pytest.mark.parametrize(
@@ -331,14 +343,16 @@ def test_it_is_chosen_from_16_mib_on_where_it_pays(mpich: Flavour, tmp_path: Pat
     need_space_to_be_taken(tmp_path)
     pixels = make_pixels(2, (1200, 1200, 3))
     names = write_images(tmp_path, pixels)
-    for n_images, options, direct in (
-        (6, [], True),
-        (2, [], False),
-        (6, ["--direct-io", "off"], False),
-    ):
-        manifest = write_manifest(tmp_path / "manifest.txt", (names * 3)[:n_images])
-        out = tmp_path / "out.h5"
-        completed = launch(mpich, 2, manifest, out, "--overwrite", *options)
+    cases: list[tuple[int, list[str], bool]] = [
+        (6, [], True), (2, [], False), (6, ["--direct-io", "off"], False),
+    ]  # fmt: skip
+    jobs: list[list[str | Path]] = []
+    outs = [tmp_path / f"{number}.h5" for number in range(len(cases))]
+    for out, (n_images, options, _) in zip(outs, cases, strict=True):
+        manifest = write_manifest(out.with_suffix(".txt"), (names * 3)[:n_images])
+        jobs.append([manifest, out, *SMALL, "--report", f"{out}.json", *options])
+    done = mpich.run_many(2, jobs, tmp_path / "told", small_chunks=True)
+    for completed, out, (_, _, direct) in zip(done, outs, cases, strict=True):
         assert completed.returncode == 0, explain(completed)
         assert ("direct I/O" in writer_of(out)) is direct
         np.testing.assert_array_equal(read_file(out).arrays["images"][:2], pixels)

@@ -360,7 +360,7 @@ def test_the_tools_of_hdf5_1_10_read_the_file(images: Images, mpich: Flavour) ->
     names = {"images", "status", "checksums", "paths", "labels", "label_names", "columns/age"}
     # The wheels bring an HDF5 2.x, whose newest format no 1.10 can read.
     for maker in (mpich, WHEELS.checked()):
-        made = maker.alone(manifest, images.out, "--chunk", "2", "--overwrite")
+        made = maker.forked(manifest, images.out, "--chunk", "2", "--overwrite")
         assert made.returncode == 0, explain(made)
         listed = run(["h5ls", "-r", images.out])
         assert listed.returncode == 0, explain(listed)
@@ -376,7 +376,7 @@ def test_the_tools_of_hdf5_1_10_read_the_file(images: Images, mpich: Flavour) ->
 
 
 def test_the_wheels_make_a_file_of_the_same_content(images: Images) -> None:
-    made = WHEELS.checked().alone(images.manifest, images.out)
+    made = WHEELS.checked().forked(images.manifest, images.out)
     assert made.returncode == 0, explain(made)
     with h5py.File(images.out) as file:
         found = file.attrs["content_digest"]
@@ -401,9 +401,9 @@ def test_the_command_needs_no_launcher(images: Images, mpich: Flavour) -> None:
 
 
 def test_quiet_prints_errors_only(images: Images, mpich: Flavour) -> None:
-    done = mpich.alone(images.manifest, images.out, "-q")
+    done = mpich.forked(images.manifest, images.out, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), explain(done)
-    refused = mpich.alone(images.manifest, images.out, "-q")
+    refused = mpich.forked(images.manifest, images.out, "-q")
     assert (refused.returncode, refused.stdout) == (5, "")
     assert len(refused.stderr.splitlines()) == len(error_lines(refused)) == 1
 
@@ -414,10 +414,10 @@ def test_paths_are_relative_to_the_root_option_or_else_to_the_manifest(
     elsewhere = images.folder / "elsewhere"
     elsewhere.mkdir()
     moved = shutil.copy(images.manifest, elsewhere / "manifest.txt")
-    refused = mpich.alone(moved, images.out, cwd=images.folder)
+    refused = mpich.forked(moved, images.out, cwd=images.folder)
     assert refused.returncode == 3, explain(refused)
     assert f"was looked for as {elsewhere}/{images.names[0]}" in refused.stderr
-    done = mpich.alone(moved, images.out, "--root", ".", cwd=images.folder)
+    done = mpich.forked(moved, images.out, "--root", ".", cwd=images.folder)
     assert done.returncode == 0, explain(done)
 
 
@@ -427,7 +427,7 @@ def test_a_failed_run_writes_the_report_that_its_message_promises(
     absent = [f"absent-{row}.png" for row in range(25)]
     write_manifest(images.manifest, [*images.names, *absent])
     report = images.out.parent / "report.json"
-    refused = mpich.alone(images.manifest, images.out, "--report", report)
+    refused = mpich.forked(images.manifest, images.out, "--report", report)
     assert refused.returncode == 3, explain(refused)
     assert "25 of 34 files cannot be read: 25 missing" in refused.stderr
     assert "and 15 more (--report FILE.json lists them all)" in refused.stderr

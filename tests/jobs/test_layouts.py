@@ -327,7 +327,7 @@ def assert_losses(losses: Sequence[str], wanted: Wanted) -> None:
 
 
 @given(job=jobs(), n_ranks=st.integers(1, 6), chunk_bytes=st.sampled_from([16, 100, 1000, 2**19]))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_set_of_images_in_any_layout_on_any_number_of_ranks(
     job: tuple[list[Sample], Wanted, dict[str, Any]],
     n_ranks: int,
@@ -349,7 +349,7 @@ def test_random_sets_on_launched_ranks(mpich: Flavour, tmp_path: Path) -> None:
     jobs_: list[tuple[list[Sample], Wanted, Path]] = []
 
     @given(jobs())
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck),
+    @settings(max_examples=12, suppress_health_check=list(HealthCheck),
               database=None, derandomize=True)  # fmt: skip
     def collect(job: tuple[list[Sample], Wanted, dict[str, Any]]) -> None:
         samples, wanted, more = job

@@ -22,7 +22,6 @@ from helpers.support import (
     explain,
     make_pixels,
     read_file,
-    run,
     truncate,
     write_images,
     write_manifest,
@@ -33,6 +32,9 @@ from xxhash import xxh3_64_intdigest
 from h5ingest.pipeline.run import ingest
 
 N_RANKS = (1, 2, 3, 5)
+FEW = (1, 3)
+"""Images."""
+LATE_CHUNKS = ("--compression", "gzip:9", "--chunk", "1", "--batch-bytes", "90")
 MOMENT = {"SOURCE_DATE_EPOCH": "1700000000"}
 
 
@@ -172,7 +174,7 @@ def test_the_file_says_which_job_made_it_unless_it_is_to_be_reproducible(
         "slurm_job": "4711", "slurm_nodes": "n[1-2]", "slurm_restarts": "1",
     }  # fmt: skip
     assert {"mpich": "MPICH", "openmpi": "Open MPI"}[flavour.name] in attrs["libraries"]
-    shown = flavour.alone("show", out)
+    shown = flavour.forked("show", out)
     assert "slurm_job 4711, slurm_nodes n[1-2], slurm_restarts 1" in shown.stdout, explain(shown)
     kept = runs[2].file  # made with SOURCE_DATE_EPOCH
     assert attrs["content_digest"] == read_file(kept).attrs["content_digest"]
@@ -186,7 +188,7 @@ def test_a_reproducible_file_does_not_depend_on_the_job_or_on_mpi(
     command = (table.manifest, "out.h5", "-q")
     for folder in ("alone", "job"):
         (tmp_path / folder).mkdir()
-    done = flavour.alone(*command, cwd=tmp_path / "alone", env=MOMENT)
+    done = flavour.forked(*command, cwd=tmp_path / "alone", env=MOMENT)
     assert done.returncode == 0, explain(done)
     done = flavour.run(3, *command, cwd=tmp_path / "job", env={**MOMENT, **SLURM_JOB})
     assert done.returncode == 0, explain(done)
@@ -201,19 +203,6 @@ def test_progress_goes_to_a_log_as_one_line_a_phase(runs: dict[int, Run]) -> Non
             "probe: 23 of 23 images (100%)",
             "store: 23 of 23 images (100%)",
         ]
-
-
-def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
-    flavour: Flavour, table: Table, tmp_path: Path
-) -> None:
-    for n_ranks in (1, 3):
-        completed = flavour.run(
-            n_ranks, table.manifest, tmp_path / "out.h5", "--compression", "gzip:9",
-            "--chunk", "1", "--batch-bytes", "90", "--overwrite",
-        )  # fmt: skip
-        assert completed.returncode == 0, explain(completed)
-        assert completed.stderr.count("store: 23 of 23 images (100%)") == 1, explain(completed)
-        assert completed.stderr.count("probe: 23 of 23 images (100%)") == 1, explain(completed)
 
 
 def test_the_report_counts_over_all_ranks(runs: dict[int, Run], table: Table) -> None:
@@ -232,32 +221,16 @@ def test_the_report_counts_over_all_ranks(runs: dict[int, Run], table: Table) ->
             assert 0 <= spread["min"] <= spread["median"] <= spread["max"] <= report["seconds"]
 
 
-@pytest.mark.parametrize("n_images", [1, 3])
-def test_there_may_be_more_ranks_than_images(
-    flavour: Flavour, table: Table, n_images: int, tmp_path: Path
-) -> None:
-    manifest = write_manifest(
-        tmp_path / "few.txt",
-        [(table.folder / f"images/{row:04}.png", row - 1) for row in range(n_images)],
-    )
-    completed = flavour.run(5, manifest, tmp_path / "out.h5", "--chunk", "1")
-    assert completed.returncode == 0, explain(completed)
-    arrays = read_file(tmp_path / "out.h5").arrays
-    np.testing.assert_array_equal(arrays["images"], table.arrays["images"][:n_images])
-    assert arrays["labels"].tolist() == list(range(-1, n_images - 1))
-    assert arrays["status"].tolist() == [1] * n_images
-
-
-def test_help_version_and_usage_errors_are_printed_once(flavour: Flavour) -> None:
-    shown = flavour.run(2, "--help")
-    assert (shown.returncode, shown.stdout.count("Usage:")) == (0, 1), explain(shown)
-    shown = flavour.run(2, "--version")
-    assert shown.returncode == 0, explain(shown)
-    assert re.fullmatch(r"h5ingest \d+\.\S+\n", shown.stdout)
-    refused = flavour.run(2, "a.txt", "b.h5", "--nonsense")
-    assert (refused.returncode, refused.stderr.count("--nonsense")) == (2, 1), explain(refused)
-    refused = flavour.run(2, "a.txt", "b.h5", "--chunk", "none")
-    assert (refused.returncode, refused.stderr.count("--chunk: expected")) == (2, 1)
+def test_help_version_and_usage_errors_are_printed_once(flavour: Flavour, tmp_path: Path) -> None:
+    files = ("a.txt", "b.h5")
+    words = ("--help",), ("--version",), (*files, "--nonsense"), (*files, "--chunk", "none")
+    help_, version, nonsense, chunk = flavour.run_many(2, words, tmp_path / "told")
+    for shown in (help_, flavour.run(2, "--help")):
+        assert (shown.returncode, shown.stdout.count("Usage:")) == (0, 1), explain(shown)
+    assert version.returncode == 0, explain(version)
+    assert re.fullmatch(r"h5ingest \d+\.\S+\n", version.stdout)
+    assert (nonsense.returncode, nonsense.stderr.count("--nonsense")) == (2, 1), explain(nonsense)
+    assert (chunk.returncode, chunk.stderr.count("--chunk: expected")) == (2, 1), explain(chunk)
 
 
 def assert_refused(completed: Completed, code: int, out: Path, *said: str) -> None:
@@ -290,7 +263,6 @@ def ended(
     """Jobs on three ranks that start but once."""
     folder = tmp_path_factory.mktemp("ended")
     (folder / "file").touch()
-    labels = ["only a path" if row == 617 else (f"{row}.png", row) for row in range(1000)]
     damaged = thousand.manifest("corrupt.txt", DAMAGED)
     good = thousand.manifest("good.txt", {})
     jobs: dict[str, tuple[str | Path, ...]] = {
@@ -299,7 +271,7 @@ def ended(
         "missing": (thousand.manifest("missing.txt", MISSING), folder / "missing.h5"),
         "mixed": (thousand.manifest("mixed.txt", MIXED), folder / "mixed.h5"),
         "elsewhere": (good, folder / "elsewhere.h5", "--root", folder),
-        "bad line": (write_manifest(folder / "labels.txt", labels), folder / "bad.h5"),
+        "bad line": (bad_line(folder), folder / "bad.h5"),
         "empty": (write_manifest(folder / "empty.txt", []), folder / "empty.h5"),
         "absent": (folder / "absent.txt", folder / "none.h5"),
         "no folder": (table.manifest, folder / "absent" / "out.h5"),
@@ -307,14 +279,44 @@ def ended(
         # Even root, to whom no permission is denied, cannot make a file there.
         "proc": (table.manifest, Path("/proc/out.h5")),
         "dry run": (good, folder / "dry" / "out.h5", "--chunk", "16", "--dry-run"),
+        "late chunks": (table.manifest, folder / "late.h5", *LATE_CHUNKS),
+        "exists": (table.manifest, folder / "precious.h5"),
     }  # fmt: skip
     (folder / "dry").mkdir()
-    done = flavour.run_many(3, list(jobs.values()), folder / "told")
+    (folder / "precious.h5").write_text("precious")
+    return run_all(flavour, 3, jobs, folder / "told")
+
+
+@pytest.fixture(scope="module")
+def on_five(
+    flavour: Flavour, table: Table, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Ended]:
+    """Small jobs on five ranks."""
+    folder = tmp_path_factory.mktemp("five")
+    jobs: dict[str, tuple[str | Path, ...]] = {"bad line": (bad_line(folder), folder / "bad.h5")}
+    for n_images in FEW:
+        rows = [(table.folder / f"images/{row:04}.png", row - 1) for row in range(n_images)]
+        manifest = write_manifest(folder / f"{n_images}.txt", rows)
+        jobs[f"{n_images} images"] = (manifest, folder / f"{n_images}.h5", "--chunk", "1")
+    return run_all(flavour, 5, jobs, folder / "told")
+
+
+def run_all(
+    flavour: Flavour, n_ranks: int, jobs: dict[str, tuple[str | Path, ...]], told: Path
+) -> dict[str, Ended]:
+    """Run jobs, (manifest, out, options...) each, on ranks that start but once."""
+    done = flavour.run_many(n_ranks, list(jobs.values()), told)
     outs = (Path(job[1]) for job in jobs.values())
     return {
         name: Ended(completed=completed, out=out)
         for name, completed, out in zip(jobs, done, outs, strict=True)
     }
+
+
+def bad_line(folder: Path) -> Path:
+    """A manifest whose line 618 has another number of cells."""
+    labels = ["only a path" if row == 617 else (f"{row}.png", row) for row in range(1000)]
+    return write_manifest(folder / "labels.txt", labels)
 
 
 def test_three_corrupt_images_of_a_thousand_are_named_and_nothing_is_published(
@@ -362,14 +364,23 @@ def test_if_all_files_are_missing_the_message_points_to_the_root_option(
 
 
 def test_a_manifest_error_names_the_file_and_the_line(
-    flavour: Flavour, ended: dict[str, Ended], tmp_path: Path
+    ended: dict[str, Ended], on_five: dict[str, Ended]
 ) -> None:
-    completed, out = ended["bad line"].completed, ended["bad line"].out
-    manifest = out.with_name("labels.txt")
-    said = f"{manifest}, line 618: expected 2", "'only a path'"
-    assert_refused(completed, 4, out, *said)
-    out = tmp_path / "out.h5"
-    assert_refused(flavour.run(5, manifest, out), 4, out, *said)
+    for jobs in (ended, on_five):
+        completed, out = jobs["bad line"].completed, jobs["bad line"].out
+        manifest = out.with_name("labels.txt")
+        said = f"{manifest}, line 618: expected 2", "'only a path'"
+        assert_refused(completed, 4, out, *said)
+
+
+def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
+    flavour: Flavour, table: Table, ended: dict[str, Ended], tmp_path: Path
+) -> None:
+    alone = flavour.forked(table.manifest, tmp_path / "out.h5", *LATE_CHUNKS)
+    for completed in (alone, ended["late chunks"].completed):
+        assert completed.returncode == 0, explain(completed)
+        assert completed.stderr.count("store: 23 of 23 images (100%)") == 1, explain(completed)
+        assert completed.stderr.count("probe: 23 of 23 images (100%)") == 1, explain(completed)
 
 
 def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None:
@@ -380,13 +391,24 @@ def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None
     assert_refused(absent.completed, 4, absent.out, said)
 
 
-def test_an_output_that_exists_is_kept(flavour: Flavour, table: Table, tmp_path: Path) -> None:
-    (tmp_path / "out.h5").write_text("precious")
-    completed = flavour.run(2, table.manifest, tmp_path / "out.h5")
+def test_an_output_that_exists_is_kept(ended: dict[str, Ended]) -> None:
+    completed, out = ended["exists"].completed, ended["exists"].out
     assert completed.returncode == 5, explain(completed)
     assert len(error_lines(completed)) == 1
     assert "exists already, as a text file" in completed.stderr
-    assert (tmp_path / "out.h5").read_text() == "precious"
+    assert out.read_text() == "precious"
+
+
+@pytest.mark.parametrize("n_images", FEW)
+def test_there_may_be_more_ranks_than_images(
+    on_five: dict[str, Ended], table: Table, n_images: int
+) -> None:
+    job = on_five[f"{n_images} images"]
+    assert job.completed.returncode == 0, explain(job.completed)
+    arrays = read_file(job.out).arrays
+    np.testing.assert_array_equal(arrays["images"], table.arrays["images"][:n_images])
+    assert arrays["labels"].tolist() == list(range(-1, n_images - 1))
+    assert arrays["status"].tolist() == [1] * n_images
 
 
 def test_a_place_where_no_file_can_be_made_is_refused(ended: dict[str, Ended]) -> None:
@@ -404,7 +426,7 @@ def go_wrong(flavour: Flavour, thousand: Thousand, how: str, rank: int, out: Pat
     """What becomes of a job on three ranks when one of them crashes, is killed, has no space."""
     return flavour.run_launched(
         3, how, str(rank), "20", thousand.manifest("good.txt", {}), out,
-        "--chunk", "4", "--batch-bytes", "64", timeout_s=20,
+        "--chunk", "4", "--batch-bytes", "64",
     )  # fmt: skip
 
 
@@ -455,7 +477,7 @@ def test_srun_with_the_wrong_mpi_is_refused_by_every_task(
     out = tmp_path / "out.h5"
     for task in range(2):
         slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(task), "SLURM_JOB_ID": "1"}
-        completed = run([flavour.bin / "h5ingest", table.manifest, out], env=slurm)
+        completed = flavour.forked(table.manifest, out, env=slurm)
         if task == 0:
             assert_refused(completed, 6, out, "started 2 processes", "srun --mpi=")
         else:

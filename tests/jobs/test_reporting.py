@@ -42,7 +42,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(manifest: Path) -> Path:
     out = manifest.with_name("made.h5")
-    completed = WHEELS.checked().alone(manifest, out)
+    completed = WHEELS.checked().forked(manifest, out)
     assert completed.returncode == 0, explain(completed)
     return out
 
@@ -171,18 +171,30 @@ def test_what_was_to_be_shown_and_found_no_space_is_an_error(made: Path, verb: s
 VERBS = "ingest, manifest, verify, show, codecs, doctor, bench"
 
 
-@pytest.mark.parametrize(("typed", "answer"), [
-    ("verfy", "; did you mean verify?"),
-    ("Show", "; did you mean show?"),
-    ("xyzzy", f": expected one of {VERBS}"),
-])  # fmt: skip
+MISTYPED = {
+    "verfy": "; did you mean verify?",
+    "Show": "; did you mean show?",
+    "xyzzy": f": expected one of {VERBS}",
+}
+
+
+@pytest.fixture(scope="module")
+def mistyped(
+    flavour: Flavour, made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Completed]:
+    """What three ranks say to each."""
+    done = flavour.run_many(3, [(typed, made) for typed in MISTYPED], tmp_path_factory.mktemp("m"))
+    return dict(zip(MISTYPED, done, strict=True))
+
+
+@pytest.mark.parametrize("typed", MISTYPED)
 def test_a_mistyped_verb_is_no_manifest(
-    flavour: Flavour, made: Path, tmp_path: Path, typed: str, answer: str
+    flavour: Flavour, mistyped: dict[str, Completed], tmp_path: Path, typed: str
 ) -> None:
-    expected = f"h5ingest: error: no command and no manifest {typed!r}{answer}"
-    seconds: list[tuple[str | Path, ...]] = [(made,), (tmp_path / "new.h5",), (), ("/",)]
-    for n, second in enumerate(seconds):
-        completed = flavour.alone(typed, *second) if n else flavour.run(3, typed, *second)
+    expected = f"h5ingest: error: no command and no manifest {typed!r}{MISTYPED[typed]}"
+    seconds: list[tuple[str | Path, ...]] = [(tmp_path / "new.h5",), (), ("/",)]
+    alone = [flavour.forked(typed, *second) for second in seconds]
+    for completed in (mistyped[typed], *alone):
         assert completed.returncode == 2, explain(completed)
         assert error_lines(completed) == [expected], explain(completed)
     assert not list(tmp_path.iterdir())
@@ -191,7 +203,7 @@ def test_a_mistyped_verb_is_no_manifest(
 def test_a_manifest_that_is_absent_is_said_before_anything_of_the_output(made: Path) -> None:
     before = made.read_bytes()
     for words in (("absent.csv",), ("-q", "absent"), ("ingest", "absent"), ("./absent",)):
-        completed = WHEELS.alone(*words, made)
+        completed = WHEELS.forked(*words, made)
         assert completed.returncode == 4, explain(completed)
         (line,) = error_lines(completed)
         assert line.endswith("absent: cannot be read: No such file or directory") or (

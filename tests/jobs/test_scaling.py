@@ -32,6 +32,7 @@ from h5ingest.bench.scaling import Plan
 from h5ingest.core.errors import SetupError
 from h5ingest.core.options import IngestOptions
 
+pytestmark = pytest.mark.timeout(450)  # a dozen launches one after the other, on a busy machine
 STEPS = ["start-up", "manifest", "probe", "store", "finish"]
 SIZES = {"12x10x1": 120, "9x7x3": 189}
 """Name of the drawn images -> bytes of one."""
@@ -39,10 +40,10 @@ RUNS = 2
 
 
 def scale(
-    flavour: Flavour, out: Path, *arguments: str | Path, timeout_s: float = 120, **how: Any
+    flavour: Flavour, out: Path, *arguments: str | Path, timeout_s: float = 400, **how: Any
 ) -> tuple[dict[str, Any], str]:
     """Run it; return its results and what it printed."""
-    completed = flavour.alone(
+    completed = flavour.forked(
         "bench", "scaling", *arguments, "--out", out, timeout_s=timeout_s, **how
     )
     assert completed.returncode == 0, explain(completed)
@@ -291,7 +292,7 @@ def test_errors_have_their_exit_codes(
     damage(tmp_path / "bad/0000.png")
     (tmp_path / "bad/0000.png").rename(tmp_path / "bad.png")
     write_manifest(tmp_path / "bad.txt", ["bad.png"])
-    completed = mpich.alone(
+    completed = mpich.forked(
         "bench", "scaling", *arguments, "--runs", "1", "--images", "2", cwd=tmp_path
     )
     assert completed.returncode == code, explain(completed)

@@ -136,7 +136,7 @@ def test_where_lustre_refuses_the_file_is_made_all_the_same(tmp_path: Path, lfs:
 
 def test_stripes_that_cannot_be_are_said(manifest: Path, tmp_path: Path) -> None:
     flavour = FLAVOURS["mpich"].checked()
-    done = flavour.alone(
+    done = flavour.forked(
         manifest, tmp_path / "out.h5", "--stripe-count", "8", "--hint", "cb_nodes=2"
     )
     assert done.returncode == 0, explain(done)
@@ -258,11 +258,11 @@ def test_an_unfinished_job_goes_on_with_its_own_alignment_only(
         2, "kill", "1", "3", manifest, out, "--chunk", "4", "--alignment", "64KiB"
     )
     assert killed.returncode != 0
-    other = flavour.alone(manifest, out, "--chunk", "4")
+    other = flavour.forked(manifest, out, "--chunk", "4")
     assert other.returncode == OutputError.exit_code, explain(other)
     assert "alignment: 65536 then, 0 now" in other.stderr
     assert len(error_lines(other)) == 1
-    done = flavour.alone(
+    done = flavour.forked(
         manifest, out, "--chunk", "4", "--alignment", "65536", "--stripe-count", "4",
         "--hint", "cb_nodes=1",
     )  # fmt: skip
@@ -294,6 +294,6 @@ def test_values_that_cannot_be_are_refused(wrong: dict[str, object], words: str)
 
 
 def test_a_hint_without_a_value_is_refused(manifest: Path, tmp_path: Path) -> None:
-    done = FLAVOURS["mpich"].checked().alone(manifest, tmp_path / "out.h5", "--hint", "cb_nodes")
+    done = FLAVOURS["mpich"].checked().forked(manifest, tmp_path / "out.h5", "--hint", "cb_nodes")
     assert done.returncode == UsageError.exit_code
     assert "expected KEY=VALUE, got 'cb_nodes'" in done.stderr

@@ -1,6 +1,7 @@
 """What placed chunks rely on in h5py and HDF5, each as a check that fails loudly.
 
-    canary.py NAME FOLDER
+    canary.py                each {"check", "folder"} in a process of its own, see `helpers.forking`
+    canary.py CHECK FOLDER   one of them
 
 Run by tests with each h5py there is; never imported. It takes no part in MPI.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests: started as a script
 
+from helpers.forking import Job, serve
 from helpers.stacks import stack
 
 from h5ingest.core.layout import DatasetSpec
@@ -362,6 +364,14 @@ CHECKS = {
 }
 
 
-if __name__ == "__main__":
+def do(job: Job) -> int:
     print(f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}")
-    CHECKS[sys.argv[1]](Path(sys.argv[2]))
+    CHECKS[job["check"]](Path(job["folder"]))
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        serve(do)
+    else:
+        do({"check": sys.argv[1], "folder": sys.argv[2]})

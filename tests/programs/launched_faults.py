@@ -1,10 +1,8 @@
 """Run h5ingest as its command does, with faults arranged at chosen places.
 
     launched_faults.py run FAULTS ARGUMENTS...   FAULTS is a JSON list of faults, see `Fault`
-    launched_faults.py serve                     one process, no launcher: a line of JSON on stdin
-                                                 asks for a run, a line on stdout says how it ended
+    launched_faults.py serve                     one process, no launcher: see `helpers.forking`
 
-Serving forks a process for each run after all imports: a run then takes milliseconds.
 Chunks are made small here, so that a few small images are many chunks.
 Launched by tests; imported only by programs that are launched, for its faults.
 """
@@ -109,7 +107,7 @@ class Fault:
         elif self.act.startswith("fill:"):
             fill(self.act.partition(":")[2])
         elif self.act.startswith("sh:"):
-            subprocess.run(self.act.partition(":")[2], shell=True, check=True, timeout=30)
+            subprocess.run(self.act.partition(":")[2], shell=True, check=True, timeout=120)
         else:
             name, _, later_s = self.act.partition("-later:")
             if later_s:
@@ -219,53 +217,21 @@ def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
     return run(arguments)
 
 
-def serve() -> None:
+def serve_faults() -> None:
     """Run what is asked for, one after the other, each in a process of its own."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests: started as a script
+    from helpers.forking import serve
+
     for module in ("cli.app", "pipeline.run", "cli.progress"):
         importlib.import_module(f"h5ingest.{module}")
     importlib.import_module("imagecodecs")
-    print("ready", flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os.setsid()
-            with open(asked["log"], "wb", buffering=0) as log:
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
-            code = 1
-            try:
-                code = go(asked["faults"], asked["arguments"])
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else 1
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        print(json.dumps({"code": wait(child, asked["timeout_s"])}), flush=True)
-
-
-def wait(child: int, timeout_s: float) -> int | None:
-    """Return a process's exit code, minus a signal's number, or None: it hung and was killed."""
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    serve(lambda job: go(job["faults"], job["arguments"]))
 
 
 def main() -> None:
     verb, *arguments = sys.argv[1:]
     if verb == "serve":
-        serve()
+        serve_faults()
     else:
         code = go(json.loads(arguments[0]), arguments[1:])
         print(f"rank {launcher_rank()} ends with {code}", file=sys.stderr, flush=True)

@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import struct
 import sys
 import time
@@ -31,6 +30,10 @@ import numpy as np
 import png
 from numpy.typing import NDArray
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests: started as a script
+
+from helpers.peak import peak_bytes
 
 from h5ingest.core.errors import SampleError
 from h5ingest.images.decode import Prober, decode_into, probe
@@ -267,7 +270,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of Pillow's, on files that are damaged
     for data, raw in itertools.product(seeds, (False, True)):
         check(data, raw=raw, seed=data)  # whatever is to be imported and set up is there now
-    before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before_bytes = peak_bytes()
     counts: Counter[str] = Counter()
     problems, slowest_s = [], 0.0
     for number in range(int(sys.argv[2]), int(sys.argv[2]) + int(sys.argv[3])):
@@ -281,9 +284,8 @@ def main() -> None:
         except Exception as error:  # whatever it is that is not a SampleError
             problems.append(f"case {number}: {type(error).__name__}: {error}")
         slowest_s = max(slowest_s, time.process_time() - started_s)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"counts": counts, "problems": problems, "slowest_s": slowest_s,
-            "grown_bytes": peak_bytes - before_bytes}  # fmt: skip
+            "grown_bytes": peak_bytes() - before_bytes}  # fmt: skip
     print(json.dumps(told))
 
 

@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 
 from h5ingest.cli.main import run
-from h5ingest.core import layout_kinds
 from h5ingest.mpi.world import world
 
 
@@ -31,9 +30,12 @@ def redirect(fd: int, path: str) -> None:
 
 def main() -> None:
     jobs, folder = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
-    if sys.argv[3:]:
-        vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
     rank = world().rank
+    if sys.argv[3:]:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests: started as a script
+        from programs.launched_faults import make_small
+
+        make_small(int(sys.argv[3]))
     for number, arguments in enumerate(jobs):
         redirect(1, f"{folder}/{number}.out.{rank}")
         redirect(2, f"{folder}/{number}.err.{rank}")

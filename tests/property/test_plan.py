@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pytest
 from helpers.threads import on_ranks
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from h5ingest.core.layout import (
@@ -24,9 +24,6 @@ from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, u
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.redistribute import Shard, redistribute
-
-settings.register_profile("laws", deadline=None)  # the machine may be busy
-settings.load_profile("laws")
 
 CHUNK_ROWS = st.integers(1, 50)
 SIZES = st.integers(1, 70)

@@ -239,7 +239,7 @@ def test_root_and_delimiter_are_those_of_an_ingest(manifest: Path, tmp_path: Pat
     rows = [("path", "label"), *((name, 1) for name in manifest.read_text().split())]
     table = tmp_path / "t.txt"
     table.write_text("".join(f"{path};{label}\n" for path, label in rows))
-    completed = WHEELS.checked().alone(
+    completed = WHEELS.checked().forked(
         "codecs", table, "--delimiter", ";", "--root", manifest.parent, "--sample", "2"
     )
     assert completed.returncode == 0, explain(completed)
@@ -278,7 +278,7 @@ def test_one_rank_under_a_launcher_is_one_rank(manifest: Path) -> None:
 def test_errors_have_their_exit_codes(
     arguments: list[str], code: int, message: str, manifest: Path, mpich: Flavour
 ) -> None:
-    completed = mpich.alone("codecs", *arguments, cwd=manifest.parent)
+    completed = mpich.forked("codecs", *arguments, cwd=manifest.parent)
     assert completed.returncode == code, explain(completed)
     assert message in completed.stderr
     assert "Traceback" not in completed.stderr

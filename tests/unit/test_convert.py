@@ -460,7 +460,7 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
         del options["reduce_depth"]
         assert_holds(read_file(out), expected(samples, replace(Wanted(), **options)))
     assert known.fit == "error"
-    done = mpich.alone(manifest, out, "--overwrite", *shlex.split(ways[1]))  # as it is typed
+    done = mpich.forked(manifest, out, "--overwrite", *shlex.split(ways[1]))  # as it is typed
     assert done.returncode == 0, explain(done)
     assert re.search(r"converted +2 images from 6x8 gray uint8 to 4x5 RGB uint16", done.stdout)
 
@@ -468,7 +468,7 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
 def test_the_summary_says_what_was_dropped(mpich: Flavour, tmp_path: Path) -> None:
     samples = [sample(row, encode(Kind(colour="rgba", depth=16), 3, 3, row)) for row in range(3)]
     manifest = write_samples(tmp_path, samples)
-    done = mpich.alone(
+    done = mpich.forked(
         manifest, tmp_path / "out.h5", "--channels", "gray", "--dtype", "uint8", "--reduce-depth"
     )
     assert done.returncode == 0, explain(done)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -39,9 +39,6 @@ from h5ingest.core.layout_kinds import (
     tree_group,
 )
 from h5ingest.core.options import IngestOptions
-
-settings.register_profile("laws", deadline=None)  # the machine may be busy
-settings.load_profile("laws")
 
 PACKAGE = Path(h5ingest.__file__).parent
 MODULES = sorted(

@@ -63,7 +63,7 @@ def manifest(tmp_path: Path) -> Path:
 
 def ingest(mpich: Flavour, manifest: Path, *more: str | Path) -> Completed:
     folder = manifest.parent
-    return mpich.alone(manifest, folder / "out.h5", "--croissant", folder / "out.json", *more)
+    return mpich.forked(manifest, folder / "out.h5", "--croissant", folder / "out.json", *more)
 
 
 def test_the_official_validator_finds_no_error(mpich: Flavour, manifest: Path) -> None:

@@ -43,10 +43,6 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.images.decode import HEAD_BYTES, Prober, decode_into, probe
 from h5ingest.images.png import decoder_version
 
-settings.register_profile("laws", deadline=None)  # the machine may be busy
-settings.load_profile("laws")
-
-
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_FORMATS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4),
                (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)]  # fmt: skip

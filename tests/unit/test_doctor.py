@@ -391,7 +391,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_facts_of_this_machine(flavour: Flavour, tmp_path: Path) -> None:
-    shown = flavour.alone("doctor", tmp_path / "out.h5")
+    shown = flavour.forked("doctor", tmp_path / "out.h5")
     assert shown.returncode == 0, explain(shown)
     rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if line[:1].islower())
     assert {"mpich": "MPICH", "openmpi": "Open MPI"}[flavour.name] in shown.stdout
@@ -417,20 +417,22 @@ def few(tmp_path: Path) -> Path:
 
 
 def test_a_verbose_run_begins_with_the_facts_once(flavour: Flavour, few: Path) -> None:
-    for more in ((), ("-v",), ("-v", "-q")):
-        done = flavour.run(2, few, few.with_name("out.h5"), "--overwrite", *more)
-        assert done.returncode == 0, explain(done)
-        rows = [line.split()[0] for line in done.stderr.splitlines() if line]
+    options: list[tuple[str, ...]] = [(), ("-v",), ("-v", "-q"), ("-v", "--progress", "line")]
+    command: list[str | Path] = [few, few.with_name("out.h5"), "--overwrite"]
+    jobs = [[*command, *more] for more in options]
+    *each, done = flavour.run_many(2, jobs, few.with_name("told"))
+    for more, one in zip(options, each, strict=False):
+        assert one.returncode == 0, explain(one)
+        rows = [line.split()[0] for line in one.stderr.splitlines() if line]
         for name in ("program", "ranks", "h5py", "HDF5", "mpi4py", "output", "free"):
-            assert rows.count(name) == (more == ("-v",)), explain(done)
-    done = flavour.run(2, few, few.with_name("out.h5"), "--overwrite", "-v", "--progress", "line")
+            assert rows.count(name) == (more == ("-v",)), explain(one)
     assert done.stderr.index("program ") < done.stderr.index("probe: 9 of 9")
     assert "2 on 1 host\n" in done.stderr
     assert "HDF5_USE_FILE_LOCKING" in done.stderr
 
 
 def test_a_verbose_run_into_no_folder_is_refused_as_ever(mpich: Flavour, few: Path) -> None:
-    refused = mpich.alone(few, few.with_name("absent") / "out.h5", "-v")
+    refused = mpich.forked(few, few.with_name("absent") / "out.h5", "-v")
     assert refused.returncode == 5, explain(refused)
     (line,) = error_lines(refused)
     assert "expected an existing folder" in line
@@ -479,7 +481,7 @@ def test_a_library_that_crashes_the_process_is_reported(
 
 
 def test_a_place_that_is_not_there_is_refused(mpich: Flavour, tmp_path: Path) -> None:
-    refused = mpich.alone("doctor", tmp_path / "absent" / "out.h5")
+    refused = mpich.forked("doctor", tmp_path / "absent" / "out.h5")
     assert refused.returncode == 5, explain(refused)
     assert "expected an existing folder" in refused.stderr
 

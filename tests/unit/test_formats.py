@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers.layout_runs import extent_chunks, ingest_on
 from helpers.pictures import GRAY, PALETTED, RGB, by_pillow, decoded, encode, paletted, refusal
-from helpers.support import clean_environment
+from helpers.support import PROGRAMS, clean_environment
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -180,13 +180,14 @@ def bombs() -> dict[str, tuple[bytes, str]]:
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import numpy as np
 import imagecodecs, PIL.Image
 import h5ingest.images.other_formats
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.core.errors import SampleError
+from helpers.peak import peak_bytes
 
 def outcome(file):
     data = file.read_bytes()
@@ -197,13 +198,12 @@ def outcome(file):
         return error.kind, error.reason
     return "stored", str(spec)
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 first, *files = sorted(Path(sys.argv[1]).iterdir())
 outcome(first)
 told = {}
 for file in files:
-    before = peak()
-    told[file.name] = *outcome(file), peak() - before
+    before = peak_bytes()
+    told[file.name] = *outcome(file), peak_bytes() - before
 print(json.dumps(told))
 """
 
@@ -219,6 +219,7 @@ def test_no_bomb_of_any_format_gets_memory(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120, check=False,
         env=clean_environment({"OPENBLAS_NUM_THREADS": "1"}),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        cwd=PROGRAMS.parent,
     )  # fmt: skip
     assert completed.returncode == 0, completed.stderr
     told = dict(zip(cases, json.loads(completed.stdout).values(), strict=True))

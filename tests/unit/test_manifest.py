@@ -35,9 +35,6 @@ from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
 
-settings.register_profile("laws", deadline=None)  # the machine may be busy
-settings.load_profile("laws")
-
 BOM = b"\xef\xbb\xbf"
 
 
@@ -762,7 +759,7 @@ def test_reading_takes_less_than_200_bytes_a_row(tmp_path: Path) -> None:
 
 @given(rows=st.lists(st.sampled_from([b"train", b"test", b"", b"\xff", b"a/b"]), min_size=1),
        n_ranks=st.integers(1, 5))  # fmt: skip
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_column_makes_groups_the_same_on_all_ranks(
     tmp_path: Path, rows: list[bytes], n_ranks: int
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.support import write_manifest, write_png
 from helpers.threads import on_ranks
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -23,9 +23,6 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
-
-settings.register_profile("laws", deadline=None)  # the machine may be busy
-settings.load_profile("laws")
 
 MANY = 1500
 """More kinds than were told to root before: 1,000 a rank."""

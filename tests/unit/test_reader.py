@@ -19,7 +19,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 from helpers.support import make_pixels, write_images, write_manifest, write_png
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -180,7 +180,7 @@ NATIVE = ("gzip", "gzip+shuffle", "lzf", "zstd", "zstd+shuffle", "lz4", "bzip2",
 
 @pytest.mark.parametrize("codec", NATIVE)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_codecs_undone_without_hdf5_are_exact(codec: str, dtype: str, data: Any) -> None:
     from h5ingest.reading.unfilter import FilterPipeline

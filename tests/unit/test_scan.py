@@ -435,7 +435,7 @@ NAMES = st.lists(CHARACTERS, min_size=1, max_size=4).map(b"".join)
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(paths=st.lists(PATHS, min_size=1, max_size=6, unique=True), comma=st.booleans())
 def test_any_tree_comes_back_or_is_refused(paths: Sequence[bytes], comma: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -344,7 +344,7 @@ def test_errors_of_the_command(
     (tmp_path / "text.h5").write_text("no HDF5")
     h5py.File(tmp_path / "other.h5", "w").close()
     write(tmp_path / "a.h5", make_pixels(N, (4, 3)))
-    done = mpich.alone("show", *arguments, cwd=tmp_path)
+    done = mpich.forked("show", *arguments, cwd=tmp_path)
     assert done.returncode == code, explain(done)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import pickle
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +23,29 @@ from h5ingest.core.errors import UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
 
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler  # noqa: E402
+class Lazy:
+    """A module that is imported when the first test asks for something of it: torch takes 2 s."""
 
-from h5ingest.torch import ChunkSampler, ImageDataset, to_tensor  # noqa: E402
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-pytestmark = pytest.mark.filterwarnings(
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pytest asks, while it collects
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self._name), name)
+
+
+torch, data, ours = Lazy("torch"), Lazy("torch.utils.data"), Lazy("h5ingest.torch")
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None,
+        reason="PyTorch is not installed (extra 'torch')",
+    ),
     # A machine with fewer cores than workers is no fault of ours.
-    "ignore:This DataLoader will create:UserWarning"
-)
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
 
 
 def write(
@@ -62,7 +77,7 @@ def negative(label: int) -> int:
     return -label
 
 
-def labels_of(dataset: ImageDataset) -> list[int]:
+def labels_of(dataset: Any) -> list[int]:
     return [dataset[sample][1] for sample in range(len(dataset))]
 
 
@@ -75,7 +90,7 @@ def test_samples_and_batches_are_channels_first(
     tmp_path: Path, shape: tuple[int, ...], dtype: str
 ) -> None:
     pixels = make_pixels(7, shape, dtype)
-    dataset = ImageDataset(write(tmp_path / "a.h5", pixels))
+    dataset = ours.ImageDataset(write(tmp_path / "a.h5", pixels))
     # (n, C, H, W)
     wanted = pixels.reshape(7, 5, 4, -1).transpose(0, 3, 1, 2)
     image, label = dataset[-2]
@@ -94,7 +109,7 @@ def test_samples_and_batches_are_channels_first(
 def test_transforms_are_given_what_is_stored(tmp_path: Path) -> None:
     pixels = make_pixels(7, (5, 4, 3))
     path = write(tmp_path / "a.h5", pixels)
-    dataset = ImageDataset(path, transform=halved, target_transform=negative)
+    dataset = ours.ImageDataset(path, transform=halved, target_transform=negative)
     image, label = dataset[3]
     np.testing.assert_array_equal(image.numpy(), pixels[3].astype(np.float32) / 2)
     assert label == -9
@@ -102,26 +117,26 @@ def test_transforms_are_given_what_is_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.numpy(), pixels[[3, 1]].astype(np.float32) / 2)
     assert labels == [-9, -3]
     assert [label for _image, label in dataset.__getitems__([2, 5])] == [-6, -15]
-    shapes = ImageDataset(path, transform=np.shape)
+    shapes = ours.ImageDataset(path, transform=np.shape)
     assert shapes[[0, 1]][0] == [(5, 4, 3)] * 2
 
 
 def test_failed_rows_are_not_shown_to_a_model(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", make_pixels(7, (5, 4)), failed=(1, 2))
-    assert labels_of(ImageDataset(path)) == [0, 9, 12, 15, 18]
-    assert len(ImageDataset(path, failed="include")) == 7
+    assert labels_of(ours.ImageDataset(path)) == [0, 9, 12, 15, 18]
+    assert len(ours.ImageDataset(path, failed="include")) == 7
     masking = ImageStore(path, failed="mask", masked_label=-100)
-    assert labels_of(ImageDataset(masking))[:4] == [0, -100, -100, 9]
+    assert labels_of(ours.ImageDataset(masking))[:4] == [0, -100, -100, 9]
     with pytest.raises(UsageError, match="group"):
-        ImageDataset(masking, group="train")
+        ours.ImageDataset(masking, group="train")
 
 
 def test_without_labels_there_are_images_only(tmp_path: Path) -> None:
     pixels = make_pixels(7, (5, 4))
-    dataset = ImageDataset(write(tmp_path / "a.h5", pixels, labels=False))
+    dataset = ours.ImageDataset(write(tmp_path / "a.h5", pixels, labels=False))
     np.testing.assert_array_equal(dataset[2].numpy()[0], pixels[2])
     assert dataset[[1, 2]].shape == (2, 1, 5, 4)
-    (batch,) = DataLoader(dataset, batch_size=7)
+    (batch,) = data.DataLoader(dataset, batch_size=7)
     np.testing.assert_array_equal(batch.numpy()[:, 0], pixels)
 
 
@@ -134,7 +149,7 @@ def test_images_of_many_sizes_come_as_a_list(tmp_path: Path) -> None:
         file["images/shapes"] = np.array([(*image.shape, 1) for image in images])
         file["status"] = np.ones(4, np.uint8)
         file["labels"] = np.arange(4)
-    dataset = ImageDataset(tmp_path / "a.h5")
+    dataset = ours.ImageDataset(tmp_path / "a.h5")
     found, labels = dataset[[2, 0]]
     assert labels.tolist() == [2, 0]
     assert [tuple(image.shape) for image in found] == [(1, 3, 3), (1, 3, 1)]
@@ -143,9 +158,9 @@ def test_images_of_many_sizes_come_as_a_list(tmp_path: Path) -> None:
 
 def test_a_tensor_is_no_copy_where_it_need_not_be() -> None:
     gray = make_pixels(2, (5, 4))
-    assert np.shares_memory(to_tensor(gray, batch=True).numpy(), gray)
-    assert to_tensor(gray[0]).shape == (1, 5, 4)
-    assert to_tensor(make_pixels(2, (5, 4, 3)), batch=True).is_contiguous()
+    assert np.shares_memory(ours.to_tensor(gray, batch=True).numpy(), gray)
+    assert ours.to_tensor(gray[0]).shape == (1, 5, 4)
+    assert ours.to_tensor(make_pixels(2, (5, 4, 3)), batch=True).is_contiguous()
 
 
 # --- under a DataLoader ------------------------------------------------------------------------
@@ -180,16 +195,16 @@ def test_every_sample_of_an_epoch_is_right(
     many: tuple[Path, NDArray[Any]], workers: int, method: str | None
 ) -> None:
     path, pixels = many
-    dataset = ImageDataset(path)
+    dataset = ours.ImageDataset(path)
     for row in (0, 5000, 9999):  # the parent has read before the workers begin
         np.testing.assert_array_equal(dataset[row][0].numpy()[0], pixels[row])
     how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": method}
-    check_loader(DataLoader(dataset, batch_size=64, shuffle=True, **how), pixels)
+    check_loader(data.DataLoader(dataset, batch_size=64, shuffle=True, **how), pixels)
     if method != "spawn":  # two seconds each
-        sampler = ChunkSampler(dataset, window=3)
-        check_loader(DataLoader(dataset, batch_size=64, sampler=sampler, **how), pixels)
-        batches = BatchSampler(sampler, 64, drop_last=False)
-        check_loader(DataLoader(dataset, sampler=batches, batch_size=None, **how), pixels)
+        sampler = ours.ChunkSampler(dataset, window=3)
+        check_loader(data.DataLoader(dataset, batch_size=64, sampler=sampler, **how), pixels)
+        batches = data.BatchSampler(sampler, 64, drop_last=False)
+        check_loader(data.DataLoader(dataset, sampler=batches, batch_size=None, **how), pixels)
 
 
 def test_forked_workers_never_return_a_wrong_mnist_image(corpora: Path, tmp_path: Path) -> None:
@@ -199,10 +214,10 @@ def test_forked_workers_never_return_a_wrong_mnist_image(corpora: Path, tmp_path
     ingest(tmp_path / "m.csv", tmp_path / "m.h5", options)
     with h5py.File(tmp_path / "m.h5") as file:
         images, labels = file["images"][()], file["labels"][()]
-    dataset = ImageDataset(tmp_path / "m.h5")
+    dataset = ours.ImageDataset(tmp_path / "m.h5")
     dataset[::500]
     order = np.random.default_rng(3).permutation(10_000).tolist()
-    loader = DataLoader(
+    loader = data.DataLoader(
         dataset, batch_size=64, sampler=order, num_workers=2, multiprocessing_context="fork"
     )
     place = 0
@@ -216,7 +231,7 @@ def test_forked_workers_never_return_a_wrong_mnist_image(corpora: Path, tmp_path
 
 def test_a_dataset_can_be_pickled(many: tuple[Path, NDArray[Any]]) -> None:
     path, pixels = many
-    dataset = ImageDataset(path, target_transform=negative)
+    dataset = ours.ImageDataset(path, target_transform=negative)
     dataset[3]
     again = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(again[17][0].numpy()[0], pixels[17])
@@ -235,21 +250,21 @@ def chunked(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 
 def test_each_epoch_is_another_order_the_same_for_a_seed(chunked: ImageStore) -> None:
-    sampler = ChunkSampler(chunked, seed=1)
+    sampler = ours.ChunkSampler(chunked, seed=1)
     first = list(sampler)
     assert sorted(first) == list(range(1000))
     assert first != sorted(first)
-    assert list(sampler) == first == list(ChunkSampler(chunked, seed=1))
+    assert list(sampler) == first == list(ours.ChunkSampler(chunked, seed=1))
     sampler.set_epoch(1)
     second = list(sampler)
     assert sorted(second) == sorted(first)
     assert second != first
-    assert list(ChunkSampler(chunked, seed=2)) != first
+    assert list(ours.ChunkSampler(chunked, seed=2)) != first
     assert all(type(sample) is int for sample in first)
 
 
 def test_a_window_touches_no_more_chunks_than_it_may(chunked: ImageStore) -> None:
-    samples = np.array(list(ChunkSampler(chunked, window=4)))
+    samples = np.array(list(ours.ChunkSampler(chunked, window=4)))
     chunks = samples // 32
     seen: list[int] = []
     for start in range(0, 1000, 128):  # the one short chunk may shift what comes after it
@@ -260,9 +275,7 @@ def test_a_window_touches_no_more_chunks_than_it_may(chunked: ImageStore) -> Non
     assert np.mean(np.diff(samples) == 1) < 0.02
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     replicas=st.integers(1, 40), window=st.integers(1, 50), drop=st.booleans(),
     epoch=st.integers(0, 3),
@@ -272,12 +285,12 @@ def test_replicas_share_an_epoch(
 ) -> None:
     shares = []
     for rank in range(replicas):
-        sampler = ChunkSampler(
+        sampler = ours.ChunkSampler(
             chunked, window=window, num_replicas=replicas, rank=rank, drop_last=drop
         )
         sampler.set_epoch(epoch)
-        reference: Any = DistributedSampler(
-            chunked,  # type: ignore[arg-type]  # it only asks for the length
+        reference: Any = data.DistributedSampler(
+            chunked,
             num_replicas=replicas,
             rank=rank,
             drop_last=drop,
@@ -291,17 +304,17 @@ def test_replicas_share_an_epoch(
     else:
         assert set(together) == set(range(1000))
         assert len(together) < 1000 + replicas
-    alone = ChunkSampler(chunked, window=window)
+    alone = ours.ChunkSampler(chunked, window=window)
     alone.set_epoch(epoch)
     assert together[:1000] == list(alone)[: len(together)]
 
 
 def test_more_replicas_than_samples(tmp_path: Path) -> None:
     store = ImageStore(write(tmp_path / "a.h5", make_pixels(3, (2, 2))))
-    shares = [list(ChunkSampler(store, num_replicas=8, rank=rank)) for rank in range(8)]
+    shares = [list(ours.ChunkSampler(store, num_replicas=8, rank=rank)) for rank in range(8)]
     assert [len(share) for share in shares] == [1] * 8
     assert {sample for share in shares for sample in share} == {0, 1, 2}
-    empty = ChunkSampler(store, num_replicas=8, rank=1, drop_last=True)
+    empty = ours.ChunkSampler(store, num_replicas=8, rank=1, drop_last=True)
     assert list(empty) == []
     assert len(empty) == 0
 
@@ -310,8 +323,8 @@ def test_skipped_rows_are_not_sampled(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.h5", make_pixels(20, (2, 2)), failed=(0, 5, 6, 7, 8, 9), chunks=(5, 2, 2)
     )
-    dataset = ImageDataset(path)
-    assert sorted(ChunkSampler(dataset)) == list(range(14))
+    dataset = ours.ImageDataset(path)
+    assert sorted(ours.ChunkSampler(dataset)) == list(range(14))
     bounds = dataset.store.blocks
     assert all(a < b for a, b in pairwise(bounds.tolist()))
 
@@ -321,4 +334,4 @@ def test_skipped_rows_are_not_sampled(tmp_path: Path) -> None:
 )
 def test_a_sampler_that_cannot_be(chunked: ImageStore, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        ChunkSampler(chunked, **wrong)
+        ours.ChunkSampler(chunked, **wrong)
