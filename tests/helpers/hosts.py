@@ -69,15 +69,15 @@ class Hosts:
         return [*self._enter(host), "--", *map(str, words)]
 
     def mpirun(
-        self, flavour: str, n_ranks: int, words: Sequence[str | Path], *, first: str = "h1"
-    ) -> list[str]:
+        self, flavour: str, n_ranks: int, words: Sequence[str | Path], *, first: str = "h1",
+        n_hosts: int | None = None,
+    ) -> list[str]:  # fmt: skip
         """The command that starts so many ranks over TCP, the same number on each host.
 
         Rank 0 and the launcher are on the host `first`.
         """
-        names = self.names[: self.n]
-        names.sort(key=lambda name: name != first)
-        each = n_ranks // self.n
+        names = sorted(self.names[: self.n], key=lambda name: name != first)[:n_hosts]
+        each = n_ranks // len(names)
         if flavour in HYDRA:
             launcher = [
                 HYDRA[flavour], "-iface", "eth0", "-launcher", "ssh", "-launcher-exec",
