@@ -195,8 +195,6 @@ def test_images_that_are_alike_are_decoded_in_one_go(
     shape = (9, 5, 6, channels)[: 3 + (channels > 1)]
     out = np.zeros(shape, np.uint16 if depth == 16 else np.uint8)
     prober = Prober()
-    assert not prober.decode_alike(files, out), "nothing has been probed yet"
-    prober(files[0])
     assert prober.decode_alike(files, out)
     for data, pixels in zip(files, out, strict=True):
         assert_same(pixels, decoded(data))
@@ -211,6 +209,31 @@ def test_images_that_are_alike_are_decoded_in_one_go(
         assert not prober.decode_alike([*files[:4], odd, *files[5:]], out)
     assert not prober.decode_alike(files, out.reshape(9, 6, 5, *shape[3:]))
     assert prober.decode_alike(files, out)
+
+
+def test_images_of_any_size_are_decoded_in_one_go() -> None:
+    dice = np.random.default_rng(3)
+    sizes = [(1, 1), (30, 2), (2, 30), *dice.integers(1, 30, (20, 2)).tolist()]
+    made = [encode(2, 8, tuple(size), seed=seed)[0] for seed, size in enumerate(sizes)]
+    images = [np.full_like(decoded(data), 0xA5) for data in made]
+    prober = Prober()
+    assert prober.decode_mixed(made, images)
+    for data, pixels in zip(made, images, strict=True):
+        assert_same(pixels, decoded(data))
+    for odd in (
+        made[4][:-1],
+        made[4][:-20] + b"\0" + made[4][-19:],
+        encode(0, 8, images[4].shape[:2])[0],
+        encode(2, 16, images[4].shape[:2])[0],
+        made[5],
+        b"",
+        b"no image",
+    ):
+        assert not prober.decode_mixed([*made[:4], odd, *made[5:]], images), odd
+    assert not prober.decode_mixed(made, [image[::-1].copy().T for image in images])
+    long, high = encode(2, 8, (1, 5000))[0], encode(2, 8, (5000, 1))[0]
+    mostly_padding = [np.empty_like(decoded(data)) for data in (long, high)]
+    assert not prober.decode_mixed([long, high], mostly_padding)
 
 
 def test_pixels_in_many_chunks_are_the_same() -> None:

@@ -80,8 +80,19 @@ def options_from(*arguments: str) -> IngestOptions:
 
 
 def commands() -> dict[str, Any]:
-    group: Any = typer.main.get_command(app.app)
+    group: Any = typer.main.get_command(app.make_app())
     return {**group.commands, **group.commands["bench"].commands}
+
+
+def test_a_verb_is_made_without_the_others_as_with_them() -> None:
+    every = commands()
+    assert set(app.VERBS) <= set(every)
+    for first, verb in [*((verb, verb) for verb in app.VERBS), ("m.csv", "ingest")]:
+        alone: Any = typer.main.get_command(app.make_app(first))
+        assert list(alone.commands) == [verb]
+        assert [param.opts for param in alone.commands[verb].params] == [
+            param.opts for param in every[verb].params
+        ]
 
 
 def test_every_field_is_an_option_of_ingest_in_this_order() -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from h5ingest import __version__
-from h5ingest.cli import bench_commands, collective_commands, serial_commands
 from h5ingest.cli.requests import Request
 from h5ingest.core.errors import EXIT_INTERNAL, UsageError
+
+VERBS: Final = ("ingest", "manifest", "verify", "show", "codecs", "doctor", "bench")
+_HELP: Final = ("--help", "-h")
 
 
 class _DefaultVerb(TyperGroup):
     """A group in which a first argument that is no verb belongs to `ingest`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help", "-h", "--version"):
-            _check_is_no_verb(args[0], self.commands)
+        if args and args[0] not in (*VERBS, *_HELP, "--version"):
+            _check_is_no_verb(args[0], VERBS)
             args = ["ingest", *args]
         return super().parse_args(ctx, args)
 
@@ -39,15 +41,6 @@ def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
     near = difflib.get_close_matches(word, verbs, n=1)
     did_you_mean = f"; did you mean {near[0]}?" if near else f": expected one of {', '.join(verbs)}"
     raise UsageError(f"no command and no manifest {word!r}{did_you_mean}")
-
-
-app = typer.Typer(
-    cls=_DefaultVerb,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 @dataclass(slots=True)
@@ -69,7 +62,7 @@ def parse(arguments: list[str], n_ranks: int) -> Request | int:
     """
     call = _Call(n_ranks)
     try:
-        app(arguments, prog_name="h5ingest", obj=call)
+        make_app(*arguments[:1])(arguments, prog_name="h5ingest", obj=call)
     except SystemExit as exit_:
         if call.request is not None and not exit_.code:
             return call.request
@@ -83,7 +76,32 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def make_app(first: str = _HELP[0]) -> typer.Typer:
+    """Return the command, as its first argument needs it: making all verbs takes a while."""
+    app = typer.Typer(
+        cls=_DefaultVerb,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": list(_HELP[::-1])},
+    )
+    app.callback()(_group)
+    for verb in VERBS if first in _HELP else (first if first in VERBS else VERBS[0],):
+        if verb == "bench":
+            from h5ingest.cli import bench_commands
+
+            app.add_typer(bench_commands.app, name=verb)
+        elif verb in ("ingest", "verify", "doctor"):
+            from h5ingest.cli import collective_commands
+
+            app.command()(getattr(collective_commands, verb))
+        else:
+            from h5ingest.cli import serial_commands
+
+            app.command()(getattr(serial_commands, verb))
+    return app
+
+
 def _group(
     version: Annotated[
         bool,
@@ -96,15 +114,3 @@ def _group(
     its options are listed by [bold]h5ingest ingest --help[/bold]. On several cores or nodes:
     [bold]mpirun -n 64 h5ingest manifest.txt out.h5[/bold].
     """
-
-
-for _verb in (
-    collective_commands.ingest,
-    serial_commands.manifest,
-    collective_commands.verify,
-    serial_commands.show,
-    serial_commands.codecs,
-    collective_commands.doctor,
-):
-    app.command()(_verb)
-app.add_typer(bench_commands.app, name="bench")

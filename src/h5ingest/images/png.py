@@ -17,6 +17,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError, one_line
@@ -63,12 +64,12 @@ def decode_into(
         SampleError: damaged.
     """
     kind = png_fast.kind_of(data[8:33], spec.channels)
-    stream = only_stream(data, 33) if kind is not None and data[37:41] == b"IDAT" else None
+    stream = only_stream(data, 33) if data[37:41] == b"IDAT" else None
     if stream is None:
         contents = check(data, 33)
         if contents.is_plain:
             stream = b"".join([data[part] for part in contents.pixels])
-    if kind is not None and stream is not None and png_fast.decode_into(data, stream, out, kind):
+    if kind is not None and stream is not None and png_fast.decode_into(stream, out, kind):
         return ()
     notes: tuple[str, ...] = (MORE_IMAGES,) if is_animated(data) else ()
     colours = palette(data)
@@ -78,6 +79,27 @@ def decode_into(
     else:
         _decode_by_libpng(data, out, raw=raw)
     return notes
+
+
+def decode_mixed(
+    files: Sequence[bytes], images: Sequence[NDArray[Any]], templates: Sequence[PngTemplate]
+) -> bool:
+    """Decode files of different sizes in one go; return whether `images` hold their pixels.
+
+    Args:
+        files: whole files, at least one.
+        images: of the spec's shape and dtype each; C-contiguous.
+        templates: that the files fit.
+    """
+    kinds, streams = [], []
+    for data, image, template in zip(files, images, templates, strict=True):
+        kind = template.kind_for(image.shape, image.dtype)
+        stream = only_stream(data, template.start) if kind is not None else None
+        if kind is None or stream is None:
+            return False
+        kinds.append(kind)
+        streams.append(stream)
+    return png_fast.decode_mixed(streams, images, kinds)
 
 
 class PngTemplate:
@@ -91,32 +113,37 @@ class PngTemplate:
             spec: what `spec_of` returned.
         """
         self.spec = spec
-        self._start = next(start for kind, start, _ in chunks(data, 33) if kind == b"IDAT")
-        self._head = data[: self._start]
+        self.start = next(start for kind, start, _ in chunks(data, 33) if kind == b"IDAT")
+        self._head = data[: self.start]
         plain = not any(matters(kind) for kind, *_ in chunks(self._head, 33))
+        if data[28]:  # interlaced
+            plain = False
         self._kind = png_fast.kind_of(data[8:33], spec.channels) if plain else None
 
     def fits(self, data: bytes) -> bool:
         """Return whether the file that begins with `data` is one of them."""
-        return data.startswith(self._head) and data.startswith(b"IDAT", self._start + 4)
+        return data.startswith(self._head) and data.startswith(b"IDAT", self.start + 4)
+
+    def kind_for(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> png_fast.Kind | None:
+        """Return how several are decoded in one go into arrays of this kind; None if they cannot.
+
+        For small images this takes half of the time that `decode_into` needs.
+        """
+        return self._kind if shape == self.spec.shape and dtype == self.spec.dtype else None
 
     def decode_into(self, files: Sequence[bytes], out: NDArray[Any]) -> bool:
         """Decode several in one go; return whether `out` holds their pixels.
-
-        For small images this takes half of the time that `decode_into` needs.
 
         Args:
             files: whole files, at least one.
             out: (n, *shape) of the spec's shape and dtype; C-contiguous.
         """
-        kind, start = self._kind, self._start
-        if kind is None or out.shape[1:] != self.spec.shape or out.dtype != self.spec.dtype:
-            return False
-        if kind.is_interlaced or not all(map(self.fits, files)):
+        kind = self.kind_for(out.shape[1:], out.dtype)
+        if kind is None or not all(map(self.fits, files)):
             return False
         streams = []
         for data in files:
-            stream = only_stream(data, start)
+            stream = only_stream(data, self.start)
             if stream is None:
                 return False
             streams.append(stream)

@@ -2,8 +2,8 @@
 
 libdeflate inflates the pixels: it checks their number and their Adler-32. kornia-rs (image-png),
 which would check neither, undoes the filters: it gets a PNG whose pixels are not compressed. That
-takes hardly longer than kornia-rs alone. Small images that are alike become one tall PNG: their
-time would go into calls.
+takes hardly longer than kornia-rs alone. Small images become one tall PNG: their time would go into
+calls.
 
 May not: say what is damaged. That is libpng's, which gets whatever is refused here.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.images.png_chunks import CHANNELS, END, SIGNATURE
@@ -28,7 +29,9 @@ _BLOCK_BYTES: Final = 65535
 _FEW_BYTES: Final = 1024
 """With fewer, Python's zlib takes less time than a call of libdeflate, which need not be there."""
 _SMALL_IMAGE_BYTES: Final = 2048
-"""Such an image is inflated by kornia-rs in less time than it takes to give it uncompressed."""
+"""Such an image, by itself, takes libpng less time than two calls and what is between them."""
+_MOST_PADDING: Final = 4
+"""How many times their bytes images of different widths may take side by side in one tall PNG."""
 _LARGEST_BYTES: Final = 2**30
 """Of the scanlines of an image: they are held twice for a moment, and must fit into one chunk."""
 _PASSES: Final = (
@@ -50,7 +53,6 @@ class Kind:
     width: int
     ihdr: bytes
     """Their IHDR chunk, 25 bytes."""
-    is_interlaced: bool
     row_bytes: int
     """Of a scanline, with the byte that names its filter."""
     n_bytes: int
@@ -85,27 +87,25 @@ def kind_of(ihdr: bytes, channels: int) -> Kind | None:
         height=height,
         width=width,
         ihdr=ihdr,
-        is_interlaced=bool(ihdr[20]),
         row_bytes=1 + width * pixel_bytes,
         n_bytes=n_bytes,
     )
 
 
-def decode_into(data: bytes, stream: bytes, out: NDArray[Any], kind: Kind) -> bool:
+def decode_into(stream: bytes, out: NDArray[Any], kind: Kind) -> bool:
     """Decode an image; return whether `out` holds its pixels. If not, its content is undefined.
 
     Args:
-        data: the file, whose chunks are intact and plain.
-        stream: the zlib stream in it.
+        stream: the zlib stream of its pixels.
         out: (H, W) or (H, W, C), of the kind's type; C-contiguous.
         kind: of the image.
     """
+    if kind.n_bytes <= _SMALL_IMAGE_BYTES:
+        return False
     scanlines = _inflate([stream], kind.n_bytes)
     if scanlines is None:
         return False
-    if kind.n_bytes > _SMALL_IMAGE_BYTES:  # else it takes longer to put together than to inflate
-        data = _uncompressed(scanlines[0], kind.ihdr)
-    pixels = _undo_filters(data, kind.height, kind)
+    pixels = _undo_filters(_uncompressed(scanlines[0], kind.ihdr), kind.height, kind.width, kind)
     if pixels is None:
         return False
     out[...] = pixels.reshape(out.shape)
@@ -125,19 +125,56 @@ def decode_all(streams: Sequence[bytes], out: NDArray[Any], kind: Kind) -> bool:
         return False
     # One image below the other, and between them what the filters of a first row expect: zeros.
     n, rows, gap = len(streams), kind.height + 1, bytes(kind.row_bytes)
-    header = struct.pack(">II", kind.width, n * rows) + kind.ihdr[16:21]
-    tall = _uncompressed(gap.join([*scanlines, b""]), b"".join(_chunk(b"IHDR", [header])))
-    pixels = _undo_filters(tall, n * rows, kind)
+    tall = _uncompressed(gap.join([*scanlines, b""]), _ihdr(n * rows, kind.width, kind))
+    pixels = _undo_filters(tall, n * rows, kind.width, kind)
     if pixels is None:
         return False
     out[...] = pixels.reshape(n, rows, *out.shape[2:])[:, : kind.height]
     return True
 
 
-def _undo_filters(data: bytes, height: int, kind: Kind) -> NDArray[Any] | None:
+def decode_mixed(
+    streams: Sequence[bytes], images: Sequence[NDArray[Any]], kinds: Sequence[Kind]
+) -> bool:
+    """Decode images of different sizes at once; return whether `images` hold their pixels.
+
+    Args:
+        streams: the zlib stream of each, at least one.
+        images: (H, W) or (H, W, C) each, of its kind's type; C-contiguous.
+        kinds: of each; none is interlaced.
+    """
+    widest = max(kinds, key=lambda kind: kind.width)
+    n_rows = sum(kind.height + 1 for kind in kinds)
+    if any((kind.mode, kind.decode) != (widest.mode, widest.decode) for kind in kinds) or (
+        n_rows * widest.row_bytes > _MOST_PADDING * sum(kind.n_bytes for kind in kinds)
+    ):
+        return False
+    # As in `decode_all`. To the right of a scanline there is room, which has no say in its pixels.
+    canvas = np.zeros((n_rows, widest.row_bytes), np.uint8)
+    row = 0
+    for stream, kind in zip(streams, kinds, strict=True):
+        scanlines = _inflate([stream], kind.n_bytes)
+        if scanlines is None:
+            return False
+        lines = np.frombuffer(scanlines[0], np.uint8).reshape(kind.height, kind.row_bytes)
+        canvas[row : row + kind.height, : kind.row_bytes] = lines
+        row += kind.height + 1
+    tall = _uncompressed(canvas.data.cast("B"), _ihdr(n_rows, widest.width, widest))
+    pixels = _undo_filters(tall, n_rows, widest.width, widest)
+    if pixels is None:
+        return False
+    row = 0
+    for image, kind in zip(images, kinds, strict=True):
+        found = pixels[row : row + kind.height, : kind.width]
+        image[...] = found if image.ndim == 3 else found[:, :, 0]
+        row += kind.height + 1
+    return True
+
+
+def _undo_filters(data: bytes, height: int, width: int, kind: Kind) -> NDArray[Any] | None:
     """Return what kornia-rs makes of a PNG; None if it refuses it."""
     try:
-        return kind.decode(data, (height, kind.width), kind.mode)
+        return kind.decode(data, (height, width), kind.mode)
     except BaseException as error:
         # A panic in Rust arrives as a BaseException of its own (PyO3's PanicException).
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -145,7 +182,12 @@ def _undo_filters(data: bytes, height: int, kind: Kind) -> NDArray[Any] | None:
         return None
 
 
-def _uncompressed(scanlines: bytes, ihdr: bytes) -> bytes:
+def _ihdr(height: int, width: int, kind: Kind) -> bytes:
+    """Return the IHDR chunk of an image of another size."""
+    return b"".join(_chunk(b"IHDR", [struct.pack(">II", width, height) + kind.ihdr[16:21]]))
+
+
+def _uncompressed(scanlines: bytes | memoryview, ihdr: bytes) -> bytes:
     """Return a PNG with a header chunk and scanlines as they are."""
     return b"".join((SIGNATURE, ihdr, *_chunk(b"IDAT", _stored(scanlines)), END))
 
@@ -167,7 +209,7 @@ def _inflate(streams: Sequence[bytes], n_bytes: int) -> list[bytes] | None:
     return found if all(len(one) == n_bytes for one in found) else None
 
 
-def _stored(raw: bytes) -> list[bytes | memoryview]:
+def _stored(raw: bytes | memoryview) -> list[bytes | memoryview]:
     """Return the parts of a zlib stream that holds bytes as they are (RFC 1950 and 1951)."""
     view = memoryview(raw)
     parts: list[bytes | memoryview] = [b"\x78\x01"]

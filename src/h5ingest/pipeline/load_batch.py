@@ -20,12 +20,12 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
-from h5ingest.images.decode import Prober, check_intact, decode_into
+from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 
-_ALIKE_IMAGES: Final = 64
-_ALIKE_BYTES: Final = 256 * 1024
+_MOST_IMAGES: Final = 64
+_MOST_BYTES: Final = 256 * 1024
 """Images decoded in one go, at most, and their pixels, if it is more than one."""
 
 
@@ -89,23 +89,29 @@ class BatchLoader:
         samples: Samples,
         first: int,
         files: Iterator[bytes | SampleError],
-        images: NDArray[Any],
+        images: NDArray[Any] | Sequence[NDArray[Any]],
         records: SampleRecords,
     ) -> None:
-        """Fill `images`, (n, H, W) or (n, H, W, C), with samples, and record them.
+        """Fill images with samples that this rank counts, and record them.
 
-        Small images are decoded up to `_ALIKE_IMAGES` at a time, whose files are in memory at once.
+        Small images are decoded up to `_MOST_IMAGES` at a time, whose files are in memory at once.
 
         Args:
             samples: of the shard.
             first: position among them of the first to load.
             files: as `read` yields them, from the first on.
-            images: one for each sample to load.
+            images: one for each sample to load: (n, H, W) or (n, H, W, C), or n of any size.
             records: of the shard.
         """
-        n_alike = max(1, min(_ALIKE_IMAGES, _ALIKE_BYTES // images[0].nbytes))
-        for start in range(0, len(images), n_alike):
-            some = images[start : start + n_alike]
+        stop = 0
+        while (start := stop) < len(images):
+            n_bytes = 0
+            while stop < len(images) and stop - start < _MOST_IMAGES:
+                n_bytes += images[stop].nbytes
+                if n_bytes > _MOST_BYTES and stop > start:
+                    break
+                stop += 1
+            some = images[start:stop]
             self._load_some(samples, first + start, list(islice(files, len(some))), some, records)
 
     def _load_some(
@@ -113,23 +119,35 @@ class BatchLoader:
         samples: Samples,
         first: int,
         files: Sequence[bytes | SampleError],
-        images: NDArray[Any],
+        images: NDArray[Any] | Sequence[NDArray[Any]],
         records: SampleRecords,
     ) -> None:
         """Do what `load_all` does, for a few whose files are given."""
         rows = slice(first, first + len(images))
         intact = [data for data in files if isinstance(data, bytes)]
-        if len(intact) == len(files) and self._probe.decode_alike(intact, images):
+        if len(intact) == len(files) > 1 and self._decode_together(intact, images):
             records.status[rows] = STATUS_OK
-            records.sizes[rows] = images.shape[1:3]
-            records.checksums[rows] = [xxh3_64_intdigest(image) for image in images]
+            records.sizes[rows] = images[0].shape[:2]
+            records.checksums[rows] = [
+                xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
+                for image in images
+            ]
             self._stats.n_read_bytes += sum(map(len, intact))
             self._stats.n_done += len(images)
         else:
             for k, (data, image) in enumerate(zip(files, images, strict=True), first):
                 size = self.load(samples, k, data, image, records)
-                records.sizes[k] = size or image.shape[:2]
+                if image.ndim > 1:
+                    records.sizes[k] = size or image.shape[:2]
         self._beat()
+
+    def _decode_together(
+        self, files: Sequence[bytes], images: NDArray[Any] | Sequence[NDArray[Any]]
+    ) -> bool:
+        """Decode several files in one go; return whether `images` hold their pixels."""
+        if isinstance(images, np.ndarray):
+            return self._probe.decode_alike(files, images)
+        return images[0].ndim > 1 and self._probe.decode_mixed(files, images)
 
     def load(
         self,
@@ -185,7 +203,7 @@ class BatchLoader:
             if not len(image) or len(data) != len(image):
                 self._probe(data)  # may know a better reason
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
-            check_intact(data)
+            self._probe.check_intact(data)
             image[...] = np.frombuffer(data, np.uint8)
             return None, ()
         spec = self._probe(data)

@@ -6,6 +6,7 @@ yet.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any, Final
@@ -154,6 +155,7 @@ def probe_images(
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def _shape(spec: ImageSpec | None) -> NDArray[np.int32]:
     """Return (4,) height, width, channels, bytes of a value; zeros for what cannot be read."""
     if spec is None:

@@ -56,7 +56,7 @@ class SampleRecords:
     status: NDArray[np.uint8]
     """(n,)"""
     sizes: NDArray[np.uint32]
-    """(n, 2) height and width without padding; of a stack only, else zeros."""
+    """(n, 2) height and width without padding; stored for a stack only."""
 
     @classmethod
     def of(cls, samples: Samples) -> SampleRecords:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.core.partition import overlap, unit
+from h5ingest.core.partition import unit
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
@@ -26,38 +26,37 @@ class ElementLoop(WriteLoop):
         group, samples = self._layout.groups[shard.group], shard.samples
         spec = group.pixels
         records = SampleRecords.of(samples)
-        files = enumerate(self._loader.read(samples))
+        files = self._loader.read(samples)
         keeps_files = KINDS[self._layout.kind].keeps_files
         carried: tuple[int, NDArray[Any]] | None = None
         """Row and image of which a part belongs to the next batch."""
+
+        def shaped(image: NDArray[Any], k: int) -> NDArray[Any]:
+            return image if keeps_files else image.reshape(samples.image_shape(k))
+
         for span, rows, begun in self._element_batches(shard, spec.row_bytes, unit(spec)):
             values = self._get_buffer(spec.name, span)
+            first, stop = rows.start - samples.rows.start, rows.stop - samples.rows.start
+            begins = (samples.starts[first:stop] - span.start).tolist()
+            ends = (samples.starts[first:stop] + samples.lengths[first:stop] - span.start).tolist()
+            images: list[NDArray[Any]] = []
+            """Those that lie whole in this batch and are not loaded yet."""
             with self._decoding():
-                for row in rows:
-                    k = row - samples.rows.start
-                    start, n = int(samples.starts[k]), int(samples.lengths[k])
-                    inside = overlap(span, range(start, start + n))
-                    whole = len(inside) == n
-                    if carried is not None and carried[0] == row:
-                        image = carried[1]
-                    else:
-                        at = start - span.start
-                        image = values[at : at + n] if whole else np.empty(n, spec.dtype)
-                        position, data = next(files)
-                        assert position == k, "files are asked for in order"
-                        self._loader.load(
-                            samples,
-                            k,
-                            data,
-                            image if keeps_files else image.reshape(samples.image_shape(k)),
-                            records,
-                            counts=row in shard.owned,
-                        )
-                        carried = None if whole else (row, image)
-                        self._note_joints(shard, range(start, start + n))
-                    if not whole:
-                        part = slice(inside.start - start, inside.stop - start)
-                        values[inside.start - span.start : inside.stop - span.start] = image[part]
+                for k, begin, end in zip(range(first, stop), begins, ends, strict=True):
+                    counts = samples.rows.start + k in shard.owned
+                    if counts and begin >= 0 and end <= len(span):
+                        images.append(shaped(values[begin:end], k))
+                        continue
+                    self._loader.load_all(samples, k - len(images), files, images, records)
+                    images = []
+                    if carried is None or carried[0] != k:
+                        carried = k, np.empty(end - begin, spec.dtype)
+                        image = shaped(carried[1], k)
+                        self._loader.load(samples, k, next(files), image, records, counts=counts)
+                        self._note_joints(shard, range(span.start + begin, span.start + end))
+                    part = slice(max(begin, 0), min(end, len(span)))
+                    values[part] = carried[1][part.start - begin : part.stop - begin]
+                self._loader.load_all(samples, stop - len(images), files, images, records)
             self._write(spec.name, span, values)
             self._write_records(group, samples, begun, records)
             self._mark(shard, span, rows, records)
