@@ -6,9 +6,10 @@ mpi4py is imported only here. On a laptop, one process needs no MPI library at a
 from __future__ import annotations
 
 import sys
+import time
 from typing import Final, NoReturn
 
-from h5ingest.core.errors import SetupError
+from h5ingest.core.errors import EXIT_OK, SetupError
 from h5ingest.mpi.comm import Comm, SerialComm, first_line
 from h5ingest.mpi.launcher import launcher_rank, launcher_size
 from h5ingest.mpi.signals import end_soon
@@ -16,6 +17,8 @@ from h5ingest.mpi.watchdog import exit_now, exit_within
 
 _LONGEST_END_S: Final = 30.0
 """Seconds that MPI_Finalize may take: no rank has work left then."""
+_OTHERS_END_S: Final = 0.3
+"""Seconds that rank 0 leaves to the others, after an error: see `leave`."""
 
 
 def world() -> Comm:
@@ -57,6 +60,10 @@ def leave(code: int) -> NoReturn:
     """Finalize MPI, if it was started (collective then), and end this process with an exit code.
 
     Even if other ranks never finalize: MPI_Finalize has been seen to wait for them for ever.
+
+    The exit code of a job is that of rank 0, which ends last, and the others end with 0: MPICH's
+    mpiexec kills what still runs when one process ends with an error, and its own exit code is then
+    both, bit by bit: 11 instead of 2 or 3.
     """
     end_soon(code)
     sys.stdout.flush()  # may block as long as the reader of the pipe does, or until a signal
@@ -67,6 +74,10 @@ def leave(code: int) -> NoReturn:
 
         exit_within(_LONGEST_END_S, code)
         c_library(mpi).MPI_Finalize()
+        if launcher_rank():
+            code = EXIT_OK
+        elif code and (launcher_size() or 1) > 1:
+            time.sleep(_OTHERS_END_S)
     exit_now(code)
 
 

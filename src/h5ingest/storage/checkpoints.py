@@ -232,5 +232,5 @@ class Checkpoints:
 
     def _sync(self) -> None:
         self._received.flush()
-        self.guard()
+        self.guard(now=True)
         sync(self._path)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import DirectFile
-from h5ingest.storage.placed_file import PlacedFile, little_endian
+from h5ingest.storage.placed_file import PlacedFile
 from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.shared_blocks import as_bytes
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -50,7 +51,7 @@ class DirectWriter(RowWriter):
         offset = self._file.offset(name, rows.start)
         self._checkpoints.guard()
         write = self._direct.write if values is self._given_out else self._direct.write_copy
-        offset, parts = self._checkpoints.keep_whole(offset, [little_endian(values).data])
+        offset, parts = self._checkpoints.keep_whole(offset, [as_bytes(values)])
         for part in parts:  # one, unless it fills no block
             self._under_way.append((write(part, offset), offset))
             self._checkpoints.begin_write()

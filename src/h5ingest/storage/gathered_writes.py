@@ -12,7 +12,7 @@ from typing import Final
 
 from h5ingest.core.partition import merged
 
-_MOST_BYTES: Final = 8 * 1024**2
+_MOST_BYTES: Final = 512 * 1024
 """That are held back."""
 _LARGE: Final = 256 * 1024
 """Bytes that are written at once, without a copy."""

@@ -23,8 +23,7 @@ from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Record
-from h5ingest.storage.placed_file import little_endian
-from h5ingest.storage.shared_blocks import boxes, see_same_file, whole_blocks
+from h5ingest.storage.shared_blocks import as_bytes, boxes, see_same_file, whole_blocks
 from h5ingest.storage.shared_open import open_shared, share
 from h5ingest.storage.writer import Writer
 
@@ -104,7 +103,7 @@ class MpioWriter(Writer):
     def _keep_whole(self, name: str, start: int, values: NDArray[Any]) -> tuple[int, NDArray[Any]]:
         """Return what of the elements fills whole blocks of the file; rank 0 writes the others."""
         offset, size = self._offsets[name] + start * values.itemsize, values.itemsize
-        data = little_endian(values).data.cast("B")
+        data = as_bytes(values)
         whole = whole_blocks(offset, len(data)) if offset % size == 0 else range(0)
         for end in (range(whole.start), range(whole.stop, len(data))):
             if end:
@@ -114,9 +113,9 @@ class MpioWriter(Writer):
     def _write(self, name: str, start: int, values: NDArray[Any]) -> None:
         """Write elements of a dataset, which are counted in C order, from `start` on."""
         dataset, shape = self._datasets[name], self._specs[name].shape
-        most = _MOST_BYTES // values.itemsize
-        for first in range(start, start + len(values), most):
-            for at, count in boxes(first, min(first + most, start + len(values)), shape):
+        most, stop = _MOST_BYTES // values.itemsize, start + len(values)
+        for first in range(start, stop, most):
+            for at, count in boxes(first, min(first + most, stop), shape):
                 n = math.prod(count)
                 in_file = dataset.get_space()
                 in_file.select_hyperslab(at, count)

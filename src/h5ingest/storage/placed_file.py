@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Layout
@@ -24,7 +23,7 @@ from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Record
-from h5ingest.storage.shared_blocks import Bytes, see_same_file
+from h5ingest.storage.shared_blocks import Bytes, as_bytes, see_same_file
 
 
 class PlacedFile:
@@ -80,7 +79,7 @@ class PlacedFile:
 
     def write_values(self, offset: int, values: NDArray[Any]) -> None:
         """Write an array as it is stored: see `write`."""
-        self.write(offset, [little_endian(values).data])
+        self.write(offset, [as_bytes(values)])
 
     def write(self, offset: int, parts: Sequence[Bytes]) -> None:
         """Write parts one after the other, or have rank 0 write some of it. Not collective.
@@ -109,8 +108,3 @@ class PlacedFile:
         with agreeing(self.comm):
             if self.placer is not None:
                 self.placer.close()
-
-
-def little_endian(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the array contiguous and little-endian, as the file has it; itself if it is so."""
-    return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))

@@ -14,8 +14,9 @@ from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import ImageCompressor
 from h5ingest.storage.gathered_writes import GatheredWrites
-from h5ingest.storage.placed_file import PlacedFile, little_endian
+from h5ingest.storage.placed_file import PlacedFile
 from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.shared_blocks import as_bytes
 from h5ingest.storage.writer import Image, TreeWriter
 
 _ASK_IMAGES: Final = 256
@@ -61,7 +62,7 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         """See `TreeWriter.write_image`."""
         number, offset = self._images[group, row]
         if offset is not None:
-            self._held.put(offset, little_endian(values).data.cast("B"))
+            self._held.put(offset, as_bytes(values))
             return
         mask, data = self._compress(values)
         self._asks.append((number, 0, len(data), mask))

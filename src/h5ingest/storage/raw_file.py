@@ -18,8 +18,8 @@ from typing import Any
 import h5py
 
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.gathered_writes import GatheredWrites
+from h5ingest.storage.shared_blocks import Bytes
 
 
 class RawFile(io.RawIOBase):
@@ -39,7 +39,7 @@ class RawFile(io.RawIOBase):
         """Where the file ends as far as HDF5 knows."""
         self._error: OSError | None = None
         """The first that came."""
-        self._held = GatheredWrites(lambda offset, data: write_all(self.fd, [data], offset))
+        self._held = GatheredWrites(self._write)
 
     def check(self) -> None:
         """Raise what has gone wrong so far, with what is not held back (`flush`).
@@ -66,6 +66,12 @@ class RawFile(io.RawIOBase):
     def flush(self) -> None:
         """Write what is held back. HDF5 has it done in `H5Fflush`, but not in `H5Fclose`."""
         self._change(self._held.flush)
+
+    def _write(self, offset: int, data: Bytes) -> None:
+        view = memoryview(data)
+        while view:
+            n_written = os.pwrite(self.fd, view, offset)
+            view, offset = view[n_written:], offset + n_written
 
     def _change(self, *steps: Callable[[], None]) -> None:
         """Change the file, unless that has failed before."""

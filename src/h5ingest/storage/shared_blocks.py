@@ -17,7 +17,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.mpi.comm import Comm, agreeing
@@ -30,6 +33,12 @@ _LONGEST_S: Final = 90.0
 _LOOK_EVERY_S: Final = 0.1
 
 Bytes = bytes | bytearray | memoryview
+
+
+def as_bytes(values: NDArray[Any]) -> memoryview:
+    """Return the bytes of an array as the file has them, little-endian; if possible, no copy."""
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8).data
 
 
 def whole_blocks(offset: int, n_bytes: int) -> range:
