@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from h5ingest.core.errors import EXIT_OK, SetupError
+from h5ingest.core.errors import SetupError
 from h5ingest.mpi.comm import Comm, SerialComm, first_line
 from h5ingest.mpi.launcher import launcher_rank, launcher_size
 from h5ingest.mpi.signals import end_soon
@@ -17,8 +17,10 @@ from h5ingest.mpi.watchdog import exit_now, exit_within
 
 _LONGEST_END_S: Final = 30.0
 """Seconds that MPI_Finalize may take: no rank has work left then."""
-_OTHERS_END_S: Final = 0.3
-"""Seconds that rank 0 leaves to the others, after an error: see `leave`."""
+_TOGETHER_S: Final = 0.1
+"""Seconds in which all ranks get from their last message to their end."""
+_not_before_s = 0.0
+"""Time since 1970 at which this process ends."""
 
 
 def world() -> Comm:
@@ -56,14 +58,20 @@ def world() -> Comm:
     return comm
 
 
+def end_together(comm: Comm) -> None:
+    """Have `leave` end all ranks at the same moment, after an error. Collective.
+
+    MPICH's mpiexec (5.0.2, of PyPI) kills what still runs when one process has ended with an error,
+    after MPI_Finalize too, and its exit code is then 9, or 9 and the other bit by bit.
+    """
+    global _not_before_s
+    _not_before_s = comm.bcast(time.time() + _TOGETHER_S)
+
+
 def leave(code: int) -> NoReturn:
     """Finalize MPI, if it was started (collective then), and end this process with an exit code.
 
     Even if other ranks never finalize: MPI_Finalize has been seen to wait for them for ever.
-
-    The exit code of a job is that of rank 0, which ends last, and the others end with 0: MPICH's
-    mpiexec kills what still runs when one process ends with an error, and its own exit code is then
-    both, bit by bit: 11 instead of 2 or 3.
     """
     end_soon(code)
     sys.stdout.flush()  # may block as long as the reader of the pipe does, or until a signal
@@ -74,10 +82,7 @@ def leave(code: int) -> NoReturn:
 
         exit_within(_LONGEST_END_S, code)
         c_library(mpi).MPI_Finalize()
-        if launcher_rank():
-            code = EXIT_OK
-        elif code and (launcher_size() or 1) > 1:
-            time.sleep(_OTHERS_END_S)
+        time.sleep(min(max(0.0, _not_before_s - time.time()), _TOGETHER_S))
     exit_now(code)
 
 
