@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     """Do what the arguments say and return the exit code, the same on all ranks. Collective."""
     end_at_once()
     from h5ingest.mpi.comm import abort_on_crash
-    from h5ingest.mpi.world import end_together, world  # takes most of the time until here (numpy)
+    from h5ingest.mpi.world import world  # takes most of the time until here (numpy)
 
     try:
         comm = world()
@@ -67,8 +67,6 @@ def run(arguments: list[str]) -> int:
         if comm.size > 1:
             end_soon(code)
             exit_within(timeout_s, code)
-            if code:
-                end_together(comm)
         comm.final_barrier()
         return code
 

@@ -5,9 +5,9 @@ mpi4py is imported only here. On a laptop, one process needs no MPI library at a
 
 from __future__ import annotations
 
+import ctypes
 import sys
-import time
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from h5ingest.core.errors import SetupError
 from h5ingest.mpi.comm import Comm, SerialComm, first_line
@@ -17,10 +17,6 @@ from h5ingest.mpi.watchdog import exit_now, exit_within
 
 _LONGEST_END_S: Final = 30.0
 """Seconds that MPI_Finalize may take: no rank has work left then."""
-_TOGETHER_S: Final = 0.1
-"""Seconds in which all ranks get from their last message to their end."""
-_not_before_s = 0.0
-"""Time since 1970 at which this process ends."""
 
 
 def world() -> Comm:
@@ -58,16 +54,6 @@ def world() -> Comm:
     return comm
 
 
-def end_together(comm: Comm) -> None:
-    """Have `leave` end all ranks at the same moment, after an error. Collective.
-
-    MPICH's mpiexec (5.0.2, of PyPI) kills what still runs when one process has ended with an error,
-    after MPI_Finalize too, and its exit code is then 9, or 9 and the other bit by bit.
-    """
-    global _not_before_s
-    _not_before_s = comm.bcast(time.time() + _TOGETHER_S)
-
-
 def leave(code: int) -> NoReturn:
     """Finalize MPI, if it was started (collective then), and end this process with an exit code.
 
@@ -82,8 +68,19 @@ def leave(code: int) -> NoReturn:
 
         exit_within(_LONGEST_END_S, code)
         c_library(mpi).MPI_Finalize()
-        time.sleep(min(max(0.0, _not_before_s - time.time()), _TOGETHER_S))
+        if _ends_at_exit(mpi):
+            ctypes.CDLL(None).exit(code)
     exit_now(code)
+
+
+def _ends_at_exit(mpi: Any) -> bool:
+    """Return whether MPI takes leave of its launcher in an exit handler of C, not in MPI_Finalize.
+
+    MPICH does so since it has sessions (4.1). Its mpiexec, if a process ends without that, kills
+    the others, and may exit with 9 after a job that went well (seen with PyPI's 5.0.2: 7 of 16).
+    """
+    name, version = mpi.get_vendor()
+    return bool(name == "MPICH" and version >= (4, 1))
 
 
 def library_unstarted() -> str:

@@ -65,8 +65,8 @@ class Checkpoints:
         self._fence = fence
         self._checkpoint_s = checkpoint_s
         self._next_s = time.monotonic() + checkpoint_s
-        self.whole_blocks_only = comm.n_hosts > 1 and comm.rank > 0
-        """Whether this rank writes only blocks of the file that it fills (`shared_blocks`)."""
+        self.whole_blocks_only = comm.n_hosts > 1
+        """Whether ranks write only blocks of the file that they fill (`shared_blocks`)."""
         self._under_way: deque[list[Done]] = deque()
         """For each write that is under way, oldest first, what is written when it has ended."""
         self._written: list[Done] = []
@@ -83,10 +83,10 @@ class Checkpoints:
         """Messages to rank 0."""
         self._n_received = 0
         """On rank 0: messages of all ranks."""
-        self._received = GatheredWrites(self._write)
-        """On rank 0: bytes of other ranks."""
-        self._fd: int | None = None
-        """On rank 0: the file, if others have sent some."""
+        self._received = GatheredWrites(self._write, self._read)
+        """On rank 0: bytes that fill blocks in part, of all ranks."""
+        self._file: int | None = None
+        """On rank 0: the file, if there were such bytes."""
 
     def guard(self, *, now: bool = False) -> None:
         """Check that this job may still write. Not collective.
@@ -118,6 +118,9 @@ class Checkpoints:
 
     def hand_over(self, offset: int, data: bytes) -> None:
         """Have rank 0 write bytes before it enters what is noted from now on. Not collective."""
+        if self._comm.rank == 0:
+            self._received.put(offset, data)
+            return
         message = np.zeros(3 + -(-len(data) // 8), np.int64)
         message[:3] = _BYTES, offset, len(data)
         message[3:].view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
@@ -175,8 +178,8 @@ class Checkpoints:
                     self._receive()
                 if self._comm.n_hosts > 1:
                     self._sync()
-                if self._fd is not None:
-                    os.close(self._fd)
+                if self._file is not None:
+                    os.close(self._file)
                 if self._journal is not None:
                     last = [records for records, _ in told]
                     self._journal.append(b"".join(self._records + last))
@@ -223,12 +226,20 @@ class Checkpoints:
                 told = told[end:]
 
     def _write(self, offset: int, data: Bytes) -> None:
-        """Write bytes of other ranks. Rank 0 only."""
+        """Write bytes that fill blocks in part. Rank 0 only."""
         self.guard()
-        with output_errors(f"{self._path}: writing at byte {offset} for other ranks"):
-            if self._fd is None:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with output_errors(f"{self._path}: writing at byte {offset}"):
             write_all(self._fd, [data], offset)
+
+    def _read(self, offset: int, n_bytes: int) -> bytes:
+        with output_errors(f"{self._path}: reading at byte {offset}"):
+            return os.pread(self._fd, n_bytes, offset)
+
+    @property
+    def _fd(self) -> int:
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._file
 
     def _sync(self) -> None:
         self._received.flush()

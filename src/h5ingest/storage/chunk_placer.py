@@ -67,6 +67,8 @@ class ChunkPlacer:
         layout: Layout,
         known: Sequence[Record] = (),
         beat: Callable[[], None] = lambda: None,
+        *,
+        alone: bool = False,
     ) -> None:
         """Create the file with all datasets.
 
@@ -76,6 +78,7 @@ class ChunkPlacer:
             known: the journal of a job that did not end. What it wrote is kept: HDF5's metadata is
                 made anew around it, in the same places.
             beat: called after every dataset, to look at the clock.
+            alone: whether no other process writes a part of a block (`gathered_writes`).
 
         Raises:
             OutputError: it cannot be created.
@@ -96,7 +99,7 @@ class ChunkPlacer:
             mount = look(path, with_stripes=False).mount
             self._takes_space = mount is not None and mount.known_disk
             """Ranks write faster into it then, and nobody else can take it in between."""
-            self._metadata = Metadata(path, keep=bool(known))
+            self._metadata = Metadata(path, keep=bool(known), alone=alone)
             access = file_access(layout)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.

@@ -20,10 +20,6 @@ LIBVER: Final = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
 
 _ALIGNED_FROM: Final = 64 * 1024
 """Bytes of a dataset; smaller ones would waste too much of a block."""
-_TREE_METADATA: Final = 64
-"""Bytes of metadata that HDF5 keeps together, for each image of a tree: a tenth of what it has."""
-_LEAST_METADATA: Final = 2048
-_MOST_METADATA: Final = 1024**2
 
 
 def hdf5_version() -> str:
@@ -57,9 +53,6 @@ def file_access(layout: Layout | None = None) -> Any:
         access.set_alignment(layout.alignment, layout.alignment)
     elif layout is not None and layout.kind != "tree" and not layout.filters:
         access.set_alignment(_ALIGNED_FROM, BLOCK)  # so a block begins with an element
-    if layout is not None and layout.kind == "tree":
-        wanted = layout.n_samples * _TREE_METADATA
-        access.set_meta_block_size(min(max(_LEAST_METADATA, wanted), _MOST_METADATA))
     return access
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.partition import merged
+from h5ingest.core.intervals import merged
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.direct_io import write_all

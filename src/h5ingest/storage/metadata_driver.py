@@ -19,14 +19,15 @@ class Metadata(RawFile):
     alone: h5py before 3.16 hands out a copy.
     """
 
-    def __init__(self, path: Path, *, keep: bool) -> None:
+    def __init__(self, path: Path, *, keep: bool, alone: bool) -> None:
         """Open the file.
 
         Args:
             path: the file.
             keep: whether to keep what is in it, for others have written there.
+            alone: see `RawFile`.
         """
-        super().__init__(path, create=True)
+        super().__init__(path, create=True, alone=alone)
         self.keep = keep
         """Whether there may be bytes to be kept behind HDF5's end of the file."""
         if not keep:

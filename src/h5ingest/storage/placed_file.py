@@ -62,7 +62,8 @@ class PlacedFile:
         offsets: list[int | None] = []
         with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
-                self.placer = ChunkPlacer(path, layout, known, beat)
+                alone = comm.n_hosts > 1  # the others write whole blocks only
+                self.placer = ChunkPlacer(path, layout, known, beat, alone=alone)
                 offsets = self.placer.offsets
                 if not more_follow:
                     checkpoints.enter(self.placer.replay(beat))

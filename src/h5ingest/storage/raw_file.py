@@ -25,12 +25,13 @@ from h5ingest.storage.shared_blocks import Bytes
 class RawFile(io.RawIOBase):
     """What h5py's driver for file objects needs. Small writes are held back and joined."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, alone: bool = True) -> None:
         """Open an existing file, or an empty one.
 
         Args:
             path: the file.
             create: let HDF5 begin with an empty file, whatever is there.
+            alone: whether no other process writes a part of a block meanwhile.
         """
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         self.fd = os.open(path, flags | os.O_CREAT if create else flags, 0o666)
@@ -39,7 +40,7 @@ class RawFile(io.RawIOBase):
         """Where the file ends as far as HDF5 knows."""
         self._error: OSError | None = None
         """The first that came."""
-        self._held = GatheredWrites(self._write)
+        self._held = GatheredWrites(self._write, self._read if alone else None)
 
     def check(self) -> None:
         """Raise what has gone wrong so far, with what is not held back (`flush`).
@@ -72,6 +73,9 @@ class RawFile(io.RawIOBase):
         while view:
             n_written = os.pwrite(self.fd, view, offset)
             view, offset = view[n_written:], offset + n_written
+
+    def _read(self, offset: int, n_bytes: int) -> bytes:
+        return os.pread(self.fd, n_bytes, offset)
 
     def _change(self, *steps: Callable[[], None]) -> None:
         """Change the file, unless that has failed before."""
