@@ -21,6 +21,7 @@ from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
+from h5ingest.storage.shared_blocks import forget_cached
 
 FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
 """What a job is known by whose value would tell the user nothing."""
@@ -103,6 +104,8 @@ def begin(
         create(paths.partial)
         sync(paths.out.parent)  # their names, too, survive a crash of the machine
         return started, Records.none()
+    for path in (paths.journal, paths.partial):
+        forget_cached(path)  # other hosts may have written to it
     known_about, records, n_bytes = journal.read(paths.journal)
     differing = _differences(known_about, about)
     if differing:
@@ -163,6 +166,7 @@ def _aside(path: Path) -> Path:
 def _copy(path: Path, copy: Path, beat: Callable[[], None]) -> None:
     """Copy a file and bring it to the disk; leave out what was never written."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    forget_cached(path)  # another host has written it
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(fd, "rb") as old, open(os.open(copy, flags, 0o666), "wb") as new:
         size, at = os.fstat(old.fileno()).st_size, 0
