@@ -434,9 +434,9 @@ class World:
             tried = [s if ok else n for s, ok, n in zip(of_age, usable, now, strict=True)]
             then = expected(tried, wanted, now=now)
             sums = _by_line(then, "checksums", now, wanted.grouped)
-            stati = _by_line(then, "status", now, wanted.grouped)
+            states = _by_line(then, "status", now, wanted.grouped)
             for line, ok in enumerate(usable):
-                same = (found[line], status[line]) == (sums[line], stati[line])
+                same = (found[line], status[line]) == (sums[line], states[line])
                 if back[line] is None and ok and same:
                     back[line] = age
         for line, sample in enumerate(now):
