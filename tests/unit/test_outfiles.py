@@ -534,7 +534,7 @@ WRITERS = {
     "storage.lustre_stripes:_create_striped": "OUT.partial, new",
     "storage.job_files:set_aside": "OUT.partial and OUT.journal, to OUT.….old",
     "storage.job_files:_copy": "OUT.partial and OUT.journal, from OUT.….old",
-    "storage.checkpoints:Checkpoints._write": "OUT.partial",
+    "storage.checkpoints:Checkpoints._fd": "OUT.partial",
     "storage.raw_file:RawFile.__init__": "OUT.partial",
     "storage.raw_file:RawFile.resize": "OUT.partial",
     "storage.raw_file:reopened": "OUT.partial",
