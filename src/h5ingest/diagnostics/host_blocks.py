@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.diagnostics.host_pair import Pair, until, write_file
+from h5ingest.storage.shared_blocks import BLOCK
 
-BLOCK: Final = 4096
-"""Bytes of what kernels keep, or drop, as a whole."""
 N_BLOCKS: Final = 64
 """That the two hosts share, and as many that lie side by side for each of them."""
 _MARKS: Final = (b"a", b"b")

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.core.errors import OutputError, agreed
-from h5ingest.diagnostics.host_blocks import BLOCK, wrong_blocks
+from h5ingest.diagnostics.host_blocks import wrong_blocks
 from h5ingest.diagnostics.host_pair import LONGEST_S, MEASURE_S, Pair, counted, until, write_file
 from h5ingest.mpi.comm import Comm
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.storage.file_systems import fresh_mtime_s
+from h5ingest.storage.shared_blocks import BLOCK
 
 _N_NAMES: Final = 50
 _PIECE: Final = 2**20

@@ -98,8 +98,8 @@ class Job:
                 )
         try:
             token = self.comm.bcast(lock.token if lock else None)
-            patience_s = self.options.peer_timeout_s / 2
-            self.fence = Fence(self.paths.lock, token, patience_s if self.comm.n_hosts > 1 else 0.1)
+            patience_s = self.options.peer_timeout_s / 2 if self.comm.n_hosts > 1 else 0.0
+            self.fence = Fence(self.paths.lock, token, patience_s)
             with agreeing(self.comm):
                 self.fence.check(now=True)
             yield

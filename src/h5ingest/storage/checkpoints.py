@@ -128,9 +128,9 @@ class Checkpoints:
         self._n_held += message.nbytes
         if self._n_held >= _SEND_FROM:
             self._send_bytes()
-        while sum(n_bytes for _, n_bytes in self._sends) > _MOST_SENT:
-            time.sleep(_NAP_S)
-            self._forget_sent()
+            while sum(n_bytes for _, n_bytes in self._sends) > _MOST_SENT:
+                time.sleep(_NAP_S)
+                self._forget_sent()
 
     def begin_write(self) -> None:
         """A write is under way: what is noted from now on is written when it has ended."""

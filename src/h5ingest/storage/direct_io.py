@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from h5ingest.storage.buffer import Buffer
-from h5ingest.storage.shared_blocks import Bytes
+from h5ingest.storage.shared_blocks import Bytes, whole_blocks
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -84,12 +84,11 @@ class DirectFile:
         return written
 
     def _write(self, data: memoryview, offset: int) -> None:
-        first = min(-offset % self._block, len(data))
-        last = first + (len(data) - first) // self._block * self._block
-        done = first
-        if first < last:
+        whole = whole_blocks(offset, len(data), self._block)
+        first = done = whole.start
+        if whole:
             try:
-                done += os.pwritev(self._direct_fd, [data[first:last]], offset + first)
+                done += os.pwritev(self._direct_fd, [data[first : whole.stop]], offset + first)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # else the disk wants larger blocks
                     raise

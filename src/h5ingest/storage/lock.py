@@ -257,7 +257,7 @@ class Lock:
 class Fence:
     """What every rank asks before it writes: is the lock still our job's? Not collective."""
 
-    def __init__(self, path: Path, token: str, patience_s: float = _LOOK_AGAIN_S) -> None:
+    def __init__(self, path: Path, token: str, patience_s: float = 0.0) -> None:
         """Watch the lock that rank 0 took.
 
         Args:
@@ -269,7 +269,7 @@ class Fence:
         self._path = path
         self._token = token
         self._next_s = 0.0
-        self._patience_s = patience_s
+        self._patience_s = max(patience_s, _LOOK_AGAIN_S)
 
     def check(self, *, now: bool = False) -> None:
         """Look at the lock, if that is a second ago.

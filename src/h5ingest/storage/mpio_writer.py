@@ -23,7 +23,7 @@ from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
 from h5ingest.storage.journal import Record
-from h5ingest.storage.shared_blocks import as_bytes, boxes, see_same_file, whole_blocks
+from h5ingest.storage.shared_blocks import as_bytes, boxes, see_same_file
 from h5ingest.storage.shared_open import open_shared, share
 from h5ingest.storage.writer import Writer
 
@@ -104,11 +104,12 @@ class MpioWriter(Writer):
         """Return what of the elements fills whole blocks of the file; rank 0 writes the others."""
         offset, size = self._offsets[name] + start * values.itemsize, values.itemsize
         data = as_bytes(values)
-        whole = whole_blocks(offset, len(data)) if offset % size == 0 else range(0)
-        for end in (range(whole.start), range(whole.stop, len(data))):
-            if end:
-                self._checkpoints.hand_over(offset + end.start, bytes(data[end.start : end.stop]))
-        return start + whole.start // size, values[whole.start // size : whole.stop // size]
+        if offset % size:  # of a small dataset: no block begins with an element
+            self._checkpoints.hand_over(offset, bytes(data))
+            return start, values[:0]
+        whole, parts = self._checkpoints.keep_whole(offset, [data])
+        first = (whole - offset) // size
+        return start + first, values[first : first + sum(map(len, parts)) // size]
 
     def _write(self, name: str, start: int, values: NDArray[Any]) -> None:
         """Write elements of a dataset, which are counted in C order, from `start` on."""

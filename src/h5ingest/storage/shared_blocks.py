@@ -41,7 +41,7 @@ def as_bytes(values: NDArray[Any]) -> memoryview:
     return little.reshape(-1).view(np.uint8).data
 
 
-def whole_blocks(offset: int, n_bytes: int) -> range:
+def whole_blocks(offset: int, n_bytes: int, block: int = BLOCK) -> range:
     """Return which of the bytes at an offset fill blocks; maybe none.
 
     >>> whole_blocks(BLOCK - 96, 2 * BLOCK) == range(96, 96 + BLOCK)
@@ -49,8 +49,8 @@ def whole_blocks(offset: int, n_bytes: int) -> range:
     >>> len(whole_blocks(1, BLOCK))
     0
     """
-    start = min(-offset % BLOCK, n_bytes)
-    return range(start, start + (n_bytes - start) // BLOCK * BLOCK)
+    start = min(-offset % block, n_bytes)
+    return range(start, start + (n_bytes - start) // block * block)
 
 
 def split(
