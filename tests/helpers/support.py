@@ -279,7 +279,7 @@ def write_png(path: Path | bytes, pixels: NDArray[Any]) -> None:
         writer.write(file, pixels.reshape(height, -1))
 
 
-def write_images(folder: Path, pixels: NDArray[Any]) -> list[str]:
+def write_images(folder: Path, pixels: NDArray[Any] | Sequence[NDArray[Any]]) -> list[str]:
     """Write one PNG per row, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{row:04}.png" for row in range(len(pixels))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -109,6 +109,12 @@ class OutputSpec:
         )
 
 
+HTJ2K: Final = 32033
+"""Number of the filter that holds a codestream of High-Throughput JPEG 2000."""
+CODED_CHANNELS: Final = (1, 3)
+"""Of the images that it takes: gray and RGB."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """One filter of an HDF5 pipeline."""
@@ -117,6 +123,11 @@ class Filter:
     """As registered with the HDF Group."""
     options: tuple[int, ...]
     """Its `cd_values`."""
+
+    @property
+    def codes_images(self) -> bool:
+        """Whether it codes images: a chunk has to be one, of `CODED_CHANNELS`."""
+        return self.id == HTJ2K
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.errors import UsageError
-from h5ingest.core.layout import DatasetSpec, Filter, Group, ImageSpec, OutputSpec
+from h5ingest.core.layout import CODED_CHANNELS, DatasetSpec, Filter, Group, ImageSpec, OutputSpec
 from h5ingest.core.options import MIB
 
 MANY_DATASETS: Final = 100_000
@@ -179,21 +179,30 @@ KINDS: Final[Mapping[str, LayoutKind]] = MappingProxyType(
 """Name -> the kind: all that there are."""
 
 
-def default_chunk_rows(image: ImageSpec, n_samples: int, *, filtered: bool = False) -> int:
+def default_chunk_rows(image: ImageSpec, n_samples: int, filters: tuple[Filter, ...] = ()) -> int:
     """Return the images per chunk: one if it has 64 KiB or more, else about 1 MiB of them.
 
     Filtered chunks hold 512 KiB: a reader has to decode a whole one for any image in it, and
-    smaller ones would make the chunk index, whose cost is per chunk, count.
+    smaller ones would make the chunk index, whose cost is per chunk, count. Where a filter codes
+    images, a chunk is one.
 
     >>> default_chunk_rows(ImageSpec(height=28, width=28, channels=1, dtype="uint8"), 60_000)
     1337
     >>> default_chunk_rows(ImageSpec(height=512, width=768, channels=3, dtype="uint8"), 24)
     1
     """
-    if image.n_bytes >= _LARGE_IMAGE:
+    if image.n_bytes >= _LARGE_IMAGE or any(each.codes_images for each in filters):
         return 1
-    wanted = MIB // 2 if filtered else MIB
+    wanted = MIB // 2 if filters else MIB
     return min(wanted // image.n_bytes, n_samples)
+
+
+def not_coded(what: str) -> UsageError:
+    """Return the error that images are not of `CODED_CHANNELS`; `what` says which, and of what."""
+    return UsageError(
+        f"--compression htj2k takes gray and RGB images only; {what}. --channels rgb drops an "
+        f"alpha channel; zstd:9 and blosc2:zstd:9 take any"
+    )
 
 
 def stack_group(
@@ -211,8 +220,15 @@ def stack_group(
     Raises:
         UsageError: a chunk would be larger than HDF5 allows.
     """
-    default = default_chunk_rows(image, n_rows, filtered=bool(filters))
+    default = default_chunk_rows(image, n_rows, filters)
     rows = min(chunk_rows or default, n_rows)
+    if any(each.codes_images for each in filters):
+        if image.channels not in CODED_CHANNELS:
+            raise not_coded(f"the images{f' of group {name}' * bool(name)} are {image.colour}")
+        if rows > 1:
+            raise UsageError(
+                f"--chunk: expected 1, as a chunk of --compression htj2k is one image, got {rows}"
+            )
     if image.n_bytes > _CHUNK_LIMIT:
         raise UsageError(f"an image of {image} is larger than an HDF5 chunk may be (4 GiB)")
     if rows * image.n_bytes > _CHUNK_LIMIT:

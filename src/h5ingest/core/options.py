@@ -122,7 +122,7 @@ class IngestOptions:
     compression: str | None = _chunks(
         None,
         "gzip:9, lzf, szip, zstd:3, lz4, bzip2:9, blosc:lz4:5, blosc2:zstd:5:bitshuffle, "
-        "bitshuffle:zstd ... (lossless codecs only). (default: none)",
+        "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). (default: none)",
         form="SPEC",
     )
     shuffle: bool = _chunks(False, "Shuffle bytes before compressing: for 16-bit images.")
@@ -268,6 +268,13 @@ class IngestOptions:
                     raise UsageError(f"{flag} is for --layout stack only, got {self.layout}")
         if self.size is not None and self.fit == "error":
             raise UsageError("--size: say how with --fit pad, crop or resize")
+        if (self.compression or "").lower() == "htj2k" and (
+            self.shuffle or self.layout == "ragged"
+        ):
+            raise UsageError(
+                "--compression htj2k codes images, each by itself: --layout tree takes any sizes, "
+                "stack one; not ragged, and no --shuffle"
+            )
         if self.layout == "encoded":
             if filtered:
                 raise UsageError(

@@ -1,7 +1,7 @@
 """`h5ingest codecs`: what each codec makes of the user's own images, and which one to choose.
 
 Images sampled evenly from the manifest are compressed as an ingest would do it (same chunks, same
-`Compressor`), written to a temporary HDF5 file, and read back by plain h5py. The file is in the
+`compressor`), written to a temporary HDF5 file, and read back by plain h5py. The file is in the
 system's page cache: the speeds are those of the codec and of HDF5, not of the disk.
 
 May not: know ranks; it measures one process.
@@ -29,7 +29,7 @@ from h5ingest.core.errors import (
     SetupError,
     describe_failures,
 )
-from h5ingest.core.layout import DatasetSpec, Filter, ImageSpec
+from h5ingest.core.layout import CODED_CHANNELS, DatasetSpec, Filter, ImageSpec
 from h5ingest.core.layout_kinds import default_chunk_rows, stack_group
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import MIB, IngestOptions
@@ -39,7 +39,7 @@ from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codec_table import CodecReport, Measured
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
-from h5ingest.storage.compress import Compressor
+from h5ingest.storage.compress import compressor
 from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
 from h5ingest.storage.filters import filter_pipeline
 
@@ -47,6 +47,7 @@ CODECS: Final = (
     "none", "gzip:1", "gzip:4", "gzip:9", "lzf", "szip", "zstd:1", "zstd:3", "zstd:9", "zstd:19",
     "lz4", "bzip2:9", "blosc:lz4:5:bitshuffle", "blosc:zstd:5:bitshuffle",
     "blosc2:lz4:5:bitshuffle", "blosc2:zstd:5:bitshuffle", "bitshuffle:lz4", "bitshuffle:zstd:3",
+    "blosc2:zstd:5:bytedelta", "htj2k",
 )  # fmt: skip
 SHUFFLED: Final = ("gzip:4", "lzf", "zstd:3", "zstd:19", "lz4", "bzip2:9")
 """Measured with `--shuffle` as well if there are 16-bit images; it changes nothing for bytes."""
@@ -102,6 +103,10 @@ def measure(
             filters = filter_pipeline(codec, shuffle=shuffle)
         except SetupError:
             missing.append(codec)
+            continue
+        if any(each.codes_images for each in filters) and not all(
+            image.channels in CODED_CHANNELS for image in sample.stacks
+        ):
             continue
         on_codec(codec)
         n_bytes, write_s, read_s = _measure(sample, filters, codec)
@@ -220,7 +225,7 @@ def _spec(image: ImageSpec, n: int, filters: tuple[Filter, ...]) -> DatasetSpec:
 
     A last chunk that is padded much would count for a codec what is no pixel.
     """
-    n_chunks = -(-n // default_chunk_rows(image, n, filtered=bool(filters)))
+    n_chunks = -(-n // default_chunk_rows(image, n, filters))
     return stack_group("", "", n, image, chunk_rows=-(-n // n_chunks), filters=filters).pixels
 
 
@@ -230,9 +235,9 @@ def _write(path: Path, spec: DatasetSpec, pixels: NDArray[Any]) -> tuple[int, fl
     dataset = create(file, spec)
     started_s = time.perf_counter()
     if spec.filters:
-        compressor = Compressor(spec)
+        compress = compressor(spec)
         for rows in _chunks(spec):
-            mask, data = compressor.compress(pixels[rows.start : rows.stop])
+            mask, data = compress(pixels[rows.start : rows.stop])
             dataset.write_direct_chunk((rows.start, *(0,) * (pixels.ndim - 1)), data, mask)
     else:
         everything = h5py.h5s.create_simple(pixels.shape)

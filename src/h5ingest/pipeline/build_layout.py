@@ -7,13 +7,13 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.layout import Filter, Layout, OutputSpec, group_prefix
-from h5ingest.core.layout_kinds import KINDS, GroupPlan
+from h5ingest.core.layout import CODED_CHANNELS, Filter, Layout, OutputSpec, group_prefix
+from h5ingest.core.layout_kinds import KINDS, GroupPlan, not_coded
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
-from h5ingest.mpi.comm import Comm
+from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.probing import LocalProbe, ProbeResult
 from h5ingest.pipeline.read_manifest import LocalSamples
 
@@ -35,6 +35,9 @@ def build_layout(
     n_groups = len(manifest.group_names)
     kind = KINDS[options.layout]
     shapes = _stored_shapes(local, probed, findings.outputs)
+    if any(each.codes_images for each in filters):
+        with agreeing(comm):
+            _refuse_not_coded(shapes, local)
     lengths = kind.lengths(shapes, probed.file_sizes)
     counts = np.zeros((n_groups, 2), np.int64)  # per group: rows, elements
     counts[:, 0] = np.bincount(local.groups, minlength=n_groups)
@@ -75,6 +78,18 @@ def build_layout(
         mine = {g: order[ends[g] - counts[g, 0] : ends[g]] for g in present.tolist()}
     runs = [_run(g, where, local, shapes, lengths, before[g]) for g, where in mine.items()]
     return layout, [run for run in runs if run.rows]
+
+
+def _refuse_not_coded(shapes: NDArray[np.int32], local: LocalSamples) -> None:
+    """Raise if an image is not of the channels that a filter can code. A stack has no shapes."""
+    wrong = np.flatnonzero(~np.isin(shapes[:, 2], (0, *CODED_CHANNELS)))
+    if len(wrong):
+        first = int(wrong[0])
+        path = os.fsdecode(local.paths[first])
+        raise not_coded(
+            f"{len(wrong):,} images of this rank are not, the first is {path} with "
+            f"{shapes[first, 2]} channels"
+        )
 
 
 def _stored_shapes(

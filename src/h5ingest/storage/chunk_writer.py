@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.storage.chunk_queue import ChunkQueue
-from h5ingest.storage.compress import Compressor
+from h5ingest.storage.compress import compressor
 from h5ingest.storage.placed_file import PlacedFile
 from h5ingest.storage.row_writer import RowWriter
 
@@ -21,7 +22,7 @@ class ChunkWriter(RowWriter):
         super().__init__(file)
         self._queue = ChunkQueue(file)
         self._numbers = {spec.name: i for i, spec in enumerate(file.layout.datasets)}
-        self._compressors: dict[str, Compressor] = {}
+        self._compressors: dict[str, Callable[[NDArray[Any]], tuple[int, bytes]]] = {}
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """See `Writer.write`."""
@@ -35,16 +36,16 @@ class ChunkWriter(RowWriter):
     ) -> tuple[NDArray[np.int64], list[bytes]]:
         """Return what to ask rank 0, and the chunks. Serves the other ranks in between."""
         spec, number = self._specs[name], self._numbers[name]
-        compressor = self._compressors.get(name)
-        if compressor is None:
-            compressor = self._compressors[name] = Compressor(spec)
+        compress = self._compressors.get(name)
+        if compress is None:
+            compress = self._compressors[name] = compressor(spec)
         chunk_rows = spec.chunk_rows or 1
         starts = range(rows.start, rows.stop, chunk_rows)
         asks = np.empty((len(starts), 4), np.int64)  # dataset, chunk, bytes, filter mask
         chunks = []
         for i, start in enumerate(starts):
             local = start - rows.start
-            mask, data = compressor.compress(values[local : local + chunk_rows])
+            mask, data = compress(values[local : local + chunk_rows])
             asks[i] = number, start // chunk_rows, len(data), mask
             chunks.append(data)
             self.advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import DatasetSpec, Filter
+from h5ingest.images import htj2k
 from h5ingest.storage.datasets import create, file_access
 
+_NOT_APPLIED: Final = 1
+"""Filter mask: the first filter was not applied."""
 _MOST_COMPRESSORS: Final = 64
 """Shapes of images for which a rank keeps a compressor."""
 
@@ -55,16 +59,38 @@ class Compressor:
         return mask, data
 
 
+def code(image: NDArray[Any]) -> tuple[int, bytes]:
+    """Return (filter mask, bytes) of a chunk whose filter codes images: HDF5 does not see it.
+
+    Pixels that it would not make smaller, or not give back, are stored as they are.
+
+    Args:
+        image: (H, W) or (H, W, 3), C-contiguous.
+    """
+    data = htj2k.encode(image)
+    return (0, data) if data is not None else (_NOT_APPLIED, image.tobytes())
+
+
+def compressor(spec: DatasetSpec) -> Callable[[NDArray[Any]], tuple[int, bytes]]:
+    """Return what makes (filter mask, bytes) of the rows of one chunk of a filtered dataset."""
+    if any(each.codes_images for each in spec.filters):
+        return lambda rows: code(rows[0])
+    return Compressor(spec).compress
+
+
 class ImageCompressor:
     """The filters of a tree's images, each of which is one chunk of its own shape."""
 
     def __init__(self, filters: tuple[Filter, ...]) -> None:
         """Prepare. Not collective."""
         self._filters = filters
+        self._codes = any(each.codes_images for each in filters)
         self._compressors: dict[tuple[tuple[int, ...], str], Compressor] = {}
 
     def compress(self, image: NDArray[Any]) -> tuple[int, bytes]:
         """Return (filter mask, bytes) of an image, (H, W) or (H, W, C), C-contiguous."""
+        if self._codes:
+            return code(image)
         key = (image.shape, image.dtype.name)
         compressor = self._compressors.get(key)
         if compressor is None:

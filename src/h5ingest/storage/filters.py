@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 import h5py
 
 from h5ingest.core.errors import SetupError, UsageError
-from h5ingest.core.layout import Filter
+from h5ingest.core.layout import HTJ2K, Filter
+from h5ingest.images import htj2k
 
 SHUFFLE: Final = Filter(id=h5py.h5z.FILTER_SHUFFLE, options=())
 
@@ -21,9 +22,15 @@ _REFUSED: Final = {
     "zfp": "it is lossy for 8- and 16-bit images",
     "sperr": "it is lossy",
     "fcidecomp": "it was seen to return wrong pixels for stacks of images",
-    "htj2k": "it takes single gray or RGB images only, no stacks",
 }
-_SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
+_SHUFFLES: Final = {
+    "blosc": {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2},
+    "blosc2": {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2, "bytedelta": 35},
+}
+"""Codec -> what it can do before it compresses -> its number there: C-Blosc2's blosc2.h and
+filters-registry.h. `bytedelta` stores the differences of neighbours."""
+_BLOSC2_SHUFFLE: Final = 5
+"""Where it is in the options of the filter."""
 _CODECS: Final = {
     "blosc": ("blosclz", "lz4", "lz4hc", "zlib", "zstd"),
     "blosc2": ("blosclz", "lz4", "lz4hc", "zlib", "zstd"),
@@ -41,6 +48,7 @@ _LEVELS: Final[dict[str, tuple[int, int, int] | None]] = {
     "blosc": (0, 5, 9),
     "blosc2": (0, 5, 9),
     "bitshuffle": (1, 3, 22),
+    "htj2k": None,
 }
 """Codec -> lowest level that it takes, default (that of h5py or hdf5plugin), highest."""
 
@@ -74,8 +82,8 @@ def filter_pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, 
         chosen = _make(choice)
     except ImportError as error:
         raise SetupError(
-            f"--compression {choice.name} needs the package hdf5plugin, which cannot be imported: "
-            f"{error}; available are {', '.join(available())}"
+            f"--compression {choice.name} is not available here: {error}; available are "
+            f"{', '.join(available())}"
         ) from None
     if not _is_available(chosen):
         raise SetupError(
@@ -138,7 +146,7 @@ def _parse(compression: str | None) -> _Choice | None:
     for word in words:
         if word in codecs and "codec" not in given:
             given["codec"] = word
-        elif word in _SHUFFLES and "shuffle" not in given and name in ("blosc", "blosc2"):
+        elif word in _SHUFFLES.get(name, ()) and "shuffle" not in given:
             given["shuffle"] = word
         elif word.isdigit() and "level" not in given and _LEVELS[name] is not None:
             given["level"] = _check_level(name, int(word), compression)
@@ -166,13 +174,19 @@ def _make(choice: _Choice) -> Filter:
         return Filter(id=h5py.h5z.FILTER_SZIP, options=(h5py.h5z.SZIP_NN_OPTION_MASK, 16))
     import hdf5plugin
 
+    if name == "htj2k":
+        if not hasattr(hdf5plugin, "Htj2k"):
+            raise ImportError(f"hdf5plugin {hdf5plugin.version} has no Htj2k, from 7.1 on it does")
+        if why := htj2k.missing():
+            raise ImportError(why)
+        return Filter(id=HTJ2K, options=())
     given: dict[str, Any] = {}
     if level is not None:
         given["blocksize" if name == "bzip2" else "clevel"] = level
     if codec is not None:
         given["cname"] = codec
-    if shuffle is not None:
-        given["filters" if name == "blosc2" else "shuffle"] = _SHUFFLES.index(shuffle)
+    if shuffle is not None and name == "blosc":
+        given["shuffle"] = _SHUFFLES[name][shuffle]
     made = {
         "zstd": hdf5plugin.Zstd,
         "lz4": hdf5plugin.LZ4,
@@ -181,7 +195,10 @@ def _make(choice: _Choice) -> Filter:
         "blosc2": hdf5plugin.Blosc2,
         "bitshuffle": hdf5plugin.Bitshuffle,
     }[name](**given)
-    return Filter(id=made.filter_id, options=tuple(made.filter_options))
+    options = list(made.filter_options)
+    if shuffle is not None and name == "blosc2":  # hdf5plugin takes the first three only
+        options[_BLOSC2_SHUFFLE] = _SHUFFLES[name][shuffle]
+    return Filter(id=made.filter_id, options=tuple(options))
 
 
 def _check_level(name: str, level: int, text: str) -> int:
@@ -197,8 +214,8 @@ def _form(name: str, codecs: tuple[str, ...]) -> str:
         parts.append(f"[:{'|'.join(codecs)}]")
     if _LEVELS[name] is not None:
         parts.append("[:LEVEL]")
-    if name in ("blosc", "blosc2"):
-        parts.append(f"[:{'|'.join(_SHUFFLES)}]")
+    if name in _SHUFFLES:
+        parts.append(f"[:{'|'.join(_SHUFFLES[name])}]")
     return f"expected {''.join(parts)}"
 
 

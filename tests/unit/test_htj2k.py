@@ -1,0 +1,133 @@
+"""HTJ2K: every image comes back; what cannot be coded is refused, or kept as it is."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from helpers.support import write_images, write_manifest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from h5ingest import ImageStore, IngestOptions, ingest
+from h5ingest.core.errors import UsageError
+from h5ingest.images import htj2k
+from h5ingest.inspect.verify import verify
+from h5ingest.storage.compress import code
+
+
+def drawn(height: int, width: int, channels: int, dtype: str, kind: str) -> NDArray[Any]:
+    """(H, W) or (H, W, C) pixels: noise, or waves as a photograph has them."""
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    top = np.iinfo(dtype).max
+    if kind == "noise":
+        return np.random.default_rng(height * 31 + width).integers(0, top + 1, shape, dtype)
+    y, x = np.ogrid[:height, :width]
+    waves = ((np.sin(x / 9) + np.cos(y / 7)) / 4 + 0.5) * top
+    waves = waves[..., None] if channels > 1 else waves
+    return np.ascontiguousarray(np.broadcast_to(waves, shape).astype(dtype))
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]),
+    st.sampled_from(["uint8", "uint16"]), st.sampled_from(["noise", "waves"]),
+)  # fmt: skip
+def test_every_image_comes_back(
+    height: int, width: int, channels: int, dtype: str, kind: str
+) -> None:
+    image = drawn(height, width, channels, dtype, kind)
+    mask, stored = code(image)
+    assert len(stored) <= image.nbytes
+    if mask:
+        assert stored == image.tobytes()
+        return
+    out = np.empty_like(image)
+    htj2k.decode_into(stored, out)
+    assert np.array_equal(out, image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3001, 3999), (1, 4000), (4000, 1)])
+def test_a_large_image_with_odd_sides_is_made_smaller(height: int, width: int) -> None:
+    image = drawn(height, width, 3, "uint8", "waves")
+    mask, stored = code(image)
+    assert mask == 0
+    assert len(stored) < image.nbytes / 2
+    out = np.empty_like(image)
+    htj2k.decode_into(stored, out)
+    assert np.array_equal(out, image)
+
+
+def test_the_size_of_a_codestream_is_known_before_it_is_decoded() -> None:
+    image = drawn(40, 30, 3, "uint8", "waves")
+    stored = htj2k.encode(image)
+    assert stored is not None
+    bomb = bytearray(stored)
+    bomb[8:16] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    for wrong, out in (
+        (bytes(bomb), np.empty_like(image)),
+        (stored, np.empty((30, 40, 3), np.uint8)),
+        (stored, np.empty((40, 30), np.uint8)),
+        (stored, np.empty((40, 30, 3), np.uint16)),
+        (stored[:30], np.empty_like(image)),
+        (b"", np.empty_like(image)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            htj2k.decode_into(wrong, out)
+
+
+def manifest_of(folder: Path, images: list[NDArray[Any]]) -> Path:
+    names = write_images(folder, images)
+    return write_manifest(folder / "m.txt", names)
+
+
+def test_a_chunk_that_would_grow_is_stored_as_it_is(tmp_path: Path) -> None:
+    noise, waves = drawn(28, 28, 1, "uint8", "noise"), drawn(28, 28, 1, "uint8", "waves")
+    images = [noise, waves, noise]
+    ingest(manifest_of(tmp_path, images), tmp_path / "out.h5", IngestOptions(compression="htj2k"))
+    with h5py.File(tmp_path / "out.h5") as file:
+        chunks = [file["images"].id.get_chunk_info(i) for i in range(3)]
+        assert [chunk.filter_mask for chunk in chunks] == [1, 0, 1]
+        assert [chunk.size for chunk in chunks] == [784, chunks[1].size, 784]
+        assert np.array_equal(file["images"][()], np.stack(images))
+    with ImageStore(tmp_path / "out.h5") as store:
+        assert np.array_equal(store[:][0], np.stack(images))
+        assert all(np.array_equal(store[i][0], image) for i, image in enumerate(images))
+    assert verify(tmp_path / "out.h5", sources=True).ok
+
+
+def test_a_tree_mixes_gray_and_rgb_of_any_size(tmp_path: Path) -> None:
+    images = [
+        drawn(50, 70, 3, "uint8", "waves"), drawn(64, 41, 1, "uint8", "waves"),
+        drawn(33, 90, 1, "uint16", "waves"), drawn(1, 5, 3, "uint8", "noise"),
+    ]  # fmt: skip
+    options = IngestOptions(compression="htj2k", layout="tree")
+    ingest(manifest_of(tmp_path, images), tmp_path / "out.h5", options)
+    with ImageStore(tmp_path / "out.h5") as store:
+        for found, image in zip(store[:][0], images, strict=True):
+            assert np.array_equal(found, image)
+    assert verify(tmp_path / "out.h5", sources=True).ok
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "reason"),
+    [
+        ({}, 4, "gray and RGB images only; the images are RGBA uint8.*--channels rgb"),
+        ({"layout": "tree"}, 4, "gray and RGB images only; .*0.png"),
+        ({"chunk_rows": 2}, 3, "--chunk: expected 1"),
+        ({"layout": "ragged"}, 3, "--layout tree takes any sizes"),
+        ({"shuffle": True}, 3, "no --shuffle"),
+    ],
+)
+def test_what_it_cannot_hold_is_refused(
+    options: dict[str, Any], channels: int, reason: str, tmp_path: Path
+) -> None:
+    images = [drawn(20, 30, channels, "uint8", "noise") for _ in range(3)]
+    manifest = manifest_of(tmp_path, images)
+    with pytest.raises(UsageError, match=reason):
+        ingest(manifest, tmp_path / "out.h5", IngestOptions(compression="htj2k", **options))
+    assert not list(tmp_path.glob("out*"))
