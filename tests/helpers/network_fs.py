@@ -158,8 +158,16 @@ class Gluster(Kind):
         return network.data / "bricks" / f"{volume}.{number}"
 
     def start_again(self, network: Network, volume: str, number: int) -> None:
-        self._tell(network, "start", volume, "force")
-        time.sleep(4)  # clients look every 3 s whether it is back
+        # It may take a while until glusterd knows that one is gone, and clients that it is back.
+        files = network.mounted(volume) / "again"  # so many that each brick has some of them
+        use = ["sh", "-c", f"for n in $(seq 20); do touch {files}.$n || exit 1; done"]
+
+        def is_back() -> bool:
+            self._tell(network, "start", volume, "force")
+            commands = [network.hosts.command(host, use) for host in CLIENTS]
+            return not any(run(command).returncode for command in commands)
+
+        wait_until(is_back, "the brick")
 
     def _start(self, network: Network, bricks: Path) -> None:
         # What GlusterFS keeps in fixed places is the server's own.

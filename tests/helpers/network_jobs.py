@@ -18,7 +18,7 @@ from h5ingest.inspect.verify import verify
 from h5ingest.mpi.comm import SerialComm
 from helpers.faults import FAULTS, LAYOUTS, SMALL, Fault, Images, n_done
 from helpers.hosts import Running, launched, ranks_of
-from helpers.network_fs import Network
+from helpers.network_fs import CLIENTS, Network, wait_until
 from helpers.support import PROGRAMS, Flavour
 
 TRIED = [layout for layout in LAYOUTS if not layout.endswith("direct")]
@@ -149,9 +149,17 @@ class Job:
         return told
 
     def let_time_pass(self, host: str) -> None:
-        """Make the lock look as if its job had given no sign of life for long."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.seen_from(host, ".lock"), (time.time() - 9999,) * 2)
+        """Make the lock, if there is one, look as if its job had given no sign of life for long."""
+        if any(self.seen_from(one, ".lock").exists() for one in CLIENTS):
+            lock = self.seen_from(host, ".lock")
+            wait_until(lock.exists, f"{lock}: the other host has it")
+
+            def is_old() -> bool:
+                os.utime(lock, (time.time() - 9999,) * 2)
+                time.sleep(2)  # MooseFS dates what is still on its way when it arrives
+                return lock.stat().st_mtime < time.time() - 9000
+
+            wait_until(is_old, f"{lock}: old date")
 
     def check(self, host: str) -> None:
         """Assert that a host sees the finished file, and all of it right."""

@@ -25,12 +25,14 @@ from h5ingest.storage.lock import Lock
 
 STALE_S = 15.0
 """More than the heartbeat of a lock, less than an attribute may be cached."""
+SOON_STALE_S = 0.6
+"""A lock that seems to be left is watched for three heartbeats, thirds of this, and 2 s more."""
 
 
 def turns(path: Path, inside: Path, n: int) -> None:
     """Let every lock look like one of another host, as if each turn were a job on a new one."""
     dice, taken, host = random.Random(os.getpid()), 0, os.uname().nodename
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + 120
     while taken < n and time.monotonic() < end_s:
         time.sleep(dice.random() * 0.01)
         name = f"{host}-{taken}"
@@ -38,7 +40,7 @@ def turns(path: Path, inside: Path, n: int) -> None:
             **{**vars(os), "uname": lambda name=name: SimpleNamespace(nodename=name)}
         )
         try:
-            lock = Lock(path, STALE_S)
+            lock = Lock(path, SOON_STALE_S)
         except OutputError:
             continue
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
