@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from h5ingest.core.errors import UsageError
+from h5ingest.reading.checks import Verify
 from h5ingest.reading.selection import Failed, is_integer
 from h5ingest.reading.store import ImageStore
 
@@ -50,15 +51,18 @@ class ImageDataset(Dataset[Any]):
         *,
         group: str | None = None,
         failed: Failed = "skip",
+        verify: Verify = "auto",
         transform: Transform | None = None,
         target_transform: Transform | None = None,
     ) -> None:
         """Open the file.
 
         Args:
-            store: path of the file, or a store, which decides on group and failed rows itself.
+            store: path of the file, or a store, which decides on group, failed rows and checksums
+                itself.
             group: name of the group, for a file that has groups.
             failed: what becomes of failed rows. Not shown to the model by default: they are black.
+            verify: when what is read is compared with its checksum, see `ImageStore`.
             transform: from array (H, W) or (H, W, C) to whatever is wanted.
             target_transform: from int to whatever is wanted.
 
@@ -70,7 +74,7 @@ class ImageDataset(Dataset[Any]):
                 raise UsageError("group: expected none, as the store has its own")
             self.store = store
         else:
-            self.store = ImageStore(store, group=group, failed=failed)
+            self.store = ImageStore(store, group=group, failed=failed, verify=verify)
         self.transform, self.target_transform = transform, target_transform
 
     def __len__(self) -> int:

@@ -338,6 +338,21 @@ def test_other_options_are_refused_and_named_and_nothing_is_destroyed(
     alone.check(layout, out, alone.run(layout, out), resumed=True)
 
 
+def test_a_job_of_another_version_of_the_format_is_refused_and_named(
+    alone: Runner, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    kill_after_a_checkpoint(alone, "stack zstd", out)
+    beside = out.with_name("out.h5.journal")
+    about, records = beside.read_bytes().split(b"\n", 1)
+    assert b'"schema": "h5ingest stack 2"' in about
+    beside.write_bytes(about.replace(b"stack 2", b"stack 1") + b"\n" + records)
+    completed = alone.run("stack zstd", out)
+    said = "schema: 'h5ingest stack 1' then, 'h5ingest stack 2' now"
+    assert_refused(completed, out, left_by(out), said, "--restart")
+    alone.check("stack zstd", out, alone.run("stack zstd", out, 1, (), "--restart"), resumed=False)
+
+
 def test_the_same_codec_typed_in_another_way_goes_on(alone: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     kill_after_a_checkpoint(alone, "stack zstd", out)
@@ -540,7 +555,7 @@ def test_missing_images_are_counted_once_however_often_a_job_is_resumed(
 
 
 @pytest.mark.parametrize("n_ranks", [1, 4])
-@pytest.mark.parametrize("what", ["changed", "vanished"])
+@pytest.mark.parametrize("what", ["changed", "vanished", "blank"])
 def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
     alone: Runner, n_ranks: int, what: str, tmp_path: Path
 ) -> None:
@@ -564,6 +579,14 @@ def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
     if what == "vanished":  # after its header has been read
         large.write_bytes(good)
         damage(large)
+    if what == "blank":  # in place of what two runs have stored of it
+        more = ["--cache-bytes", "0", "--on-error", "blank"]
+        completed = runner.run("ragged gzip", out, n_ranks, (), *more)
+        assert completed.returncode == 0, explain(completed)
+        stored = read_file(out).arrays
+        assert np.flatnonzero(stored["status"] != 1).tolist() == [7]
+        assert not stored["images/pixels"][first : first + other.size].any()
+        return
     completed = runner.run("ragged gzip", out, n_ranks, (), "--cache-bytes", "0")
     assert completed.returncode == 3, explain(completed)
     assert "1 of 60 images failed" in completed.stderr, explain(completed)

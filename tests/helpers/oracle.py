@@ -398,6 +398,7 @@ def _tree(rows: Sequence[Sample], wanted: Wanted, _: Sequence[Sample]) -> dict[s
 
 RESERVED = (
     "checksums",
+    "chunk_checksums",
     "columns",
     "datasets",
     "label_names",

@@ -22,8 +22,8 @@ SITES = {
 TORN = ("metadata", "raw", "journal")
 """Where it may be killed after half of the bytes."""
 OURS = (
-    "checksums", "columns", "data", "datasets", "images", "label_names", "labels", "offsets",
-    "paths", "pixels", "samples", "shapes", "sizes", "status",
+    "checksums", "chunk_checksums", "columns", "data", "datasets", "images", "label_names",
+    "labels", "offsets", "paths", "pixels", "samples", "shapes", "sizes", "status",
 )  # fmt: skip
 """Names that have a meaning in some layout."""
 ODD = ("", ".", "..", "/", "a/b", "%", "%2F", " ", "a b", "été", "e\u0301", "猫", "\x01", "\u2028",

@@ -10,7 +10,7 @@ from h5ingest.storage.filters import filter_pipeline
 def stack(
     n_rows: int, *, chunk_rows: int = 1, side: int = 4, compression: str = "gzip:1"
 ) -> Layout:
-    """Square gray images of one byte a pixel: `/images`, `/status`, `/checksums`."""
+    """Square gray images of a byte a pixel; if filtered, with checksums of chunks beside those."""
     image = ImageSpec(height=side, width=side, channels=1, dtype="uint8")
     filters = filter_pipeline(compression, shuffle=False)
     group = stack_group("", "", n_rows, image, chunk_rows=chunk_rows, filters=filters)

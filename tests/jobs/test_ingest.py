@@ -200,7 +200,7 @@ def test_the_file_describes_itself(images: Images) -> None:
         assert file["checksums"].dtype == np.uint64
         assert h5py.check_string_dtype(file["paths"].dtype).encoding == "utf-8"
         attrs = dict(file.attrs)
-    assert attrs["schema"] == "h5ingest stack 1"
+    assert attrs["schema"] == "h5ingest stack 2"
     assert attrs["status"] == "complete"
     assert (attrs["n_samples"], attrs["n_failed"]) == (9, 0)
     assert attrs["manifest_name"] == "manifest.txt"

@@ -173,7 +173,7 @@ def check_run(found: Found, samples: list[Sample], digests: dict[tuple[str, bool
         assert_holds(stored, expected(samples, case.wanted))
         assert report["digest"] == digests[case.layout, case.grouped]
         assert stored.attrs["content_digest"] == report["digest"]
-        assert stored.attrs["schema"] == f"h5ingest {case.layout} 1"
+        assert stored.attrs["schema"] == f"h5ingest {case.layout} 2"
         assert (stored.attrs["n_samples"], stored.attrs["n_failed"]) == (40, len(failing))
         if case.grouped:
             assert json.loads(stored.attrs["groups"]) == ["a%2Fb", "lost", "test", "train"]

@@ -627,7 +627,7 @@ class OnDisk:
 
 
 def test_rows_are_done_in_the_journal_only_once_they_are_on_the_disk(stored: Path) -> None:
-    """Their chunks, their checksums and their status: by the rank that wrote them."""
+    """Their chunks, the checksums of both and their status: by the rank that wrote them."""
     events = events_of(stored)
     on_disk = OnDisk(events)
     chunks: dict[int, Placement] = {}
@@ -646,6 +646,7 @@ def test_rows_are_done_in_the_journal_only_once_they_are_on_the_disk(stored: Pat
                 intervals = {(p.offset, p.n_bytes) for p in places}
                 intervals |= {(begins[1] + row, 1) for row in rows}
                 intervals |= {(begins[2] + 8 * row, 8) for row in rows}
+                intervals |= {(begins[3] + 8 * (row // 3), 8) for row in rows}
                 for interval in intervals:
                     assert on_disk.since_s(*interval) < event.moment_s, (record, interval)
                 n_done.append((event.moment_s, len(rows)))
@@ -692,8 +693,8 @@ def test_placements_are_in_the_journal_in_the_order_in_which_they_were_made(stor
     assert [p.chunk for p in made] != list(range(600)), "the ranks did not take turns"
     entered = [r for event in events if event.kind == "journal" for r in records_of(event)]
     assert entered == list(records), "something was changed afterwards"
-    assert {record.dataset for record in records[:2] if isinstance(record, Begins)} == {1, 2}
-    assert not any(isinstance(record, Begins) for record in records[2:])
+    assert {record.dataset for record in records[:3] if isinstance(record, Begins)} == {1, 2, 3}
+    assert not any(isinstance(record, Begins) for record in records[3:])
 
 
 def test_the_journal_tells_where_everything_lies_and_that_all_is_done(stored: Path) -> None:
@@ -704,7 +705,7 @@ def test_the_journal_tells_where_everything_lies_and_that_all_is_done(stored: Pa
     placements = [record for record in records if isinstance(record, Placement)]
     dones = [record for record in records if isinstance(record, Done)]
     assert sorted(p.chunk for p in placements) == list(range(600))
-    assert len(placements) + len(dones) + 2 == len(records)
+    assert len(placements) + len(dones) + 3 == len(records)
     assert done_spans(records, 1) == [[range(1800)]]
     assert sum(done.stop - done.start for done in dones) == 1800, "done twice"
     with h5py.File(stored / "out.h5") as file:
@@ -715,27 +716,31 @@ def test_the_journal_tells_where_everything_lies_and_that_all_is_done(stored: Pa
                 p.offset, p.n_bytes, p.filter_mask
             )  # fmt: skip
         found = {b.dataset: b.offset for b in records if isinstance(b, Begins)}
-        assert found == {1: file["status"].id.get_offset(), 2: file["checksums"].id.get_offset()}
+        names = {1: "status", 2: "checksums", 3: "chunk_checksums"}
+        assert found == {number: file[name].id.get_offset() for number, name in names.items()}
         assert (file["status"][()] == 1).all()
         images = file["images"][()]
         assert file["checksums"][()].tolist() == [xxh3_64_intdigest(i.data) for i in images]
+        stored_chunks = (file["images"].id.read_direct_chunk((k, 0, 0)) for k in range(0, 1800, 3))
+        sums = [xxh3_64_intdigest(data) for _, data in stored_chunks]
+        assert file["chunk_checksums"][()].tolist() == sums
 
 
 def copy_written(stored: Path, path: Path, records: Sequence[Record]) -> None:
     """Make a file of nothing but what its owners have written: no byte of HDF5's metadata."""
     whole = (stored / "out.h5").read_bytes()
     pieces = [(r.offset, r.n_bytes) for r in records if isinstance(r, Placement)]
-    row_bytes = {1: 1, 2: 8}
-    pieces += [(r.offset, 1800 * row_bytes[r.dataset]) for r in records if isinstance(r, Begins)]
+    n_bytes = {1: 1800, 2: 8 * 1800, 3: 8 * 600}
+    pieces += [(r.offset, n_bytes[r.dataset]) for r in records if isinstance(r, Begins)]
     with path.open("wb") as file:
-        for start, n_bytes in pieces:
+        for start, size in pieces:
             file.seek(start)
-            file.write(whole[start : start + n_bytes])
+            file.write(whole[start : start + size])
 
 
 def assert_same(first: Path, again: Path) -> None:
     with h5py.File(first) as one, h5py.File(again) as other:
-        for name in ("images", "status", "checksums"):
+        for name in ("images", "status", "checksums", "chunk_checksums"):
             assert np.array_equal(one[name][()], other[name][()]), name
             assert one[name][()].any()
 
@@ -860,7 +865,7 @@ def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> Non
     placements = [placer.place(0, chunk, 20 + chunk, 0) for chunk in range(10)]
     begins = placer.begins()
     placer.close()
-    assert [b.dataset for b in begins] == [1, 2]
+    assert [b.dataset for b in begins] == [1, 2, 3]
     placer = ChunkPlacer(tmp_path / "b.h5", stack(10), [*begins, *placements])
     placer.replay()
     placer.close()
@@ -871,7 +876,7 @@ def test_a_replay_that_comes_to_another_offset_is_refused(tmp_path: Path) -> Non
     refused(tmp_path / "d.h5", in_another_order, "expected chunk 7 at")
     elsewhere = Begins(2, begins[1].offset + 8)
     refused(tmp_path / "e.h5", [begins[0], elsewhere], rf"a dataset at {elsewhere.offset:#x}")
-    for unknown in (Begins(0, 2048), Begins(3, 2048), Begins(IMAGES, 1)):
+    for unknown in (Begins(0, 2048), Begins(4, 2048), Begins(IMAGES, 1)):
         refused(tmp_path / "f.h5", [*begins, unknown], "expected a dataset at")
 
 
@@ -936,7 +941,7 @@ from h5ingest.storage.job_files import done_spans
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 _, known, _ = journal.read(folder / "a.journal")
-assert len(known) == n + 2 + n // 10
+assert len(known) == n + 3 + n // 10
 assert done_spans(known.spans(), 1) == [[range(n)]]
 placer = ChunkPlacer(folder / "a.h5", stack(n), known)
 placer.replay()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.faults import ALL_FLAVOURS, faulty
 from helpers.layout_runs import launch
-from helpers.support import make_pixels, write_manifest, write_png
+from helpers.support import make_pixels, read_file, write_manifest, write_png
 
 from h5ingest.storage.shared_blocks import BLOCK, boxes, split
 
@@ -88,6 +88,7 @@ def test_a_block_has_one_writer(
             assert (tmp_path / out).read_bytes() == (tmp_path / f"1 {name}.h5").read_bytes() or (
                 "gzip" in name  # chunks lie in the order in which they came
             ), out
+            read_file(tmp_path / out)  # compares the checksums of chunks
             of_block = blocks[f"{out}.partial"]
             shared = {block: who for block, who in of_block.items() if len(who) > 1}
             assert not shared, f"{out}: {sorted(shared)[:10]} …"

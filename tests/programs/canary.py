@@ -190,9 +190,9 @@ class Written:
         self.chunks[placement.chunk] = placement, data
 
     def all_rows(self, begins: list[Begins]) -> None:
-        """Fill `/status` and `/checksums`."""
-        assert len(begins) == 2
-        for start, n_bytes in zip((b.offset for b in begins), (1, 8), strict=True):
+        """Fill `/status`, `/checksums` and `/chunk_checksums`."""
+        assert len(begins) == 3
+        for start, n_bytes in zip((b.offset for b in begins), (1, 8, 8), strict=True):
             data = os.urandom(n_bytes * self.n_rows)
             with self.path.open("r+b") as file:
                 os.pwrite(file.fileno(), data, start)

@@ -456,7 +456,7 @@ def test_the_status_names_are_those_of_the_schema() -> None:
     assert schema.STATUS_NAMES == {"missing": 0, "ok": 1, "failed": 2}
     group = tree_group("", "", 1, 1)
     assert [flat(group, kind).schema for kind in KINDS] == [
-        "h5ingest stack 1", "h5ingest ragged 1", "h5ingest tree 1", "h5ingest encoded 1",
+        "h5ingest stack 2", "h5ingest ragged 2", "h5ingest tree 2", "h5ingest encoded 2",
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from h5ingest import ImageStore, IngestOptions, ingest
-from h5ingest.core.errors import UsageError
+from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.images import htj2k
 from h5ingest.inspect.verify import verify
 from h5ingest.storage.compress import code
@@ -78,6 +78,26 @@ def test_the_size_of_a_codestream_is_known_before_it_is_decoded() -> None:
     ):
         with pytest.raises(ValueError, match="expected"):
             htj2k.decode_into(wrong, out)
+
+
+def test_damage_is_found_before_it_is_decoded(tmp_path: Path) -> None:
+    images = [drawn(40, 30, 3, "uint8", "waves") for _ in range(4)]
+    out = tmp_path / "out.h5"
+    ingest(manifest_of(tmp_path, images), out, IngestOptions(compression="htj2k"))
+    with h5py.File(out) as file:
+        chunk = file["images"].id.get_chunk_info(2)
+    dice = np.random.default_rng(7)
+    intact = out.read_bytes()
+    for _ in range(40):
+        damaged = bytearray(intact)
+        damaged[chunk.byte_offset + dice.integers(chunk.size)] ^= 1 << int(dice.integers(8))
+        out.write_bytes(damaged)
+        with ImageStore(out) as store:
+            assert np.array_equal(store[1][0], images[1])
+            with pytest.raises(OutputError, match=r"chunk 2 .* is damaged"):
+                store[2]
+            with pytest.raises(OutputError, match=r"chunk 2 .* is damaged"):
+                store[:]
 
 
 def manifest_of(folder: Path, images: list[NDArray[Any]]) -> Path:

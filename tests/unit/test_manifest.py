@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 import tracemalloc
@@ -18,7 +19,7 @@ from helpers.threads import on_ranks
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from h5ingest.core.column_types import all_integers, column_flags, convert, resolve
+from h5ingest.core.column_types import all_integers, column_flags, convert, resolve, to_integers
 from h5ingest.core.errors import ManifestError
 from h5ingest.core.manifest import (
     Manifest,
@@ -398,6 +399,9 @@ def test_a_manifest_of_one_line_without_newline_is_read(tmp_path: Path) -> None:
     ("labels", "names"),
     [
         (["1", "-2", "+3", "007"], None),
+        (["9223372036854775807", "-9223372036854775808", "0" * 30 + "5"], None),
+        (["9223372036854775808", "1"], (b"1", b"9223372036854775808")),
+        (["0" * 5000 + "1", "1"], (b"0" * 5000 + b"1", b"1")),
         (["cat", "dog", "ant", "cat"], (b"ant", b"cat", b"dog")),
         (["1", "2", "x"], (b"1", b"2", b"x")),
         (["1.0", "2.0"], (b"1.0", b"2.0")),
@@ -475,6 +479,18 @@ def test_a_manifest_tells_its_rows_digest_and_kinds(tmp_path: Path) -> None:
         ),
         (
             "m.csv",
+            b"path,gr\xf6\xdfe\na.png,3\n",
+            ", line 1: expected names of columns in UTF-8, as they become names of datasets; "
+            r"column 2 is 'gr\\xf6\\xdfe'. Write this line in UTF-8; the other lines may have any "
+            "bytes",
+        ),
+        (
+            "m.csv",
+            b'path,"' + b"x" * 200_000 + b'"\na.png,3\n',
+            ", line 1: expected names of columns of at most 1,024 bytes, column 2 has 200,000",
+        ),
+        (
+            "m.csv",
             b"\npath,age,age\n",
             ", line 2: expected distinct column names, found 'age' twice",
         ),
@@ -547,7 +563,6 @@ def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
         ("m.csv", b'path,"label\n'),
         ("m.csv", b'"path"x,label\n'),
         ("m.csv", b'"path,label\n'),
-        ("m.csv", b'path,"' + b"x" * 200_000 + b'"\n'),
     ],
 )
 def test_a_header_with_wrong_quotes_is_refused_with_its_line(
@@ -579,14 +594,30 @@ def test_an_image_is_no_manifest(tmp_path: Path) -> None:
     assert "NUL byte" in refusal(write(tmp_path, image, "image.png"))
 
 
+def test_a_quoted_cell_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    long = b"x" * 2**18
+    path = write(tmp_path, b'path,note\n"a,b.png","%s"\nc.png,"%s\n' % (long, long), "m.csv")
+    assert "line 3: expected closed double quotes" in refusal(path)
+    path = write(tmp_path, b'path,note\n"a,b.png","%s""\xff"\nc.png,x\n' % long, "m.csv")
+    assert read_all(path)[1] == [b"a,b.png", b"c.png"]
+    with path.open("rb") as file:
+        note = parse(file.read(), sniff(path))[1][1]
+    assert note == long + b'"\xff'
+    assert csv.field_size_limit() == limit, "it is the process's own"
+
+
 # --- cells ---------------------------------------------------------------------------------------
 
 CELLS = st.one_of(
     st.integers(-(10**20), 10**20).map(lambda n: b"%d" % n),
     st.integers(-9, 9).map(lambda n: b"%+03d" % n),
+    st.integers(2**63 - 2, 2**63 + 1).map(lambda n: b"%d" % n),
+    st.integers(-(2**63) - 2, -(2**63) + 1).map(lambda n: b"%d" % n),
     st.floats().map(lambda x: repr(x).encode()),
     st.sampled_from([b"", b"nan", b"-inf", b"1e5", b".5", b"5.", b"cat", b"1_0", b"0x1", b" 1",
-                     b"-", b"1.5.2", b"\xff", b"infinity", "\u0663".encode(), b"9007199254740993"]),
+                     b"-", b"1.5.2", b"\xff", b"infinity", "\u0663".encode(), b"9007199254740993",
+                     b"1e400", b"-1e-400", b"0e9", b"-0", b"0", b"00", b"01.5", b"+.5"]),
 )  # fmt: skip
 COLUMNS = st.one_of(
     st.lists(CELLS, max_size=12),
@@ -645,18 +676,37 @@ def test_a_column_keeps_every_cell_without_loss(cells: list[bytes]) -> None:
         if not cell:
             assert kind == "float64"
             assert np.isnan(value)
+        elif kind == "int64":
+            assert str(value).encode() == cell, "an integer must be the same text again"
         elif re.fullmatch(rb"[+-]?[0-9]+", cell):
-            assert value == number, "an integer must stay exact"
+            assert repr(value).encode() in (cell + b".0", b"%.16e" % value), "must stay exact"
+            assert value == number
         else:
-            assert kind == "float64"
             assert number is not None
+            assert np.isinf(value) == (b"inf" in cell.lower())
+            assert (value == 0) == (number == 0)
             np.testing.assert_equal(value, float(number) if value == value else float("nan"))
 
 
 @pytest.mark.parametrize(
     ("cells", "kind"),
     [
-        ([b"1", b"-2", b"+3", b"007"], "int64"),
+        ([b"1", b"-2", b"30", b"0"], "int64"),
+        ([b"1", b"007"], "text"),
+        ([b"00"], "text"),
+        ([b"+49"], "text"),
+        ([b"01.5"], "text"),
+        ([b"007", b""], "text"),
+        ([b"1", b"-0"], "float64"),
+        ([b"1.50", b"+0.5", b"1e5", b"1E+5", b"0.0e0"], "float64"),
+        ([b"1e400"], "text"),
+        ([b"0.5", b"-1e-400"], "text"),
+        ([b"0e400", b"1e-308", b"inf"], "float64"),
+        ([b"9223372036854775807", b"-9223372036854775808"], "int64"),
+        ([b"9223372036854775808"], "text"),
+        ([b"9223372036854775807", b""], "text"),
+        ([b"0" * 5000 + b"7"], "text"),
+        ([b"9" * 5000], "text"),
         ([b"1", b""], "float64"),
         ([b"1", b"2.5"], "float64"),
         ([b".5", b"5.", b"-1e-3", b"INF", b"nan"], "float64"),
@@ -687,8 +737,11 @@ def test_an_identifier_of_many_digits_is_never_rounded(n_digits: int) -> None:
 
 @given(st.lists(CELLS, max_size=6))
 def test_integers_are_those_that_int64_surely_holds(cells: list[bytes]) -> None:
-    expected = all(re.fullmatch(rb"[+-]?[0-9]{1,18}", cell) for cell in cells)
+    numbers = [int(cell) for cell in cells if re.fullmatch(rb"[+-]?[0-9]+", cell)]
+    expected = len(numbers) == len(cells) and all(-(2**63) <= n < 2**63 for n in numbers)
     assert all_integers(cells) == expected
+    if expected:
+        assert to_integers(cells).tolist() == numbers
 
 
 # --- packed strings ------------------------------------------------------------------------------

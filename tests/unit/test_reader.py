@@ -22,6 +22,7 @@ from helpers.support import make_pixels, write_images, write_manifest, write_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, UsageError
@@ -421,6 +422,7 @@ def encoded(tmp_path: Path) -> tuple[Path, list[NDArray[Any]]]:
         file["images/data"] = np.frombuffer(b"".join(files), np.uint8)
         file["images/offsets"] = np.cumsum([0, *map(len, files)])
         file["images/shapes"] = shapes_of(images)
+        file["checksums"][...] = [xxh3_64_intdigest(data) for data in files]
     return tmp_path / "a.h5", images
 
 
@@ -442,8 +444,10 @@ def test_a_damaged_file_inside_names_its_row(encoded: tuple[Path, list[NDArray[A
         file["images/data"][file["images/offsets"][4] - 20] ^= 1
     store = ImageStore(path)
     assert store[2][1] == LABELS[2]
-    with pytest.raises(OutputError, match=r"a\.h5: image 3: "):
+    with pytest.raises(OutputError, match=r"a\.h5: /images: image 3 is damaged: "):
         store[3]
+    with pytest.raises(OutputError, match=r"a\.h5: image 3: "):
+        ImageStore(path, verify="never")[3]
 
 
 def test_a_tree_of_datasets(tmp_path: Path) -> None:
@@ -457,6 +461,7 @@ def test_a_tree_of_datasets(tmp_path: Path) -> None:
             how = {"chunks": True, "compression": "gzip"} if row % 2 else {}
             file.create_dataset(name, data=image, **how)
         file.create_dataset("datasets", data=[*names, b""], dtype=TEXT)
+        file["checksums"][:-1] = [xxh3_64_intdigest(image.tobytes()) for image in images[:-1]]
     images[-1] = np.zeros((0, 0), np.uint8)
     check_all(ImageStore(tmp_path / "a.h5"), images, LABELS)
 
@@ -538,8 +543,8 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not one of h5ingest"):
         ImageStore(tmp_path / "other.h5")
     with h5py.File(tmp_path / "later.h5", "w") as file:
-        file.attrs["schema"] = "h5ingest stack 2"
-    with pytest.raises(OutputError, match="'h5ingest stack 2' is not known"):
+        file.attrs["schema"] = "h5ingest stack 3"
+    with pytest.raises(OutputError, match="'h5ingest stack 3' is not known"):
         ImageStore(tmp_path / "later.h5")
     with h5py.File(tmp_path / "torso.h5", "w") as file:
         write_attributes(file, "stack")

@@ -9,11 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers.chunk_sums import wrong_chunks
 from helpers.support import write_manifest, write_png
 
 from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.schema import IMAGES, IN_TREES, known, known_datasets
+from h5ingest.core.schema import CHUNK_CHECKSUMS, IMAGES, IN_TREES, known, known_datasets
 from h5ingest.inspect import croissant, show
 from h5ingest.inspect.verify import verify
 from h5ingest.mpi.comm import SerialComm
@@ -113,7 +114,7 @@ REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "no schema": ({}, "an HDF5 file, but not one of h5ingest: it names no schema"),
     "another's": ({"schema": "h5other stack 1"}, "not one of h5ingest"),
     "a prefix": ({"schema": "h5ingestion stack 1"}, "not one of h5ingest"),
-    "later": ({"schema": "h5ingest stack 2"}, "schema 'h5ingest stack 2' is not known to this"),
+    "later": ({"schema": "h5ingest stack 3"}, "schema 'h5ingest stack 3' is not known to this"),
     "new layout": ({"schema": "h5ingest pyramid 1"}, "is not known to this version of h5ingest"),
     "no version": ({"schema": "h5ingest stack"}, "is not known to this version of h5ingest"),
     "groups": ({"schema": "h5ingest stack 1", "groups": "train"}, "groups and options should be"),
@@ -151,7 +152,7 @@ def test_what_is_damaged_is_still_found(manifest: Path, tmp_path: Path) -> None:
         with h5py.File(out) as file:
             present = [name for name in known(layout) if name in file] + ["columns/data"]
             schema = file.attrs["schema"]
-        assert schema == f"h5ingest {layout} 1"
+        assert schema == f"h5ingest {layout} 2"
         assert "label_names" in present
         assert ("sizes" in present) == (layout == "stack")
         for name in present:
@@ -172,3 +173,28 @@ def test_a_tree_gives_no_image_a_name_of_ours(manifest: Path, tmp_path: Path) ->
         for label in OURS:
             images = {name.decode().rpartition("/")[2] for name in file[f"{label}/datasets"]}
             assert images == {f"{name}_1" if name in IN_TREES else name for name in OURS}
+
+
+@pytest.mark.parametrize("layout", ["stack", "tree"])
+def test_checksums_of_chunks_stand_beside_what_users_call_so(layout: str, tmp_path: Path) -> None:
+    """They are no column with a value for each sample, and in a tree no image takes their name."""
+    name, out = CHUNK_CHECKSUMS.name, tmp_path / "a.h5"
+    pixels = np.arange(3 * 8 * 9, dtype=np.uint8).reshape(3, 8, 9)
+    files = [f"{name}.png", "b.png", "c.png"]
+    for file, image in zip(files, pixels, strict=True):
+        write_png(tmp_path / file, image)
+    rows = [("path", name), *((file, k * 7) for k, file in enumerate(files))]
+    manifest = write_manifest(tmp_path / "m.csv", rows)
+    ingest(manifest, out, IngestOptions(layout=layout, compression="gzip:1"))
+    assert verify(out, SerialComm(), sources=True).ok
+    with ImageStore(out, verify="always") as store:
+        np.testing.assert_array_equal([image for image, _ in store], pixels)
+        assert np.asarray(store.columns[name]).tolist() == [0, 7, 14]
+    with h5py.File(out) as file:
+        assert file[name].shape == (3 if layout == "tree" else 1,)
+        assert not wrong_chunks(file)
+    (records,) = croissant.describe(out)["recordSet"]
+    fields = {field["name"].partition("/")[2] for field in records["field"]}
+    assert f"columns/{name}" in fields
+    assert name not in fields
+    assert fields >= {"status", "checksums", "paths"}

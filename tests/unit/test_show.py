@@ -16,6 +16,7 @@ import pytest
 from helpers.support import Flavour, explain, make_pixels, write_images, write_manifest
 from numpy.typing import NDArray
 from PIL import Image
+from xxhash import xxh3_64_intdigest
 
 from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, UsageError
@@ -156,6 +157,8 @@ def test_other_layouts(tmp_path: Path, layout: str) -> None:
             file["datasets"] = ["/x/a", "/x/b"]
             file["x/a"] = make_pixels(1, (2, 3))[0]
             file["x/b"] = make_pixels(1, (4, 5, 3))[0]
+            sums = [xxh3_64_intdigest(file[name][()]) for name in ("x/a", "x/b")]
+            file["checksums"] = np.array(sums, np.uint64)
         else:
             kind = {"ragged": "pixels", "encoded": "data"}[layout]
             file[f"images/{kind}"] = np.zeros(12 + 40, np.uint8)

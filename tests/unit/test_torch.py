@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from h5ingest import ImageStore
-from h5ingest.core.errors import UsageError
+from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 
@@ -129,6 +129,18 @@ def test_failed_rows_are_not_shown_to_a_model(tmp_path: Path) -> None:
     assert labels_of(ours.ImageDataset(masking))[:4] == [0, -100, -100, 9]
     with pytest.raises(UsageError, match="group"):
         ours.ImageDataset(masking, group="train")
+
+
+def test_checksums_are_compared_if_that_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", make_pixels(7, (5, 4)))
+    with h5py.File(path, "r+") as file:
+        file["checksums"] = np.zeros(7, np.uint64)  # which are wrong
+    for dataset in (ours.ImageDataset(path), ours.ImageDataset(path, verify="never")):
+        assert len(dataset[[2, 0]][0]) == 2
+    dataset = pickle.loads(pickle.dumps(ours.ImageDataset(path, verify="first")))
+    for index in (2, [0, 2]):
+        with pytest.raises(OutputError, match="is damaged: expected checksum"):
+            dataset[index]
 
 
 def test_without_labels_there_are_images_only(tmp_path: Path) -> None:

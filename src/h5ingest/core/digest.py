@@ -1,7 +1,8 @@
 """`ContentDigest`: one number for what a file holds, however it was written.
 
 It is the SHA-256 of a line per dataset: name, kind, and the SHA-256 of its values. Images enter by
-their checksums. Chunks, filters, HDF5 versions, the number of ranks and the moment do not enter.
+their checksums. Chunks, their checksums, filters, HDF5 versions, the number of ranks and the moment
+do not enter; nor does the version of the format: what it begins with is `schema.content_text`.
 """
 
 from __future__ import annotations

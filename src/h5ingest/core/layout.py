@@ -155,11 +155,14 @@ class DatasetSpec:
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
+    def n_chunks(self) -> int:
+        """Number of chunks, the last one included; 0 where there are none."""
+        return -(-self.shape[0] // self.chunk_rows) if self.chunk_rows else 0
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes in the file: whole chunks, the last one included."""
-        rows = self.shape[0]
-        if self.chunk_rows:
-            rows = -(-rows // self.chunk_rows) * self.chunk_rows
+        rows = self.n_chunks * self.chunk_rows if self.chunk_rows else self.shape[0]
         return rows * self.row_bytes
 
     def __str__(self) -> str:
@@ -195,11 +198,17 @@ class Group:
     """ragged, encoded: (N, 3) int32, height, width, channels."""
     sizes: DatasetSpec | None = None
     """stack with padding: (N, 2) uint32, height and width without the padding."""
+    chunk_checksums: DatasetSpec | None = None
+    """Where the images are filtered: uint64, xxh3-64 of each chunk of `pixels` as it is stored; of
+    each image in a tree."""
 
     @property
     def datasets(self) -> tuple[DatasetSpec, ...]:
         """All of them, in the order in which they are created."""
-        every = self.pixels, self.status, self.checksums, self.offsets, self.shapes, self.sizes
+        every = (
+            self.pixels, self.status, self.checksums, self.offsets, self.shapes, self.sizes,
+            self.chunk_checksums,
+        )  # fmt: skip
         return tuple(spec for spec in every if spec is not None and spec.name)
 
 

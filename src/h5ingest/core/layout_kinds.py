@@ -170,7 +170,9 @@ class _Tree(LayoutKind):
         return lengths
 
     def group(self, plan: GroupPlan) -> Group:
-        return tree_group(plan.name, plan.prefix, plan.n_rows, plan.n_elements)
+        return tree_group(
+            plan.name, plan.prefix, plan.n_rows, plan.n_elements, filters=plan.filters
+        )
 
 
 KINDS: Final[Mapping[str, LayoutKind]] = MappingProxyType(
@@ -247,7 +249,7 @@ def stack_group(
     sizes = _per_row(prefix, schema.SIZES, n_rows) if padded else None
     return Group(
         name=name, prefix=prefix, n_rows=n_rows, image=image, pixels=pixels, sizes=sizes,
-        **_records(prefix, n_rows),
+        **_records(prefix, n_rows, pixels.n_chunks, filters),
     )  # fmt: skip
 
 
@@ -277,21 +279,27 @@ def extent_group(
         name=name, prefix=prefix, n_rows=n_rows, image=None, pixels=pixels,
         offsets=_per_row(prefix, schema.OFFSETS, n_rows),
         shapes=_per_row(prefix, schema.SHAPES, n_rows),
-        **_records(prefix, n_rows),
+        **_records(prefix, n_rows, pixels.n_chunks, filters),
     )  # fmt: skip
 
 
-def tree_group(name: str, prefix: str, n_rows: int, n_bytes: int) -> Group:
+def tree_group(
+    name: str, prefix: str, n_rows: int, n_bytes: int, *, filters: tuple[Filter, ...] = ()
+) -> Group:
     """Return the datasets beside images that have a dataset each."""
     return Group(
         name=name, prefix=prefix, n_rows=n_rows, image=None,
         pixels=DatasetSpec(name="", shape=(n_bytes,), dtype="uint8"),
-        **_records(prefix, n_rows),
+        **_records(prefix, n_rows, n_rows, filters),
     )  # fmt: skip
 
 
-def _records(prefix: str, n_rows: int) -> dict[str, Any]:
+def _records(
+    prefix: str, n_rows: int, n_chunks: int, filters: tuple[Filter, ...]
+) -> dict[str, Any]:
+    chunks = _per_row(prefix, schema.CHUNK_CHECKSUMS, n_chunks)
     return {
+        "chunk_checksums": chunks if filters else None,  # else those of the images say as much
         "status": replace(_per_row(prefix, schema.STATUS, n_rows), enum=schema.STATUS_NAMES),
         "checksums": _per_row(prefix, schema.CHECKSUMS, n_rows),
     }

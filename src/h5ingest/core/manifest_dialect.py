@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ _QUOTES: Final = (
 
 LONGEST_LINE: Final = 1024**2
 """Bytes. PATH_MAX is 4,096 on Linux; a 'line' beyond this is a file that is not a manifest."""
+
+
+LONGEST_NAME: Final = 1024
+"""Bytes of the name of a column. An HDF5 name has to fit into 64 KiB with all that is beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +128,28 @@ def _check_header(names: list[str], where: str) -> tuple[str, ...]:
                 f"{where}: expected a name for each column, which becomes the name of a dataset; "
                 f"column {i + 1} is {column!r}"
             )
+        if not _is_text(column):
+            raise ManifestError(
+                f"{where}: expected names of columns in UTF-8, as they become names of datasets; "
+                f"column {i + 1} is {_show(os.fsencode(column))}. Write this line in UTF-8; the "
+                f"other lines may have any bytes"
+            )
+        if len(column.encode()) > LONGEST_NAME:
+            raise ManifestError(
+                f"{where}: expected names of columns of at most {LONGEST_NAME:,} bytes, column "
+                f"{i + 1} has {len(column.encode()):,}"
+            )
         if column in columns[:i]:
             raise ManifestError(f"{where}: expected distinct column names, found {column!r} twice")
     return columns
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that were none
+        return False
+    return True
 
 
 def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
@@ -167,7 +191,11 @@ def _split_line(line: bytes, delimiter: bytes, *, quoted: bool) -> list[bytes]:
     if not (quoted and b'"' in line):
         return line.split(delimiter)
     text = line.decode("utf-8", "surrogateescape")
-    cells = next(csv.reader([text], delimiter=delimiter.decode(), strict=True))
+    limit = csv.field_size_limit(LONGEST_LINE)  # 128 KiB, for the whole process
+    try:
+        cells = next(csv.reader([text], delimiter=delimiter.decode(), strict=True))
+    finally:
+        csv.field_size_limit(limit)
     return [cell.encode("utf-8", "surrogateescape") for cell in cells]
 
 

@@ -1,4 +1,4 @@
-"""The format of a file, schema version 1: the datasets and attributes that h5ingest names itself.
+"""The format of a file, schema version 2: the datasets and attributes that h5ingest names itself.
 
 Every other name in a file is the user's:
 
@@ -9,6 +9,9 @@ Every other name in a file is the user's:
 
 So whoever reads a file asks for these names only, and takes nothing else for a standard dataset
 because of how it looks: not `sizes` in a tree, which is an image, nor a column `data`.
+
+Version 2 has `chunk_checksums`; apart from that it is version 1, which is still read. What a file
+holds has the same content digest in both.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from typing import Any, Final
 
 from h5ingest.core.errors import OutputError, UsageError
 
-VERSION: Final = 1
-"""The version of the format, the same for all layouts."""
+VERSION: Final = 2
+"""The version of the format that is written, the same for all layouts."""
+VERSIONS: Final = (1, VERSION)
+"""Those that are read."""
 
 STATUS_MISSING: Final = 0
 STATUS_OK: Final = 1
@@ -59,6 +64,9 @@ class Attribute(StrEnum):
 
 GROUP_NAME: Final = "name"
 """Attribute of an HDF5 group of samples: its name as the manifest has it."""
+CHUNKING: Final = "chunking"
+"""Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images when it was written; of a tree's images,
+the numbers of their filters."""
 PALETTE: Final = "palette"
 """Attribute of the pixels, or of a tree's group: (n, 3) RGB, where samples are its indices."""
 
@@ -103,6 +111,12 @@ STATUS: Final = StandardDataset(
 CHECKSUMS: Final = StandardDataset(
     "checksums", "uint64", "xxh3-64 of the image's bytes, row-major, little-endian."
 )
+CHUNK_CHECKSUMS: Final = StandardDataset(
+    "chunk_checksums", "uint64", "xxh3-64 of each compressed chunk of the images, as stored.",
+    dims=("chunk",),
+)  # fmt: skip
+"""From version 2 on, where the images have filters: of the bytes in the file, before any filter is
+undone. In a tree a row is an image, which is one chunk."""
 LABELS: Final = StandardDataset("labels", "int64", "Class of the image.")
 LABEL_NAMES: Final = StandardDataset("label_names", "text", dims=("class",))
 SAMPLES: Final = StandardDataset("samples", "int64", "Index of the sample in the manifest, from 0.")
@@ -124,7 +138,7 @@ _IMAGES_OF: Final = {
     "encoded": (ENCODED_DATA, OFFSETS, SHAPES),
 }
 _ALWAYS: Final = (PATHS, STATUS, CHECKSUMS)
-_OPTIONAL: Final = (LABELS, LABEL_NAMES, SAMPLES)
+_OPTIONAL: Final = (LABELS, LABEL_NAMES, SAMPLES, CHUNK_CHECKSUMS)
 
 LAYOUTS: Final = tuple(_IMAGES_OF)
 
@@ -161,9 +175,30 @@ def schema_text(layout: str) -> str:
     """Return the attribute `schema` of a file of this layout.
 
     >>> schema_text("stack")
-    'h5ingest stack 1'
+    'h5ingest stack 2'
     """
     return f"h5ingest {layout} {VERSION}"
+
+
+def content_text(layout: str, n_samples: int | None) -> str:
+    r"""Return what a content digest begins with: the same in all versions of the format so far.
+
+    `CHUNK_CHECKSUMS` does not enter the digest, as filters and chunks do not.
+
+    >>> content_text("stack", 3)
+    'h5ingest stack 1\t3'
+    """
+    return f"h5ingest {layout} 1\t{n_samples}"
+
+
+def chunking(creation: Any) -> str:
+    """Return how a dataset is cut and filtered, of its creation property list.
+
+    Whoever writes the chunks in another way (`h5repack`) leaves `CHUNK_CHECKSUMS` as it is: what
+    is in its attribute `CHUNKING` then differs from this.
+    """
+    filters = [creation.get_filter(k) for k in range(creation.get_nfilters())]
+    return repr((creation.get_chunk(), [(id_, tuple(how)) for id_, _, how, _ in filters]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +255,7 @@ def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     maker, layout, version = (*schema.split(" ", 2), "", "", "")[:3]
     if maker != "h5ingest":
         raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
-    if layout not in LAYOUTS or version != str(VERSION):
+    if layout not in LAYOUTS or version not in map(str, VERSIONS):
         raise OutputError(
             f"{path}: schema {schema!r} is not known to this version of h5ingest: a newer one is "
             f"needed"

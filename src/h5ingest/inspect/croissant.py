@@ -67,6 +67,10 @@ _TYPES: Final = {
     "u1": "cr:UInt8", "u2": "cr:UInt16", "u4": "cr:UInt32", "u8": "cr:UInt64",
 }  # fmt: skip
 
+_NOT_PER_SAMPLE: Final = tuple(
+    dataset.name
+    for dataset in (schema.LABEL_NAMES, schema.OFFSETS, schema.SHAPES, schema.CHUNK_CHECKSUMS)
+)
 _MEANINGS: Final = {
     dataset.name: dataset.meaning
     for layout in schema.LAYOUTS
@@ -195,7 +199,7 @@ def _columns(
             yield images, (-1, -1, -1), dataset.dtype
         elif name == schema.ENCODED_DATA.name:  # the bytes of an image file
             yield images, (-1,), dataset.dtype
-        elif name not in (schema.LABEL_NAMES.name, schema.OFFSETS.name, schema.SHAPES.name):
+        elif name not in _NOT_PER_SAMPLE:
             yield name, dataset.shape[1:], dataset.dtype
 
 

@@ -40,6 +40,7 @@ def _shape_problems(file: h5py.File, header: FileHeader, prefix: str) -> list[st
         return [f"expected a dataset {name}, found none" for name in missing]
     found = {name: len(dataset) for name, dataset in datasets(file[prefix or "/"], header.layout)}
     found.pop(schema.LABEL_NAMES.name, None)  # a row for each class
+    found.pop(schema.CHUNK_CHECKSUMS.name, None)  # a row for each chunk
     n_rows = found[schema.STATUS.name]
     expected = dict.fromkeys(found, n_rows)
     if schema.OFFSETS.name in found:
@@ -64,12 +65,14 @@ def digest_problems(
         checksums: (n,) of all images, one group after the other, computed from their pixels: not
             those that the file has.
     """
-    digest = ContentDigest(f"{header.schema}\t{header.n_samples}")
+    digest = ContentDigest(schema.content_text(header.layout, header.n_samples))
     pixels = schema.PIXELS.get(header.layout)
     first = 0
     for prefix in header.prefixes:
         for name, dataset in datasets(file[prefix or "/"], header.layout):
             full_name = f"{prefix}/{name}"
+            if name == schema.CHUNK_CHECKSUMS.name:
+                continue
             if pixels is not None and name == pixels.name:
                 digest.add_pixels(full_name, [_kind(dataset)])
             elif name == schema.CHECKSUMS.name:

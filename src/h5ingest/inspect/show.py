@@ -105,7 +105,7 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
         trunk = Tree(title, guide_style="dim")
         n_images = 0
         for name in [group] if group is not None else header.groups or [None]:
-            with ImageStore(path, group=name) as store:
+            with ImageStore(path, group=name, verify="never") as store:
                 n_images += len(store)
                 branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
                 prefix = header.prefix(name)

@@ -125,6 +125,7 @@ def about_job(
         "images": {
             group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
         },
+        "schema": layout.schema,
         "the datasets": layout.digest,
         "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
         "alignment": job.options.alignment,

@@ -57,9 +57,16 @@ class SampleRecords:
     """(n,)"""
     sizes: NDArray[np.uint32]
     """(n, 2) height and width without padding; stored for a stack only."""
+    chunk_checksums: NDArray[np.uint64]
+    """(n,) of the bytes in the file, in a tree; in other layouts a chunk is no sample."""
 
     @classmethod
     def of(cls, samples: Samples) -> SampleRecords:
         """Return records of samples of which none is stored yet."""
         n = len(samples.rows)
-        return cls(np.zeros(n, np.uint64), np.zeros(n, np.uint8), np.zeros((n, 2), np.uint32))
+        return cls(
+            checksums=np.zeros(n, np.uint64),
+            status=np.zeros(n, np.uint8),
+            sizes=np.zeros((n, 2), np.uint32),
+            chunk_checksums=np.zeros(n, np.uint64),
+        )

@@ -33,9 +33,14 @@ class DatasetLoop(WriteLoop):
                     image = buffer.array(samples.image_shape(k), samples.image_dtype(k))
                     self._loader.load(samples, k, next(files), image, records)
                 with self._writing():
-                    writer.write_image(shard.group, row, image)
+                    records.chunk_checksums[k] = writer.write_image(shard.group, row, image)
                     self._stats.n_written_bytes += image.nbytes
             self._write_records(group, samples, rows, records)
+            if rows and group.chunk_checksums is not None:
+                cut = slice(rows.start - samples.rows.start, rows.stop - samples.rows.start)
+                with self._writing():
+                    sums = records.chunk_checksums[cut]
+                    writer.write(group.chunk_checksums.name, rows, sums)
             self._mark(shard, span, rows, records)
 
 

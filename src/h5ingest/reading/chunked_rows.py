@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
+from h5ingest.reading.checks import Checks, Verify
 from h5ingest.reading.chunk_cache import ChunkCache
 from h5ingest.reading.forksafe_file import ForkSafeFile, plain_dtype
 from h5ingest.reading.rows import Indices, all_normal, normal
@@ -27,7 +28,13 @@ class ChunkedRows:
     """
 
     def __init__(
-        self, handle: ForkSafeFile, dataset: h5py.Dataset, cache_bytes: int, threads: Threads
+        self,
+        handle: ForkSafeFile,
+        dataset: h5py.Dataset,
+        cache_bytes: int,
+        threads: Threads,
+        sums: NDArray[np.uint64] | None = None,
+        verify: Verify = "auto",
     ) -> None:
         """Prepare.
 
@@ -36,6 +43,9 @@ class ChunkedRows:
             dataset: (N, …), chunked along axis 0 only.
             cache_bytes: what decoded chunks may take; one is always kept.
             threads: for the chunks of a batch.
+            sums: (chunks,) checksums of the chunks as they are stored, to be compared before they
+                are decoded; None: they are not.
+            verify: when, if they are: not `never`; see `ImageStore`.
 
         Raises:
             SetupError: a filter is not available here.
@@ -49,6 +59,11 @@ class ChunkedRows:
         n_kept = min(n_chunks, max(1, cache_bytes // self._pipeline.chunk_bytes))
         self._cache = ChunkCache(handle, n_kept, self._pipeline.chunk_shape, self.dtype)
         self._opened: tuple[Any, Any] = (None, None)
+        self.checks: Checks | None = None
+        """Of the chunks; None: what is stored is not compared."""
+        if sums is not None:  # what HDF5 decodes has to be read twice for it
+            once = verify == "first" or (verify == "auto" and not self._pipeline.native)
+            self.checks = Checks(handle.path, sums, self._describe, once=once)
 
     def one(self, row: int) -> NDArray[Any]:
         """Return a copy of the row."""
@@ -127,11 +142,19 @@ class ChunkedRows:
         """Fill `out`, of the shape of a chunk, C-contiguous.
 
         Raises:
-            OutputError: the chunk cannot be read or decoded: the file is damaged.
+            OutputError: the chunk cannot be read or decoded, or is not what was stored: the file is
+                damaged.
         """
+        checks = self.checks
+        native = self._pipeline.native and not (checks is None and self._pipeline.overlooks_damage)
         with self._handle as file:
-            stored = self._stored(file, chunk) if self._pipeline.native else None
-        if stored is not None:
+            stored = self._stored(file, chunk) if native or checks is not None else None
+        if checks is not None:  # before a decoder sees it that may crash
+            if stored is None:
+                what = f"{self._handle.path}: {self._describe(chunk)}"
+                raise OutputError(f"{what} is damaged: it is not where it should be")
+            checks.one(chunk, stored[1])
+        if native and stored is not None:
             try:
                 self._pipeline.decode_into(*stored, out)
             except ValueError as error:
@@ -154,6 +177,12 @@ class ChunkedRows:
         except (OSError, RuntimeError):  # or not readable, which HDF5 is going to say once more
             return None
         return mask, data
+
+    def _describe(self, chunk: int) -> str:
+        first = chunk * self.chunk_rows
+        what = "images" if self._beyond else "elements"
+        last = min(first + self.chunk_rows, self.shape[0]) - 1
+        return f"{self._name}: chunk {chunk} ({what} {first:,} to {last:,})"
 
     def _dataset(self, file: h5py.File) -> h5py.Dataset:
         opened, dataset = self._opened

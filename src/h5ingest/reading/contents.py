@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
 from h5ingest.core.schema import StandardDataset
+from h5ingest.reading.checks import Checks, Verify, fit_chunks
 from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
@@ -60,6 +61,7 @@ class Opener:
         prefix: str,
         cache_bytes: int,
         n_threads: int | None,
+        verify: Verify,
     ) -> None:
         """Map the file.
 
@@ -69,10 +71,11 @@ class Opener:
             prefix: HDF5 path of the group: empty, or `/train`.
             cache_bytes: what decoded chunks may take.
             n_threads: that decode; see `Threads`.
+            verify: when checksums are compared; see `ImageStore`.
         """
         self._threads = Threads(n_threads)
         self._handle, self._file, self._prefix = handle, file, prefix
-        self._cache_bytes = cache_bytes
+        self._cache_bytes, self._verify = cache_bytes, verify
         self._bytes = FileBytes(handle.path, handle.identity)
 
     def contents(self, layout: str) -> Contents:
@@ -118,7 +121,13 @@ class Opener:
         if offset is not None:
             return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
         if dataset.chunks and dataset.chunks[1:] == dataset.shape[1:] and dataset.size:
-            return ChunkedRows(self._handle, dataset, self._cache_bytes, self._threads)
+            sums = None
+            if self._verify != "never" and fit_chunks(
+                self._dataset(schema.CHUNK_CHECKSUMS), dataset
+            ):
+                sums = self.array(schema.CHUNK_CHECKSUMS)
+            how = self._handle, dataset, self._cache_bytes, self._threads
+            return ChunkedRows(*how, sums, self._verify)
         return PlainRows(self._handle, dataset)
 
     def _dataset(self, wanted: StandardDataset) -> h5py.Dataset | None:
@@ -138,7 +147,8 @@ class Opener:
         each = dataset.chunks[0] if dataset is not None and dataset.chunks else 0
         if not each:
             each = max(1, _BLOCK_BYTES // (math.prod(rows.shape[1:]) * rows.dtype.itemsize or 1))
-        return Stack(rows), rows.shape[1:], rows.dtype, _every(each, n_rows)
+        checks = self._checks(rows, schema.IMAGES, auto=False)
+        return Stack(rows, checks), rows.shape[1:], rows.dtype, _every(each, n_rows)
 
     def _ragged(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
         elements = self.rows(schema.RAGGED_PIXELS)
@@ -155,12 +165,45 @@ class Opener:
             raise OutputError(
                 f"{self._handle.path}: {self._prefix}/images has no offsets or shapes"
             )
-        images = layout(elements, offsets, shapes, self._threads, self._handle.path)
+        checks = self._checks(elements, schema.IMAGES, auto=layout is Encoded)
+        images = layout(elements, offsets, shapes, self._threads, self._handle.path, checks)
         return images, None, dtype, self._blocks(elements, offsets)
 
     def _tree(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
         names = Strings(self._handle, schema.TREE_NAMES.at(self._prefix), n_rows, None)
-        return Tree(self._handle, names), None, None, _every(1, n_rows)
+        rows = self._checks(None, schema.TREE_NAMES, auto=True)
+        chunks = None
+        sums = self._dataset(schema.CHUNK_CHECKSUMS)
+        filters = None if sums is None else sums.attrs.get(schema.CHUNKING)  # else an image
+        if rows is not None and filters is not None:
+            chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
+        return Tree(self._handle, names, rows, chunks), None, None, _every(1, n_rows)
+
+    def _checks(self, rows: Rows | None, images: StandardDataset, *, auto: bool) -> Checks | None:
+        """Return what compares the images that are read; None: nothing does, or it does already.
+
+        Args:
+            rows: they are read from; they may compare chunks.
+            images: for messages.
+            auto: whether they are compared unless somebody asks for something else.
+        """
+        of_chunks = isinstance(rows, ChunkedRows) and rows.checks is not None
+        if of_chunks or self._verify == "never" or (self._verify == "auto" and not auto):
+            return None
+        return self._compare(schema.CHECKSUMS, images)
+
+    def _compare(self, wanted: StandardDataset, images: StandardDataset) -> Checks:
+        """Return what compares images with one of the datasets of checksums."""
+        sums, status = self.array(wanted), self.array(schema.STATUS)
+        if sums is None or status is None:
+            raise self._missing(wanted)
+        if sums.shape != status.shape:
+            raise OutputError(
+                f"{self._handle.path}: {wanted.at(self._prefix)}: expected {len(status):,} "
+                f"checksums, found {sums.shape}"
+            )
+        name, once = images.at(self._prefix), self._verify == "first"
+        return Checks(self._handle.path, sums, lambda row: f"{name}: image {row}", once=once)
 
     def _sizes(self, layout: str) -> NDArray[Any] | None:
         known = schema.known_datasets(layout)  # a tree may have an image of such a name

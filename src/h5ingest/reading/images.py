@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode
+from h5ingest.reading.checks import Checks, fit_image
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.rows import Indices, Rows, all_normal, normal
 from h5ingest.reading.text import Strings
@@ -36,14 +38,25 @@ class Images(Protocol):
 class Stack:
     """Images of one shape in one dataset."""
 
-    def __init__(self, rows: Rows) -> None:
-        """Read from `rows`, (N, H, W) or (N, H, W, C)."""
-        self.one = rows.one
-        self._rows = rows
+    def __init__(self, rows: Rows, checks: Checks | None = None) -> None:
+        """Read from `rows`, (N, H, W) or (N, H, W, C), and compare what is read."""
+        self.one = rows.one if checks is None else self._checked
+        self._rows, self._checks = rows, checks
 
     def many(self, rows: Indices | slice) -> NDArray[Any]:
         """Return (n, H, W) or (n, H, W, C)."""
-        return self._rows.span(rows) if isinstance(rows, slice) else self._rows.many(rows)
+        found = self._rows.span(rows) if isinstance(rows, slice) else self._rows.many(rows)
+        if self._checks is not None:
+            if isinstance(rows, slice):
+                rows = np.arange(*rows.indices(self._rows.shape[0]), dtype=np.intp)
+            self._checks.many(rows, found)
+        return found
+
+    def _checked(self, row: int) -> NDArray[Any]:
+        found = self._rows.one(row)
+        assert self._checks is not None, "else this is not called"
+        self._checks.one(row, found)
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +73,8 @@ class Ragged:
     """For the images of a batch."""
     _path: str
     """Path of the file, for messages."""
+    _checks: Checks | None = None
+    """Compares the elements of each image that is read."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
@@ -67,7 +82,10 @@ class Ragged:
         start, stop = self._offsets[row : row + 2].tolist()
         height, width, channels = self._shapes[row].tolist()
         shape = (height, width) if channels <= 1 else (height, width, channels)
-        return self._image(row, self._elements.span(slice(start, stop)), shape)
+        values = self._elements.span(slice(start, stop))
+        if self._checks is not None:
+            self._checks.one(row, values)
+        return self._image(row, values, shape)
 
     def many(self, rows: Indices | slice) -> list[NDArray[Any]]:
         """Return the images, read in the order in which they lie in the file."""
@@ -128,6 +146,11 @@ class Tree:
     _handle: ForkSafeFile
     _names: Strings
     """Absolute HDF5 path of each row's dataset; empty where there is none."""
+    _checks: Checks | None = None
+    """Compares the pixels of each image that is read."""
+    _chunk_checks: tuple[Checks, str] | None = None
+    """Compares instead the bytes of an image's only chunk, before they are decoded; and which
+    filters it has (`fit_image`)."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image; (0, 0) where there is none."""
@@ -140,6 +163,20 @@ class Tree:
         names = self._names.raw(rows)
         try:
             with self._handle as file:
-                return [file[name][()] if name else np.zeros((0, 0), np.uint8) for name in names]
+                return [
+                    self._read(row, file[name]) if name else np.zeros((0, 0), np.uint8)
+                    for row, name in zip(rows.tolist(), names, strict=True)
+                ]
         except KeyError as error:
             raise OutputError(f"{self._handle.path}: a dataset is missing: {error}") from None
+
+    def _read(self, row: int, dataset: h5py.Dataset) -> NDArray[Any]:
+        checks = self._checks
+        if self._chunk_checks is not None and fit_image(self._chunk_checks[1], dataset):
+            _, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
+            self._chunk_checks[0].one(row, stored)
+            checks = None
+        found: NDArray[Any] = dataset[()]
+        if checks is not None:
+            checks.one(row, found)
+        return found

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.options import MIB
 from h5ingest.core.schema import PATHS, FileHeader, read_header
+from h5ingest.reading.checks import VERIFY, Verify
 from h5ingest.reading.contents import Contents, Opener
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.images import Batch
@@ -42,6 +43,15 @@ class ImageStore:
     - `skip`: left out: `store[i]` is the i-th image that is good, and `rows[i]` its row;
     - `mask`: included, with the label `masked_label`.
 
+    What is read is compared with the checksums of the file, and refused if it differs, by `verify`:
+    - `auto`: whatever has to be decoded is compared before, as that costs next to nothing:
+      compressed chunks, the files of `encoded`; the images of `tree`, too. Chunks whose codec only
+      HDF5 knows are the first time, as for that they are read twice. Other pixels, which are copied
+      in less time than a checksum takes, are not, nor are chunks of files of version 1;
+    - `never`: nothing is;
+    - `first`: each image or chunk is when this process reads it for the first time;
+    - `always`: every time that it is read, or decoded.
+
     Any thread may read. Any process may: a store can be pickled, and be used on both sides of a
     fork; each process opens the file for itself, and a file that was replaced meanwhile is refused.
     """
@@ -55,6 +65,7 @@ class ImageStore:
         masked_label: int = -1,
         cache_bytes: int = CACHE_BYTES,
         threads: int | None = None,
+        verify: Verify = "auto",
     ) -> None:
         """Open the file.
 
@@ -66,6 +77,7 @@ class ImageStore:
             cache_bytes: memory for decoded chunks of a compressed file, in each process.
             threads: that decode the chunks or files of one batch; None: one per processor in a main
                 process, one in a process that another one started (a DataLoader's, for example).
+            verify: when what is read is compared with its checksum, see above.
 
         Raises:
             OutputError: the file cannot be read, or is not one of h5ingest.
@@ -74,6 +86,8 @@ class ImageStore:
         """
         if failed not in ("include", "skip", "mask"):
             raise UsageError(f"failed: expected include, skip or mask, got {failed!r}")
+        if verify not in VERIFY:
+            raise UsageError(f"verify: expected {', '.join(VERIFY)}; got {verify!r}")
         if threads is not None and threads < 1:
             raise UsageError(f"threads: expected at least 1, got {threads}")
         self.path: Final = os.path.abspath(os.fspath(path))
@@ -81,7 +95,7 @@ class ImageStore:
         self.group: Final = group
         """Name of the group, or None."""
         self._failed, self._masked_label = failed, masked_label
-        self._cache_bytes, self._threads = cache_bytes, threads
+        self._cache_bytes, self._threads, self._verify = cache_bytes, threads, verify
         self._digest: str | None = None
         self._start()
         if group is not None or not self._header.groups:
@@ -111,7 +125,8 @@ class ImageStore:
             assert self._handle is not None
             prefix = self._header.prefix(self.group)
             with self._handle as file:
-                opener = Opener(self._handle, file, prefix, self._cache_bytes, self._threads)
+                how = self._cache_bytes, self._threads, self._verify
+                opener = Opener(self._handle, file, prefix, *how)
                 found = opener.contents(self._header.layout)
             self._selection = Selection.of(
                 found.status, found.labels, self._failed, self._masked_label
@@ -268,7 +283,8 @@ class ImageStore:
         return {
             "path": self.path, "group": self.group, "_failed": self._failed,
             "_masked_label": self._masked_label, "_cache_bytes": self._cache_bytes,
-            "_threads": self._threads, "_digest": self._digest, "_header": self._header,
+            "_threads": self._threads, "_verify": self._verify,
+            "_digest": self._digest, "_header": self._header,
             "_handle": None, "_found": None, "_selection": _NOTHING,
         }  # fmt: skip
 

@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SetupError
+from h5ingest.core.layout import HTJ2K
+from h5ingest.images import htj2k
+from h5ingest.reading.checks import filter_ids
 from h5ingest.reading.forksafe_file import plain_dtype
 
 _SHUFFLE: Final = 2
@@ -40,16 +43,16 @@ class FilterPipeline:
         Raises:
             SetupError: a filter is not available here.
         """
-        creation = dataset.id.get_create_plist()
         self.chunk_shape: tuple[int, ...] = dataset.chunks
         self.dtype = plain_dtype(dataset.dtype)
-        self.filters: tuple[int, ...] = tuple(
-            creation.get_filter(k)[0] for k in range(creation.get_nfilters())
-        )
+        self.filters = filter_ids(dataset)
         # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
         codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
-        self.native = len(codecs) <= 1 and all(id_ in _NATIVE for id_ in codecs)
+        self._is_image = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
+        self.native = self._is_image or (len(codecs) <= 1 and all(id_ in _NATIVE for id_ in codecs))
         """Whether `decode_into` can be of use."""
+        self.overlooks_damage = self._is_image
+        """Whether it is only for chunks whose checksums are compared."""
         if not self.native:
             check_available(self.filters)
 
@@ -67,6 +70,9 @@ class FilterPipeline:
         """
         flat = out.reshape(-1).view(np.uint8)
         used = [id_ for k, id_ in enumerate(self.filters) if not mask >> k & 1]
+        if self._is_image and used:
+            htj2k.decode_into(data, out[0])
+            return
         shuffled = _SHUFFLE in used and self.dtype.itemsize > 1
         target = np.empty_like(flat) if shuffled else flat
         codecs = [id_ for id_ in used if id_ != _SHUFFLE]

@@ -90,7 +90,7 @@ class ChunkPlacer:
         self._images_lie: int | None = None
         """A hash of where the images of a tree begin."""
         self._known = known
-        counts = [-(-s.shape[0] // (s.chunk_rows or 1)) if s.filters else 0 for s in self._specs]
+        counts = [spec.n_chunks if spec.filters else 0 for spec in self._specs]
         self._slots = [0, *accumulate(counts)]
         """Where the chunks of each dataset begin in `_placed`; then come the images of a tree."""
         self._placed = bytearray(self._slots[-1] if known else 0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import compressor
@@ -23,11 +24,17 @@ class ChunkWriter(RowWriter):
         self._queue = ChunkQueue(file)
         self._numbers = {spec.name: i for i, spec in enumerate(file.layout.datasets)}
         self._compressors: dict[str, Callable[[NDArray[Any]], tuple[int, bytes]]] = {}
+        groups = file.layout.groups
+        self._checksums = {g.pixels.name: g.chunk_checksums for g in groups if g.chunk_checksums}
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """See `Writer.write`."""
         if rows and self._specs[name].filters:
-            self._queue.put(*self._compress(name, rows, values))
+            asks, chunks = self._compress(name, rows, values)
+            first = int(asks[0, 1])
+            sums = np.fromiter(map(xxh3_64_intdigest, chunks), np.uint64, len(chunks))
+            super().write(self._checksums[name].name, range(first, first + len(sums)), sums)
+            self._queue.put(asks, chunks)
         else:
             super().write(name, rows, values)
 

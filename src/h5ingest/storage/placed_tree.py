@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
@@ -58,18 +59,20 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         for number, (image, offset) in enumerate(zip(images, offsets, strict=True), first):
             self._images[image.group, image.row] = number, offset
 
-    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> int:
         """See `TreeWriter.write_image`."""
         number, offset = self._images[group, row]
         if offset is not None:
-            self._held.put(offset, as_bytes(values))
-            return
+            plain = as_bytes(values)
+            self._held.put(offset, plain)
+            return xxh3_64_intdigest(plain) if self._file.layout.filters else 0
         mask, data = self._compress(values)
         self._asks.append((number, 0, len(data), mask))
         self._chunks.append(data)
         self._n_bytes += len(data)
         if len(self._asks) >= _ASK_IMAGES or self._n_bytes >= _ASK_BYTES:
             self._ask()
+        return xxh3_64_intdigest(data)
 
     def _ask(self) -> None:
         """Ask for the places of the images that have been compressed."""

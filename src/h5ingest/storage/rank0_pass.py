@@ -64,7 +64,7 @@ def finalize(
     """
     beat()
     _check_status(partial, layout, int(attributes[Attribute.N_FAILED]), beat)
-    digest = ContentDigest(f"{layout.schema}\t{layout.n_samples}")
+    digest = ContentDigest(schema.content_text(layout.kind, layout.n_samples))
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
             for spec in group.datasets:
@@ -73,6 +73,12 @@ def finalize(
                     h5py.h5ds.set_label(dataset, axis, label.encode())
                 if spec is group.pixels:
                     digest.add_pixels(spec.name, [f"{spec.dtype}{spec.shape}"])
+                elif spec is group.chunk_checksums:
+                    how = repr(tuple(filter_.id for filter_ in layout.filters))  # of a tree
+                    if group.pixels.name:
+                        pixels = open_dataset(file.id, group.pixels.name)
+                        how = schema.chunking(pixels.get_create_plist())
+                    file[spec.name].attrs[schema.CHUNKING] = how
                 else:
                     for values in _blocks(dataset, beat):
                         digest.add_numbers(spec.name, values)

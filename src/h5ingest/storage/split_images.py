@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.core.layout import Layout
+from h5ingest.core.layout import DatasetSpec, Layout
 from h5ingest.core.schema import STATUS_FAILED
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.journal import Undone
@@ -79,6 +79,16 @@ def blank(partial: Path, layout: Layout, torn: Sequence[TornImage]) -> None:
             file[group.pixels.name][start:stop] = zeros
             file[group.checksums.name][row] = xxh3_64_intdigest(zeros.data)
             file[group.status.name][row] = STATUS_FAILED
+            if group.chunk_checksums is not None:
+                _sum_chunks(file, group.pixels, group.chunk_checksums, range(start, stop))
+
+
+def _sum_chunks(file: h5py.File, pixels: DatasetSpec, sums: DatasetSpec, changed: range) -> None:
+    """Store the checksums of the chunks that have these elements."""
+    dataset, each = file[pixels.name].id, pixels.chunk_rows or 1
+    for chunk in range(changed.start // each, -(-changed.stop // each)):
+        _, stored = dataset.read_direct_chunk((chunk * each,))
+        file[sums.name][chunk] = xxh3_64_intdigest(stored)
 
 
 def _row_at(offsets: h5py.Dataset, element: int) -> int:

@@ -117,8 +117,11 @@ class TreeWriter(Writer):
         """
 
     @abstractmethod
-    def write_image(self, group: int, row: int, values: NDArray[Any]) -> None:
+    def write_image(self, group: int, row: int, values: NDArray[Any]) -> int:
         """Write the pixels of one of this rank's images, which may be reused. Not collective.
+
+        Returns:
+            The xxh3-64 of its bytes in the file, filtered or not; 0 where no image is filtered.
 
         Raises:
             OutputError: no space, or another error of the file system, on this rank.

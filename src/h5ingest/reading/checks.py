@@ -1,0 +1,139 @@
+"""Whether what is read is what was stored: checksums, compared while images are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, get_args
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from h5ingest.core import schema
+from h5ingest.core.errors import OutputError
+
+Verify = Literal["auto", "never", "first", "always"]
+"""When checksums are compared: see `ImageStore`."""
+VERIFY: Final[tuple[Verify, ...]] = get_args(Verify)
+
+
+class Checks:
+    """The checksums of some parts of a file, images or chunks, counted from 0.
+
+    Threads may share them: at worst two of them compare the same part.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sums: NDArray[np.uint64],
+        name: Callable[[int], str],
+        *,
+        once: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            path: of the file, for messages.
+            sums: (n,) xxh3-64 of the bytes of each part.
+            name: how messages name a part.
+            once: whether a part that was right is not compared again.
+        """
+        self._path, self._sums, self._name = path, sums, name
+        self._right = np.zeros(len(sums), np.bool_) if once else None
+
+    def one(self, number: int, data: Any) -> None:
+        """Compare a part; its number may count from the end.
+
+        Args:
+            number: of the part.
+            data: its bytes: any contiguous buffer.
+
+        Raises:
+            OutputError: it is not what was stored.
+        """
+        if self._right is None:
+            self._compare(number, xxh3_64_intdigest(data))
+        elif not self._right[number]:
+            self._compare(number, xxh3_64_intdigest(data))
+            self._right[number] = True
+
+    def many(self, numbers: NDArray[np.intp], values: NDArray[Any]) -> None:
+        """Compare parts of one shape.
+
+        Args:
+            numbers: (n,) of the parts; they may count from the end.
+            values: (n, …) the parts, C-contiguous.
+
+        Raises:
+            OutputError: one is not what was stored.
+        """
+        if self._right is not None:
+            left = np.flatnonzero(~self._right[numbers])
+            if not len(left):
+                return
+            places = left.tolist()
+        else:
+            places = list(range(len(numbers)))
+        if not values.size:
+            return
+        flat = values.reshape(-1).view(np.uint8).data  # its slices are cheaper than an array's
+        size = len(flat) // len(values)
+        found = [xxh3_64_intdigest(flat[k * size : (k + 1) * size]) for k in places]
+        compared = numbers[places]
+        wrong = np.flatnonzero(self._sums[compared] != np.array(found, np.uint64))
+        if len(wrong):
+            self._compare(int(compared[wrong[0]]), found[wrong[0]])
+        if self._right is not None:
+            self._right[compared] = True
+
+    def _compare(self, number: int, found: int) -> None:
+        expected = int(self._sums[number])
+        if found != expected:
+            which = number + len(self._sums) if number < 0 else number
+            raise OutputError(
+                f"{self._path}: {self._name(which)} is damaged: expected checksum "
+                f"{expected:016x}, found {found:016x}. `h5ingest verify` tells what else is; "
+                f"ImageStore(verify='never') reads it as it is."
+            )
+
+
+def filter_ids(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Return the registered numbers of a dataset's filters, in order."""
+    creation = dataset.id.get_create_plist()
+    return tuple(creation.get_filter(k)[0] for k in range(creation.get_nfilters()))
+
+
+def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
+    """Return whether the chunks of a dataset have checksums.
+
+    If another program has made the chunks since (`h5repack`), they are not those of the checksums.
+
+    Args:
+        sums: the dataset `chunk_checksums` of the group; None: there is none.
+        images: the pixels of a stack, or of images of any size.
+
+    Raises:
+        OutputError: there are more or fewer checksums than chunks.
+    """
+    wanted = schema.chunking(images.id.get_create_plist())
+    if sums is None or sums.attrs.get(schema.CHUNKING) != wanted:
+        return False
+    n_chunks = -(-images.shape[0] // images.chunks[0])
+    if sums.shape != (n_chunks,) or sums.dtype != np.uint64:
+        raise OutputError(
+            f"{sums.file.filename}: {sums.name}: expected {n_chunks:,} checksums of chunks, found "
+            f"{sums.shape} {sums.dtype}"
+        )
+    return True
+
+
+def fit_image(filters: str, image: h5py.Dataset) -> bool:
+    """Return whether a tree's `chunk_checksums` have one of this image's only chunk.
+
+    Args:
+        filters: their attribute `CHUNKING`.
+        image: a dataset.
+    """
+    return image.chunks == image.shape and repr(filter_ids(image)) == filters
