@@ -19,6 +19,8 @@ from helpers.groups import group_lines
 from helpers.support import FLAVOURS, PROGRAMS, REAL, SHARED, Flavour, end_forkers, explain, run
 from hypothesis import HealthCheck, settings
 
+from h5ingest.inspect.judge_process import keeping_judges
+
 # How long an example takes is no property of the code: other work may have the cores.
 settings.register_profile("h5ingest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("h5ingest")
@@ -29,6 +31,13 @@ if (
     and threading.current_thread() is threading.main_thread()
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def judges() -> Iterator[None]:
+    """`verify` starts a process for each file otherwise."""
+    with keeping_judges():
+        yield
 
 
 def cache_folder() -> Path:

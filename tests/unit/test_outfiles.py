@@ -563,6 +563,8 @@ WRITERS = {
     "storage.journal:_read_file": "only read",
     "inspect.codecs:_measure": "a temporary folder",
     "inspect.codecs:_write": "a temporary folder",
+    "inspect.judge:_answer_all": "/dev/null",
+    "inspect.judge:_take_the_blame": "/proc: what this process is worth",
 }
 """Function -> what it opens for writing, or renames."""
 

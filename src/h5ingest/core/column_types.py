@@ -14,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+KINDS: Final = ("int64", "float64", "text")
+"""What a column can be."""
 INTEGER: Final = 1
 """An integer as numbers are written: `str` of the int64 is the cell."""
 BIG_INTEGER: Final = 2

@@ -8,11 +8,14 @@ do not enter; nor does the version of the format: what it begins with is `schema
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Parts = dict[str, tuple[str, str]]
+"""Name of a dataset -> its kind, and the SHA-256 of its values."""
 
 
 class ContentDigest:
@@ -49,10 +52,40 @@ class ContentDigest:
             raise ValueError(f"{name}: expected {self._kinds[name]}, got {kind}")
         return self._hashes.setdefault(name, hashlib.sha256())
 
+    def parts(self) -> Parts:
+        """Return what the digest is made of, whatever the order of the datasets."""
+        return {name: (kind, self._hashes[name].hexdigest()) for name, kind in self._kinds.items()}
+
     def hexdigest(self) -> str:
-        """Return the digest of all that was added, whatever the order of the datasets."""
-        lines = [self._description]
-        lines += [
-            f"{n}\t{self._kinds[n]}\t{self._hashes[n].hexdigest()}" for n in sorted(self._kinds)
-        ]
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        """Return the digest of all that was added."""
+        return combined(self._description, self.parts())
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """Return one number for attributes: the digest of them as of datasets of one value or more.
+
+    Args:
+        attributes: name -> text, or a number or array. Of the HDF5 root group, the name alone;
+            of another object, `path@name`.
+
+    >>> attributes_digest({"a": 1, "b": "x"}) == attributes_digest({"b": b"x", "a": np.int64(1)})
+    True
+    """
+    digest = ContentDigest("attributes")
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogateescape")
+        if isinstance(value, bytes):
+            digest.add_strings(name, [value])
+        else:
+            digest.add_numbers(name, np.atleast_1d(value))
+    return digest.hexdigest()
+
+
+def combined(description: str, parts: Parts) -> str:
+    """Return the digest whose parts were worked out apart from each other."""
+    lines = [
+        description,
+        *(f"{name}\t{kind}\t{sha}" for name, (kind, sha) in sorted(parts.items())),
+    ]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

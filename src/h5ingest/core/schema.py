@@ -49,6 +49,8 @@ class Attribute(StrEnum):
     N_SAMPLES = "n_samples"
     N_FAILED = "n_failed"
     CONTENT_DIGEST = "content_digest"
+    ATTRIBUTES_DIGEST = "attributes_digest"
+    """Of all these but the two digests, and of palettes: see `core.digest.attributes_digest`."""
     OPTIONS = "options"
     """JSON: the options that decide the content."""
     LIBRARIES = "libraries"

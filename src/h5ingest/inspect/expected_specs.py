@@ -17,11 +17,10 @@ from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import CHANNELS
 from h5ingest.core.schema import IMAGES
 from h5ingest.images.conversion import holds, lossless_channels
+from h5ingest.inspect.findings import Seen
 
 Sizes = tuple[int, int]
 """(height, width), pixels."""
-Seen = Counter[tuple[str, ImageSpec]]
-"""(prefix, spec) -> sources of this group that have this spec; of stacks only."""
 
 
 class Expected:

@@ -1,170 +1,301 @@
-"""A finished file as a whole: its structure, its content digest, and which samples a group has."""
+"""A finished file as a whole: which datasets it has, whether they fit together, its digest.
+
+What is said of the file comes from the judge; nothing here touches it.
+"""
 
 from __future__ import annotations
 
-import os
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
-from h5ingest.core.digest import ContentDigest
-from h5ingest.core.schema import FileHeader
-from h5ingest.reading.open_file import datasets
+from h5ingest.core.digest import ContentDigest, Parts, combined
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.schema import FileHeader, StandardDataset
+from h5ingest.inspect.findings import Facts, Gap, Unread
+from h5ingest.inspect.judge_process import Died, Judge, NotAsked
 
-_BLOCK_ROWS: Final = 256 * 1024
-
-
-def structure_problems(file: h5py.File, header: FileHeader) -> list[str]:
-    """Return what is wrong with the structure: datasets that are missing or do not fit together."""
-    if not header.complete:
-        return ["its status is not 'complete'"]
-    problems = [
-        problem for prefix in header.prefixes for problem in _shape_problems(file, header, prefix)
-    ]
-    if problems:
-        return problems
-    n_rows = sum(len(file[schema.STATUS.at(prefix)]) for prefix in header.prefixes)
-    if n_rows != header.n_samples:
-        return [f"n_samples: expected {n_rows}, found {header.n_samples}"]
-    return []
+_PARTS: Final = 16
+"""Into so many parts rows are divided, to find which of them a judge does not survive."""
+_MOST_GAPS: Final = 20
+"""Lines about what cannot be read of one dataset."""
 
 
-def _shape_problems(file: h5py.File, header: FileHeader, prefix: str) -> list[str]:
-    """Return which datasets of a group are missing, or else have another number of rows."""
-    required = [dataset.at(prefix) for dataset in schema.required_datasets(header.layout)]
-    missing = [name for name in required if not isinstance(file.get(name), h5py.Dataset)]
-    if missing:
-        return [f"expected a dataset {name}, found none" for name in missing]
-    found = {name: len(dataset) for name, dataset in datasets(file[prefix or "/"], header.layout)}
-    found.pop(schema.LABEL_NAMES.name, None)  # a row for each class
-    found.pop(schema.CHUNK_CHECKSUMS.name, None)  # a row for each chunk
-    n_rows = found[schema.STATUS.name]
-    expected = dict.fromkeys(found, n_rows)
-    if schema.OFFSETS.name in found:
-        expected[schema.OFFSETS.name] = n_rows + schema.OFFSETS.extra_rows
-        n_elements = int(file[schema.OFFSETS.at(prefix)][-1])
-        expected[schema.PIXELS[header.layout].name] = n_elements
-    return [
-        f"{prefix}/{name}: expected {expected[name]} rows, found {n}"
-        for name, n in found.items()
-        if n != expected[name]
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFacts:
+    """What a group of samples has."""
+
+    prefix: str
+    datasets: dict[str, Facts]
+    """Name below the group's -> what it says of itself; none that cannot be used."""
+    n_rows: int
+    """Rows that can be judged."""
 
 
-def digest_problems(
-    file: h5py.File, header: FileHeader, checksums: NDArray[np.uint64]
-) -> list[str]:
-    """Return a line if the content digest is not that of what the file holds.
+def in_parts(
+    judge: Judge, question: str, about: str, rows: range, step: int, *more: Any
+) -> Iterator[tuple[range, Any]]:
+    """Ask about rows; if the judge does not survive that, about parts of them.
 
     Args:
-        file: the file.
-        header: of the file.
-        checksums: (n,) of all images, one group after the other, computed from their pixels: not
-            those that the file has.
+        judge: is asked.
+        question: name of a method whose first arguments are `about` and rows.
+        about: a prefix or the name of a dataset.
+        rows: of it.
+        step: rows that are not divided.
+        more: further arguments.
+
+    Yields:
+        (rows, answer), in order; the answer is `Died` about what no judge survives.
     """
-    digest = ContentDigest(schema.content_text(header.layout, header.n_samples))
-    pixels = schema.PIXELS.get(header.layout)
-    first = 0
+    try:
+        answer = judge.ask(question, about, rows, *more)
+    except Died as died:
+        if len(rows) > step and not isinstance(died, NotAsked):
+            part = step * -(-len(rows) // (step * _PARTS))
+            for start in range(0, len(rows), part):
+                yield from in_parts(judge, question, about, rows[start : start + part], step, *more)
+            return
+        answer = died
+    yield rows, answer
+
+
+def inspect_groups(judge: Judge, header: FileHeader) -> tuple[list[GroupFacts], list[str]]:
+    """Return what each group has, and what is wrong with that."""
+    groups, problems = [], list[str]()
     for prefix in header.prefixes:
-        for name, dataset in datasets(file[prefix or "/"], header.layout):
-            full_name = f"{prefix}/{name}"
-            if name == schema.CHUNK_CHECKSUMS.name:
-                continue
-            if pixels is not None and name == pixels.name:
-                digest.add_pixels(full_name, [_kind(dataset)])
-            elif name == schema.CHECKSUMS.name:
-                n_rows = len(dataset)
-                digest.add_numbers(full_name, checksums[first : first + n_rows])
-                first += n_rows
-            else:
-                _add(digest, full_name, dataset)
-        if pixels is None:
-            tree_names = schema.TREE_NAMES.at(prefix)
-            kinds = (_kind(file[name]) if name in file else "" for name in file[tree_names][:])
-            digest.add_pixels(tree_names, kinds)
-    found = digest.hexdigest()
-    if found == header.content_digest:
-        return []
-    return [f"content_digest: expected {header.content_digest}, found {found}"]
+        group, wrong = _inspect(judge, header.layout, prefix)
+        groups.append(group)
+        problems += wrong
+    return groups, problems
 
 
-def group_problems(file: h5py.File, header: FileHeader) -> list[str]:
-    """Return what is wrong with the division of the samples into groups.
-
-    Every sample is in one group, in the order of the manifest; and where the column that they are
-    grouped by is stored, each of a group's rows says the group's name.
-    """
-    group_by = header.options["group_by"]
-    if group_by is None:
-        return []
+def _inspect(judge: Judge, layout: str, prefix: str) -> tuple[GroupFacts, list[str]]:
+    """Return what a group has, and what is wrong with it: what is missing, or does not fit."""
+    names = list(schema.known(layout))
+    columns = judge.try_ask("columns", prefix)
     problems = []
-    n_samples = header.n_samples or 0
-    taken = np.zeros(n_samples, bool)
-    for prefix in header.prefixes:
-        name, last = schema.SAMPLES.at(prefix), -1
-        if name not in file:
-            return [f"expected a dataset {name}, found none"]
-        for start in range(0, len(file[name]), _BLOCK_ROWS):
-            samples = file[name][start : start + _BLOCK_ROWS]
-            in_order = (np.diff(samples, prepend=last) > 0).all() and samples[-1] < n_samples
-            if not in_order or taken[samples].any():
-                problems.append(
-                    f"{name}: expected samples of no other group, in order, below {n_samples:,}"
-                )
-                break
-            taken[samples] = True
-            last = samples[-1]
-        n_others = _n_others(file, prefix, group_by)
-        if n_others:
+    if isinstance(columns, Unread):
+        problems.append(f"{prefix}/{schema.COLUMNS}: cannot be read: {columns.reason}")
+    else:
+        names += columns
+    found = _facts(judge, prefix, names)
+    standard = {dataset.name: dataset for dataset in schema.known_datasets(layout)}
+    required = {dataset.name for dataset in schema.required_datasets(layout)}
+    good: dict[str, Facts] = {}
+    for name, facts in found.items():
+        full = f"{prefix}/{name}"
+        wrong = None
+        if isinstance(facts, Unread):
+            wrong = f"{full}: cannot be read: {facts.reason}"
+        elif facts is None:
+            wrong = f"expected a dataset {full}, found none" if name in required else ""
+        else:
+            wrong = _kind_problem(full, facts, standard.get(name))
+        if wrong is None and isinstance(facts, Facts):
+            good[name] = facts
+        elif wrong:
+            problems.append(wrong)
+    usable, more = _fitting(judge, prefix, good, standard)
+    problems += more
+    unusable = required - {schema.PATHS.name} - usable.keys()
+    n_rows = 0 if unusable else usable[schema.STATUS.name].shape[0]
+    if unusable:
+        problems.append(
+            f"{prefix or '/'}: its rows cannot be judged without {', '.join(sorted(unusable))}"
+        )
+    return GroupFacts(prefix=prefix, datasets=usable, n_rows=n_rows), problems
+
+
+def _facts(judge: Judge, prefix: str, names: list[str]) -> dict[str, Facts | Unread | None]:
+    """Return what each dataset says of itself: together, or else one by one."""
+    together = judge.try_ask("facts", prefix, names)
+    if not isinstance(together, Unread):
+        return dict(together)
+    found: dict[str, Facts | Unread | None] = {}
+    for name in names:
+        alone = judge.try_ask("facts", prefix, [name])
+        found[name] = alone if isinstance(alone, Unread) else alone[name]
+    return found
+
+
+def _kind_problem(full: str, facts: Facts, wanted: StandardDataset | None) -> str | None:
+    """Return why a dataset cannot be what its name says, if so."""
+    n_dimensions = len(facts.shape)
+    if wanted is None:  # a column of the manifest
+        if n_dimensions != 1 or facts.dtype not in column_types.KINDS:
+            kinds = ", ".join(column_types.KINDS)
+            return f"{full}: expected one dimension of {kinds}, found {facts.kind}"
+    elif wanted.dtype:
+        expected = f"{wanted.dtype}{('n', *wanted.row_shape)}".replace("'", "")
+        if facts.dtype != wanted.dtype or not facts.shape or facts.shape[1:] != wanted.row_shape:
+            return f"{full}: expected {expected}, found {facts.kind}"
+    else:  # pixels
+        possible = (3, 4) if len(wanted.dims) > 1 else (1,)
+        if facts.dtype not in ("uint8", "uint16") or n_dimensions not in possible:
+            return f"{full}: expected pixels, found {facts.kind}"
+    return None
+
+
+def _fitting(
+    judge: Judge, prefix: str, good: dict[str, Facts], standard: dict[str, StandardDataset]
+) -> tuple[dict[str, Facts], list[str]]:
+    """Return the datasets with as many rows as there are samples, and what is wrong with others."""
+    status = good.get(schema.STATUS.name)
+    if status is None:
+        return good, []
+    n_rows, problems, usable = status.shape[0], [], {}
+    for name, facts in good.items():
+        wanted = standard.get(name)
+        expected: int | None = n_rows
+        if wanted is not None and wanted.dims[0] != "sample":
+            expected = facts.shape[0]  # of classes; pixels are counted by the offsets
+        elif wanted is not None:
+            expected = n_rows + wanted.extra_rows
+        if facts.shape[0] != expected:
+            problems.append(f"{prefix}/{name}: expected {expected} rows, found {facts.shape[0]}")
+        else:
+            usable[name] = facts
+    if schema.OFFSETS.name in usable and schema.OFFSETS.name in standard:
+        n_elements = judge.try_ask("last", schema.OFFSETS.at(prefix))
+        pixels = next(p.name for p in schema.PIXELS.values() if p.name in standard)
+        if isinstance(n_elements, Unread):
+            problems.append(f"{schema.OFFSETS.at(prefix)}: cannot be read: {n_elements.reason}")
+            del usable[schema.OFFSETS.name]
+        elif pixels in usable and usable[pixels].shape[0] != n_elements:
             problems.append(
-                f"{prefix}: expected only rows whose {group_by} is the group's name, found "
-                f"{n_others:,} of {len(file[name]):,} that say something else"
+                f"{prefix}/{pixels}: expected {n_elements} rows, found {usable[pixels].shape[0]}"
             )
-    n_left = n_samples - int(taken.sum())
-    if n_left and not problems:
-        problems.append(f"samples: expected each of {n_samples:,} in a group, {n_left:,} are not")
+    return usable, problems
+
+
+def name_problems(judge: Judge, layout: str, groups: list[GroupFacts]) -> list[str]:
+    """Return what is wrong with the names of dimensions and of the values of `status`."""
+    problems = []
+    standard = {dataset.name: dataset.dims for dataset in schema.known_datasets(layout)}
+    for group in groups:
+        status = group.datasets.get(schema.STATUS.name)
+        if status is not None and dict(status.members) != schema.STATUS_NAMES:
+            expected, name = schema.STATUS_NAMES, schema.STATUS.at(group.prefix)
+            problems.append(f"{name}: expected the names {expected}, found {dict(status.members)}")
+        labels = judge.try_ask("dims", group.prefix, list(group.datasets))
+        if isinstance(labels, Unread):
+            where = group.prefix or "/"
+            problems.append(f"{where}: dimension labels cannot be read: {labels.reason}")
+            continue
+        for name, found in labels.items():
+            wanted = standard.get(name, ("sample",))[: len(group.datasets[name].shape)]
+            told = found.reason if isinstance(found, Unread) else found
+            if told != wanted:
+                problems.append(
+                    f"{group.prefix}/{name}: expected the dimension labels {wanted}, found {told}"
+                )
     return problems
 
 
-def _n_others(file: h5py.File, prefix: str, group_by: str) -> int:
-    """Return how many rows of a group say in its column that they are of another one."""
-    is_label = group_by == "label"
-    name = schema.LABELS.at(prefix) if is_label else schema.column(prefix, group_by)
-    column, group = file.get(name), file[prefix].attrs.get(schema.GROUP_NAME)
-    if not isinstance(column, h5py.Dataset) or group is None:
-        return 0
-    cell = os.fsencode(group)
-    wanted: Any
-    try:
-        classes = schema.LABEL_NAMES.at(prefix)
-        if is_label and classes in file:
-            wanted = file[classes][:].tolist().index(cell)
+def digest_problems(
+    judge: Judge, header: FileHeader, groups: list[GroupFacts], checksums: NDArray[np.uint64] | None
+) -> list[str]:
+    """Return what cannot be read of all but the images; or a line if the content digest differs.
+
+    Args:
+        judge: is asked.
+        header: of the file.
+        groups: of the file.
+        checksums: (n,) of all images, one group after the other, computed from their pixels: not
+            those that the file has; None: something is known to be missing, and the digests cannot
+            be compared.
+    """
+    n_rows = sum(group.n_rows for group in groups)
+    description = schema.content_text(header.layout, n_rows)
+    computed = ContentDigest(description)
+    parts: Parts = {}
+    pixels = schema.PIXELS.get(header.layout)
+    gaps: list[Gap] = []
+    first = 0
+    for group in groups:
+        names = [f"{group.prefix}/{name}" for name in group.datasets]
+        if schema.CHUNK_CHECKSUMS.name in group.datasets:  # how it is stored is no content
+            names.remove(schema.CHUNK_CHECKSUMS.at(group.prefix))
+        if pixels is not None and pixels.name in group.datasets:
+            names.remove(pixels.at(group.prefix))
+            kind = group.datasets[pixels.name].kind
+            computed.add_pixels(pixels.at(group.prefix), [kind])
+        if checksums is not None:
+            names.remove(schema.CHECKSUMS.at(group.prefix))
+            of_group = checksums[first : first + group.n_rows]
+            computed.add_numbers(schema.CHECKSUMS.at(group.prefix), of_group)
+            first += group.n_rows
+        more, found = _hashed(judge, group, names)
+        parts |= more
+        gaps += found
+        if KINDS[header.layout].dataset_per_image and checksums is not None:
+            kinds = judge.try_ask("tree_kinds", group.prefix)
+            if isinstance(kinds, Unread):
+                what = f"its datasets cannot be read: {kinds.reason}"
+                gaps.append(Gap(schema.TREE_NAMES.at(group.prefix), range(0), what))
+            else:
+                parts |= kinds
+    if gaps or checksums is None:
+        return gap_lines(gaps)
+    if not header.content_digest:  # that has been said
+        return []
+    found_digest = combined(description, parts | computed.parts())
+    if found_digest == header.content_digest:
+        return []
+    return [f"content_digest: expected {header.content_digest}, found {found_digest}"]
+
+
+def _hashed(judge: Judge, group: GroupFacts, names: list[str]) -> tuple[Parts, list[Gap]]:
+    """Return the parts of the digest that datasets of a group are, and what is unreadable."""
+    together = judge.try_ask("hashes", names)
+    if not isinstance(together, Unread):
+        return together.parts, together.gaps
+    parts: Parts = {}
+    gaps: list[Gap] = []
+    for name in names:
+        every = range(group.datasets[name.removeprefix(f"{group.prefix}/")].shape[0])
+        answers = list(in_parts(judge, "hash_rows", name, every, 1))
+        found = [
+            gap
+            for rows, answer in answers
+            for gap in ([Gap(name, rows, answer.what)] if isinstance(answer, Died) else answer.gaps)
+        ]
+        if len(answers) == 1 and not found:
+            parts |= answers[0][1].parts
+        gaps += found or [Gap(name, every, "cannot be read together")] * (len(answers) > 1)
+    return parts, gaps
+
+
+def listed(answer: list[str] | Unread, what: str) -> list[str]:
+    """Return what a judge says is wrong; or that it cannot say."""
+    if isinstance(answer, Unread):
+        return [f"{what}: cannot be checked: {answer.reason}"]
+    return answer
+
+
+def gap_lines(gaps: list[Gap]) -> list[str]:
+    """Return a line for rows that lie together and of which the same is said."""
+    joined: list[Gap] = []
+    for gap in gaps:
+        last = joined[-1] if joined else None
+        if last and (last.name, last.what, last.rows.stop) == (gap.name, gap.what, gap.rows.start):
+            joined[-1] = Gap(gap.name, range(last.rows.start, gap.rows.stop), gap.what)
         else:
-            kind = "text" if h5py.check_string_dtype(column.dtype) else column.dtype.name
-            wanted = column_types.convert([cell], kind)[0]
-    except ValueError:
-        return len(column)
-    n_others = 0
-    for start in range(0, len(column), _BLOCK_ROWS):
-        values = column[start : start + _BLOCK_ROWS]
-        if values.dtype.kind == "f" and np.isnan(wanted):  # an empty cell
-            n_others += int((~np.isnan(values)).sum())
-        else:
-            n_others += int((values != wanted).sum())
-    return n_others
-
-
-def _kind(dataset: h5py.Dataset) -> str:
-    return f"{dataset.dtype.name}{dataset.shape}"
-
-
-def _add(digest: ContentDigest, name: str, dataset: h5py.Dataset) -> None:
-    for start in range(0, len(dataset), _BLOCK_ROWS):
-        values = dataset[start : start + _BLOCK_ROWS]
-        if h5py.check_string_dtype(dataset.dtype) is not None:
-            digest.add_strings(name, values)
-        else:
-            digest.add_numbers(name, values)
+            joined.append(gap)
+    lines = []
+    for name, of_one in itertools.groupby(joined, key=lambda gap: gap.name):
+        told = list(of_one)
+        for gap in told[:_MOST_GAPS]:
+            where = f"rows {gap.rows.start:,} to {gap.rows.stop - 1:,}"
+            where = f"row {gap.rows.start:,}" if len(gap.rows) == 1 else where
+            lines.append(f"{name}: {f'{where} ' * bool(gap.rows)}{gap.what}")
+        n_more = sum(len(gap.rows) for gap in told[_MOST_GAPS:])
+        if n_more:
+            lines.append(f"{name}: … and {n_more:,} rows more")
+    return lines

@@ -31,7 +31,7 @@ class Sources:
             expected: judges the spec of each source.
             folder: the source folder, what relative paths are relative to.
         """
-        self._expected = expected
+        self.expected = expected
         self._folder = os.fsencode(folder.absolute())
         self._raw = options["samples"] == "raw"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
@@ -65,7 +65,7 @@ class Sources:
             size = None
             if stored_shape is not None and len(stored_shape) == 2:  # without its padding
                 size = stored_shape
-            problem = self._expected.problem(prefix, spec, shape, stored.dtype.name, size)
+            problem = self.expected.problem(prefix, spec, shape, stored.dtype.name, size)
             if problem is not None:
                 self.n_done += 1
                 return problem

@@ -7,100 +7,94 @@ an exception: the rows after it are looked at all the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
-from typing import Any, Final
+from typing import Any
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import schema
-from h5ingest.core.errors import one_line
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.mpi.comm import Comm
+from h5ingest.inspect.findings import Sign, Unread
+from h5ingest.inspect.readable import Readable, attempt, numbers
 
-_BLOCK_BYTES: Final = 16 * 1024**2
-_BLOCK_ROWS: Final = 256 * 1024
-
-Stored = NDArray[Any] | str
+Stored = NDArray[Any] | Unread
 """An image, (H, W) or (H, W, C), or the bytes of an image file, (n,); or why it cannot be read."""
 
 
-def blocks(
-    file: h5py.File, prefix: str, layout: str, comm: Comm
-) -> Iterator[tuple[range, Iterator[Stored]]]:
-    """Yield (rows, their images) of this rank's share of a group."""
-    n_rows = len(file[schema.STATUS.at(prefix)])
+def images(
+    readable: Readable, prefix: str, layout: str, rows: range, sign: Sign
+) -> Iterator[Stored]:
+    """Yield the images of these rows of a group."""
     kind = KINDS[layout]
     if kind.dataset_per_image:
-        names = file[schema.TREE_NAMES.at(prefix)]
-        for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
-            yield rows, (_read(file, name, ()) for name in names[rows.start : rows.stop])
+        for name in readable.column(schema.TREE_NAMES.at(prefix), rows):
+            yield name if isinstance(name, Unread) else _read(readable, name, sign)
     elif kind.uniform:
-        images = file[schema.IMAGES.at(prefix)]
-        step = images.chunks[0] if images.chunks else 1
-        row_bytes = images.dtype.itemsize * int(np.prod(images.shape[1:]))
-        block = max(1, _BLOCK_BYTES // (row_bytes * step)) * step
-        for rows in _share(n_rows, step, block, comm):
-            yield rows, _by_chunks(images, rows, step)
+        stack = readable.open(schema.IMAGES.at(prefix))
+        yield from _by_chunks(stack, rows, stack.chunks[0] if stack.chunks else 1)
     else:
-        for rows in _share(n_rows, 1, _BLOCK_ROWS, comm):
-            yield rows, _extents(file, prefix, layout, rows)
+        yield from _extents(readable, prefix, layout, rows, sign)
 
 
-def stored_shapes(
-    file: h5py.File, prefix: str, layout: str, cut: slice
-) -> Iterator[tuple[int, ...] | None]:
+def shapes(
+    readable: Readable, prefix: str, layout: str, rows: range
+) -> Iterator[tuple[int, ...] | Unread | None]:
     """Yield the shape of each image that the file has apart from the pixels.
 
     (H, W, C) where images differ, (H, W) where they are padded, None where the dataset has it.
     """
     known = schema.known_datasets(layout)  # a tree may have an image of such a name
     for dataset in (schema.SHAPES, schema.SIZES):
-        if dataset in known and dataset.at(prefix) in file:
-            return map(tuple, file[dataset.at(prefix)][cut].tolist())
+        if dataset in known and isinstance(readable.dataset(dataset.at(prefix)), h5py.Dataset):
+            found = readable.column(dataset.at(prefix), rows)
+            return (each if isinstance(each, Unread) else tuple(each) for each in found)
     return repeat(None)
 
 
-def _read(found: Any, *keys: Any) -> Stored:
-    """Return what keys lead to, or why it cannot be read: a damaged chunk, a name of nothing."""
-    try:
-        for key in keys:
-            found = found[key]
-    except (OSError, KeyError, RuntimeError) as error:  # all that h5py makes of HDF5's errors
-        return one_line(error)
-    values: NDArray[Any] = found
-    return values
+def _read(readable: Readable, name: bytes, sign: Sign) -> Stored:
+    def read() -> NDArray[Any]:
+        dataset = readable.open(name)
+        sign.allow(dataset.nbytes)
+        return numbers(dataset[()])
+
+    return attempt(read)
 
 
-def _by_chunks(target: h5py.Dataset, rows: range, step: int) -> Iterator[Stored]:
+def _by_chunks(stack: h5py.Dataset, rows: range, step: int) -> Iterator[Stored]:
     """Yield rows; if they cannot be read together, those of each chunk by themselves."""
-    images = _read(target, slice(rows.start, rows.stop))
-    if not isinstance(images, str) or len(rows) <= step:
-        yield from repeat(images, len(rows)) if isinstance(images, str) else images
+    found = attempt(lambda: stack[rows.start : rows.stop])
+    if not isinstance(found, Unread) or len(rows) <= step:
+        yield from repeat(found, len(rows)) if isinstance(found, Unread) else found
         return
-    for start in range(rows.start, rows.stop, step):
-        yield from _by_chunks(target, range(start, min(start + step, rows.stop)), step)
+    for start in range(0, len(rows), step):
+        yield from _by_chunks(stack, rows[start : start + step], step)
 
 
-def _extents(file: h5py.File, prefix: str, layout: str, rows: range) -> Iterator[Stored]:
+def _extents(
+    readable: Readable, prefix: str, layout: str, rows: range, sign: Sign
+) -> Iterator[Stored]:
     """Yield images of any size, or files as (n,) bytes."""
-    pixels = file[schema.PIXELS[layout].at(prefix)]
-    are_files = KINDS[layout].keeps_files
-    offsets = file[schema.OFFSETS.at(prefix)][rows.start : rows.stop + 1].tolist()
-    shapes = file[schema.SHAPES.at(prefix)][rows.start : rows.stop].tolist()
-    for start, stop, shape in zip(offsets, offsets[1:], shapes, strict=False):
-        image = _read(pixels, slice(start, stop))
-        if not (are_files or isinstance(image, str)) and image.size == int(np.prod(shape)):
-            image = image.reshape(shape if shape[2] > 1 else shape[:2])
-        yield image
+    pixels = readable.open(schema.PIXELS[layout].at(prefix))
+    are_files, n_elements = KINDS[layout].keeps_files, len(pixels)
 
+    def read(start: int, stop: int, shape: list[int] | Unread) -> NDArray[Any]:
+        sign.allow((stop - start) * pixels.dtype.itemsize)
+        image = numbers(pixels[start:stop])
+        if are_files or isinstance(shape, Unread) or min(shape) < 0:
+            return image
+        fills = image.size == math.prod(shape)
+        return image.reshape(shape if shape[2] > 1 else shape[:2]) if fills else image
 
-def _share(n_rows: int, step: int, block: int, comm: Comm) -> Iterator[range]:
-    """Yield this rank's rows in blocks: whole chunks of `step` rows."""
-    n_chunks = -(-n_rows // step)
-    ends = (n_chunks * rank // comm.size * step for rank in (comm.rank, comm.rank + 1))
-    start, stop = (min(n_rows, end) for end in ends)
-    for first in range(start, stop, block):
-        yield range(first, min(first + block, stop))
+    offsets = readable.column(schema.OFFSETS.at(prefix), range(rows.start, rows.stop + 1))
+    of_rows = readable.column(schema.SHAPES.at(prefix), rows)
+    for start, stop, shape in zip(offsets, offsets[1:], of_rows, strict=False):
+        if isinstance(start, Unread) or isinstance(stop, Unread):
+            yield start if isinstance(start, Unread) else stop
+        elif not 0 <= start <= stop <= n_elements:
+            yield Unread(f"expected offsets within 0 to {n_elements:,}, found {start} to {stop}")
+        else:
+            yield attempt(partial(read, start, stop, shape))

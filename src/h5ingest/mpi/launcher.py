@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 _RANK_VARIABLES: Final = (
@@ -16,6 +17,11 @@ _RANK_VARIABLES: Final = (
     "JSM_NAMESPACE_RANK",
 )
 _SIZE_VARIABLES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_PREFIXES: Final = (
+    "ALPS_", "FLUX_TASK", "HYDI_", "HYDRA_", "JSM_", "MPI_", "MV2_", "OMPI_", "PALS_", "PMI",
+    "PRTE_",
+)  # fmt: skip
+"""What the variables of launchers begin with."""
 
 
 def launcher_rank() -> int | None:
@@ -42,3 +48,12 @@ def launcher_size() -> int | None:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0")) or None
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that this one starts, and that is no rank.
+
+    >>> without_launcher({"PMI_RANK": "1", "HOME": "/"})
+    {'HOME': '/'}
+    """
+    return {k: v for k, v in environment.items() if not k.startswith(_PREFIXES)}

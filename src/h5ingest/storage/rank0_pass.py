@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
-from h5ingest.core.digest import ContentDigest
+from h5ingest.core.digest import ContentDigest, attributes_digest
 from h5ingest.core.errors import ManifestError, OutputError
 from h5ingest.core.layout import Layout
 from h5ingest.core.manifest import Manifest, stream
@@ -65,6 +65,7 @@ def finalize(
     beat()
     _check_status(partial, layout, int(attributes[Attribute.N_FAILED]), beat)
     digest = ContentDigest(schema.content_text(layout.kind, layout.n_samples))
+    palettes: dict[str, Any] = {}
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
             for spec in group.datasets:
@@ -84,7 +85,9 @@ def finalize(
                         digest.add_numbers(spec.name, values)
             if palette is not None:  # of a tree, whose images have no dataset in common: the group
                 colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-                file[group.pixels.name or group.prefix or "/"].attrs[schema.PALETTE] = colours
+                where = group.pixels.name or group.prefix or "/"
+                file[where].attrs[schema.PALETTE] = colours
+                palettes[f"{where}@{schema.PALETTE}"] = colours
             if layout.grouped:
                 name = group.name.encode("utf-8", "surrogateescape")
                 file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=_TEXT)
@@ -97,7 +100,11 @@ def finalize(
                 _write_all(file, group.prefix, schema.LABEL_NAMES, manifest.class_names, digest)
         _write_tables(file, layout, manifest, digest, beat)
         content_digest = digest.hexdigest()
-        for key, value in (attributes | {Attribute.CONTENT_DIGEST: content_digest}).items():
+        digests = {
+            Attribute.CONTENT_DIGEST: content_digest,
+            Attribute.ATTRIBUTES_DIGEST: attributes_digest(attributes | palettes),
+        }
+        for key, value in (attributes | digests).items():
             file.attrs[key] = value
     return content_digest
 

@@ -1,0 +1,113 @@
+"""Reading what may be damaged: what cannot be read is a value, and takes its own rows with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import one_line
+from h5ingest.inspect.findings import Facts, Unread
+
+T = TypeVar("T")
+
+_MOST_FAILURES: Final = 1000
+"""Failed reads of a dataset from which on rows that cannot be read together are not divided."""
+
+
+def attempt(read: Callable[[], T]) -> T | Unread:
+    """Return what `read` returns, or why it cannot."""
+    try:
+        return read()
+    except (AttributeError, NameError, ImportError, AssertionError):  # a bug of ours
+        raise
+    except Exception as error:  # whatever h5py makes of damaged bytes; it has been each of a dozen
+        return Unread(one_line(error))
+
+
+class Readable:
+    """An open file, some of which cannot be read."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self._n_failures: Counter[str] = Counter()
+
+    def open(self, name: str | bytes) -> Any:
+        """Return an object: the only way to one for whoever judges rows and values.
+
+        Raises:
+            Exception: whatever h5py makes of it.
+        """
+        return self._file[name]
+
+    def dataset(self, name: str) -> h5py.Dataset | Unread | None:
+        """Return a dataset by its HDF5 path; None if there is none of this name."""
+        present = attempt(lambda: name in self._file)
+        found = attempt(lambda: self.open(name)) if present is True else None
+        if isinstance(present, Unread):
+            return present
+        return found if isinstance(found, (h5py.Dataset, Unread)) else None
+
+    def facts(self, name: str) -> Facts | Unread | None:
+        """Return what a dataset says of itself; None if there is none of this name."""
+        dataset = self.dataset(name)
+        return attempt(lambda: _facts(dataset)) if isinstance(dataset, h5py.Dataset) else dataset
+
+    def dims(self, name: str) -> tuple[str, ...] | Unread:
+        """Return the labels of a dataset's dimensions."""
+        return attempt(lambda: tuple(dim.label for dim in self.open(name).dims))
+
+    def last(self, name: str) -> Any:
+        """Return the last value of a dataset of integers, or why it cannot be read."""
+        return attempt(lambda: int(self.open(name)[-1]))
+
+    def pieces(self, name: str, rows: range) -> Iterator[tuple[range, NDArray[Any] | Unread]]:
+        """Yield (rows, values): all together, or halves where that cannot be read."""
+        values = attempt(lambda: self.open(name)[rows.start : rows.stop])
+        if isinstance(values, Unread):
+            self._n_failures[name] += 1
+            if len(rows) > 1:
+                if self._n_failures[name] < _MOST_FAILURES:
+                    middle = len(rows) // 2
+                    yield from self.pieces(name, rows[:middle])
+                    yield from self.pieces(name, rows[middle:])
+                    return
+                values = Unread(f"{values.reason} (not divided further)")
+        elif len(values) != len(rows):
+            values = Unread(f"expected {len(rows)} rows, found {len(values)}")
+        yield rows, values
+
+    def column(self, name: str, rows: range) -> list[Any]:
+        """Return the value of each row, as a Python object, or why it cannot be read."""
+        found: list[Any] = []
+        for part, values in self.pieces(name, rows):
+            found += [values] * len(part) if isinstance(values, Unread) else values.tolist()
+        return found
+
+
+def _facts(dataset: h5py.Dataset) -> Facts:
+    text, chunks, dtype = h5py.check_string_dtype(dataset.dtype), dataset.chunks, dataset.dtype.name
+    if text is not None:
+        dtype = "text" if tuple(text) == ("utf-8", None) else str(text)
+    return Facts(
+        shape=tuple(map(int, dataset.shape)),
+        dtype=dtype,
+        chunk_rows=int(chunks[0]) if chunks else 1,
+        members=tuple((h5py.check_enum_dtype(dataset.dtype) or {}).items()),
+    )
+
+
+def numbers(value: Any) -> NDArray[Any]:
+    """Return pixels or bytes, whatever HDF5 object or value was found in their place.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    found: NDArray[Any] = np.asarray(value)
+    if found.dtype.kind not in "ui":
+        raise TypeError(f"expected integers, found {found.dtype}")
+    return found
