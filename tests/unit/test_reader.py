@@ -347,16 +347,31 @@ def test_the_true_sizes_of_padded_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(ImageStore(path).sizes), sizes)
 
 
-@pytest.mark.parametrize("index", [N, -N - 1, [0, N], [-N - 1], np.array([0, 10**12])])
+BEYOND: list[Any] = [
+    N, -N - 1, [0, N], [-N - 1], np.array([0, 10**12]), 2**70, -(2**63) - 1, np.uint64(2**64 - 1),
+    np.uint64(2**63), np.array(2**64 - 1), np.array([0, 2**64 - 1], np.uint64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", BEYOND)
 @pytest.mark.parametrize("how", [{}, {"chunks": (4, 6, 4), "compression": "lzf"},
                                  {"chunks": (4, 3, 2)}])  # fmt: skip
 def test_beyond_the_end_is_an_index_error(tmp_path: Path, index: Any, how: dict[str, Any]) -> None:
-    store = ImageStore(write_stack(tmp_path / "a.h5", make_pixels(N, (6, 4)), **how))
+    path = write_stack(tmp_path / "a.h5", make_pixels(N, (6, 4)), failed=(3,), **how)
     with pytest.raises(IndexError, match="11"):
-        store[index]
+        ImageStore(path)[index]
+    with pytest.raises(IndexError, match="10"):
+        ImageStore(path, failed="skip")[index]
 
 
-@pytest.mark.parametrize("index", [1.0, "1", [0.5], None, [[1, 2]], (1, 2, 3.0)])
+NO_INDEX: list[Any] = [
+    1.0, "1", [0.5], None, [[1, 2]], (1, 2, 3.0), np.array(2.5), np.float32(2), np.array([1.0]),
+    True, np.True_, np.array(True), np.array([[1]]), ["1"], np.array("1"), np.array([2**70]), 1j,
+    np.array([[True] * N]), {1}, np.datetime64(1, "s"), ..., (slice(1), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", NO_INDEX)
 def test_what_is_no_index_is_a_type_error(tmp_path: Path, index: Any) -> None:
     store = ImageStore(write_stack(tmp_path / "a.h5", make_pixels(N, (6, 4))))
     with pytest.raises(TypeError):

@@ -117,7 +117,10 @@ REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "later": ({"schema": "h5ingest stack 3"}, "schema 'h5ingest stack 3' is not known to this"),
     "new layout": ({"schema": "h5ingest pyramid 1"}, "is not known to this version of h5ingest"),
     "no version": ({"schema": "h5ingest stack"}, "is not known to this version of h5ingest"),
-    "groups": ({"schema": "h5ingest stack 1", "groups": "train"}, "groups and options should be"),
+    "groups": (
+        {"schema": "h5ingest stack 1", "groups": "train"},
+        "groups: expected JSON, found 'train'",
+    ),
 }
 
 

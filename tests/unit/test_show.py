@@ -107,6 +107,7 @@ def test_many_classes_and_many_failures_are_cut_short(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         for name in ("images", "labels", "label_names", "paths", "status"):
             del file[name]
+        file.attrs["n_samples"] = 100
         file["images"] = np.zeros((100, 2, 2), np.uint8)
         file["labels"] = np.arange(100) // 2
         file["paths"] = [f"{row}.png" for row in range(100)]
@@ -163,7 +164,7 @@ def test_other_layouts(tmp_path: Path, layout: str) -> None:
             kind = {"ragged": "pixels", "encoded": "data"}[layout]
             file[f"images/{kind}"] = np.zeros(12 + 40, np.uint8)
             file["images/offsets"] = [0, 12, 52]
-            file["images/shapes"] = [[3, 4, 1], [10, 4, 1]]
+            file["images/shapes"] = np.array([[3, 4, 1], [10, 4, 1]], np.int32)
     text = printed(tmp_path / "a.h5")
     wanted = {
         "ragged": "heights 3 to 10, widths 4 to 4",
@@ -350,4 +351,42 @@ def test_errors_of_the_command(
     done = mpich.forked("show", *arguments, cwd=tmp_path)
     assert done.returncode == code, explain(done)
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+def a_chunk(file: h5py.File) -> int:
+    """Where a chunk of the labels lies, which are compressed for it."""
+    del file["labels"]
+    made = file.create_dataset("labels", data=LABELS, chunks=(N,), compression="gzip")
+    file.flush()
+    return int(made.id.get_chunk_info(0).byte_offset)
+
+
+def a_text(file: h5py.File) -> int:
+    """Where it says where the path of row 3 is, which has failed."""
+    return int(file["paths"].id.get_offset() + 3 * 16)
+
+
+def a_header(file: h5py.File) -> int:
+    """Where HDF5 describes the status."""
+    return int(h5py.h5o.get_info(file["status"].id).addr)
+
+
+DAMAGE = {"/labels": a_chunk, "/paths": a_text, "/status": a_header}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_damaged_is_named(mpich: Flavour, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.h5", make_pixels(N, (4, 3)))
+    with h5py.File(path, "r+") as file:
+        offset = DAMAGE[name](file)
+    with path.open("r+b") as raw:
+        raw.seek(offset)
+        raw.write(b"\xee" * 8)
+    done = mpich.forked("show", "a.h5", cwd=tmp_path)
+    assert done.returncode == 5, explain(done)
+    assert f"a.h5: {name} cannot be read: " in done.stderr
     assert "Traceback" not in done.stderr

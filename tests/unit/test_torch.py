@@ -158,7 +158,7 @@ def test_images_of_many_sizes_come_as_a_list(tmp_path: Path) -> None:
         file.attrs["schema"] = "h5ingest ragged 1"
         file["images/pixels"] = np.concatenate([image.ravel() for image in images])
         file["images/offsets"] = np.cumsum([0, *[image.size for image in images]])
-        file["images/shapes"] = np.array([(*image.shape, 1) for image in images])
+        file["images/shapes"] = np.array([(*image.shape, 1) for image in images], np.int32)
         file["status"] = np.ones(4, np.uint8)
         file["labels"] = np.arange(4)
     dataset = ours.ImageDataset(tmp_path / "a.h5")

@@ -16,13 +16,13 @@ holds has the same content digest in both.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from h5ingest.core.attribute_values import SHOWN, AttributeValues
 from h5ingest.core.errors import OutputError, UsageError
 
 VERSION: Final = 2
@@ -251,36 +251,27 @@ def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     """Return what the attributes of a file's HDF5 root group say.
 
     Raises:
-        OutputError: h5ingest did not write the file, or a version that is not known here did.
+        OutputError: h5ingest did not write the file, or a version that is not known here did; or an
+            attribute is not what the format has there.
     """
-    schema = str(attributes.get(Attribute.SCHEMA, ""))
-    maker, layout, version = (*schema.split(" ", 2), "", "", "")[:3]
-    if maker != "h5ingest":
+    values = AttributeValues(attributes, path)
+    schema = values.text(Attribute.SCHEMA)
+    if schema.split(" ", 1)[0] != "h5ingest":
         raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
+    _, layout, version = (*schema.split(" ", 2), "", "")[:3]
     if layout not in LAYOUTS or version not in map(str, VERSIONS):
         raise OutputError(
-            f"{path}: schema {schema!r} is not known to this version of h5ingest: a newer one is "
-            f"needed"
+            f"{path}: schema {schema[:SHOWN]!r} is not known to this version of h5ingest: a newer "
+            f"one is needed"
         )
-    n_samples, n_failed = (
-        int(attributes[name]) if name in attributes else None
-        for name in (Attribute.N_SAMPLES, Attribute.N_FAILED)
-    )
-    try:
-        groups, options = (
-            json.loads(str(attributes.get(name, default)))
-            for name, default in ((Attribute.GROUPS, "[]"), (Attribute.OPTIONS, "{}"))
-        )
-    except ValueError as error:
-        raise OutputError(f"{path}: groups and options should be JSON: {error}") from None
     return FileHeader(
         path=os.fspath(path),
         schema=schema,
         layout=layout,
-        groups=tuple(groups),
-        complete=attributes.get(Attribute.STATUS) == "complete",
-        n_samples=n_samples,
-        n_failed=n_failed,
-        content_digest=str(attributes.get(Attribute.CONTENT_DIGEST, "")),
-        options=options,
+        groups=values.names(Attribute.GROUPS),
+        complete=values.text(Attribute.STATUS) == "complete",
+        n_samples=values.count(Attribute.N_SAMPLES),
+        n_failed=values.count(Attribute.N_FAILED),
+        content_digest=values.text(Attribute.CONTENT_DIGEST),
+        options=values.json(Attribute.OPTIONS, dict),
     )

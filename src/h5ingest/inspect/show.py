@@ -24,7 +24,13 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS, LayoutKind
 from h5ingest.core.options import size
 from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
-from h5ingest.reading.open_file import datasets, open_checked
+from h5ingest.reading.open_file import (
+    Attributes,
+    datasets,
+    open_checked,
+    open_dataset,
+    open_group,
+)
 from h5ingest.reading.store import ImageStore
 
 QUOTAS: Final = (150_000, 200_000)
@@ -34,6 +40,8 @@ MAX_CLASSES: Final = 20
 MAX_FAILED: Final = 5
 _MOST_COLUMNS: Final = 100
 _BAR: Final = 24
+_MOST_LETTERS: Final = 10_000
+"""Of an attribute."""
 _WIDTH: Final = 200
 """Letters in a line where there is no terminal: a digest that is cut is of no use."""
 _FILTERS: Final = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 307: "bzip2", 32000: "lzf",
@@ -110,7 +118,7 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
                 branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
                 prefix = header.prefix(name)
                 _add(branch, _about_images(store, file, prefix))
-                lines = _datasets(file[prefix or "/"], header.layout)
+                lines = _datasets(open_group(file, prefix), header.layout)
                 _add(branch.add(Text("datasets", "bold")), lines)
                 _add_classes(branch, store)
                 _add_failed(branch, store)
@@ -142,7 +150,9 @@ def _about_images(store: ImageStore, file: h5py.File, prefix: str) -> Iterator[t
         classes = "" if labels is None else f", {len(np.unique(labels)):,} classes"
         yield f"one dataset each{classes}", ""
         return
-    yield _storage(file[schema.PIXELS[store.layout].at(prefix)], KINDS[store.layout]), ""
+    pixels = open_dataset(file, schema.PIXELS[store.layout], prefix)
+    assert pixels is not None, "the store has looked"
+    yield _storage(pixels, KINDS[store.layout]), ""
 
 
 def _storage(dataset: h5py.Dataset, kind: LayoutKind) -> str:
@@ -241,15 +251,25 @@ _SHOWN_ABOVE: Final = (
 
 def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
     """Yield the attributes of the file that are not shown above."""
-    for name, value in file.attrs.items():
+    for name, value in Attributes(file).items():
         if name in _SHOWN_ABOVE:
             continue
         text = str(value)
         if name in (Attribute.OPTIONS, Attribute.LIBRARIES, Attribute.JOB):
-            pairs = {key: value for key, value in json.loads(text).items() if value is not None}
-            text = ", ".join(f"{key} {value}" for key, value in pairs.items())
-            text = " ".join(text.split())  # an MPI's version string has tabs and line feeds
-        yield name, text
+            text = _pairs(text)
+        yield name, text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} …"
+
+
+def _pairs(text: str) -> str:
+    """Return the pairs of a JSON object in words; what is no object as it is."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(found, dict):
+        return text
+    words = ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
+    return " ".join(words.split())  # an MPI's version string has tabs and line feeds
 
 
 def printable(text: str) -> str:

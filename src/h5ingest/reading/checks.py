@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
+from h5ingest.reading.open_file import Attributes
 
 Verify = Literal["auto", "never", "first", "always"]
 """When checksums are compared: see `ImageStore`."""
@@ -105,6 +106,12 @@ def filter_ids(dataset: h5py.Dataset) -> tuple[int, ...]:
     return tuple(creation.get_filter(k)[0] for k in range(creation.get_nfilters()))
 
 
+def chunking_of(sums: h5py.Dataset) -> str | None:
+    """Return what was summed, in the words of `schema.CHUNKING`; None: it does not say."""
+    found = Attributes(sums).get(schema.CHUNKING)
+    return found if isinstance(found, str) else None
+
+
 def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
     """Return whether the chunks of a dataset have checksums.
 
@@ -118,7 +125,7 @@ def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
         OutputError: there are more or fewer checksums than chunks.
     """
     wanted = schema.chunking(images.id.get_create_plist())
-    if sums is None or sums.attrs.get(schema.CHUNKING) != wanted:
+    if sums is None or chunking_of(sums) != wanted:
         return False
     n_chunks = -(-images.shape[0] // images.chunks[0])
     if sums.shape != (n_chunks,) or sums.dtype != np.uint64:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError
 from h5ingest.reading.checks import Checks, Verify
 from h5ingest.reading.chunk_cache import ChunkCache
+from h5ingest.reading.dataset_rule import check_available
 from h5ingest.reading.forksafe_file import ForkSafeFile, plain_dtype
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.threads import Threads
-from h5ingest.reading.unfilter import FilterPipeline, check_available
+from h5ingest.reading.unfilter import FilterPipeline
 
 _FEW: Final = 8
 """Rows of a chunk up to which copying one by one beats an index array."""

@@ -12,17 +12,23 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
+from h5ingest.core.options import MIB
 from h5ingest.core.schema import StandardDataset
-from h5ingest.reading.checks import Checks, Verify, fit_chunks
+from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
 from h5ingest.reading.chunked_rows import ChunkedRows
-from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
+from h5ingest.reading.dataset_rule import most_bytes, naming, refuse
+from h5ingest.reading.forksafe_file import SIZE, FileBytes, ForkSafeFile, plain_dtype
+from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
+from h5ingest.reading.open_file import column_names, open_dataset
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
 
 _BLOCK_BYTES: Final = 2**20
 """Of neighbouring images that are read together best, where the file has no chunks."""
+_COPIED_BYTES: Final = 64 * MIB
+"""Of a dataset beside the images, up to which each process has its own copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +51,12 @@ class Contents:
     """(n_rows, 2) true height and width: of padded images, or where sizes differ."""
     bounds: NDArray[np.int64]
     """(B + 1,) first rows of blocks that are best read together, and n_rows."""
-    label_names: tuple[str, ...] | None
+    label_names: Strings | None
     """Names of the classes."""
+    paths: HeapText | None
+    """Paths of the source files; None: HDF5 has to read them."""
+    bytes: FileBytes
+    """The file."""
     columns: dict[str, str]
     """Column -> full name of its dataset."""
 
@@ -76,7 +86,11 @@ class Opener:
         self._threads = Threads(n_threads)
         self._handle, self._file, self._prefix = handle, file, prefix
         self._cache_bytes, self._verify = cache_bytes, verify
+        assert handle.identity is not None, "the file is open"
         self._bytes = FileBytes(handle.path, handle.identity)
+        self._file_bytes = handle.identity[SIZE]
+        self._n_rows: int | None = None
+        self._opened: dict[StandardDataset, h5py.Dataset | None] = {}
 
     def contents(self, layout: str) -> Contents:
         """Return what the group holds.
@@ -88,27 +102,35 @@ class Opener:
         status = self.array(schema.STATUS)
         if status is None:
             raise self._missing(schema.STATUS)
-        n_rows = len(status)
+        self._n_rows = n_rows = len(status)
+        if n_rows and status.max() > schema.STATUS_FAILED:
+            refuse(self._file, schema.STATUS.at(self._prefix), "0, 1 or 2", f"{status.max()}")
+        paths = self._dataset(schema.PATHS)
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
-        names = self._dataset(schema.LABEL_NAMES)
-        columns = self._file.get(f"{self._prefix}/{schema.COLUMNS}") or {}
         return Contents(
-            images=images, n_rows=n_rows, row_shape=shape, dtype=dtype,
-            labels=self.array(schema.LABELS), status=status,
-            sizes=self._sizes(layout), bounds=bounds,
-            label_names=None if names is None else _texts(names),
-            columns={name: columns[name].name for name in columns},
+            images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
+            sizes=self._sizes(layout), bounds=bounds, **self._classes(),
+            bytes=self._bytes, paths=paths and HeapText.of(self._bytes, paths),
+            columns={
+                name: schema.column(self._prefix, name)
+                for name in column_names(self._file, self._prefix)
+            },
         )  # fmt: skip
 
     def array(self, wanted: StandardDataset) -> NDArray[Any] | None:
-        """Return a dataset of numbers, read-only: the mapping itself where the file allows it."""
+        """Return a dataset of numbers, read-only; the mapped file itself if that is large."""
         dataset = self._dataset(wanted)
         if dataset is None:
             return None
+        dtype = plain_dtype(dataset.dtype)
         offset = flat_offset(dataset)
-        if offset is not None:
-            return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype)).view
-        values: NDArray[Any] = dataset[()].view(plain_dtype(dataset.dtype))
+        values: NDArray[Any]
+        if offset is None:
+            with naming(self._file, dataset.name):
+                values = dataset[()].view(dtype)
+        else:
+            get = self._bytes.read if dataset.nbytes <= _COPIED_BYTES else self._bytes.mapped
+            values = get(offset, dataset.size, dtype).reshape(dataset.shape)
         values.flags.writeable = False
         return values
 
@@ -131,18 +153,30 @@ class Opener:
         return PlainRows(self._handle, dataset)
 
     def _dataset(self, wanted: StandardDataset) -> h5py.Dataset | None:
-        found = self._file.get(wanted.at(self._prefix))
-        return found if isinstance(found, h5py.Dataset) else None
+        if wanted not in self._opened:
+            self._opened[wanted] = open_dataset(self._file, wanted, self._prefix, self._n_rows)
+        return self._opened[wanted]
 
     def _missing(self, wanted: StandardDataset) -> OutputError:
         return OutputError(f"{self._handle.path}: {wanted.at(self._prefix)} is missing")
 
+    def _classes(self) -> dict[str, Any]:
+        """Return labels and their names, if there are any."""
+        labels, dataset = self.array(schema.LABELS), self._dataset(schema.LABEL_NAMES)
+        names = None if dataset is None else self._strings(dataset)
+        if labels is not None and names is not None and len(labels):
+            highest = int(labels.view(np.uint64).max())  # in which -1 is the highest of all
+            if highest >= len(names):
+                name, found = schema.LABELS.at(self._prefix), np.uint64(highest).view(np.int64)
+                refuse(self._file, name, f"0 to {len(names) - 1:,}, which have names", f"{found:,}")
+        return {"labels": labels, "label_names": names}
+
+    def _strings(self, dataset: h5py.Dataset) -> Strings:
+        heap = HeapText.of(self._bytes, dataset)
+        return Strings(self._handle, dataset.name, len(dataset), None, heap)
+
     def _stack(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
         rows = self.rows(schema.IMAGES)
-        if rows.shape[0] != n_rows:
-            raise OutputError(
-                f"{self._handle.path}: expected {n_rows:,} images, found {rows.shape[0]:,}"
-            )
         dataset = self._dataset(schema.IMAGES)
         each = dataset.chunks[0] if dataset is not None and dataset.chunks else 0
         if not each:
@@ -152,29 +186,59 @@ class Opener:
 
     def _ragged(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
         elements = self.rows(schema.RAGGED_PIXELS)
-        return self._any_size(Ragged, elements, n_rows, elements.dtype)
+        return self._any_size(Ragged, elements, schema.RAGGED_PIXELS, elements.dtype)
 
     def _encoded(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        return self._any_size(Encoded, self.rows(schema.ENCODED_DATA), n_rows, None)
+        elements = self.rows(schema.ENCODED_DATA)
+        return self._any_size(Encoded, elements, schema.ENCODED_DATA, None)
 
     def _any_size(
-        self, layout: type[Ragged], elements: Rows, n_rows: int, dtype: np.dtype[Any] | None
+        self,
+        layout: type[Ragged],
+        elements: Rows,
+        pixels: StandardDataset,
+        dtype: np.dtype[Any] | None,
     ) -> tuple[Images, Any, Any, Any]:
         offsets, shapes = self.array(schema.OFFSETS), self.array(schema.SHAPES)
-        if offsets is None or shapes is None or offsets.shape != (n_rows + 1,):
-            raise OutputError(
-                f"{self._handle.path}: {self._prefix}/images has no offsets or shapes"
+        if offsets is None or shapes is None:
+            raise self._missing(schema.OFFSETS if offsets is None else schema.SHAPES)
+        self._check_offsets(offsets, pixels)
+        if shapes.size and shapes.min() < 0:
+            refuse(
+                self._file, schema.SHAPES.at(self._prefix), "no negative number", f"{shapes.min()}"
             )
         checks = self._checks(elements, schema.IMAGES, auto=layout is Encoded)
-        images = layout(elements, offsets, shapes, self._threads, self._handle.path, checks)
+        file = self._handle.path, self._file_bytes
+        images = layout(elements, offsets.data, shapes, self._threads, *file, checks)
         return images, None, dtype, self._blocks(elements, offsets)
 
+    def _check_offsets(self, offsets: NDArray[np.int64], pixels: StandardDataset) -> None:
+        """Refuse offsets that do not cut the elements into one piece for each image."""
+        dataset, name = self._dataset(pixels), schema.OFFSETS.at(self._prefix)
+        assert dataset is not None
+        ends = offsets[0], offsets[-1]
+        if ends != (0, len(dataset)):
+            refuse(self._file, name, f"0 to {len(dataset):,}", f"{ends[0]:,} to {ends[1]:,}")
+        lengths = np.diff(offsets)
+        if not len(lengths):
+            return
+        if lengths.min() < 0:
+            row = int(lengths.argmin())
+            refuse(self._file, name, "offsets that ascend", f"{lengths[row]:,} after row {row:,}")
+        n_bytes = int(lengths.max()) * dataset.dtype.itemsize
+        most = most_bytes(self._file_bytes, dataset.id.get_storage_size())
+        if n_bytes > most:
+            refuse(self._file, name, f"images of at most {most:,} bytes", f"{n_bytes:,}")
+
     def _tree(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
-        names = Strings(self._handle, schema.TREE_NAMES.at(self._prefix), n_rows, None)
+        dataset = self._dataset(schema.TREE_NAMES)
+        if dataset is None:
+            raise self._missing(schema.TREE_NAMES)
+        names = self._strings(dataset)
         rows = self._checks(None, schema.TREE_NAMES, auto=True)
         chunks = None
         sums = self._dataset(schema.CHUNK_CHECKSUMS)
-        filters = None if sums is None else sums.attrs.get(schema.CHUNKING)  # else an image
+        filters = None if sums is None else chunking_of(sums)  # else it is an image
         if rows is not None and filters is not None:
             chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
         return Tree(self._handle, names, rows, chunks), None, None, _every(1, n_rows)
@@ -222,7 +286,3 @@ class Opener:
 
 def _every(step: int, n_rows: int) -> NDArray[np.int64]:
     return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)
-
-
-def _texts(dataset: h5py.Dataset) -> tuple[str, ...]:
-    return tuple(raw.decode("utf-8", "surrogateescape") for raw in dataset[()])

@@ -13,6 +13,7 @@ import mmap
 import os
 import threading
 import weakref
+from time import monotonic
 from typing import Any, Final
 
 import h5py
@@ -20,21 +21,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import IngestError, OutputError, one_line
+from h5ingest.reading.dataset_rule import HDF5_ERRORS
 from h5ingest.reading.open_file import open_file
 
 Identity = tuple[int, int, int, int]
-"""Device, inode, bytes and time of change (ns): another file under the same name differs."""
+"""Device, inode, bytes and time of change (ns): another file under the same name differs, and so
+does this one when somebody has written into it. (Not the time of change of the inode: a new link or
+new permissions change no pixel.)"""
 
-_PREADV_BYTES: Final = 2**30
-"""Bytes asked for at once; Linux never gives more than 2 GiB."""
+SIZE: Final = 2
+"""Place of the bytes in an identity."""
+_MOMENT_S: Final = 0.001
+LARGE_BYTES: Final = 256 * 1024
+"""Bytes read at once, beside which it costs nothing to look at the identity."""
+_PATIENCE_S: Final = 5.0
+"""How long a thread may go on with a file that was changed, before a new store gives up."""
 
 
 class ForkSafeFile:
     """`with handle as file:` gives the open file, to one thread at a time; it stays open after.
 
+    What was read within is of the file as it was when the store was opened, or else leaving raises.
+
     Raises:
-        OutputError: on entering, if the file cannot be opened or is not the one it was; on leaving,
-            in place of HDF5's own errors (OSError and RuntimeError).
+        OutputError: on entering and on leaving, if the file cannot be opened or is not the one that
+            it was; on leaving, in place of HDF5's own errors.
     """
 
     def __init__(self, path: str) -> None:
@@ -52,6 +63,8 @@ class ForkSafeFile:
         self.identity: Identity | None = None
         """Identity of the file as it was when it was first opened."""
         self._file: Any = None
+        self._fd = -1
+        """HDF5's own, while the file is open."""
         _handles.add(self)
 
     def __enter__(self) -> h5py.File:
@@ -59,24 +72,61 @@ class ForkSafeFile:
         try:
             if self._file is None:
                 self._file = self._open()
+            else:
+                self._check()
         except BaseException:
             self.lock.release()
             raise
         return self._file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.lock.release()
-        if isinstance(error, (OSError, RuntimeError)) and not isinstance(error, IngestError):
+        try:
+            if error is None or isinstance(error, Exception):
+                self._check()  # an error may be due to it
+        finally:
+            self.lock.release()
+        if isinstance(error, HDF5_ERRORS) and not isinstance(error, IngestError):
             raise OutputError(f"{self.path}: {one_line(error)}") from error
 
+    def _check(self) -> None:
+        if identity_of(self._fd) != self.identity:
+            self.close_locked()
+            raise changed(self.path)
+
     def _open(self) -> h5py.File:
+        now = self._close_what_was_changed()
         file = open_file(self.path)
-        identity = identity_of(file.id.get_vfd_handle())
-        if self.identity not in (None, identity):
+        self._fd = file.id.get_vfd_handle()
+        if identity_of(self._fd) != now:
             file.close()
-            raise OutputError(f"{self.path}: the file was replaced while it was read; open it anew")
-        self.identity = identity
+            raise changed(self.path)
+        self.identity = now
         return file
+
+    def _close_what_was_changed(self) -> Identity | None:
+        """Close what other stores have open of this file as it was before somebody wrote into it.
+
+        HDF5 knows files by their inodes, and takes what it remembers for what is there now. Those
+        stores open it again when they need it, and then see that it is another.
+
+        Returns:
+            What the file is now; None: it cannot be seen.
+        """
+        try:
+            now = _identity(os.stat(self.path))
+        except OSError:
+            return None  # as `open_file` is going to say
+        if self.identity not in (None, now):
+            raise changed(self.path)
+        for other in list(_handles):
+            was = other.identity
+            if other._file is None or was is None or was[:2] != now[:2] or was == now:
+                continue
+            if not other.lock.acquire(timeout=_PATIENCE_S):
+                raise OutputError(f"{self.path}: another thread still reads what it was before")
+            other.close_locked()
+            other.lock.release()
+        return now
 
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
@@ -114,60 +164,105 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 class FileBytes:
-    """A file as bytes: mapped for what is small, read with `pread` for what is large.
+    """A file as bytes, without HDF5: read with `pread`, or mapped.
+
+    A mapping is faster for many small pieces, but the kernel ends a process that touches what was
+    cut off from the file meanwhile. `pread` then reads less, which is an error like others.
 
     Raises:
         OutputError: it cannot be opened, or is not the file that `identity` says.
     """
 
-    def __init__(self, path: str, identity: Identity | None) -> None:
+    def __init__(self, path: str, identity: Identity) -> None:
         """Map the file.
 
         Args:
             path: absolute.
-            identity: what the file must be.
+            identity: what the file must be, whenever it is looked at.
         """
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}") from None
         weakref.finalize(self, os.close, self._fd)
-        if identity_of(self._fd) != identity:
-            raise OutputError(f"{path}: the file was replaced while it was opened; open it anew")
-        self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
-        self._path = path
+        self.path, self._identity = path, identity
+        self.n_bytes = identity[SIZE]
+        """Size of the file."""
+        self.sure_until_s = 0.0
+        """Until when, by `monotonic`, nobody need look again: it takes as long as reading a row."""
+        self.check()
+        self._map = mmap.mmap(self._fd, self.n_bytes, prot=mmap.PROT_READ)
 
-    def array(self, offset: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return (count,) of `dtype` from `offset` on, a read-only view; None beyond the end."""
-        if offset + count * dtype.itemsize > len(self._map):
-            return None
+    def check(self) -> None:
+        """Look whether the file is still the one that was opened.
+
+        Raises:
+            OutputError: somebody has written into it.
+        """
+        if identity_of(self._fd) != self._identity:
+            raise changed(self.path)
+        self.sure_until_s = monotonic() + _MOMENT_S
+
+    def mapped(self, offset: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return (count,) of `dtype` from byte `offset` on, a read-only view of the mapping."""
+        self._check_end(offset, count * dtype.itemsize)
         return np.frombuffer(self._map, dtype, count, offset)
+
+    def read(self, offset: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return (count,) of `dtype` from byte `offset` on, a copy."""
+        self._check_end(offset, count * dtype.itemsize)
+        out = np.empty(count, dtype)
+        self.read_into(out, offset)
+        return out
 
     def read_into(self, out: NDArray[Any], offset: int) -> None:
         """Fill `out` (C-contiguous) with what the file has from byte `offset` on.
 
         Raises:
-            OutputError: the file ends before, or the disk reports an error.
+            OutputError: the file ends before, the disk reports an error, or it is another file.
         """
+        n_bytes, done = out.nbytes, 0
+        try:
+            if n_bytes:
+                done = os.preadv(self._fd, [out], offset)  # type: ignore[list-item]  # it is one
+            if done < n_bytes:
+                self._read_on(out, offset, done)
+        except OutputError:
+            raise
+        except OSError as error:
+            self.check()
+            raise OutputError(f"{self.path}: {error.strerror}") from None
+        if n_bytes >= LARGE_BYTES or monotonic() > self.sure_until_s:
+            self.check()
+
+    def _read_on(self, out: NDArray[Any], offset: int, done: int) -> None:
+        """Read what is missing: Linux gives 2 GiB at most, and may give less."""
         view = out.reshape(-1).view(np.uint8).data
-        done = 0
         while done < len(view):
-            part = view[done : done + _PREADV_BYTES]
-            try:
-                got = os.preadv(self._fd, [part], offset + done)
-            except OSError as error:
-                raise OutputError(f"{self._path}: {error.strerror}") from None
+            got = os.preadv(self._fd, [view[done:]], offset + done)
             if not got:
-                raise OutputError(f"{self._path}: the file was cut off while it was read")
+                raise changed(self.path)
             done += got
+
+    def _check_end(self, offset: int, n_bytes: int) -> None:
+        if offset + n_bytes > self.n_bytes:
+            raise OutputError(f"{self.path}: the file ends before a dataset does")
 
     def __reduce__(self) -> Any:
         raise TypeError("FileBytes belongs to one process")
 
 
+def changed(path: str) -> OutputError:
+    """Return the error for a file that is not what it was."""
+    return OutputError(f"{path}: the file was replaced or changed while it was read; open it anew")
+
+
 def identity_of(fd: int) -> Identity:
-    """Return what distinguishes this file from another one of the same name."""
-    stat = os.fstat(fd)
+    """Return what distinguishes this file from another one, and from what it was before."""
+    return _identity(os.fstat(fd))
+
+
+def _identity(stat: os.stat_result) -> Identity:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import h5py
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode
 from h5ingest.reading.checks import Checks, fit_image
+from h5ingest.reading.dataset_rule import most_bytes, naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.open_file import open_image
 from h5ingest.reading.rows import Indices, Rows, all_normal, normal
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
@@ -23,6 +26,8 @@ Batch = NDArray[Any] | list[NDArray[Any]]
 
 _NO_LIMIT: Final = 2**62
 """Pixels of a stored image: the limit was applied when it was stored."""
+_MOST_ZEROS: Final = 2**32
+"""Bytes of an image that is not there; they cost memory only where they are written to."""
 
 
 class Images(Protocol):
@@ -65,21 +70,23 @@ class Ragged:
 
     _elements: Rows
     """(total,) pixels, or bytes of files."""
-    _offsets: NDArray[np.int64]
-    """(N + 1,) in elements."""
+    _offsets: Sequence[int]
+    """(N + 1,) in elements; ascending."""
     _shapes: NDArray[Any]
-    """(N, 3) height, width, channels."""
+    """(N, 3) height, width, channels; not negative."""
     _threads: Threads
     """For the images of a batch."""
     _path: str
     """Path of the file, for messages."""
+    _file_bytes: int
+    """Size of the file."""
     _checks: Checks | None = None
     """Compares the elements of each image that is read."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
         row = normal(row, len(self._shapes))
-        start, stop = self._offsets[row : row + 2].tolist()
+        start, stop = self._offsets[row], self._offsets[row + 1]
         height, width, channels = self._shapes[row].tolist()
         shape = (height, width) if channels <= 1 else (height, width, channels)
         values = self._elements.span(slice(start, stop))
@@ -127,16 +134,25 @@ class Encoded(Ragged):
     def _image(self, row: int, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the decoded image; zeros of the stored shape for a row without a file."""
         if not len(values):
+            self._check_size(row, math.prod(shape), _MOST_ZEROS)
             return np.zeros(shape, np.uint8)
         data = values.tobytes()
         try:
             spec = decode.probe(data, max_pixels=_NO_LIMIT)
             assert spec is not None, "probe was given the whole file"
+            self._check_size(row, spec.n_bytes, most_bytes(self._file_bytes, len(data)))
             out = np.empty(spec.shape, spec.dtype)
             decode.decode_into(data, out)
         except SampleError as error:
             raise OutputError(f"{self._path}: image {row}: {error.reason}") from None
         return out
+
+    def _check_size(self, row: int, n_bytes: int, most: int) -> None:
+        if n_bytes > most:
+            raise OutputError(
+                f"{self._path}: image {row}: expected at most {most:,} bytes of pixels, found "
+                f"{n_bytes:,}"
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +167,8 @@ class Tree:
     _chunk_checks: tuple[Checks, str] | None = None
     """Compares instead the bytes of an image's only chunk, before they are decoded; and which
     filters it has (`fit_image`)."""
+    _groups: set[bytes] = field(default_factory=set)
+    """Paths of groups that are of this file."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image; (0, 0) where there is none."""
@@ -161,22 +179,22 @@ class Tree:
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self._names)), dtype=np.intp)
         names = self._names.raw(rows)
-        try:
-            with self._handle as file:
-                return [
-                    self._read(row, file[name]) if name else np.zeros((0, 0), np.uint8)
-                    for row, name in zip(rows.tolist(), names, strict=True)
-                ]
-        except KeyError as error:
-            raise OutputError(f"{self._handle.path}: a dataset is missing: {error}") from None
+        with self._handle as file:
+            return [
+                self._read(file, row, name) for row, name in zip(rows.tolist(), names, strict=True)
+            ]
 
-    def _read(self, row: int, dataset: h5py.Dataset) -> NDArray[Any]:
+    def _read(self, file: h5py.File, row: int, name: bytes) -> NDArray[Any]:
+        if not name:
+            return np.zeros((0, 0), np.uint8)
+        dataset = open_image(file, name, self._groups)
         checks = self._checks
-        if self._chunk_checks is not None and fit_image(self._chunk_checks[1], dataset):
-            _, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
-            self._chunk_checks[0].one(row, stored)
-            checks = None
-        found: NDArray[Any] = dataset[()]
+        with naming(file, name):
+            if self._chunk_checks is not None and fit_image(self._chunk_checks[1], dataset):
+                _, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
+                self._chunk_checks[0].one(row, stored)
+                checks = None
+            pixels: NDArray[Any] = dataset[()]
         if checks is not None:
-            checks.one(row, found)
-        return found
+            checks.one(row, pixels)
+        return pixels

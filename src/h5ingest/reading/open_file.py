@@ -1,15 +1,43 @@
-"""A finished file: opened, its header checked, its datasets listed."""
+"""A finished file: opened, its header checked; and the one way to every object in it.
+
+A file may be damaged, or made by somebody who wishes the reader ill, so it is not believed:
+
+- An object is one of this very file, reached by hard links alone. Through a soft or an external
+  link, external storage or a virtual dataset, HDF5 would read what lies elsewhere, without a word.
+- A dataset has the type and the shape that the format gives it, and is no bomb: see `dataset_rule`.
+
+Whatever does not fit is refused by name: where, what was expected, what was found.
+"""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import h5py
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, one_line
+from h5ingest.core.schema import StandardDataset
+from h5ingest.reading.dataset_rule import (
+    HDF5_ERRORS,
+    PIXEL_TYPES,
+    as_text,
+    check_dataset,
+    check_image,
+    kind_of,
+    naming,
+    path_of,
+    refuse,
+)
+
+_LINKS: Final = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
+_OWN_LENGTH: Final = (
+    schema.RAGGED_PIXELS, schema.ENCODED_DATA, schema.LABEL_NAMES, schema.CHUNK_CHECKSUMS,
+)  # fmt: skip
+"""Datasets without a row for each sample."""
 
 
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
@@ -20,7 +48,7 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except HDF5_ERRORS as error:
         raise OutputError(f"{path}: {_reason(path, error)}") from None
 
 
@@ -28,32 +56,232 @@ def open_checked(path: str | os.PathLike[str]) -> tuple[h5py.File, schema.FileHe
     """Open a file of h5ingest and return it with its header. The caller closes it.
 
     Raises:
-        OutputError: it cannot be opened; or see `read_header`.
+        OutputError: it cannot be opened, or a group of samples is missing; or see `read_header`.
     """
     file = open_file(path)
     try:
-        return file, schema.read_header(file.attrs, path)
+        header = schema.read_header(Attributes(file), path)
+        for prefix in header.prefixes:
+            open_group(file, prefix)
+        return file, header
     except OutputError:
         file.close()
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class NoValue:
+    """Stands for the value of an attribute that is not one number or text."""
+
+    what: str
+    """What it is."""
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class Attributes(Mapping[str, Any]):
+    """The attributes of an object, where each is one number or text, or else a `NoValue`."""
+
+    def __init__(self, holder: h5py.HLObject) -> None:
+        """Read them from `holder` when they are asked for.
+
+        Raises:
+            OutputError: they cannot be seen.
+        """
+        with naming(holder, "attributes"):
+            self._found = holder.attrs
+        self._holder = holder
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            if name in self._found:
+                shape = self._found.get_id(name).shape
+                if shape == ():
+                    return self._found[name]
+                return NoValue(f"an array of the shape {shape}")
+        except HDF5_ERRORS as error:
+            return NoValue(f"what cannot be read: {one_line(error)}")
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        with naming(self._holder, "attributes"):
+            names = list(self._found)
+        return iter(names)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+# --- objects ------------------------------------------------------------------------------------
+
+
+def find(
+    file: h5py.Group, name: str | bytes, known: set[bytes] | None = None
+) -> h5py.Dataset | h5py.Group | None:
+    """Return the object of this name; None: there is none.
+
+    Args:
+        file: the file, or a group of it from which relative names begin.
+        name: HDF5 path.
+        known: those of groups that have been found to be of this file, which grows; None: each is
+            looked at.
+
+    Raises:
+        OutputError: it is not in this file, or cannot be read.
+    """
+    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    with naming(file, raw):
+        return file[raw] if _is_here(file, raw, set() if known is None else known) else None
+
+
+def open_group(file: h5py.File, prefix: str) -> h5py.Group:
+    """Return a group of samples.
+
+    Args:
+        file: the file.
+        prefix: its HDF5 path, empty for the root group.
+
+    Raises:
+        OutputError: there is none.
+    """
+    found = find(file, prefix or "/")
+    if found is None:
+        raise OutputError(f"{path_of(file)}: the group {prefix} is missing")
+    if not isinstance(found, h5py.Group):
+        refuse(file, prefix, "an HDF5 group", kind_of(found))
+    return found
+
+
+def open_dataset(
+    file: h5py.File, wanted: StandardDataset, prefix: str = "", n_rows: int | None = None
+) -> h5py.Dataset | None:
+    """Return a dataset that the format names; None: there is none.
+
+    Args:
+        file: the file.
+        wanted: the dataset.
+        prefix: HDF5 path of the group of samples: empty, or `/train`.
+        n_rows: rows of the group, which a dataset with a row for each has to have; None: that is
+            not looked at.
+
+    Raises:
+        OutputError: it is not as the format has it.
+        SetupError: a filter is not available here.
+    """
+    name = wanted.at(prefix)
+    dataset = find(file, name)
+    if dataset is None:
+        return None
+    if wanted in _OWN_LENGTH or n_rows is None:
+        rows = None
+    else:
+        rows = n_rows + wanted.extra_rows
+    shape = None if wanted is schema.IMAGES else (rows, *wanted.row_shape)
+    types = (wanted.dtype,) if wanted.dtype else PIXEL_TYPES
+    check_dataset(file, name, dataset, types, shape, whole=wanted not in schema.PIXELS.values())
+    if wanted is schema.IMAGES:
+        check_image(file, name, dataset.shape[1:])
+        if rows not in (None, dataset.shape[0]):
+            refuse(file, name, f"{rows:,} images", f"{dataset.shape[0]:,}")
+    return dataset
+
+
+def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> h5py.Dataset:
+    """Return a further column of the manifest: numbers or strings, (n_rows,).
+
+    Raises:
+        OutputError: there is none, or it is something else.
+        SetupError: a filter is not available here.
+    """
+    full_name = schema.column(prefix, name)
+    dataset = find(file, full_name)
+    if dataset is None:
+        raise OutputError(f"{path_of(file)}: {full_name} is missing")
+    check_dataset(file, full_name, dataset, (), (n_rows,))
+    return dataset
+
+
+def open_image(file: h5py.File, name: bytes, known: set[bytes]) -> h5py.Dataset:
+    """Return the dataset of an image of a tree: (H, W) or (H, W, C) pixels.
+
+    Args:
+        file: the file.
+        name: HDF5 path.
+        known: those of HDF5 groups that have been found to be of this file; grows.
+
+    Raises:
+        OutputError: there is none, or it is something else.
+        SetupError: a filter is not available here.
+    """
+    dataset = find(file, name, known)
+    if dataset is None:
+        raise OutputError(f"{path_of(file)}: {as_text(name)} is missing")
+    check_dataset(file, name, dataset, PIXEL_TYPES, None)
+    check_image(file, name, dataset.shape)
+    return dataset
+
+
+def column_names(file: h5py.File, prefix: str = "") -> list[str]:
+    """Return the names of the further columns of the manifest.
+
+    Raises:
+        OutputError: where they should be is something else.
+    """
+    name = f"{prefix}/{schema.COLUMNS}"
+    columns = find(file, name)
+    if columns is None:
+        return []
+    if not isinstance(columns, h5py.Group):
+        refuse(file, name, "an HDF5 group", kind_of(columns))
+    with naming(file, name):
+        return list(columns)
+
+
 def datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, h5py.Dataset]]:
     """Yield name, below the group's, and dataset of all that a group of samples has.
 
-    Those of the format first, then the columns; the images of a tree are not among them.
+    Those of the format first, then the columns; the images of a tree are not among them. How many
+    rows each has is not looked at.
+
+    Raises:
+        OutputError: one is not as the format has it.
+        SetupError: a filter is not available here.
     """
-    columns = group.get(schema.COLUMNS, ())
-    names = itertools.chain(schema.known(layout), (f"{schema.COLUMNS}/{name}" for name in columns))
-    for name in names:
-        dataset = group.get(name)
-        if isinstance(dataset, h5py.Dataset):
-            yield name, dataset
+    file, prefix = group.file, group.name.rstrip("/")
+    for wanted in schema.known_datasets(layout):
+        dataset = open_dataset(file, wanted, prefix)
+        if dataset is not None:
+            yield wanted.name, dataset
+    for name in column_names(file, prefix):
+        yield f"{schema.COLUMNS}/{name}", open_column(file, prefix, name, None)
 
 
-def _reason(path: str | os.PathLike[str], error: OSError) -> str:
+def _is_here(file: h5py.Group, raw: bytes, known: set[bytes]) -> bool:
+    """Return whether there is an object of this name; refuse it if a link leads elsewhere."""
+    links = file.id.links
+    end = 0
+    while end >= 0 and raw != b"/":
+        end = raw.find(b"/", end + 1)
+        step = raw if end < 0 else raw[:end]
+        if step in known:
+            continue
+        try:
+            kind = links.get_info(step).type
+        except HDF5_ERRORS:
+            if links.exists(step):
+                raise
+            return False
+        if kind != h5py.h5l.TYPE_HARD:
+            refuse(file, step, "an object of this file", _LINKS.get(kind, f"a link of type {kind}"))
+        if end >= 0:
+            known.add(step)
+    return True
+
+
+def _reason(path: str | os.PathLike[str], error: BaseException) -> str:
     """Return one sentence: the system's words where it speaks, else that this is no HDF5 file."""
-    if error.errno:
+    if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):
         return "not an HDF5 file"

@@ -1,6 +1,6 @@
 """Rows of one dataset, in whatever way is fastest for how it lies in the file.
 
-`FlatRows`: unfiltered, one piece of the file: mapped memory, `pread` for large rows, no HDF5.
+`FlatRows`: unfiltered, one piece of the file: no HDF5, but `pread`, or a mapping for small rows.
 `ChunkedRows` (`chunked`): whole-row chunks, filtered or scattered: decoded once each, kept a while.
 `PlainRows`: everything else, through HDF5.
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 import operator
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
+from h5ingest.reading.dataset_rule import naming
+from h5ingest.reading.forksafe_file import LARGE_BYTES, FileBytes, ForkSafeFile, plain_dtype
 
 Indices = NDArray[np.intp]
 
@@ -69,7 +71,12 @@ def all_normal(rows: Indices, n_rows: int) -> Indices:
 
 
 class FlatRows:
-    """Rows that lie back to back in the file."""
+    """Rows that lie back to back in the file.
+
+    What is large is read with `pread`, what is small is copied from a mapping. Before the mapping
+    is touched the file is looked at, if that was not done a moment ago: to touch what somebody has
+    cut off ends the process.
+    """
 
     def __init__(
         self, file: FileBytes, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -83,16 +90,13 @@ class FlatRows:
             dtype: of an element.
 
         Raises:
-            ValueError: the file ends before the last row does.
+            OutputError: the file ends before the last row does.
         """
         self.shape, self.dtype = shape, dtype
         self._file, self._offset = file, offset
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        view = file.array(offset, math.prod(shape), dtype)
-        if view is None:
-            raise ValueError("the file ends before the dataset does")
-        self.view = view.reshape(shape)
-        """(N, …) read-only: the mapping itself."""
+        view = file.mapped(offset, math.prod(shape), dtype)
+        self._view = view.reshape(shape)
         self._by_pread = self._row_bytes >= _PREAD_BYTES
         # One element a row: NumPy then gathers with one memcpy each, and checks bounds on the way.
         self._elements = None
@@ -103,7 +107,9 @@ class FlatRows:
     def one(self, row: int) -> NDArray[Any]:
         """Return a copy of the row."""
         if not self._by_pread:
-            found: NDArray[Any] = self.view[row].copy()
+            if monotonic() > self._file.sure_until_s:
+                self._file.check()
+            found: NDArray[Any] = self._view[row].copy()
             return found
         out = np.empty(self.shape[1:], self.dtype)
         self._file.read_into(out, self._byte(normal(row, self.shape[0])))
@@ -112,22 +118,31 @@ class FlatRows:
     def span(self, rows: slice) -> NDArray[Any]:
         """Return a copy of the rows of a slice."""
         wanted = range(*rows.indices(self.shape[0]))
-        if wanted.step != 1 or len(wanted) * self._row_bytes < _PREAD_BYTES:
-            return self.view[rows].copy()
+        if wanted.step != 1:
+            return self.many(np.array(wanted, np.intp))
+        if len(wanted) * self._row_bytes < _PREAD_BYTES:
+            if monotonic() > self._file.sure_until_s:
+                self._file.check()
+            return self._view[rows].copy()
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         self._file.read_into(out, self._byte(wanted.start))
         return out
 
     def many(self, rows: Indices) -> NDArray[Any]:
         """Return copies of the rows in the order asked."""
-        if self._elements is not None:
-            return self._elements[rows].view(self.dtype).reshape(len(rows), *self.shape[1:])
-        if not self._by_pread:
-            return self.view[rows]
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for place, row in enumerate(all_normal(rows, self.shape[0]).tolist()):
-            self._file.read_into(out[place], self._byte(row))
-        return out
+        if self._by_pread:
+            out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            for place, row in enumerate(all_normal(rows, self.shape[0]).tolist()):
+                self._file.read_into(out[place], self._byte(row))
+            return out
+        if monotonic() > self._file.sure_until_s:
+            self._file.check()
+        if self._elements is None:  # elements of no bytes
+            return self._view[rows]
+        found = self._elements[rows].view(self.dtype).reshape(len(rows), *self.shape[1:])
+        if len(rows) * self._row_bytes >= LARGE_BYTES:
+            self._file.check()
+        return found
 
     def _byte(self, row: int) -> int:
         return self._offset + row * self._row_bytes
@@ -157,13 +172,13 @@ class PlainRows:
         wanted = range(*rows.indices(self.shape[0]))
         if wanted.step != 1:
             return self.many(np.array(wanted, np.intp))
-        with self._handle as file:
+        with self._handle as file, naming(file, self._name):
             return self._plain(file[self._name][wanted.start : wanted.stop])
 
     def many(self, rows: Indices) -> NDArray[Any]:
         """Return the rows in the order asked; HDF5 is asked for each once, in its own order."""
         each, places = np.unique(all_normal(rows, self.shape[0]), return_inverse=True)
-        with self._handle as file:
+        with self._handle as file, naming(file, self._name):
             found: NDArray[Any] = self._plain(file[self._name][each])[places]
         return found
 

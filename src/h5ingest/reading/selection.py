@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +26,8 @@ class Selection:
     """(n_samples,) row of each in the file; None: all rows."""
     labels: NDArray[np.int64] | None
     """(n_samples,) read-only."""
+    each_label: Sequence[int] | None
+    """The same as Python integers, which is faster one by one."""
 
     @classmethod
     def of(
@@ -43,12 +47,13 @@ class Selection:
         """
         good = status == STATUS_OK
         if failed == "include" or good.all():
-            return cls(len(status), None, labels)
+            return cls(len(status), None, labels, _one_by_one(labels))
         rows = np.flatnonzero(good) if failed == "skip" else None
         if labels is not None:
             labels = np.where(good, labels, masked_label) if rows is None else labels[rows]
             labels.flags.writeable = False
-        return cls(len(status) if rows is None else len(rows), rows, labels)
+        n_samples = len(status) if rows is None else len(rows)
+        return cls(n_samples, rows, labels, _one_by_one(labels))
 
     def per_sample(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return those of the values of all rows, (n_rows, ...), that belong to samples."""
@@ -65,22 +70,35 @@ class Selection:
 
         Raises:
             TypeError: it asks for none.
-            IndexError: a mask has another length.
+            IndexError: a mask has another length; or a number is far beyond all samples.
         """
         array = np.asarray(index)
         if array.ndim != 1:
             raise TypeError(f"expected an integer, a slice or one row of them, got {index!r}")
-        if array.dtype == np.bool_:
+        kind = array.dtype.kind
+        if kind == "b":
             if len(array) != self.n_samples:
                 raise IndexError(
                     f"a mask of {len(array):,} does not fit {self.n_samples:,} samples"
                 )
             return np.flatnonzero(array)
-        if array.dtype.kind not in "iu" and len(array):
+        if kind not in "iu" and len(array):
             raise TypeError(f"expected integers, got {array.dtype}")
+        if kind == "u" and len(array) and array.max() >= 2**63:
+            raise IndexError(f"an index is out of range for {self.n_samples:,} samples")
         return array.astype(np.intp, copy=False)
 
 
+def _one_by_one(labels: NDArray[np.int64] | None) -> Sequence[int] | None:
+    return None if labels is None else np.ascontiguousarray(labels).data
+
+
 def is_integer(index: Any) -> bool:
-    """Return whether this asks for one sample, not for a batch."""
-    return hasattr(index, "__index__") and not getattr(index, "ndim", 0)
+    """Return whether this asks for one sample, not for a batch; a bool does not."""
+    if getattr(index, "ndim", 0) or isinstance(index, (list, bool, np.bool_)):
+        return False
+    try:
+        operator.index(index)
+    except TypeError:
+        return False
+    return True

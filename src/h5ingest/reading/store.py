@@ -5,6 +5,7 @@ May not: write, import mpi4py.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator
 from typing import Any, Final, Self, overload
@@ -17,13 +18,16 @@ from h5ingest.core.options import MIB
 from h5ingest.core.schema import PATHS, FileHeader, read_header
 from h5ingest.reading.checks import VERIFY, Verify
 from h5ingest.reading.contents import Contents, Opener
+from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Batch
+from h5ingest.reading.open_file import Attributes, open_column, open_group
 from h5ingest.reading.selection import Failed, Selection, is_integer
 from h5ingest.reading.text import Columns, Strings
 
 CACHE_BYTES: Final = 64 * MIB
-_NOTHING: Final = Selection(0, None, None)
+_NOTHING: Final = Selection(0, None, None, None)
 """The selection of a store whose group is not open."""
 
 
@@ -107,11 +111,12 @@ class ImageStore:
         """Read the header; in each process that did not inherit a store that has done so."""
         self._handle: ForkSafeFile | None = ForkSafeFile(self.path)
         with self._handle as file:
-            self._header: FileHeader = read_header(file.attrs, self.path)
+            self._header: FileHeader = read_header(Attributes(file), self.path)
         if self._digest not in (None, self._header.content_digest):
             raise OutputError(f"{self.path}: not the file that the store was made for")
         self._digest = self._header.content_digest
         self._found: Contents | None = None
+        self._label_names: tuple[str, ...] | None = None
         self._selection: Selection = _NOTHING
 
     @property
@@ -125,9 +130,15 @@ class ImageStore:
             assert self._handle is not None
             prefix = self._header.prefix(self.group)
             with self._handle as file:
+                open_group(file, prefix)
                 how = self._cache_bytes, self._threads, self._verify
                 opener = Opener(self._handle, file, prefix, *how)
                 found = opener.contents(self._header.layout)
+            n_samples = self._header.n_samples
+            if n_samples not in (None, found.n_rows) and not self._header.groups:
+                raise OutputError(
+                    f"{self.path}: n_samples: expected {found.n_rows:,}, found {n_samples:,}"
+                )
             self._selection = Selection.of(
                 found.status, found.labels, self._failed, self._masked_label
             )
@@ -160,12 +171,12 @@ class ImageStore:
         if type(index) is not int:
             if isinstance(index, slice) or not is_integer(index):
                 return self._batch(found, index)
-            index = int(index)
-        labels, rows = self._selection.labels, self._selection.rows
+            index = operator.index(index)
+        rows, labels = self._selection.rows, self._selection.each_label
         try:
             image = found.images.one(index if rows is None else int(rows[index]))
-            return image, None if labels is None else int(labels[index])
-        except IndexError:
+            return image, None if labels is None else labels[index]
+        except (IndexError, OverflowError):
             raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
 
     def _batch(self, found: Contents, index: Any) -> tuple[Batch, NDArray[np.int64] | None]:
@@ -206,19 +217,23 @@ class ImageStore:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """(n,) read-only; the file itself in memory, where it is stored plainly."""
+        """(n,) read-only; beyond 64 MiB the file itself in memory, where it is stored plainly."""
         self._contents  # noqa: B018  # opens
         return self._selection.labels
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Name of each label; None if labels are numbers only."""
-        return self._contents.label_names
+        names = self._contents.label_names
+        if names is not None and self._label_names is None:
+            self._label_names = tuple(names)
+        return self._label_names
 
     @property
     def paths(self) -> Strings:
         """As in the manifest; a lazy sequence of strings."""
-        return self._strings(self._contents, PATHS.at(self._header.prefix(self.group)))
+        found = self._contents
+        return self._strings(found, PATHS.at(self._header.prefix(self.group)), found.paths)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -250,18 +265,21 @@ class ImageStore:
         bounds = self._contents.bounds
         return self._selection.blocks(bounds)
 
-    def _strings(self, found: Contents, name: str) -> Strings:
+    def _strings(self, found: Contents, name: str, heap: HeapText | None) -> Strings:
         assert self._handle is not None, "contents are there, so the file is"
-        return Strings(self._handle, name, found.n_rows, self._selection.rows)
+        return Strings(self._handle, name, found.n_rows, self._selection.rows, heap)
 
     def _column(self, name: str) -> NDArray[Any] | Strings:
-        full_name = self._contents.columns[name]
+        found = self._contents
+        full_name = found.columns[name]
         assert self._handle is not None, "contents are there, so the file is"
+        prefix = self._header.prefix(self.group)
         with self._handle as file:
-            dataset = file[full_name]
+            dataset = open_column(file, prefix, name, found.n_rows)
             if dataset.dtype.kind != "O":
-                return self._selection.per_sample(dataset[()])
-        return self._strings(self._contents, full_name)
+                with naming(file, full_name):
+                    return self._selection.per_sample(dataset[()])
+            return self._strings(found, full_name, HeapText.of(found.bytes, dataset))
 
     # --- life ----------------------------------------------------------------------------------
 

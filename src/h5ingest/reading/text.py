@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.rows import Indices, all_normal, normal
 
 _BLOCK_ROWS: Final = 64 * 1024
@@ -28,6 +31,10 @@ class Strings(Sequence[str]):
     """Length of the dataset."""
     _rows: Indices | None
     """(n,) the rows that are items of this sequence; None: all."""
+    _heap: HeapText | None = None
+    """Reads them without HDF5; None: that cannot be."""
+    _opened: tuple[Any, Any] = field(default=(None, None), init=False)
+    """An open file, and the dataset in it."""
 
     def __len__(self) -> int:
         return self._n_rows if self._rows is None else len(self._rows)
@@ -56,13 +63,22 @@ class Strings(Sequence[str]):
         rows = places if self._rows is None else self._rows[places]
         if not len(rows):
             return []
+        if self._heap is not None:
+            return self._heap.read(rows)
         first, last = int(rows.min()), int(rows.max())
-        with self._handle as file:
-            dataset = file[self._name]
+        with self._handle as file, naming(file, self._name):
+            dataset = self._dataset(file)
             if last - first >= _SPARSE * len(rows):
                 return [dataset[row] for row in rows.tolist()]
             block = dataset[first : last + 1]
         return [block[row] for row in (rows - first).tolist()]
+
+    def _dataset(self, file: h5py.File) -> h5py.Dataset:
+        opened, dataset = self._opened
+        if opened is not file:
+            dataset = file[self._name]  # it was checked in this very file, when it was first opened
+            self._opened = (file, dataset)
+        return dataset
 
 
 @dataclass(eq=False, repr=False)

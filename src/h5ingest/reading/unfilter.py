@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import SetupError
 from h5ingest.core.layout import HTJ2K
 from h5ingest.images import htj2k
 from h5ingest.reading.checks import filter_ids
+from h5ingest.reading.dataset_rule import check_available
 from h5ingest.reading.forksafe_file import plain_dtype
 
 _SHUFFLE: Final = 2
@@ -102,22 +102,3 @@ def _codec(id_: int) -> Callable[..., NDArray[np.uint8]]:
 
     found: Callable[..., NDArray[np.uint8]] = getattr(imagecodecs, _NATIVE[id_])
     return found
-
-
-def check_available(filters: tuple[int, ...]) -> None:
-    """Make HDF5 able to undo these filters.
-
-    Raises:
-        SetupError: one is not to be had here.
-    """
-    missing = [id_ for id_ in filters if not h5py.h5z.filter_avail(id_)]
-    if missing:
-        try:
-            import hdf5plugin  # noqa: F401  # registers its filters
-        except ImportError:
-            raise SetupError(
-                f"HDF5 filter {missing[0]} is not available here: pip install hdf5plugin"
-            ) from None
-    for id_ in missing:
-        if not h5py.h5z.filter_avail(id_):
-            raise SetupError(f"HDF5 filter {id_} is not available here, not even in hdf5plugin")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from h5ingest.mpi.comm import Comm, Request, agreeing
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.direct_io import write_all
-from h5ingest.storage.gathered_writes import GatheredWrites
+from h5ingest.storage.gathered_writes import GatheredWrites, WrittenBlocks
 from h5ingest.storage.journal import Done, Journal, pack
 from h5ingest.storage.lock import Fence
 from h5ingest.storage.shared_blocks import Bytes, split
@@ -83,10 +83,22 @@ class Checkpoints:
         """Messages to rank 0."""
         self._n_received = 0
         """On rank 0: messages of all ranks."""
-        self._received = GatheredWrites(self._write, self._read)
+        self._received = GatheredWrites(self._write)
         """On rank 0: bytes that fill blocks in part, of all ranks."""
         self._file: int | None = None
         """On rank 0: the file, if there were such bytes."""
+
+    def begin_blocks(self, *, fresh: bool) -> WrittenBlocks | None:
+        """Return what remembers what rank 0 writes, if it alone writes parts of blocks.
+
+        Args:
+            fresh: whether nothing of an earlier job is in the file.
+        """
+        if not self.whole_blocks_only:
+            return None
+        written = WrittenBlocks(fresh=fresh)
+        self._received = GatheredWrites(self._write, written)
+        return written
 
     def guard(self, *, now: bool = False) -> None:
         """Check that this job may still write. Not collective.
@@ -230,10 +242,6 @@ class Checkpoints:
         self.guard()
         with output_errors(f"{self._path}: writing at byte {offset}"):
             write_all(self._fd, [data], offset)
-
-    def _read(self, offset: int, n_bytes: int) -> bytes:
-        with output_errors(f"{self._path}: reading at byte {offset}"):
-            return os.pread(self._fd, n_bytes, offset)
 
     @property
     def _fd(self) -> int:

@@ -36,6 +36,7 @@ from h5ingest.storage.datasets import (
     output_errors,
 )
 from h5ingest.storage.file_systems import look
+from h5ingest.storage.gathered_writes import WrittenBlocks
 from h5ingest.storage.journal import IMAGES, Begins, Placement, Record, pack
 from h5ingest.storage.metadata_driver import TOKEN_BYTES, Metadata
 from h5ingest.storage.tree_datasets import TreeDatasets
@@ -68,7 +69,7 @@ class ChunkPlacer:
         known: Sequence[Record] = (),
         beat: Callable[[], None] = lambda: None,
         *,
-        alone: bool = False,
+        written: WrittenBlocks | None = None,
     ) -> None:
         """Create the file with all datasets.
 
@@ -78,7 +79,8 @@ class ChunkPlacer:
             known: the journal of a job that did not end. What it wrote is kept: HDF5's metadata is
                 made anew around it, in the same places.
             beat: called after every dataset, to look at the clock.
-            alone: whether no other process writes a part of a block (`gathered_writes`).
+            written: what has been written, if no other process writes a part of a block
+                (`gathered_writes`).
 
         Raises:
             OutputError: it cannot be created.
@@ -99,7 +101,7 @@ class ChunkPlacer:
             mount = look(path, with_stripes=False).mount
             self._takes_space = mount is not None and mount.known_disk
             """Ranks write faster into it then, and nobody else can take it in between."""
-            self._metadata = Metadata(path, keep=bool(known), alone=alone)
+            self._metadata = Metadata(path, keep=bool(known), written=written)
             access = file_access(layout)
             access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._metadata)
             # The name must differ between files that are open at the same time.

@@ -4,11 +4,16 @@ HDF5 writes its metadata by the object, before and between what others write: a 
 images makes 20,000 writes. A local disk hardly notices; a network file system makes a round trip
 for each. Where no other process writes a part of a block (`shared_blocks`), what lies between two
 pieces can be written once more, and they become one.
+
+What lies there is remembered, never read: GlusterFS (10.3, dispersed) told a client that had just
+written behind the end of a file that it still ended before, so what was read was cut off there, and
+zeros were written over what had been stored.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -19,30 +24,84 @@ _MOST_BYTES: Final = 512 * 1024
 """That are held back."""
 _LARGE: Final = 256 * 1024
 """Bytes that are written at once, without a copy."""
+_MOST_BLOCKS: Final = 4096
+"""That are remembered."""
+
+
+class WrittenBlocks:
+    """What this process has written of blocks that no other one writes. Not collective."""
+
+    def __init__(self, *, fresh: bool) -> None:
+        """Begin.
+
+        Args:
+            fresh: whether the file is new: what has not been written then means nothing.
+        """
+        self._fresh = fresh
+        self._blocks: OrderedDict[int, tuple[bytearray, bytearray]] = OrderedDict()
+        """Number -> content, and 1 for each byte that has been written; last used at the end."""
+        self._forgotten: set[int] = set()
+
+    def note(self, offset: int, data: Bytes) -> None:
+        """Remember bytes that are written."""
+        view, pages = memoryview(data), _pages(offset, len(data))
+        if len(pages) > _MOST_BLOCKS // 4:  # it would push out all others
+            self._forgotten.update(pages)
+            for number in pages:
+                self._blocks.pop(number, None)
+            return
+        for number in pages:
+            content, written = self._blocks.get(number) or (bytearray(BLOCK), bytearray(BLOCK))
+            self._blocks[number] = content, written
+            self._blocks.move_to_end(number)
+            at = offset - number * BLOCK
+            part = view[max(0, -at) : BLOCK - at]
+            at = max(0, at)
+            content[at : at + len(part)] = part
+            written[at : at + len(part)] = b"\1" * len(part)
+        while len(self._blocks) > _MOST_BLOCKS:
+            self._forgotten.add(self._blocks.popitem(last=False)[0])
+
+    def get(self, start: int, stop: int) -> bytes | None:
+        """Return these bytes of the file; None if they may not be what is remembered."""
+        parts = []
+        for number in _pages(start, stop - start):
+            first = number * BLOCK
+            cut = slice(max(start - first, 0), min(stop - first, BLOCK))
+            there = self._blocks.get(number)
+            if number in self._forgotten:
+                return None
+            if there is None:
+                if not self._fresh:
+                    return None
+                parts.append(bytes(cut.stop - cut.start))
+            else:
+                if not (self._fresh or all(there[1][cut])):
+                    return None
+                parts.append(bytes(there[0][cut]))
+        return b"".join(parts)
 
 
 class GatheredWrites:
     """What is to be written, later bytes over earlier ones. Not collective."""
 
     def __init__(
-        self,
-        write: Callable[[int, Bytes], None],
-        read: Callable[[int, int], bytes] | None = None,
+        self, write: Callable[[int, Bytes], None], written: WrittenBlocks | None = None
     ) -> None:
         """Begin with nothing.
 
         Args:
             write: writes bytes at an offset; may raise whatever it likes, after which what was
                 held back is lost.
-            read: reads so many bytes at an offset, as many as there are; None if another process
-                may write between two pieces that are less than a block apart.
+            written: remembers what is written, by all who write parts of blocks; None if another
+                process may write between two pieces that are less than a block apart.
         """
-        self._write = write
-        self._read = read
+        self._write_to_file = write
+        self._written = written
         self._pieces: list[tuple[int, bytes]] = []
         """(offset, bytes), in the order in which they came."""
-        self._pages: set[int] = set()
-        """Of the file, that they touch."""
+        self._touched: set[int] = set()
+        """Numbers of the blocks of the file that they touch."""
         self._n_bytes = 0
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
@@ -52,38 +111,54 @@ class GatheredWrites:
             self._write(offset, data)
             return
         self._pieces.append((offset, bytes(data)))
-        self._pages.update(_pages(offset, len(data)))
+        self._touched.update(_pages(offset, len(data)))
         self._n_bytes += len(data)
         if self._n_bytes >= _MOST_BYTES:
             self.flush()
 
     def holds(self, offset: int, n_bytes: int) -> bool:
         """Return whether some of these bytes of the file may be held back."""
-        return not self._pages.isdisjoint(_pages(offset, n_bytes))
+        return not self._touched.isdisjoint(_pages(offset, n_bytes))
 
     def drop(self) -> None:
         """Forget what is held back."""
-        self._pieces, self._pages, self._n_bytes = [], set(), 0
+        self._pieces, self._touched, self._n_bytes = [], set(), 0
 
     def flush(self) -> None:
         """Write what is held back, neighbouring pieces in one call."""
         pieces = self._pieces
         self.drop()
-        gap = BLOCK - 1 if self._read else 0  # a block that another process fills does not fit
-        runs = merged((range(offset, offset + len(data)) for offset, data in pieces), gap)
+        runs = merged(range(offset, offset + len(data)) for offset, data in pieces)
         starts = [run.start for run in runs]
         joined = [bytearray(len(run)) for run in runs]
-        if self._read:
-            for span, buffer in zip(runs, joined, strict=True):
-                there = self._read(span.start, len(span))
-                buffer[: len(there)] = there
         for offset, data in pieces:
             k = bisect_right(starts, offset) - 1
             at = offset - starts[k]
             joined[k][at : at + len(data)] = data
+        held: tuple[int, bytearray] | None = None
         for start, run in zip(starts, joined, strict=True):
-            self._write(start, run)
+            if held is not None:
+                between = self._between(held[0] + len(held[1]), start)
+                if between is not None:
+                    held[1].extend(between + run)
+                    continue
+                self._write(*held)
+            held = start, run
+        if held is not None:
+            self._write(*held)
+
+    def _between(self, start: int, stop: int) -> bytes | None:
+        """Return what lies between two runs if it is better written once more."""
+        if self._written is None or stop - start >= BLOCK:  # maybe a block of another process
+            return None
+        return self._written.get(start, stop)
+
+    def _write(self, offset: int, data: Bytes) -> None:
+        self._write_to_file(offset, data)
+        if self._written is not None:
+            self._written.note(offset, data)
 
 
 def _pages(offset: int, n_bytes: int) -> range:
+    """Return the numbers of the blocks that bytes touch."""
     return range(offset // BLOCK, -(-(offset + n_bytes) // BLOCK))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from h5ingest.storage.gathered_writes import WrittenBlocks
 from h5ingest.storage.raw_file import RawFile
 
 TOKEN_BYTES: Final = 32
@@ -19,15 +20,15 @@ class Metadata(RawFile):
     alone: h5py before 3.16 hands out a copy.
     """
 
-    def __init__(self, path: Path, *, keep: bool, alone: bool) -> None:
+    def __init__(self, path: Path, *, keep: bool, written: WrittenBlocks | None) -> None:
         """Open the file.
 
         Args:
             path: the file.
             keep: whether to keep what is in it, for others have written there.
-            alone: see `RawFile`.
+            written: see `RawFile`.
         """
-        super().__init__(path, create=True, alone=alone)
+        super().__init__(path, create=True, written=written)
         self.keep = keep
         """Whether there may be bytes to be kept behind HDF5's end of the file."""
         if not keep:

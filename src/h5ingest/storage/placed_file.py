@@ -62,8 +62,8 @@ class PlacedFile:
         offsets: list[int | None] = []
         with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
-                alone = comm.n_hosts > 1  # the others write whole blocks only
-                self.placer = ChunkPlacer(path, layout, known, beat, alone=alone)
+                written = checkpoints.begin_blocks(fresh=not known)
+                self.placer = ChunkPlacer(path, layout, known, beat, written=written)
                 offsets = self.placer.offsets
                 if not more_follow:
                     checkpoints.enter(self.placer.replay(beat))

@@ -18,20 +18,23 @@ from typing import Any
 import h5py
 
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.gathered_writes import GatheredWrites
+from h5ingest.storage.gathered_writes import GatheredWrites, WrittenBlocks
 from h5ingest.storage.shared_blocks import Bytes
 
 
 class RawFile(io.RawIOBase):
     """What h5py's driver for file objects needs. Small writes are held back and joined."""
 
-    def __init__(self, path: Path, *, create: bool = False, alone: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, create: bool = False, written: WrittenBlocks | None = None
+    ) -> None:
         """Open an existing file, or an empty one.
 
         Args:
             path: the file.
             create: let HDF5 begin with an empty file, whatever is there.
-            alone: whether no other process writes a part of a block meanwhile.
+            written: what has been written of blocks that no other process writes; None if others
+                may write anywhere.
         """
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         self.fd = os.open(path, flags | os.O_CREAT if create else flags, 0o666)
@@ -40,7 +43,8 @@ class RawFile(io.RawIOBase):
         """Where the file ends as far as HDF5 knows."""
         self._error: OSError | None = None
         """The first that came."""
-        self._held = GatheredWrites(self._write, self._read if alone else None)
+        self._written = written
+        self._held = GatheredWrites(self._write, written)
 
     def check(self) -> None:
         """Raise what has gone wrong so far, with what is not held back (`flush`).
@@ -74,9 +78,6 @@ class RawFile(io.RawIOBase):
             n_written = os.pwrite(self.fd, view, offset)
             view, offset = view[n_written:], offset + n_written
 
-    def _read(self, offset: int, n_bytes: int) -> bytes:
-        return os.pread(self.fd, n_bytes, offset)
-
     def _change(self, *steps: Callable[[], None]) -> None:
         """Change the file, unless that has failed before."""
         try:
@@ -98,7 +99,11 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:  # noqa: D102
         if self._held.holds(self.position, len(buffer)):
             self.flush()
-        n_read = os.preadv(self.fd, [buffer], self.position)
+        known = self._written and self._written.get(self.position, self.position + len(buffer))
+        if known:
+            buffer[:], n_read = known, len(known)
+        else:
+            n_read = os.preadv(self.fd, [buffer], self.position)
         self.position += n_read
         return n_read
 
@@ -126,7 +131,8 @@ def reopened(path: Path, what: str) -> Iterator[h5py.File]:
     Raises:
         OutputError: something could not be written, or HDF5 refuses.
     """
-    with output_errors(f"{path}: {what}"), contextlib.closing(RawFile(path)) as raw:
+    raw_file = RawFile(path, written=WrittenBlocks(fresh=False))
+    with output_errors(f"{path}: {what}"), contextlib.closing(raw_file) as raw:
         try:
             with h5py.File(raw, "r+", libver=("v110", "v110")) as file:
                 yield file
