@@ -225,6 +225,11 @@ class FileHeader:
     """That decided the content."""
 
     @property
+    def version(self) -> int:
+        """Of the format: one of VERSIONS."""
+        return int(self.schema.rpartition(" ")[2])
+
+    @property
     def prefixes(self) -> tuple[str, ...]:
         """HDF5 path of each group of samples: one that is empty, or `/train`, `/test` ..."""
         return tuple(f"/{name}" for name in self.groups) or ("",)

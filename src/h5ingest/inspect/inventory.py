@@ -69,15 +69,18 @@ def inspect_groups(judge: Judge, header: FileHeader) -> tuple[list[GroupFacts], 
     """Return what each group has, and what is wrong with that."""
     groups, problems = [], list[str]()
     for prefix in header.prefixes:
-        group, wrong = _inspect(judge, header.layout, prefix)
+        group, wrong = _inspect(judge, header, prefix)
         groups.append(group)
         problems += wrong
     return groups, problems
 
 
-def _inspect(judge: Judge, layout: str, prefix: str) -> tuple[GroupFacts, list[str]]:
+def _inspect(judge: Judge, header: FileHeader, prefix: str) -> tuple[GroupFacts, list[str]]:
     """Return what a group has, and what is wrong with it: what is missing, or does not fit."""
+    layout = header.layout
     names = list(schema.known(layout))
+    if header.version == 1:  # in a tree that is an image
+        names.remove(schema.CHUNK_CHECKSUMS.name)
     columns = judge.try_ask("columns", prefix)
     problems = []
     if isinstance(columns, Unread):

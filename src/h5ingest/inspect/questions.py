@@ -13,6 +13,7 @@ from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest, Parts
 from h5ingest.core.errors import OutputError
 from h5ingest.core.schema import FileHeader
+from h5ingest.inspect.chunk_checks import chunk_problems
 from h5ingest.inspect.findings import Checked, Facts, Gap, Hashed, Sign, Unread
 from h5ingest.inspect.group_checks import group_problems
 from h5ingest.inspect.header_checks import digest_problem, known_attributes, lenient_header
@@ -191,6 +192,20 @@ class Questions:
         self._sign.beat()
         found = attempt(kind)
         return "" if isinstance(found, Unread) else found
+
+    def chunks(self, prefix: str, share: tuple[int, int]) -> list[str]:
+        """Return which compressed chunks of a group are not as they were stored.
+
+        Args:
+            prefix: of the group.
+            share: (k, n): the k-th of n parts of them is looked at.
+        """
+        found = attempt(
+            lambda: chunk_problems(self._readable, self._header, prefix, share, self._sign.beat)
+        )
+        if isinstance(found, Unread):
+            return [f"{schema.CHUNK_CHECKSUMS.at(prefix)}: cannot be compared: {found.reason}"]
+        return found
 
     def groups(self) -> list[str]:
         """Return what is wrong with the division of the samples into groups."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import one_line
 from h5ingest.inspect.findings import Facts, Unread
+from h5ingest.reading.open_file import find
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ class Readable:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         self._n_failures: Counter[str] = Counter()
+        self._groups: set[bytes] = set()
+        """HDF5 paths of groups that are of this file."""
 
     def open(self, name: str | bytes) -> Any:
         """Return an object: the only way to one for whoever judges rows and values.
@@ -42,7 +45,12 @@ class Readable:
         Raises:
             Exception: whatever h5py makes of it.
         """
-        return self._file[name]
+        found = find(self._file, name, self._groups)
+        if found is None:
+            raise KeyError(f"there is no {name!r}")
+        if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+            raise OSError("its values are not in this file")
+        return found
 
     def dataset(self, name: str) -> h5py.Dataset | Unread | None:
         """Return a dataset by its HDF5 path; None if there is none of this name."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from h5ingest.inspect.shares import Found, Share
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.pipeline.job import ProgressListener
+
+_MOST_CHUNKS: Final = 20
+"""Lines about chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +109,15 @@ def verify(
         rows = Share(judge, header, comm, watch or ProgressListener(), again=sources)
         rows.run(groups)
         gathered = comm.gather(rows.found)
+        stored = comm.gather(_wrong_chunks(judge, groups, (comm.rank, comm.size)))
         with while_rank_0_works(comm) as beat:
             if gathered is not None:
                 judge.on_beat = lambda _: beat()
                 problems += _of_the_whole(judge, header, groups, gathered, is_sound=not wrong)
+                chunks = [line for of_rank in stored or () for line in of_rank]
+                problems += chunks[:_MOST_CHUNKS]
+                if len(chunks) > _MOST_CHUNKS:
+                    problems.append(f"and {len(chunks) - _MOST_CHUNKS:,} more chunks")
         counts = np.sum(comm.allgather(rows.found.counts()), axis=0).tolist()
         return _report(
             path,
@@ -116,6 +125,16 @@ def verify(
             bad=tuple(bad for found in gathered or () for bad in found.bad),
             problems=comm.bcast(problems),
         )
+
+
+def _wrong_chunks(judge: Judge, groups: list[GroupFacts], share: tuple[int, int]) -> list[str]:
+    """Return which of this rank's share of the compressed chunks are not as they were stored."""
+    return [
+        line
+        for group in groups
+        if group.n_rows
+        for line in listed(judge.try_ask("chunks", group.prefix, share), f"{group.prefix}/chunks")
+    ]
 
 
 def _absolute(path: Path) -> str:
