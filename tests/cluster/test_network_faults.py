@@ -81,6 +81,11 @@ def test_a_killed_job_goes_on_from_the_other_host(
                 assert REFUSED in alone.stderr, explain(alone)
             job.let_time_pass("h2")
         there = job.go_on(second)["n_resumed"]
+    elif code:  # it had its name already; what lies beside it is removed by whoever comes next
+        job.let_time_pass(second)
+        again = run(job.command(second, n_ranks=1))
+        assert again.returncode == 5, explain(again)
+        assert "exists already" in again.stderr, explain(again)
     job.check("h2" if second == "h1" else "h1")
     say(f"kill {number}: {stack.name} {volume}{' cached' * cached} {job.layout}, after "
         f"{after_s:.2f} s, {there} of 96 were there; went on from {second}")  # fmt: skip
