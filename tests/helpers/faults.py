@@ -237,7 +237,7 @@ def differences(expected: Path, found: Path) -> list[str]:
         a, b = one.arrays[name], other.arrays[name]
         if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
             keys.append(name)
-    volatile = {"created", "command", "job", "libraries"}
+    volatile = {"created", "command", "job", "libraries", "attributes_digest"}
     for key in sorted((one.attrs.keys() | other.attrs.keys()) - volatile):
         if key not in one.attrs or not np.array_equal(one.attrs[key], other.attrs.get(key, "")):
             keys.append(f"attribute {key}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
-
-import numpy as np
 
 from h5ingest.core.errors import OutputError
 
@@ -43,8 +42,12 @@ class AttributeValues:
         value = self.attributes.get(name)
         if value is None:
             return None
-        is_number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        return int(value) if is_number and value >= 0 else self._refuse(name, "a number", value)
+        try:
+            number = operator.index(value)  # NumPy's integers too
+        except TypeError:
+            number = -1
+        is_number = number >= 0 and not isinstance(value, bool)
+        return number if is_number else self._refuse(name, "a number", value)
 
     def json(self, name: str, kind: type[_T]) -> _T:
         """Return what JSON says, a list or an object; empty if there is no such attribute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import h5py
 
@@ -15,6 +15,11 @@ from h5ingest.core.errors import OutputError, one_line
 from h5ingest.core.schema import Attribute, FileHeader
 from h5ingest.inspect.findings import Unread
 from h5ingest.inspect.readable import attempt
+
+_NOT_NEEDED: Final = {
+    Attribute.OPTIONS, Attribute.CONTENT_DIGEST, Attribute.N_SAMPLES, Attribute.N_FAILED,
+}  # fmt: skip
+"""Attributes without which rows can be judged."""
 
 
 def known_attributes(file: h5py.File) -> tuple[dict[str, Any], dict[str, str]]:
@@ -68,15 +73,17 @@ def lenient_header(
     if Attribute.STATUS in unread:
         found[Attribute.STATUS] = "complete"  # it has its name
     found |= attributes
-    try:
-        header = _read(found, path)
-    except OutputError as error:
-        found.pop(Attribute.OPTIONS, None)
+    header = None
+    while header is None:
         try:
             header = _read(found, path)
-        except OutputError:  # the first error says more
-            raise OutputError("\n".join([str(error), *problems])) from None
-        problems.append(str(error).removeprefix(f"{path}: "))
+        except OutputError as error:
+            wrong = str(error).removeprefix(f"{path}: ")
+            named = [name for name in _NOT_NEEDED & found.keys() if f"attribute {name}: " in wrong]
+            if not named:
+                raise OutputError("\n".join([str(error), *problems])) from None
+            del found[named[0]]
+            problems.append(wrong)
     problems += [
         f"attribute {name}: expected one, found none"
         for name in (Attribute.N_SAMPLES, Attribute.N_FAILED, Attribute.CONTENT_DIGEST)

@@ -115,6 +115,8 @@ def verify(
                 judge.on_beat = lambda _: beat()
                 problems += _of_the_whole(judge, header, groups, gathered, is_sound=not wrong)
                 chunks = [line for of_rank in stored or () for line in of_rank]
+                if any(found.bad for found in gathered):
+                    chunks = []  # rows say it
                 problems += chunks[:_MOST_CHUNKS]
                 if len(chunks) > _MOST_CHUNKS:
                     problems.append(f"and {len(chunks) - _MOST_CHUNKS:,} more chunks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import h5py
@@ -64,7 +65,7 @@ class ChunkedRows:
         """Of the chunks; None: what is stored is not compared."""
         if sums is not None:  # what HDF5 decodes has to be read twice for it
             once = verify == "first" or (verify == "auto" and not self._pipeline.native)
-            self.checks = Checks(handle.path, sums, self._describe, once=once)
+            self.checks = Checks(handle.path, sums, self._describe(), once=once)
 
     def one(self, row: int) -> NDArray[Any]:
         """Return a copy of the row."""
@@ -152,7 +153,7 @@ class ChunkedRows:
             stored = self._stored(file, chunk) if native or checks is not None else None
         if checks is not None:  # before a decoder sees it that may crash
             if stored is None:
-                what = f"{self._handle.path}: {self._describe(chunk)}"
+                what = f"{self._handle.path}: {self._describe()(chunk)}"
                 raise OutputError(f"{what} is damaged: it is not where it should be")
             checks.one(chunk, stored[1])
         if native and stored is not None:
@@ -179,11 +180,16 @@ class ChunkedRows:
             return None
         return mask, data
 
-    def _describe(self, chunk: int) -> str:
-        first = chunk * self.chunk_rows
+    def _describe(self) -> Callable[[int], str]:
+        """Return what names a chunk; it does not hold this object, and with it the file."""
+        name, rows, n_rows = self._name, self.chunk_rows, self.shape[0]
         what = "images" if self._beyond else "elements"
-        last = min(first + self.chunk_rows, self.shape[0]) - 1
-        return f"{self._name}: chunk {chunk} ({what} {first:,} to {last:,})"
+
+        def describe(chunk: int) -> str:
+            first, last = chunk * rows, min((chunk + 1) * rows, n_rows) - 1
+            return f"{name}: chunk {chunk} ({what} {first:,} to {last:,})"
+
+        return describe
 
     def _dataset(self, file: h5py.File) -> h5py.Dataset:
         opened, dataset = self._opened

@@ -176,7 +176,7 @@ def _make(choice: _Choice) -> Filter:
 
     if name == "htj2k":
         if not hasattr(hdf5plugin, "Htj2k"):
-            raise ImportError(f"hdf5plugin {hdf5plugin.version} has no Htj2k, from 7.1 on it does")
+            raise ImportError("this hdf5plugin has no Htj2k, 7.1 and later have it")
         if why := htj2k.missing():
             raise ImportError(why)
         return Filter(id=HTJ2K, options=())
@@ -185,8 +185,8 @@ def _make(choice: _Choice) -> Filter:
         given["blocksize" if name == "bzip2" else "clevel"] = level
     if codec is not None:
         given["cname"] = codec
-    if shuffle is not None and name == "blosc":
-        given["shuffle"] = _SHUFFLES[name][shuffle]
+    if shuffle is not None and shuffle != "bytedelta":
+        given["filters" if name == "blosc2" else "shuffle"] = _SHUFFLES[name][shuffle]
     made = {
         "zstd": hdf5plugin.Zstd,
         "lz4": hdf5plugin.LZ4,
@@ -196,7 +196,7 @@ def _make(choice: _Choice) -> Filter:
         "bitshuffle": hdf5plugin.Bitshuffle,
     }[name](**given)
     options = list(made.filter_options)
-    if shuffle is not None and name == "blosc2":  # hdf5plugin takes the first three only
+    if shuffle == "bytedelta":  # which hdf5plugin does not take
         options[_BLOSC2_SHUFFLE] = _SHUFFLES[name][shuffle]
     return Filter(id=made.filter_id, options=tuple(options))
 
