@@ -113,6 +113,7 @@ def flip_stored(path: Path, layout: str, dice: random.Random) -> str | None:
         if dataset.chunks:
             chunk = dataset.id.get_chunk_info(dice.randrange(dataset.id.get_num_chunks()))
             start, n_bytes = chunk.byte_offset, chunk.size
+        filtered = dataset.id.get_create_plist().get_nfilters() > 0
         before = dataset[()]
     at = start + dice.randrange(n_bytes)
     with path.open("r+b") as raw:
@@ -120,10 +121,9 @@ def flip_stored(path: Path, layout: str, dice: random.Random) -> str | None:
         (byte,) = raw.read(1)
         raw.seek(at)
         raw.write(bytes([byte ^ 1 << dice.randrange(8)]))
-    with h5py.File(path, "r") as file:
-        try:
+    # A filter may end this process over it; all of a chunk has a checksum.
+    if not filtered:
+        with h5py.File(path, "r") as file:
             if np.array_equal(file[name][()], before):
-                return None  # what fills the last chunk, or bits that the codec does not use
-        except OSError:
-            pass
+                return None  # what fills the last chunk
     return f"byte {at} in {name}"
