@@ -28,6 +28,7 @@ from helpers.scenario import Scenario, draw
 from helpers.scenario_runs import Launch, Launched, in_a_process
 from helpers.scenario_world import World
 
+from h5ingest.inspect.judge_process import keeping_judges
 from h5ingest.mpi.world import world
 
 
@@ -107,4 +108,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with keeping_judges():
+        main()
