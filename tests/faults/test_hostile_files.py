@@ -38,7 +38,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 REFUSALS = (OutputError, UsageError, SetupError)
 MOST_S, MOST_BYTES = 3.0, 500e6
-"""Seconds of CPU: of an idle core it would be one, but two busy ones that share a core count more."""
+"""Seconds of CPU: on an idle core it would be one; threads that share a busy core count more."""
 
 
 def read_all(path: Path) -> Iterator[Any]:
