@@ -286,6 +286,10 @@ def main() -> None:
                 found = reader.ask(path)
                 differs = differences(truths[whole], found)
                 outcome, said = ("MISSED", differs) if differs else ("harmless", "")
+                # HDF5 1.10.8 takes the length of an attribute's text on trust: `verify` reads the
+                # right text, a reader may be ended when it frees it. Nothing shows it beforehand.
+                if differs.endswith("SIGNAL") and h5py.version.hdf5_version_tuple < (1, 12, 0):
+                    outcome, said = "not seen, ends its reader", differs
             outcomes[f"{kind[0]} | {kind[1]} | {outcome}"] += 1
             if outcome.isupper():
                 wrong.append(f"{number} {kind} {done}: {outcome}: {said}")

@@ -149,8 +149,12 @@ def digest_problem(
     pixels = schema.PIXELS.get(header.layout)
     for prefix in header.prefixes:
         where = pixels.at(prefix) if pixels else prefix or "/"
-        palette = file[where].attrs.get(schema.PALETTE) if where in file else None
-        if palette is not None:
-            found[f"{where}@{schema.PALETTE}"] = palette
+        others = [(where, schema.PALETTE)]
+        if header.version > 1:
+            others.append((schema.CHUNK_CHECKSUMS.at(prefix), schema.CHUNKING))
+        for name, attribute in others:
+            value = file[name].attrs.get(attribute) if name in file else None
+            if value is not None:
+                found[f"{name}@{attribute}"] = value
     digest = attributes_digest(found)
     return None if digest == expected else f"attributes_digest: expected {expected}, found {digest}"

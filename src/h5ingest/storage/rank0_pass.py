@@ -65,7 +65,7 @@ def finalize(
     beat()
     _check_status(partial, layout, int(attributes[Attribute.N_FAILED]), beat)
     digest = ContentDigest(schema.content_text(layout.kind, layout.n_samples))
-    palettes: dict[str, Any] = {}
+    of_others: dict[str, Any] = {}
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
             for spec in group.datasets:
@@ -80,6 +80,7 @@ def finalize(
                         pixels = open_dataset(file.id, group.pixels.name)
                         how = schema.chunking(pixels.get_create_plist())
                     file[spec.name].attrs[schema.CHUNKING] = how
+                    of_others[f"{spec.name}@{schema.CHUNKING}"] = how
                 else:
                     for values in _blocks(dataset, beat):
                         digest.add_numbers(spec.name, values)
@@ -87,7 +88,7 @@ def finalize(
                 colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
                 where = group.pixels.name or group.prefix or "/"
                 file[where].attrs[schema.PALETTE] = colours
-                palettes[f"{where}@{schema.PALETTE}"] = colours
+                of_others[f"{where}@{schema.PALETTE}"] = colours
             if layout.grouped:
                 name = group.name.encode("utf-8", "surrogateescape")
                 file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=_TEXT)
@@ -102,7 +103,7 @@ def finalize(
         content_digest = digest.hexdigest()
         digests = {
             Attribute.CONTENT_DIGEST: content_digest,
-            Attribute.ATTRIBUTES_DIGEST: attributes_digest(attributes | palettes),
+            Attribute.ATTRIBUTES_DIGEST: attributes_digest(attributes | of_others),
         }
         for key, value in (attributes | digests).items():
             file.attrs[key] = value
