@@ -77,6 +77,15 @@ def test_neighbours_become_one_write_and_gaps_too_where_they_are_known() -> None
     assert [len(call) for call in calls] == [160, *[60] * 8]
 
 
+def test_what_another_process_may_have_written_is_not_taken_for_known() -> None:
+    written = WrittenBlocks(fresh=True)
+    written.note(10, b"abc")
+    assert written.get(8, 15) == b"\0\0abc\0\0"
+    assert written.get(10, 13, all_written=True) == b"abc"
+    assert written.get(8, 13, all_written=True) is None
+    assert written.get(5 * BLOCK, 5 * BLOCK + 4, all_written=True) is None
+
+
 def test_what_is_no_longer_remembered_is_not_written_again() -> None:
     n_blocks = 5000  # more than are remembered
     file, calls = bytearray(2 * n_blocks * BLOCK), list[range]()

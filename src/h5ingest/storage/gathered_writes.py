@@ -62,8 +62,16 @@ class WrittenBlocks:
         while len(self._blocks) > _MOST_BLOCKS:
             self._forgotten.add(self._blocks.popitem(last=False)[0])
 
-    def get(self, start: int, stop: int) -> bytes | None:
-        """Return these bytes of the file; None if they may not be what is remembered."""
+    def get(self, start: int, stop: int, *, all_written: bool = False) -> bytes | None:
+        """Return these bytes of the file; None if they may not be what is remembered.
+
+        Args:
+            start: the first.
+            stop: behind the last.
+            all_written: whether each has to have been written here: else they may be of a block
+                that another process fills. What lies within blocks of ours need not, in a new file.
+        """
+        is_fresh = self._fresh and not all_written
         parts = []
         for number in _pages(start, stop - start):
             first = number * BLOCK
@@ -72,11 +80,11 @@ class WrittenBlocks:
             if number in self._forgotten:
                 return None
             if there is None:
-                if not self._fresh:
+                if not is_fresh:
                     return None
                 parts.append(bytes(cut.stop - cut.start))
             else:
-                if not (self._fresh or all(there[1][cut])):
+                if not (is_fresh or all(there[1][cut])):
                     return None
                 parts.append(bytes(there[0][cut]))
         return b"".join(parts)

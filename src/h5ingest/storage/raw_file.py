@@ -99,7 +99,8 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:  # noqa: D102
         if self._held.holds(self.position, len(buffer)):
             self.flush()
-        known = self._written and self._written.get(self.position, self.position + len(buffer))
+        stop = self.position + len(buffer)
+        known = self._written and self._written.get(self.position, stop, all_written=True)
         if known:
             buffer[:], n_read = known, len(known)
         else:
