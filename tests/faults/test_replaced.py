@@ -5,12 +5,13 @@ Everything is read in processes of their own, so that a signal is a finding.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,24 @@ def same(found: Any, expected: Any) -> bool:
     return bool(np.array_equal(found, expected))
 
 
+@contextlib.contextmanager
+def finding_nothing_wrong(method: Any, target: Any, *args: Any) -> Iterator[Any]:
+    """Start a process and talk to it by a pipe; in the end it tells what is wrong: nothing."""
+    context = multiprocessing.get_context(method)
+    pipe, theirs = context.Pipe()
+    child = context.Process(target=target, args=(*args, theirs))
+    child.start()
+    theirs.close()
+    try:
+        yield pipe
+        assert pipe.poll(120), "it hangs"
+        assert pipe.recv() == []
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+
+
 def look_again(store: ImageStore, expected: list[Any], name: str, wrong: list[str]) -> None:
     """Read everything once more: an error, or what it was."""
     for number, look in enumerate(looks(store)):
@@ -159,22 +178,11 @@ def test_what_becomes_of_the_file_is_noticed(
             stores[path.stem][0]  # as a script does before its DataLoader starts
             todo.append((deed, path, other))
     time.sleep(PAUSE_S)  # the clock of a file system ticks every few milliseconds
-    context = multiprocessing.get_context(method)
-    pipe, theirs = context.Pipe()
-    child = context.Process(target=read_before_and_after, args=(stores, n_threads, theirs))
-    child.start()
-    theirs.close()
-    try:
+    with finding_nothing_wrong(method, read_before_and_after, stores, n_threads) as pipe:
         assert pipe.recv() == "ready"
         for deed, path, other in todo:
             deed(path, other)
         pipe.send("done")
-        assert pipe.poll(120), "it hangs"
-        assert pipe.recv() == []
-        child.join(60)
-        assert child.exitcode == 0
-    finally:
-        child.kill()
 
 
 def read_meanwhile(paths: list[Path], pipe: Any) -> None:
@@ -212,24 +220,13 @@ def test_no_wrong_pixel_while_it_happens(
             shutil.copy(good, path)
             todo.append((deed, path, other))
     time.sleep(PAUSE_S)
-    pipe, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=read_meanwhile, args=([path for _, path, _ in todo], theirs))
-    child.start()
-    theirs.close()
-    try:
+    with finding_nothing_wrong("fork", read_meanwhile, [path for _, path, _ in todo]) as pipe:
         assert pipe.recv() == "ready"
         for deed, path, other in todo:
             time.sleep(PAUSE_S)
             deed(path, other)
         time.sleep(0.2)
         pipe.send("done")
-        assert pipe.poll(120), "it hangs"
-        assert pipe.recv() == []
-        child.join(60)
-        assert child.exitcode == 0
-    finally:
-        child.kill()
 
 
 def open_after(files: dict[str, tuple[Path, Path]], folder: Path, pipe: Any) -> None:
@@ -259,18 +256,8 @@ def test_a_new_store_has_the_new_content(
     names = list(files)
     turned = {name: (files[name][0], files[names[k - 1]][1]) for k, name in enumerate(names)}
     for pairs in (files, turned):
-        pipe, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("fork")
-        child = context.Process(target=open_after, args=(pairs, tmp_path, theirs))
-        child.start()
-        theirs.close()
-        try:
-            assert pipe.poll(120), "it hangs, or has ended"
-            assert pipe.recv() == []
-            child.join(60)
-            assert child.exitcode == 0
-        finally:
-            child.kill()
+        with finding_nothing_wrong("fork", open_after, pairs, tmp_path):
+            pass
 
 
 def test_what_changes_no_pixel_is_no_change(
