@@ -84,7 +84,7 @@ def test_unless_it_is_told_to_or_expands_none(manifest: Path, tmp_path: Path, ar
 def test_a_palette_that_comes_after_the_header_was_read_is_refused_too(
     manifest: Path, tmp_path: Path, arm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h5ingest.pipeline import run as steps
+    from h5ingest.pipeline import look_at_images as steps
 
     probe_images = vars(steps)["probe_images"]
 

@@ -43,6 +43,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "chunk_rows": ("--chunk 5", 5),
     "batch_bytes": ("--batch-bytes 512k", 512 * 1024),
     "cache_bytes": ("--cache-bytes 0", 0),
+    "probe": ("--probe all", "all"),
     "stripe_count": ("--stripe-count 4", 4),
     "stripe_size": ("--stripe-size 1MiB", MIB),
     "alignment": ("--alignment 1m", MIB),

@@ -19,8 +19,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 1
@@ -82,6 +83,8 @@ class StoppedError(IngestError):
     exit_code = EXIT_STOPPED
 
 
+ErrorT = TypeVar("ErrorT", bound=IngestError)
+
 _BY_NAME: Final = {cls.__name__: cls for cls in (*IngestError.__subclasses__(), StorageError)}
 
 
@@ -106,10 +109,10 @@ def agreed(error: IngestError) -> IngestError:
     return error
 
 
-def extended(error: OutputError, text: str) -> OutputError:
+def extended(error: ErrorT, text: str) -> ErrorT:
     """Return the error with more words, in lines of their own."""
-    more = type(error)(f"{error}\n{text}")
-    more.agreed = error.agreed
+    more = copy(error)
+    more.args = (f"{error}\n{text}",)
     return more
 
 

@@ -169,6 +169,12 @@ class IngestOptions:
         "on a local ext4 or XFS, without --hint.",
         choices=("auto", "on", "off"),
     )
+    probe: str = _run(
+        "auto",
+        "Headers that are read before the first image is stored. auto: of a large stack some, so "
+        "that each file is opened once. all: what does not fit together is known before.",
+        choices=("auto", "all"),
+    )
     readers: int | None = _run(
         None,
         "Threads with which each rank reads files ahead. auto: 16 as soon as files are slow to "

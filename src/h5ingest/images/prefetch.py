@@ -197,6 +197,10 @@ class FileCache:
             self._files[index] = data
             self._left -= len(data) + _OBJECT_BYTES
 
+    def get(self, index: int) -> bytes | None:
+        """Return a file; None if it is not here."""
+        return self._files.get(index)
+
     def take(self, index: int) -> bytes | None:
         """Return a file and keep it no longer; None if it is not here."""
         return self._files.pop(index, None)

@@ -14,7 +14,7 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
 from h5ingest.mpi.comm import Comm, agreeing
-from h5ingest.pipeline.probing import LocalProbe, ProbeResult
+from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 
@@ -22,7 +22,7 @@ def build_layout(
     local: LocalSamples,
     probed: LocalProbe,
     manifest: Manifest,
-    findings: ProbeResult,
+    outputs: tuple[OutputSpec, ...],
     filters: tuple[Filter, ...],
     options: IngestOptions,
     comm: Comm,
@@ -34,7 +34,7 @@ def build_layout(
     """
     n_groups = len(manifest.group_names)
     kind = KINDS[options.layout]
-    shapes = _stored_shapes(local, probed, findings.outputs)
+    shapes = _stored_shapes(local, probed, outputs)
     if any(each.codes_images for each in filters):
         with agreeing(comm):
             _refuse_not_coded(shapes, local)
@@ -61,7 +61,7 @@ def build_layout(
             )
         )
         for name, output, (n_rows, n_elements) in zip(
-            map(os.fsdecode, manifest.group_names), findings.outputs, total.tolist(), strict=True
+            map(os.fsdecode, manifest.group_names), outputs, total.tolist(), strict=True
         )
     )
     layout = Layout(

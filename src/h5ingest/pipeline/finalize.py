@@ -20,8 +20,8 @@ from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import agree, agreeing
+from h5ingest.pipeline.agree_on_images import REMEDY, ProbeResult
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.probing import REMEDY, ProbeResult
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures

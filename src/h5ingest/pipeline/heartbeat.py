@@ -42,7 +42,7 @@ class Heartbeat:
         self._job = job
         self._stats = stats
         self._advance = advance
-        self._sum = AsyncSum(job.comm, 4, on_sum=job.on_sum)
+        self._sum = AsyncSum(job.comm, 5, on_sum=job.on_sum)
         self._next_s = 0.0
 
     def beat(self) -> None:
@@ -51,11 +51,11 @@ class Heartbeat:
         Not collective, never waits.
 
         Raises:
-            StopRequested: some rank was asked to stop.
+            StopRequested: some rank was asked to stop, or has met an image of another kind.
         """
         self._advance()
         self._sum.beat(*self._counters())
-        if self._job.stop_requested:
+        if self._job.stop_requested or self._job.n_misfits:
             raise StopRequested
         self._next_s = time.monotonic() + _BEAT_S
 
@@ -68,7 +68,7 @@ class Heartbeat:
         """Wait until every rank has finished the phase. Collective."""
         self._sum.finish(self._counters, meanwhile=self._advance)
 
-    def _counters(self) -> tuple[int, int, int, int]:
+    def _counters(self) -> tuple[int, int, int, int, int]:
         stats = self._stats
         requested = self._job.interrupt.requested
-        return stats.n_done, stats.n_read_bytes, len(stats.failures), requested
+        return stats.n_done, stats.n_read_bytes, len(stats.failures), requested, stats.n_misfits

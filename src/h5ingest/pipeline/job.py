@@ -62,6 +62,8 @@ class Job:
     """Phase -> seconds of this rank."""
     stopping: bool = False
     """Whether some rank has been asked to stop, as far as this one knows."""
+    n_misfits: int = 0
+    """Images that are not as the first look has it, on all ranks as far as this one knows."""
     fence: Fence | None = None
     """Guards the file."""
     file_number: int = 0
@@ -231,7 +233,7 @@ class Job:
         self.stopping = self.stopping or int(total[0]) > 0
 
     def on_sum(self, total: NDArray[np.int64]) -> None:
-        """Take in what all ranks have done: images, bytes, failures, and requests to stop."""
-        n_images, n_bytes, n_failed, n_asked = total.tolist()
+        """Take in what all ranks tell: images, bytes, failures, requests to stop, misfits."""
+        n_images, n_bytes, n_failed, n_asked, self.n_misfits = total.tolist()
         self.stopping = self.stopping or n_asked > 0
         self.watch.advance(n_images, n_bytes, n_failed)

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher
+from h5ingest.pipeline.first_look import SeenKinds
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 
 _MOST_IMAGES: Final = 64
@@ -38,6 +40,7 @@ class BatchLoader:
         files: Prefetcher,
         cache: FileCache,
         stats: RankStats,
+        seen: SeenKinds | None,
         beat: Callable[[], None],
     ) -> None:
         """Prepare.
@@ -47,12 +50,14 @@ class BatchLoader:
             files: the samples' files.
             cache: files that have been read already; they are taken out of it.
             stats: counts what is loaded.
+            seen: counts the kinds of images, where not all headers have been read.
             beat: called after every sample and every file that is read; to look at the clock.
         """
         self._options = options
         self._files = files
         self._cache = cache
         self._stats = stats
+        self._seen = seen
         self._beat = beat
         self._raw = options.samples == "raw"
         self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
@@ -132,6 +137,9 @@ class BatchLoader:
                 xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
                 for image in images
             ]
+            if self._seen is not None:
+                spec = ImageSpec.of(images[0].shape, images[0].dtype)
+                self._seen.add(samples.group, spec, int(samples.indices[first]), len(images))
             self._stats.n_read_bytes += sum(map(len, intact))
             self._stats.n_done += len(images)
         else:
@@ -177,7 +185,7 @@ class BatchLoader:
         try:
             if isinstance(data, SampleError):
                 raise data
-            size, notes = self._decode(data, image, counts)
+            size, notes = self._decode(samples, k, data, image, counts)
             records.status[k] = STATUS_OK
             if counts:
                 stats.n_read_bytes += len(data)
@@ -195,7 +203,7 @@ class BatchLoader:
         return size
 
     def _decode(
-        self, data: bytes, image: NDArray[Any], counts: bool
+        self, samples: Samples, k: int, data: bytes, image: NDArray[Any], counts: bool
     ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
         """Fill `image`; return the size of what is in it, and kinds of notes on it."""
         options = self._options
@@ -208,6 +216,11 @@ class BatchLoader:
             return None, ()
         spec = self._probe(data)
         assert spec is not None, "the whole file tells"
+        if self._seen is not None and not self._seen.add(
+            samples.group, spec, int(samples.indices[k])
+        ):
+            self._stats.n_misfits += 1
+            raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
         if spec.shape == image.shape and spec.dtype == image.dtype:
             notes = decode_into(data, image, raw=self._raw, spec=spec)
             return (spec.height, spec.width), notes

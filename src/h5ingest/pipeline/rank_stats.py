@@ -30,6 +30,8 @@ class RankStats:
     """Bytes of pixels written."""
     failures: list[Failure] = field(default_factory=list)
     """Images that could not be stored."""
+    n_misfits: int = 0
+    """Images of another kind than the first look at some of them has it."""
     joints: list[tuple[int, int]] = field(default_factory=list)
     """(group, element) where a shard begins or ends inside an image, whose other part is decoded
     once more, by another rank or run."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
-from h5ingest.core.errors import OutputError, SamplesFailedError, StorageError, extended
+from h5ingest.core.errors import SamplesFailedError, StorageError, extended
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
@@ -20,11 +20,13 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.images.prefetch import FileCache
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
-from h5ingest.mpi.signals import Interrupt, StopRequested
+from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.agree_on_images import ProbeResult
 from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.heartbeat import Heartbeat
+from h5ingest.pipeline.first_look import FirstLook, MisfitError, SeenKinds
 from h5ingest.pipeline.job import Job, ProgressListener
+from h5ingest.pipeline.look_at_images import look_at_images
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
@@ -34,11 +36,9 @@ from h5ingest.pipeline.output_checks import (
     mpi_hints,
     refuse_sources,
 )
-from h5ingest.pipeline.probing import LocalProbe, ProbeResult, agree_on_images, probe_images
-from h5ingest.pipeline.rank_stats import RankStats
-from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
+from h5ingest.pipeline.read_manifest import read_manifest
 from h5ingest.pipeline.redistribute import Shard, redistribute
-from h5ingest.pipeline.report import IngestReport, write_failures
+from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.store_images import LOOPS, store_images
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
@@ -96,7 +96,11 @@ def ingest(
             with agreeing(comm):
                 if comm.rank == 0:
                     check_left(job)
-            return _ingest(job)
+            try:
+                return _ingest(job)
+            except MisfitError:
+                pass
+            return _ingest_anew(job)
 
 
 @contextlib.contextmanager
@@ -117,7 +121,27 @@ def advising(out: Path, comm: Comm) -> Iterator[None]:
         raise extended(error, "\n".join(lines)) from None
 
 
+def _ingest_anew(job: Job) -> IngestReport:
+    """Do what `_ingest` does where an image was not as expected: all headers first. Collective."""
+    if job.comm.rank == 0:
+        job.watch.notice("not all images are like those looked at first: reading all headers")
+    job.options, job.n_misfits = replace(job.options, probe="all", restart=True), 0
+    try:
+        return _ingest(job)
+    except SamplesFailedError as error:
+        kept = (
+            "What has been stored stays, for the case that these images are mended; to go on with "
+            "another option, add --restart."
+        )
+        raise extended(error, kept) from None
+
+
 def _ingest(job: Job) -> IngestReport:
+    """Do the whole job. Collective.
+
+    Raises:
+        MisfitError: see `_make`.
+    """
     comm, options = job.comm, job.options
     filters: tuple[Filter, ...] = ()
     if options.compression is not None or options.shuffle:
@@ -129,20 +153,21 @@ def _ingest(job: Job) -> IngestReport:
     with job.phase("manifest"):
         manifest, local = read_manifest(job.manifest_path, options, comm)
     with job.phase("probe"):
-        probed = _probe(job, local, manifest, cache)
-        findings = _agree_on_images(job, probed, local, manifest)
+        probed, known = look_at_images(job, local, manifest, cache)
     with job.phase("layout"):
-        layout, runs = build_layout(local, probed, manifest, findings, filters, options, comm)
+        layout, runs = build_layout(local, probed, manifest, known.outputs, filters, options, comm)
         choice = choose_writer(layout, comm, job.paths.out, options)
     del local, probed
-    done = StoreOutcome(bytes_out=layout.stored_bytes)
-    if not options.dry_run:
+    if options.dry_run:
+        assert isinstance(known, ProbeResult), "a dry run looks at all"
+        done, findings = StoreOutcome(bytes_out=layout.stored_bytes), known
+    else:
         with job.phase("divide"):
             about = about_job(job, manifest, layout, runs)
             shards = redistribute(comm, layout, runs)
         del runs
         with job.explaining_space(0 if layout.filters else layout.stored_bytes):
-            done = _make(job, choice, layout, shards, manifest, findings, cache, about)
+            done, findings = _make(job, choice, layout, shards, manifest, known, cache, about)
     kind = KINDS[layout.kind]
     return IngestReport(
         out=str(job.paths.out),
@@ -168,52 +193,23 @@ def _ingest(job: Job) -> IngestReport:
     )
 
 
-def _probe(job: Job, local: LocalSamples, manifest: Manifest, cache: FileCache) -> LocalProbe:
-    """Return what this rank finds in its images' headers, when all ranks have. Collective."""
-    stats = RankStats()
-    heartbeat = Heartbeat(job, "probe", manifest.n_rows, stats)
-    probed: LocalProbe | None = None
-    with contextlib.suppress(StopRequested):
-        probed = probe_images(local, job.source_folder, job.options, cache, stats, heartbeat)
-    heartbeat.finish()
-    job.stop_if_asked()
-    assert probed is not None, "who stops early says so"
-    return probed
-
-
-def _agree_on_images(
-    job: Job, probed: LocalProbe, local: LocalSamples, manifest: Manifest
-) -> ProbeResult:
-    """Return what the images become; if they cannot be stored, list those that failed. Collective.
-
-    Raises:
-        OutputError: OUT is one of the source files.
-        SamplesFailedError: see `agree_on_images`.
-    """
-    refuse_sources(job, probed.failures)
-    try:
-        return agree_on_images(probed, local, manifest, job.source_folder, job.options, job.comm)
-    except SamplesFailedError as error:
-        kinds = {failure.kind for failure in error.failures}
-        wrong_folder = kinds == {"missing"} and len(error.failures) == manifest.n_rows
-        if kinds and not wrong_folder and not job.options.dry_run:  # on rank 0: others know none
-            with contextlib.suppress(OutputError):  # why the images failed matters more
-                write_failures(job.paths.failed, error.failures)
-        raise
-
-
 def _make(
     job: Job,
     choice: WriterChoice,
     layout: Layout,
     shards: Sequence[Shard],
     manifest: Manifest,
-    findings: ProbeResult,
+    images: ProbeResult | FirstLook,
     cache: FileCache,
     about: dict[str, object],
-) -> StoreOutcome:
-    """Create the file or take it up, store all images, end it, give it its name. Collective."""
+) -> tuple[StoreOutcome, ProbeResult]:
+    """Create the file or take it up, store all images, end it, give it its name. Collective.
+
+    Raises:
+        MisfitError: an image is not as the first look at some of them has it (on all ranks).
+    """
     comm = job.comm
+    seen = SeenKinds(images, job.options) if isinstance(images, FirstLook) else None
     with job.phase("create"):
         journal, known, done, earlier = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
@@ -224,7 +220,7 @@ def _make(
         if comm.rank == 0:
             checkpoints.enter(Run(job.started_ns).pack())
     try:
-        stats = store_images(job, layout, shards, done, earlier, cache, writer)
+        stats = store_images(job, layout, shards, done, earlier, cache, writer, seen)
         with job.phase("close"):
             writer.close()
             sync(job.paths.partial)
@@ -234,6 +230,15 @@ def _make(
         raise
     job.stop_if_asked(stats.n_kept)
     with job.phase("finalize"):
+        if seen is not None:
+            refuse_sources(job, stats.failures)
+            try:
+                images = seen.confirm(stats.n_read_bytes, comm)
+            except MisfitError:
+                if journal is not None:
+                    journal.close()
+                raise
+        assert isinstance(images, ProbeResult), "confirmed"
         failures = join(job, layout, shards, stats, known.joints(), journal)
         losses = Losses(*map(sum, zip(*comm.allgather(astuple(stats.losses)), strict=True)))
         n_resumed = max(0, manifest.n_rows - sum(comm.allgather(stats.n_done)))
@@ -244,4 +249,4 @@ def _make(
             n_resumed=n_resumed,
             n_changed=sum(comm.allgather(stats.n_changed)),
         )
-        return finish(job, layout, manifest, findings, writer, finished)
+        return finish(job, layout, manifest, images, writer, finished), images

@@ -9,6 +9,7 @@ from h5ingest.core.layout import Layout
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.signals import StopRequested
+from h5ingest.pipeline.first_look import SeenKinds
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import BatchLoader
@@ -35,6 +36,7 @@ def store_images(
     earlier: Sequence[Earlier],
     cache: FileCache,
     writer: Writer,
+    seen: SeenKinds | None,
 ) -> RankStats:
     """Store what is left to be stored; return what this rank did when all have ended. Collective.
 
@@ -46,13 +48,14 @@ def store_images(
         earlier: the same by run.
         cache: files that have been read already.
         writer: takes the images.
+        seen: counts their kinds, where not all headers have been read.
     """
     left = [part for whole in shards for part in whole.without(done[whole.group])]
     n_left = sum(job.comm.allgather(sum(len(shard.owned) for shard in left)))
     stats, folder = RankStats(), job.source_folder
     heartbeat = Heartbeat(job, "store", n_left, stats, writer.advance)
     with Prefetcher(folder, job.options.readers, end=END, waiting=heartbeat.beat) as files:
-        loader = BatchLoader(job.options, files, cache, stats, heartbeat.beat_if_due)
+        loader = BatchLoader(job.options, files, cache, stats, seen, heartbeat.beat_if_due)
         loop = LOOPS[layout.kind](layout, job.options.batch_bytes, loader, writer, stats)
         try:
             for shard in left:

@@ -1,0 +1,172 @@
+"""What all ranks agree on once headers have been read: what the images become, or why nothing can.
+
+Afterwards every missing, unreadable or oddly shaped file that was looked at is known.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.census import censuses, merge, of_group
+from h5ingest.core.errors import Failure, SamplesFailedError, describe_failures, where
+from h5ingest.core.layout import OutputSpec
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.pipeline.probing import LocalProbe
+from h5ingest.pipeline.read_manifest import LocalSamples
+
+REMEDY: Final = (
+    "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
+    "--on-error blank."
+)
+"""What to do about images that cannot be read."""
+
+_MOST_GROUPS: Final = 10
+"""Groups that a message shows, of those whose images do not fit together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What all ranks know of the images."""
+
+    outputs: tuple[OutputSpec, ...]
+    """What the images of each group become."""
+    conversions: tuple[str, ...]
+    """What that changes without loss, for the summary."""
+    n_bytes: int
+    """Size of all files."""
+    palette: bytes | None
+    """The one palette of all palette images, RGB entries; None if there are none or several."""
+
+
+def agree_on_images(
+    probed: LocalProbe,
+    local: LocalSamples,
+    manifest: Manifest,
+    folder: bytes,
+    options: IngestOptions,
+    comm: Comm,
+) -> ProbeResult:
+    """Return what the images become. Collective.
+
+    Raises:
+        SamplesFailedError: images that cannot be read (unless they may be blank), or that do not
+            fit together as the options have it.
+    """
+    told = comm.gather(
+        (
+            probed.kinds,
+            [failure.to_plain() for failure in probed.failures],
+            probed.n_bytes,
+            probed.palettes,
+        )
+    )
+    judged = None if told is None else _judge(told, manifest, options)
+    wanted = comm.bcast(judged.named if judged else None)
+    paths = comm.gather(
+        {i: os.fsdecode(local.paths[i - local.indices.start]) for i in wanted if i in local.indices}
+    )
+    with agreeing(comm):
+        if judged is not None and paths is not None:
+            _refuse(
+                judged,
+                {i: path for part in paths for i, path in part.items()},
+                manifest,
+                folder,
+                options,
+            )
+    return comm.bcast(judged.findings if judged else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What follows from what all ranks found."""
+
+    findings: ProbeResult
+    failures: list[Failure]
+    nothing: bool
+    """Whether no image can be read."""
+    misfits: dict[int, tuple[NDArray[np.void], list[str]]]
+    """group -> (its kinds, the commonest first; what is wrong with them), for the first groups."""
+    n_misfits: int
+    """Groups whose images do not fit together."""
+
+    @property
+    def named(self) -> list[int]:
+        """Indices of the images that a message names."""
+        from h5ingest.pipeline.output_spec import MOST_KINDS
+
+        return [int(i) for kinds, _ in self.misfits.values() for i in kinds["first"][:MOST_KINDS]]
+
+
+def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judged:
+    """Judge what all ranks found. Rank 0 only."""
+    from h5ingest.pipeline.output_spec import decide, describe_conversions  # opened on one rank
+
+    kinds = merge([kinds for kinds, *_ in told])
+    decided = [decide(census, options) for census in censuses(kinds, len(manifest.group_names))]
+    outputs = tuple(output for output, _ in decided)
+    misfits = [group for group, (_, problems) in enumerate(decided) if problems]
+    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
+    return _Judged(
+        findings=ProbeResult(
+            outputs=outputs,
+            conversions=() if misfits else describe_conversions(kinds, outputs),
+            n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
+            palette=next(iter(palettes)) if len(palettes) == 1 else None,
+        ),
+        failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
+        nothing=not len(kinds),
+        misfits={g: (of_group(kinds, g), decided[g][1]) for g in misfits[:_MOST_GROUPS]},
+        n_misfits=len(misfits),
+    )
+
+
+def _refuse(
+    judged: _Judged,
+    paths: dict[int, str],
+    manifest: Manifest,
+    folder: bytes,
+    options: IngestOptions,
+) -> None:
+    """Raise what `agree_on_images` raises. Rank 0 only.
+
+    Args:
+        judged: what comes of the images.
+        paths: index -> path of the images that are named.
+        manifest: they are in.
+        folder: that relative paths are relative to.
+        options: whether images may be blank.
+    """
+    from h5ingest.pipeline.output_spec import describe_misfit
+
+    failures = judged.failures
+    if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
+        first = os.fsdecode(os.path.join(folder, os.fsencode(failures[0].path)))
+        raise SamplesFailedError(
+            f"{manifest.path}: none of its {manifest.n_rows:,} files exists; the first was looked "
+            f"for as {first}. Paths are relative to the manifest's folder unless --root DIR says "
+            f"otherwise.",
+            failures,
+        )
+    problems = []
+    if failures and (options.on_error == "fail" or judged.nothing):
+        problems.append(
+            f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
+            f"{describe_failures(failures, manifest.lines_of)}\n{REMEDY}"
+        )
+    lines = manifest.lines_of(list(paths))
+    places = {i: f"{where(i, lines)}: {path}" for i, path in paths.items()}
+    for group, (kinds, lacks) in judged.misfits.items():
+        name = os.fsdecode(manifest.group_names[group])
+        problems.append(describe_misfit(name, kinds, places, lacks))
+    if (n_more := judged.n_misfits - len(judged.misfits)) > 0:
+        problems.append(f"… and {n_more:,} groups more whose images do not fit together")
+    if problems:
+        raise SamplesFailedError(f"{manifest.path}: " + "\n".join(problems), failures)

@@ -1,0 +1,205 @@
+"""Storing before all headers are known: what a few images promise, and whether the others keep it.
+
+Of many small files, each open costs more than decoding. So the images of a stack are opened once,
+to be stored, where a first look at some of them says what all become. That look decides nothing:
+every other image is compared with it when it is decoded, and all kinds together once more at the
+end. If one of them does not fit, all headers are read, as for other layouts.
+
+May not: read files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.census import KIND, censuses, merge
+from h5ingest.core.layout import ImageSpec, OutputSpec
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.mpi.comm import Comm
+from h5ingest.pipeline.agree_on_images import ProbeResult
+from h5ingest.pipeline.probing import LocalProbe
+from h5ingest.pipeline.read_manifest import LocalSamples
+
+_MOST: Final = 512
+"""Images whose headers are read first, over all ranks, besides the first of each group."""
+_LEAST_STEP: Final = 8
+"""Of so many images at least, one is looked at."""
+_FEW: Final = 64
+"""Fewer images are all looked at."""
+
+
+def may_begin(manifest: Manifest, options: IngestOptions) -> bool:
+    """Return whether a job may store images before it knows all headers.
+
+    Not where the largest or commonest size decides, nor where a palette has to be that of all.
+    """
+    return (
+        options.probe == "auto"
+        and not options.dry_run
+        and KINDS[options.layout].uniform
+        and (options.fit == "error" or options.size is not None)
+        and options.samples != "raw"
+        and manifest.n_rows >= max(_FEW, _LEAST_STEP * len(manifest.group_names))
+    )
+
+
+def looked_at_first(local: LocalSamples, manifest: Manifest, comm: Comm) -> list[int]:
+    """Return the positions in `local` of images to look at first, in order. Collective.
+
+    Over all ranks: the first of each group, and of every so many samples one.
+    """
+    step = max(_LEAST_STEP, -(-manifest.n_rows // _MOST))
+    mine, start = local.indices, local.indices.start
+    groups, at = np.unique(local.groups, return_index=True)
+    firsts = np.full(len(manifest.group_names), manifest.n_rows)
+    firsts[groups] = start + at
+    firsts = np.min(comm.allgather(firsts), axis=0)
+    spread = range(-start % step, len(mine), step)
+    return sorted({*spread, *(i - start for i in firsts.tolist() if i in mine)})
+
+
+class MisfitError(Exception):
+    """An image is not as the first look has it. Raised on all ranks, never shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLook:
+    """What the images that were looked at are, and what all become if the others are like them."""
+
+    kinds: NDArray[np.void]
+    """(k,) `census.KIND`, merged."""
+    outputs: tuple[OutputSpec, ...]
+    """Of each group."""
+
+    @classmethod
+    def agree(
+        cls,
+        probed: LocalProbe,
+        n_looked: int,
+        manifest: Manifest,
+        options: IngestOptions,
+        comm: Comm,
+    ) -> FirstLook | None:
+        """Return what all ranks have seen together. Collective.
+
+        Args:
+            probed: what this rank has found.
+            n_looked: images that it has looked at.
+            manifest: all samples.
+            options: what is to become of images that differ.
+            comm: all ranks.
+
+        Returns:
+            None: look at all headers. The images do not fit together, none can be read, or the
+            files are so few and small that the caches hold them until they are stored.
+        """
+        told = comm.gather((probed.kinds, probed.n_bytes, n_looked))
+        look: FirstLook | None = None
+        if told is not None:
+            from h5ingest.pipeline.output_spec import decide  # opened on one rank
+
+            kinds = merge([kinds for kinds, *_ in told])
+            decided = [decide(each, options) for each in censuses(kinds, len(manifest.group_names))]
+            n_bytes, n_files = (
+                sum(each) for each in zip(*(found for _, *found in told), strict=True)
+            )
+            cached = n_bytes * manifest.n_rows <= options.cache_bytes * comm.size * n_files
+            if len(kinds) and not cached and not any(problems for _, problems in decided):
+                look = cls(kinds=kinds, outputs=tuple(output for output, _ in decided))
+        return comm.bcast(look)
+
+
+class SeenKinds:
+    """The kinds of images that one rank stores, each compared with the first look."""
+
+    def __init__(self, look: FirstLook, options: IngestOptions) -> None:
+        """Begin with none.
+
+        Args:
+            look: what is expected.
+            options: what is to become of images that differ.
+        """
+        self._look = look
+        self._options = options
+        self._found: dict[tuple[int, ImageSpec], _Found] = {}
+
+    def add(self, group: int, spec: ImageSpec, index: int, n: int = 1) -> bool:
+        """Count images of one kind; return whether they become what is expected.
+
+        Args:
+            group: position of their group.
+            spec: what they are.
+            index: global, of the first of them.
+            n: how many they are.
+        """
+        found = self._found.get((group, spec))
+        if found is None:
+            found = self._found[group, spec] = _Found(index, self._fits(group, spec))
+        found.first = min(found.first, index)
+        found.count += n
+        return found.fits
+
+    def confirm(self, n_bytes: int, comm: Comm) -> ProbeResult:
+        """Return what all ranks know of the images now that they are stored. Collective.
+
+        Args:
+            n_bytes: size of the files that this rank has stored.
+            comm: all ranks.
+
+        Raises:
+            MisfitError: together they become something else than was expected (on all ranks).
+        """
+        found = self._found.items()
+        mine = np.array([_kind(*key, each.count, each.first) for key, each in found], KIND)
+        told = comm.gather((mine, n_bytes))
+        result: ProbeResult | None = None
+        if told is not None:
+            from h5ingest.pipeline.output_spec import decide, describe_conversions
+
+            outputs = self._look.outputs
+            kinds = merge([kinds for kinds, _ in told])
+            every = censuses(merge([self._look.kinds, kinds]), len(outputs))
+            if [decide(each, self._options) for each in every] == [(each, []) for each in outputs]:
+                result = ProbeResult(
+                    outputs=outputs,
+                    conversions=describe_conversions(kinds, outputs),
+                    n_bytes=sum(n_bytes for _, n_bytes in told),
+                    palette=None,
+                )
+        result = comm.bcast(result)
+        if result is None:
+            raise MisfitError
+        return result
+
+    def _fits(self, group: int, spec: ImageSpec) -> bool:
+        look = self._look
+        known = look.kinds[look.kinds["group"] == group]
+        one = merge([known, np.array([_kind(group, spec, 1, 0)], KIND)])
+        if len(one) == len(known):
+            return True
+        from h5ingest.pipeline.output_spec import decide  # not where all are alike
+
+        census = censuses(one, group + 1)[group]
+        return decide(census, self._options) == (look.outputs[group], [])
+
+
+@dataclass(slots=True)
+class _Found:
+    """Images of one kind."""
+
+    first: int
+    """Global index of the first."""
+    fits: bool
+    """Whether they may be stored."""
+    count: int = 0
+
+
+def _kind(group: int, spec: ImageSpec, count: int, first: int) -> tuple[int, ...]:
+    n_bytes = np.dtype(spec.dtype).itemsize
+    return group, spec.height, spec.width, spec.channels, n_bytes, count, first

@@ -1,0 +1,256 @@
+"""Each image of a large stack is opened once; the file is that of a job that read all headers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.support import Flavour, explain, read_file, write_manifest, write_png
+from helpers.threads import on_ranks
+from numpy.typing import NDArray
+
+from h5ingest import IngestOptions, verify
+from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError
+from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.job import ProgressListener
+from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.run import ingest
+
+N = 300
+LOOKED_AT = 38
+"""Of N images."""
+STACK: dict[str, Any] = {"cache_bytes": 0, "batch_bytes": 500, "chunk_rows": 1}
+
+_opened: Counter[str] = Counter()
+
+
+def _count(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and not isinstance(arguments[0], int):
+        name = os.path.basename(os.fsdecode(arguments[0]))
+        if name.endswith(".png"):
+            _opened[name] += 1
+
+
+sys.addaudithook(_count)
+
+
+class Folder:
+    """N small gray images in two groups, and their manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: dict[int, NDArray[Any]] = {}
+        for k in range(N):
+            self.put(k, np.full((6, 7), k % 256, np.uint8))
+        rows = [(f"{k}.png", ("a", "b")[k % 2]) for k in range(N)]
+        self.manifest = write_manifest(folder / "m.csv", [("path", "split"), *rows])
+
+    def put(self, k: int, image: NDArray[Any]) -> None:
+        self.images[k] = image
+        write_png(self.folder / f"{k}.png", image)
+
+    def ingest(self, n: int, name: str, **options: Any) -> IngestReport:
+        wanted = IngestOptions(**{**STACK, **options})
+        out = self.folder / name
+        return on_ranks(n, lambda comm: ingest(self.manifest, out, wanted, comm))[0]
+
+    def both(self, n: int, **options: Any) -> IngestReport:
+        """Ingest with one look, and after a look at all; the files and reports are the same."""
+        found = self.ingest(n, "one.h5", overwrite=True, **options)
+        wanted = self.ingest(n, "all.h5", overwrite=True, probe="all", **options)
+        assert found.content_digest == wanted.content_digest
+        assert verify(self.folder / "one.h5").ok
+        for name in (
+            "conversions",
+            "losses",
+            "notes",
+            "n_samples",
+            "bytes_in",
+            "image",
+            "failures",
+        ):
+            assert getattr(found, name) == getattr(wanted, name), name
+        return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_opens_for_each_image(folder: Folder, n: int) -> None:
+    for options, most in (
+        ({}, N + LOOKED_AT),
+        ({"group_by": "split"}, N + LOOKED_AT + 1),
+        ({"cache_bytes": 3000}, N + LOOKED_AT),
+        ({"cache_bytes": 10**6}, N + 20),  # shares of lines and shares of rows differ a little
+        ({"probe": "all"}, 2 * N),
+        ({"layout": "ragged", "chunk_rows": None}, 2 * N),
+        ({"fit": "pad"}, 2 * N),
+        ({"fit": "pad", "size": (6, 8)}, N + LOOKED_AT),
+    ):
+        _opened.clear()
+        folder.ingest(n, "a.h5", overwrite=True, **options)
+        assert len(_opened) == N
+        assert N <= _opened.total() <= most, options
+        assert _opened.total() > most - LOOKED_AT, options
+        assert verify(folder.folder / "a.h5").ok
+
+
+def test_opens_counted_from_outside(folder: Folder, flavour: Flavour) -> None:
+    trace = folder.folder / "trace"
+    done = flavour.launch(
+        2, "strace", "-f", "-ff", "-qq", "-e", "trace=openat,open", "-o", trace,
+        flavour.bin / "h5ingest", folder.manifest, folder.folder / "a.h5", "--cache-bytes", "0",
+    )  # fmt: skip
+    assert done.returncode == 0, explain(done)
+    told = "".join(each.read_text() for each in folder.folder.glob("trace.*"))
+    opened = [line for line in told.splitlines() if '.png"' in line and "= -1" not in line]
+    assert N < len(opened) <= N + LOOKED_AT
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_file_is_that_of_two_passes(folder: Folder, n: int) -> None:
+    rgb = np.arange(6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3)
+    folder.put(0, rgb)
+    for k in (8, 50, 133):
+        folder.put(k, np.full((6, 7, 2), k, np.uint8))
+        folder.put(k + 1, np.full((6, 7), k, np.uint8))
+    assert folder.both(n, channels="rgb").losses
+    for k in (8, 50, 133):
+        folder.put(k, np.full((6, 7), k, np.uint8))
+    report = folder.both(n)
+    assert report.conversions == ("299 images from 6x7 gray uint8 to 6x7 RGB uint8",)
+    folder.both(n, compression="gzip:1", chunk_rows=3)
+    folder.both(n, fit="resize", size=(9, 9))
+    folder.both(n, fit="crop", size=(5, 5))
+    folder.both(n, group_by="split")
+
+
+PLACES = {
+    "first": [0],
+    "second": [1],
+    "middle": [N // 3 + 1],
+    "last": [N - 1],
+    "many": [1, 2, 9, 150, N - 1],
+}
+ODD: dict[str, NDArray[Any]] = {
+    "size": np.zeros((5, 7), np.uint8),
+    "depth": np.full((6, 7), 300, np.uint16),
+}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("odd", list(ODD))
+@pytest.mark.parametrize("place", list(PLACES))
+def test_an_image_that_does_not_fit_is_refused_as_before(
+    folder: Folder, place: str, odd: str, n: int
+) -> None:
+    before = dict(folder.images)
+    for k in PLACES[place]:
+        folder.put(k, ODD[odd])
+    with pytest.raises(SamplesFailedError) as wanted:
+        folder.ingest(n, "out.h5", probe="all")
+    assert not (folder.folder / "out.h5.partial").exists()
+    with pytest.raises(SamplesFailedError) as found:
+        folder.ingest(n, "out.h5")
+    assert str(found.value).removesuffix(
+        "\nWhat has been stored stays, for the case that these images are mended; to go on with "
+        "another option, add --restart."
+    ) == str(wanted.value)
+    assert not (folder.folder / "out.h5").exists()
+    for k in PLACES[place]:
+        folder.put(k, before[k])
+    report = folder.ingest(n, "out.h5")
+    assert report.content_digest == folder.ingest(n, "all.h5", probe="all").content_digest
+    np.testing.assert_array_equal(
+        read_file(folder.folder / "out.h5").arrays["images"], [*folder.images.values()]
+    )
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("place", list(PLACES))
+def test_an_image_may_change_what_all_become(folder: Folder, place: str, n: int) -> None:
+    for k in PLACES[place]:
+        folder.put(k, np.full((6, 7, 3), k % 256, np.uint8) * np.array([1, 0, 0], np.uint8))
+    folder.both(n)
+    folder.both(n, compression="gzip:1")
+    stored = read_file(folder.folder / "one.h5").arrays["images"]
+    assert stored.shape == (N, 6, 7, 3)
+    for k in PLACES[place]:
+        np.testing.assert_array_equal(stored[k], folder.images[k])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_files_that_fail_cost_no_second_look(folder: Folder, n: int) -> None:
+    for k in (0, 5, 120, N - 1):
+        (folder.folder / f"{k}.png").unlink()
+    for k in (8, 121):
+        (folder.folder / f"{k}.png").write_bytes(b"\x89PNG nonsense")
+    _opened.clear()
+    with pytest.raises(SamplesFailedError, match="6 of 300 images failed") as raised:
+        folder.ingest(n, "out.h5")
+    assert sorted(f.index for f in raised.value.failures) == [0, 5, 8, 120, 121, N - 1]
+    assert max(_opened.values()) <= 2
+    assert _opened.total() <= N + LOOKED_AT
+    folder.both(n, on_error="blank")
+    for k in (0, 5, 8, 120, 121, N - 1):
+        folder.put(k, folder.images[k])
+    report = folder.ingest(n, "out.h5")
+    wanted = folder.ingest(n, "all.h5", probe="all", overwrite=True)
+    assert report.content_digest == wanted.content_digest
+    assert report.n_resumed > 100
+
+
+def test_if_no_file_is_there_the_folder_is_named(folder: Folder) -> None:
+    with pytest.raises(SamplesFailedError, match="none of its 300 files exists"):
+        folder.ingest(2, "out.h5", root=folder.folder.parent)
+
+
+class Stops(ProgressListener):
+    """Asks to stop when so many images are stored."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.interrupt = Interrupt()
+        self.storing = False
+
+    def phase(self, name: str, n_images: int) -> None:
+        self.storing = name == "store"
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        if self.storing and n_images >= self.n:
+            self.interrupt.requested = True
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_job_that_was_stopped_goes_on(folder: Folder, late: bool) -> None:
+    if late:
+        folder.put(N - 1, np.full((6, 7, 3), [1, 2, 3], np.uint8))
+    stops = Stops(20)
+    with pytest.raises(StoppedError):
+        ingest(
+            folder.manifest,
+            folder.folder / "out.h5",
+            IngestOptions(**STACK, readers=0, checkpoint_s=0.001),
+            watch=stops,
+            interrupt=stops.interrupt,
+        )
+    report = folder.ingest(2, "out.h5")
+    assert late or report.n_resumed
+    assert report.content_digest == folder.ingest(1, "all.h5", probe="all").content_digest
+
+
+def test_a_file_of_the_manifest_is_not_replaced(folder: Folder) -> None:
+    folder.ingest(1, "old.h5")
+    (folder.folder / "299.png").unlink()
+    (folder.folder / "299.png").symlink_to("old.h5")
+    with pytest.raises(OutputError, match="is a file of the manifest"):
+        folder.ingest(2, "old.h5", overwrite=True, on_error="blank")
+    assert verify(folder.folder / "old.h5").ok
