@@ -77,6 +77,7 @@ PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "HxW": _height_and_width,
     "KEY=VALUE": _key_and_value,
     "CHAR": lambda text: {"\\t": "\t", "tab": "\t"}.get(text, text),  # a tab is hard to type
+    "auto|SIZE": lambda text: None if text == "auto" else parse_size(text),
     "auto|ROWS": partial(_number, "images"),
     "auto|N": partial(_number, "threads"),
 }

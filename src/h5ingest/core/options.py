@@ -137,10 +137,11 @@ class IngestOptions:
     batch_bytes: int = _run(
         4 * MIB, "Pixels a rank decodes before it writes them.", form="SIZE", least=1
     )
-    cache_bytes: int = _run(
-        32 * MIB,
-        "Files a rank keeps in memory from the header check, to open them once.",
-        form="SIZE",
+    cache_bytes: int | None = _run(
+        None,
+        "Files a rank keeps in memory from the header check, to open them once. auto: the ranks of "
+        "a host an eighth of what is free there.",
+        form="auto|SIZE",
         least=0,
     )
     stripe_count: int | None = _disk(

@@ -181,7 +181,7 @@ class FileCache:
             n_bytes: the budget; 0: nothing is kept.
         """
         self._files: dict[int, bytes] = {}
-        self._left = n_bytes
+        self._left = self.n_bytes = n_bytes
 
     def __contains__(self, index: int) -> bool:
         return index in self._files

@@ -82,6 +82,7 @@ class FirstLook:
         cls,
         probed: LocalProbe,
         n_looked: int,
+        cache_bytes: int,
         manifest: Manifest,
         options: IngestOptions,
         comm: Comm,
@@ -91,6 +92,7 @@ class FirstLook:
         Args:
             probed: what this rank has found.
             n_looked: images that it has looked at.
+            cache_bytes: what it may keep of files.
             manifest: all samples.
             options: what is to become of images that differ.
             comm: all ranks.
@@ -99,17 +101,15 @@ class FirstLook:
             None: look at all headers. The images do not fit together, none can be read, or the
             files are so few and small that the caches hold them until they are stored.
         """
-        told = comm.gather((probed.kinds, probed.n_bytes, n_looked))
+        told = comm.gather((probed.kinds, probed.n_bytes, n_looked, cache_bytes))
         look: FirstLook | None = None
         if told is not None:
             from h5ingest.pipeline.output_spec import decide  # opened on one rank
 
             kinds = merge([kinds for kinds, *_ in told])
             decided = [decide(each, options) for each in censuses(kinds, len(manifest.group_names))]
-            n_bytes, n_files = (
-                sum(each) for each in zip(*(found for _, *found in told), strict=True)
-            )
-            cached = n_bytes * manifest.n_rows <= options.cache_bytes * comm.size * n_files
+            n_bytes, n_files, n_kept = np.sum([numbers for _, *numbers in told], axis=0).tolist()
+            cached = n_bytes * manifest.n_rows <= n_kept * n_files
             if len(kinds) and not cached and not any(problems for _, problems in decided):
                 look = cls(kinds=kinds, outputs=tuple(output for output, _ in decided))
         return comm.bcast(look)

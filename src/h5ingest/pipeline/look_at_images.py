@@ -32,7 +32,7 @@ def look_at_images(
     if may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
         probed = _probe(job, local, some, cache)
-        if look := FirstLook.agree(probed, len(some), manifest, options, comm):
+        if look := FirstLook.agree(probed, len(some), cache.n_bytes, manifest, options, comm):
             return probed, look
     probed = _probe(job, local, range(len(local.paths)), cache)
     return probed, _agree_on_images(job, probed, local, manifest)

@@ -63,6 +63,8 @@ class IngestReport:
     """Bytes of the finished file; on a dry run, of its preallocated datasets."""
     bytes_images: int = 0
     """Bytes of all images in it, before compression."""
+    bytes_cache: int = 0
+    """Files that all ranks together could keep in memory from the header check on."""
     dry_run: bool = False
     """Whether nothing was written."""
     failures: tuple[Failure, ...] = ()

@@ -23,6 +23,7 @@ from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.agree_on_images import ProbeResult
 from h5ingest.pipeline.build_layout import build_layout
+from h5ingest.pipeline.cache_share import cache_share
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
 from h5ingest.pipeline.first_look import FirstLook, MisfitError, SeenKinds
 from h5ingest.pipeline.job import Job, ProgressListener
@@ -149,7 +150,7 @@ def _ingest(job: Job) -> IngestReport:
 
         with agreeing(comm):
             filters = filter_pipeline(options.compression, shuffle=options.shuffle)
-    cache = FileCache(options.cache_bytes)
+    cache = FileCache(cache_share(comm) if options.cache_bytes is None else options.cache_bytes)
     with job.phase("manifest"):
         manifest, local = read_manifest(job.manifest_path, options, comm)
     with job.phase("probe"):
@@ -184,6 +185,7 @@ def _ingest(job: Job) -> IngestReport:
         bytes_in=findings.n_bytes,
         bytes_out=done.bytes_out,
         bytes_images=layout.image_bytes,
+        bytes_cache=sum(comm.allgather(cache.n_bytes)),
         dry_run=options.dry_run,
         failures=done.failures,
         content_digest=done.digest,
