@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--file-bytes", type=float, default=100_000)
     parser.add_argument("--open-ms", type=float, default=3, help="latency of an open")
     parser.add_argument(
-        "--opens", type=float, default=2, help="per file: 1 if --cache-bytes holds it"
+        "--opens", type=float, default=1, help="per file: 2 for other layouts than a stack"
     )
     parser.add_argument("--readers", type=float, default=16)
     parser.add_argument("--bandwidth-gb-s", type=float, default=50, help="of the file system")
