@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from h5ingest.core.manifest import stream
 from h5ingest.core.manifest_dialect import sniff
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.signatures import format_of
+from h5ingest.images import source_files
 from h5ingest.images.decode import probe
 from h5ingest.images.folder_manifest import describe, write_manifest
 from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally
@@ -637,3 +639,22 @@ def test_100_000_files_take_less_than_2_s(tmp_path: Path) -> None:
         seconds.append(time.process_time() - before)
     assert tally.n_images == n_folders * n_files
     assert min(seconds) < 0.2
+
+
+def test_files_that_are_slow_to_open_are_looked_at_by_several_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [b"%03d.png" % k for k in range(200)]
+    for name in expected:
+        (tmp_path / os.fsdecode(name)).write_bytes(PNG)
+    threads = set()
+    read = source_files.read
+
+    def slow(*arguments: Any, **how: Any) -> tuple[bytes, int]:
+        threads.add(threading.get_ident())
+        time.sleep(0.002)
+        return read(*arguments, **how)
+
+    monkeypatch.setattr(source_files, "read", slow)
+    assert list(Scan(os.fsencode(tmp_path), ScanOptions(), Tally())) == expected
+    assert len(threads) > 4

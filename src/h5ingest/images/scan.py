@@ -8,6 +8,7 @@ May not: decode an image (the first bytes of a file tell what it is), know ranks
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Final
 
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.signatures import format_of
-from h5ingest.images import source_files
+from h5ingest.images.prefetch import Prefetcher, Read
 
 HEAD_BYTES: Final = 32
 """Bytes read of each file: enough for the signature of every format."""
@@ -111,6 +112,17 @@ class Scan:
         self._entered: set[tuple[int, int]] = set()
 
     def __iter__(self) -> Iterator[bytes]:
+        if not self._options.sniff:
+            yield from (path for path in self._files() if self._is_image(path, None))
+            return
+        asked, paths = itertools.tee(self._files())
+        with Prefetcher(self._base, limit=HEAD_BYTES) as files:
+            for path, file in zip(asked, files.read(paths), strict=True):
+                if self._is_image(path, file):
+                    yield path
+
+    def _files(self) -> Iterator[bytes]:
+        """Yield all files, in order."""
         # Folders sort with the slash that their paths go on with: so depth first is byte order.
         # A stack, since folders may be nested more deeply than Python calls.
         # level: (path with its slash, names left in it, real paths of the links followed so far)
@@ -126,7 +138,7 @@ class Scan:
                     if inner is not None:
                         stack.append((path, iter(self._list(path)), inner))
                         break
-                elif self._is_image(path, name):
+                else:
                     yield path
             else:
                 stack.pop()
@@ -191,17 +203,17 @@ class Scan:
         between = target[len(scanned) :].split(b"/")
         return self._options.hidden or not any(name.startswith(b".") for name in between)
 
-    def _is_image(self, path: bytes, name: bytes) -> bool:
+    def _is_image(self, path: bytes, file: Read | None) -> bool:
+        """Return whether a file is one, by its first bytes if it has been read."""
         tally = self._tally
         head, size = None, 0
-        if self._options.sniff:
-            try:
-                head, size = source_files.read(self._base + path, HEAD_BYTES)
-            except SampleError as error:  # the name decides; an ingest fails alike
-                note(tally.noted, f"file that cannot be read ({error.reason})", path)
+        if isinstance(file, SampleError):  # the name decides; an ingest fails alike
+            note(tally.noted, f"file that cannot be read ({file.reason})", path)
+        elif file is not None:
+            head, size = file
         kind = format_of(head) if head is not None else None
         if kind is None:
-            extension = os.path.splitext(name)[1].lower()
+            extension = os.path.splitext(os.path.basename(path))[1].lower()
             named = EXTENSIONS.get(extension)
             if named is None:
                 tally.others[os.fsdecode(extension) or "no extension"] += 1
