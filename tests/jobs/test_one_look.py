@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections import Counter
@@ -15,7 +16,10 @@ from helpers.threads import on_ranks
 from numpy.typing import NDArray
 
 from h5ingest import IngestOptions, verify
-from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError
+from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, UsageError
+from h5ingest.images.folder_manifest import write_manifest as write_manifest_of
+from h5ingest.images.png_chunks import SIGNATURE as PNG_SIGNATURE
+from h5ingest.images.scan import ScanOptions
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
@@ -254,3 +258,133 @@ def test_a_file_of_the_manifest_is_not_replaced(folder: Folder) -> None:
     with pytest.raises(OutputError, match="is a file of the manifest"):
         folder.ingest(2, "old.h5", overwrite=True, on_error="blank")
     assert verify(folder.folder / "old.h5").ok
+
+
+# --- an index beside the manifest ----------------------------------------------------------------
+
+KINDS: dict[str, dict[str, Any]] = {
+    "stack": {},
+    "padded": {"fit": "pad"},
+    "ragged": {"layout": "ragged"},
+    "ragged gzip": {"layout": "ragged", "compression": "gzip:1"},
+    "tree": {"layout": "tree"},
+    "encoded": {"layout": "encoded"},
+}
+
+
+class Indexed(Folder):
+    """Images of several sizes and kinds, one of them no image, whose manifest has an index."""
+
+    def __init__(self, folder: Path, *, equal: bool) -> None:
+        self.folder, self.images = folder, {}
+        shapes = [(6, 7)] if equal else [(6, 7), (3, 4, 3), (5, 5, 2), (9, 2)]
+        for k in range(N):
+            self.put(k, np.full(shapes[k % len(shapes)], k % 256, np.uint8))
+        self.manifest = folder / "m.csv"
+        write_index(folder, self.manifest)
+
+    def put(self, k: int, image: NDArray[Any]) -> None:
+        self.images[k] = image
+        write_png(self.folder / f"{k:03}.png", image)
+
+
+def write_index(folder: Path, manifest: Path) -> None:
+    write_manifest_of(folder, manifest, ScanOptions(index=True, overwrite=True, label="none"))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_with_an_index_each_file_is_opened_once(tmp_path: Path, kind: str, n: int) -> None:
+    folder = Indexed(tmp_path, equal=kind == "stack")
+    options = {"chunk_rows": None, **KINDS[kind]}
+    _opened.clear()
+    report = folder.ingest(n, "one.h5", **options)
+    parts = 3 if kind == "ragged gzip" else 0  # images that two ranks decode
+    assert N <= _opened.total() <= N + parts
+    wanted = folder.ingest(n, "all.h5", probe="all", **options)
+    assert report.content_digest == wanted.content_digest
+    for name in ("conversions", "losses", "notes", "bytes_in", "image"):
+        assert getattr(report, name) == getattr(wanted, name), name
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_the_index_does_not_know_is_looked_at(tmp_path: Path, kind: str) -> None:
+    folder = Indexed(tmp_path, equal=kind == "stack")
+    whole = dict(folder.images)
+    for k in (0, 100, N - 1):
+        (tmp_path / f"{k:03}.png").write_bytes(PNG_SIGNATURE + b"nothing")
+    write_index(tmp_path, folder.manifest)
+    options = {"chunk_rows": None, **KINDS[kind]}
+    with pytest.raises(SamplesFailedError, match="3 of 300 images failed"):
+        folder.ingest(2, "one.h5", **options)
+    blank = {**options, "on_error": "blank", "overwrite": True, "restart": True}
+    report = folder.ingest(2, "blank.h5", **blank)
+    assert sorted(f.index for f in report.failures) == [0, 100, N - 1]
+    wanted = folder.ingest(2, "all.h5", probe="all", **blank)
+    assert report.content_digest == wanted.content_digest
+    for k in (0, 100, N - 1):
+        folder.put(k, whole[k])
+    report = folder.ingest(2, "one.h5", **{**options, "restart": True})
+    wanted = folder.ingest(2, "all.h5", probe="all", **{**options, "overwrite": True})
+    assert report.content_digest == wanted.content_digest
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("now", [(6, 8), (6, 7, 3), (7, 6), (6, 7, 2)])
+def test_an_image_that_is_not_as_the_index_has_it(
+    tmp_path: Path, kind: str, now: tuple[int, ...]
+) -> None:
+    folder = Indexed(tmp_path, equal=kind == "stack")
+    old = (tmp_path / "200.png").read_bytes()
+    folder.put(200, np.full(now, 1, np.uint8))  # it was (6, 7)
+    new = (tmp_path / "200.png").read_bytes()
+    if kind == "encoded":  # of the same length
+        (tmp_path / "200.png").write_bytes(new + bytes(max(0, len(old) - len(new))))
+    options = {"chunk_rows": None, **KINDS[kind]}
+    if kind not in ("stack", "padded"):
+        with pytest.raises(SamplesFailedError) as raised:
+            folder.ingest(2, "one.h5", **options)
+        assert [(f.index, f.kind) for f in raised.value.failures] == [(200, "changed")]
+        assert not (tmp_path / "one.h5").exists()
+    elif kind == "stack" and now[:2] != (6, 7):
+        with pytest.raises(SamplesFailedError, match="the images do not fit together"):
+            folder.ingest(2, "one.h5", **options)
+    else:  # it is as if all headers had been read
+        report = folder.ingest(2, "one.h5", **options)
+        wanted = folder.ingest(2, "all.h5", probe="all", **options)
+        assert report.content_digest == wanted.content_digest
+
+
+def test_an_index_of_another_manifest_is_not_used(tmp_path: Path) -> None:
+    folder = Indexed(tmp_path, equal=False)
+    folder.manifest.write_text(folder.manifest.read_text() + "000.png\n")
+    notices = Notices()
+    options = IngestOptions(layout="ragged", cache_bytes=0)
+    ingest(folder.manifest, tmp_path / "a.h5", options, watch=notices)
+    assert "m.csv.index is not used" in notices.texts[0]
+    write_index(tmp_path, folder.manifest)
+    index = tmp_path / "m.csv.index"
+    index.write_bytes(index.read_bytes()[:-1])
+    ingest(folder.manifest, tmp_path / "b.h5", options, watch=notices)
+    assert "m.csv.index is not used" in notices.texts[1]
+    assert verify(tmp_path / "b.h5").ok
+
+
+class Notices(ProgressListener):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_an_index_replaces_only_an_index(tmp_path: Path) -> None:
+    Indexed(tmp_path, equal=True)
+    write_index(tmp_path, tmp_path / "m.csv")
+    (tmp_path / "m.csv.index").write_text("mine")
+    with pytest.raises(OutputError, match="expected the index of a manifest"):
+        write_index(tmp_path, tmp_path / "m.csv")
+    with pytest.raises(UsageError, match="beside the manifest"):
+        write_manifest_of(tmp_path, io.BytesIO(), ScanOptions(index=True))
+    with pytest.raises(UsageError, match="no --no-sniff"):
+        ScanOptions(index=True, sniff=False)

@@ -56,6 +56,14 @@ def manifest(
             "which opens no file: for millions of them on a network file system.",
         ),
     ] = True,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Write FILE.index, too: sizes and kinds of the images, with which an ingest opens "
+            "each file once, whatever its layout.",
+        ),
+    ] = False,
     hidden: Annotated[
         bool, typer.Option("--hidden", help="Look at files and folders that begin with a dot too.")
     ] = False,
@@ -82,6 +90,7 @@ def manifest(
         group_level=group_by_folder,
         hidden=hidden,
         sniff=sniff,
+        index=index,
         absolute=absolute,
         overwrite=overwrite,
     )

@@ -46,20 +46,18 @@ class Census:
     """`uint8`, `uint16` or both."""
 
 
-def count(
-    groups: NDArray[np.int32], shapes: NDArray[np.int32], indices: NDArray[np.int64]
-) -> NDArray[np.void]:
-    """Return the kinds of images, (k,) KIND in order.
+def count(groups: NDArray[np.int32], shapes: NDArray[np.int32], first: int) -> NDArray[np.void]:
+    """Return the kinds of consecutive images, (k,) KIND in order.
 
     Args:
         groups: (n,) of each image.
         shapes: (n, 4) height, width, channels, bytes a value; zeros for what cannot be read, which
             is not counted.
-        indices: (n,) global, increasing.
+        first: global index of the first image.
     """
     readable = np.flatnonzero(shapes[:, 0])
     if len(readable) < len(groups):
-        groups, shapes, indices = groups[readable], shapes[readable], indices[readable]
+        groups, shapes = groups[readable], shapes[readable]
     if not len(groups):
         return np.zeros(0, KIND)
     new = (np.diff(shapes, axis=0) != 0).any(axis=1) | (np.diff(groups) != 0)
@@ -69,7 +67,7 @@ def count(
     for column, name in enumerate(("height", "width", "channels", "bytes")):
         kinds[name] = shapes[starts, column]
     kinds["count"] = np.diff(starts, append=len(groups))
-    kinds["first"] = indices[starts]
+    kinds["first"] = first + readable[starts]
     return merge([kinds])
 
 
@@ -77,7 +75,7 @@ def merge(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
     """Return each kind of all parts once, (k,) KIND, in order of group, size, channels and depth.
 
     >>> image = np.array([[2, 3, 1, 1]], np.int32)
-    >>> one, other = (count(np.zeros(1, np.int32), image, np.array([at])) for at in (7, 4))
+    >>> one, other = (count(np.zeros(1, np.int32), image, first) for first in (7, 4))
     >>> merge([one, other]).tolist()
     [(0, 2, 3, 1, 1, 2, 4)]
     """

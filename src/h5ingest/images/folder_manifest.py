@@ -16,7 +16,9 @@ from typing import BinaryIO
 
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError, OutputError, UsageError
-from h5ingest.core.outfiles import MANIFEST, check, write
+from h5ingest.core.manifest import file_sha256
+from h5ingest.core.outfiles import INDEX, MANIFEST, check, write
+from h5ingest.images.header_index import IndexRecords, index_of
 from h5ingest.images.scan import EXTENSIONS, SHOWN, Noted, Scan, ScanOptions, Tally, note
 
 
@@ -58,6 +60,10 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
     if not os.path.isdir(base):
         found = "a file" if os.path.exists(base) else "no such folder"
         raise UsageError(f"{folder}: expected a folder, found {found}")
+    if options.index:
+        if not isinstance(out, Path):
+            raise UsageError("--index is written beside the manifest: name a file with --out")
+        check(index_of(out), INDEX)
     if isinstance(out, Path):
         check(out, MANIFEST)
         if not options.overwrite and os.path.lexists(out):
@@ -70,8 +76,12 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
     try:
         prefix = _prefix(base, os.fsencode(home), absolute=options.absolute)
         # A file without a name: the scan cannot find it, and it disappears whatever happens.
-        with tempfile.TemporaryFile(dir=home if isinstance(out, Path) else None) as rows:
-            rows.writelines(_lines(base, prefix, options, tally, comma=comma))
+        where = home if isinstance(out, Path) else None
+        with tempfile.TemporaryFile(dir=where) as rows, contextlib.ExitStack() as more:
+            records = None
+            if options.index:
+                records = IndexRecords(base, more.enter_context(tempfile.TemporaryFile(dir=where)))
+            rows.writelines(_lines(base, prefix, options, tally, records, comma=comma))
             _check(folder, tally, options)
             rows.seek(0)
             if isinstance(out, Path):
@@ -81,6 +91,9 @@ def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> 
                     MANIFEST,
                     replace=options.overwrite,
                 )
+                if records is not None:
+                    sha256 = file_sha256(out)
+                    write(index_of(out), lambda file: records.write(file, sha256), INDEX)
             else:
                 shutil.copyfileobj(rows, out)
                 out.flush()
@@ -107,7 +120,13 @@ def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
 
 
 def _lines(
-    base: bytes, prefix: bytes, options: ScanOptions, tally: Tally, *, comma: bool
+    base: bytes,
+    prefix: bytes,
+    options: ScanOptions,
+    tally: Tally,
+    records: IndexRecords | None,
+    *,
+    comma: bool,
 ) -> Iterator[bytes]:
     """Yield the lines of the manifest; paths that no line can hold go to `tally.refused`."""
     own_name = os.path.basename(os.path.abspath(base)) or b"/"
@@ -123,7 +142,7 @@ def _lines(
     if options.group_level is not None:
         header.append(b"group")
     yield delimiter.join(header) + b"\n"
-    for path in Scan(base, options, tally):
+    for path in Scan(base, options, tally, records.add if records else None):
         label, group = chosen(path.rpartition(b"/")[0])
         cells = [prefix + path]
         if cells[0].isspace():

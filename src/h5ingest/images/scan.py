@@ -12,12 +12,13 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.signatures import format_of
+from h5ingest.images import decode
 from h5ingest.images.prefetch import Prefetcher, Read
 
 HEAD_BYTES: Final = 32
@@ -51,6 +52,8 @@ class ScanOptions:
     """Whether to look at files and folders whose names begin with a dot."""
     sniff: bool = True
     """Whether the first bytes of each file decide; False: the name does, and no file is opened."""
+    index: bool = False
+    """Whether to write an index beside the manifest (`header_index`)."""
     absolute: bool = False
     """Whether to write absolute paths; False: relative to the manifest's folder."""
     overwrite: bool = False
@@ -59,6 +62,8 @@ class ScanOptions:
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise UsageError(f"--label: expected one of {', '.join(LABELS)}, got {self.label!r}")
+        if self.index and not self.sniff:
+            raise UsageError("--index looks into every file: no --no-sniff")
         if self.group_level is not None and self.group_level < 1:
             raise UsageError(
                 f"--group-by-folder: expected 1 (the folders in DIR) or more, got "
@@ -105,7 +110,22 @@ class Scan:
     and a link to a folder above is a loop.
     """
 
-    def __init__(self, folder: bytes, options: ScanOptions, tally: Tally) -> None:
+    def __init__(
+        self,
+        folder: bytes,
+        options: ScanOptions,
+        tally: Tally,
+        seen: Callable[[bytes, bytes, int], None] | None = None,
+    ) -> None:
+        """Prepare; looks at nothing.
+
+        Args:
+            folder: the folder.
+            options: which files are images.
+            tally: counts what is found.
+            seen: called with the path of each image, the first bytes of its file, and its size.
+        """
+        self._seen = seen
         self._base = os.path.join(folder, b"")
         self._options = options
         self._tally = tally
@@ -116,9 +136,12 @@ class Scan:
             yield from (path for path in self._files() if self._is_image(path, None))
             return
         asked, paths = itertools.tee(self._files())
-        with Prefetcher(self._base, limit=HEAD_BYTES) as files:
+        limit = HEAD_BYTES if self._seen is None else decode.HEAD_BYTES
+        with Prefetcher(self._base, limit=limit) as files:
             for path, file in zip(asked, files.read(paths), strict=True):
                 if self._is_image(path, file):
+                    if self._seen is not None:
+                        self._seen(path, *((b"", 0) if isinstance(file, SampleError) else file))
                     yield path
 
     def _files(self) -> Iterator[bytes]:

@@ -1,9 +1,10 @@
 """Storing before all headers are known: what a few images promise, and whether the others keep it.
 
 Of many small files, each open costs more than decoding. So the images of a stack are opened once,
-to be stored, where a first look at some of them says what all become. That look decides nothing:
-every other image is compared with it when it is decoded, and all kinds together once more at the
-end. If one of them does not fit, all headers are read, as for other layouts.
+to be stored, where a first look at some of them says what all become; those of any layout, where
+the manifest has an index. Neither decides anything: every image is compared with it when it is
+decoded, and all kinds together once more at the end. If one of them does not fit, all headers are
+read, as for other layouts.
 
 May not: read files.
 """
@@ -16,8 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import KIND, censuses, merge
-from h5ingest.core.layout import ImageSpec, OutputSpec
+from h5ingest.core.census import censuses, merge
+from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -25,6 +26,7 @@ from h5ingest.mpi.comm import Comm
 from h5ingest.pipeline.agree_on_images import ProbeResult
 from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.pipeline.seen_kinds import SeenKinds
 
 _MOST: Final = 512
 """Images whose headers are read first, over all ranks, besides the first of each group."""
@@ -92,7 +94,7 @@ class FirstLook:
         Args:
             probed: what this rank has found.
             n_looked: images that it has looked at.
-            cache_bytes: what it may keep of files.
+            cache_bytes: what it may keep of files; 0: they need not be kept.
             manifest: all samples.
             options: what is to become of images that differ.
             comm: all ranks.
@@ -114,61 +116,31 @@ class FirstLook:
                 look = cls(kinds=kinds, outputs=tuple(output for output, _ in decided))
         return comm.bcast(look)
 
-
-class SeenKinds:
-    """The kinds of images that one rank stores, each compared with the first look."""
-
-    def __init__(self, look: FirstLook, options: IngestOptions) -> None:
-        """Begin with none.
-
-        Args:
-            look: what is expected.
-            options: what is to become of images that differ.
-        """
-        self._look = look
-        self._options = options
-        self._found: dict[tuple[int, ImageSpec], _Found] = {}
-
-    def add(self, group: int, spec: ImageSpec, index: int, n: int = 1) -> bool:
-        """Count images of one kind; return whether they become what is expected.
-
-        Args:
-            group: position of their group.
-            spec: what they are.
-            index: global, of the first of them.
-            n: how many they are.
-        """
-        found = self._found.get((group, spec))
-        if found is None:
-            found = self._found[group, spec] = _Found(index, self._fits(group, spec))
-        found.first = min(found.first, index)
-        found.count += n
-        return found.fits
-
-    def confirm(self, n_bytes: int, comm: Comm) -> ProbeResult:
+    def confirm(
+        self, seen: SeenKinds, n_bytes: int, options: IngestOptions, comm: Comm
+    ) -> ProbeResult:
         """Return what all ranks know of the images now that they are stored. Collective.
 
         Args:
-            n_bytes: size of the files that this rank has stored.
+            seen: the kinds that this rank has stored.
+            n_bytes: size of the files that it has stored.
+            options: as for `agree`.
             comm: all ranks.
 
         Raises:
             MisfitError: together they become something else than was expected (on all ranks).
         """
-        found = self._found.items()
-        mine = np.array([_kind(*key, each.count, each.first) for key, each in found], KIND)
-        told = comm.gather((mine, n_bytes))
+        told = comm.gather((seen.kinds(), n_bytes))
         result: ProbeResult | None = None
         if told is not None:
             from h5ingest.pipeline.output_spec import decide, describe_conversions
 
-            outputs = self._look.outputs
             kinds = merge([kinds for kinds, _ in told])
-            every = censuses(merge([self._look.kinds, kinds]), len(outputs))
-            if [decide(each, self._options) for each in every] == [(each, []) for each in outputs]:
+            every = censuses(merge([self.kinds, kinds]), len(self.outputs))
+            if [decide(each, options) for each in every] == [(each, []) for each in self.outputs]:
                 result = ProbeResult(
-                    outputs=outputs,
-                    conversions=describe_conversions(kinds, outputs),
+                    outputs=self.outputs,
+                    conversions=describe_conversions(kinds, self.outputs),
                     n_bytes=sum(n_bytes for _, n_bytes in told),
                     palette=None,
                 )
@@ -176,30 +148,3 @@ class SeenKinds:
         if result is None:
             raise MisfitError
         return result
-
-    def _fits(self, group: int, spec: ImageSpec) -> bool:
-        look = self._look
-        known = look.kinds[look.kinds["group"] == group]
-        one = merge([known, np.array([_kind(group, spec, 1, 0)], KIND)])
-        if len(one) == len(known):
-            return True
-        from h5ingest.pipeline.output_spec import decide  # not where all are alike
-
-        census = censuses(one, group + 1)[group]
-        return decide(census, self._options) == (look.outputs[group], [])
-
-
-@dataclass(slots=True)
-class _Found:
-    """Images of one kind."""
-
-    first: int
-    """Global index of the first."""
-    fits: bool
-    """Whether they may be stored."""
-    count: int = 0
-
-
-def _kind(group: int, spec: ImageSpec, count: int, first: int) -> tuple[int, ...]:
-    n_bytes = np.dtype(spec.dtype).itemsize
-    return group, spec.height, spec.width, spec.channels, n_bytes, count, first

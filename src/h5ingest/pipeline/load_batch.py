@@ -23,8 +23,8 @@ from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher
-from h5ingest.pipeline.first_look import SeenKinds
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
+from h5ingest.pipeline.seen_kinds import SeenKinds
 
 _MOST_IMAGES: Final = 64
 _MOST_BYTES: Final = 256 * 1024
@@ -138,8 +138,11 @@ class BatchLoader:
                 for image in images
             ]
             if self._seen is not None:
-                spec = ImageSpec.of(images[0].shape, images[0].dtype)
-                self._seen.add(samples.group, spec, int(samples.indices[first]), len(images))
+                alike = isinstance(images, np.ndarray)
+                for k, image in enumerate(images[:1] if alike else images, first):
+                    spec = ImageSpec.of(image.shape, image.dtype)
+                    n = len(images) if alike else 1
+                    self._seen.add(samples.group, spec, int(samples.indices[k]), n)
             self._stats.n_read_bytes += sum(map(len, intact))
             self._stats.n_done += len(images)
         else:
@@ -211,16 +214,15 @@ class BatchLoader:
             if not len(image) or len(data) != len(image):
                 self._probe(data)  # may know a better reason
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
+            if self._seen is not None and (spec := self._probe(data)):
+                self._compare(self._seen, samples, k, spec, image, counts)
             self._probe.check_intact(data)
             image[...] = np.frombuffer(data, np.uint8)
             return None, ()
         spec = self._probe(data)
         assert spec is not None, "the whole file tells"
-        if self._seen is not None and not self._seen.add(
-            samples.group, spec, int(samples.indices[k])
-        ):
-            self._stats.n_misfits += 1
-            raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
+        if self._seen is not None:
+            self._compare(self._seen, samples, k, spec, image, counts)
         if spec.shape == image.shape and spec.dtype == image.dtype:
             notes = decode_into(data, image, raw=self._raw, spec=spec)
             return (spec.height, spec.width), notes
@@ -239,3 +241,22 @@ class BatchLoader:
         if counts:
             self._stats.losses.add(losses)
         return size, notes
+
+    def _compare(
+        self,
+        seen: SeenKinds,
+        samples: Samples,
+        k: int,
+        spec: ImageSpec,
+        image: NDArray[Any],
+        counts: bool,
+    ) -> None:
+        """Raise if an image is not what was expected before its header was read."""
+        fits = seen.add(samples.group, spec, int(samples.indices[k]), int(counts))
+        self._stats.n_misfits += not fits
+        becomes = seen.becomes(samples.group, spec)
+        expected: tuple[tuple[int, ...], str] = image.shape, image.dtype.name
+        if len(samples.shapes):
+            expected = samples.image_shape(k), samples.image_dtype(k)
+        if not fits or (becomes.shape, becomes.dtype) != expected:
+            raise SampleError("changed", f"expected {expected[0]} {expected[1]}, found {spec}")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SamplesFailedError
 from h5ingest.core.manifest import Manifest
+from h5ingest.images.header_index import index_of, load
 from h5ingest.images.prefetch import FileCache
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.agree_on_images import ProbeResult, agree_on_images
@@ -29,7 +34,13 @@ def look_at_images(
         OutputError, SamplesFailedError: see `_agree_on_images`.
     """
     options, comm = job.options, job.comm
-    if may_begin(manifest, options):
+    known = _in_index(job, local, manifest)
+    if known is not None:
+        unknown = np.flatnonzero(known["height"] == 0).tolist()
+        probed = _probe(job, local, unknown, cache, known)
+        if look := FirstLook.agree(probed, len(known), 0, manifest, options, comm):
+            return probed, look
+    elif may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
         probed = _probe(job, local, some, cache)
         if look := FirstLook.agree(probed, len(some), cache.n_bytes, manifest, options, comm):
@@ -38,13 +49,38 @@ def look_at_images(
     return probed, _agree_on_images(job, probed, local, manifest)
 
 
-def _probe(job: Job, local: LocalSamples, which: Sequence[int], cache: FileCache) -> LocalProbe:
+def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.void] | None:
+    """Return what the manifest's index says of this rank's images, if all have it. Collective."""
+    options = job.options
+    if options.probe != "auto" or options.dry_run or options.samples == "raw":
+        return None
+    if not job.comm.bcast(os.path.exists(index_of(manifest.path))):
+        return None
+    known = load(manifest.path, manifest.sha256, manifest.n_rows, local.indices)
+    if all(job.comm.allgather(known is not None)):
+        return known
+    if job.comm.rank == 0:
+        job.watch.notice(
+            f"{index_of(manifest.path)} is not used: it is damaged, or of another manifest"
+        )
+    return None
+
+
+def _probe(
+    job: Job,
+    local: LocalSamples,
+    which: Sequence[int],
+    cache: FileCache,
+    known: NDArray[np.void] | None = None,
+) -> LocalProbe:
     """Return what this rank finds in headers of its images, when all ranks have. Collective."""
     stats, n_images = RankStats(), sum(job.comm.allgather(len(which)))
     heartbeat = Heartbeat(job, "probe", n_images, stats)
     probed: LocalProbe | None = None
     with contextlib.suppress(StopRequested):
-        probed = probe_images(local, which, job.source_folder, job.options, cache, stats, heartbeat)
+        probed = probe_images(
+            local, which, known, job.source_folder, job.options, cache, stats, heartbeat
+        )
     heartbeat.finish()
     job.stop_if_asked()
     assert probed is not None, "who stops early says so"

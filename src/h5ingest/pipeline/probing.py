@@ -50,6 +50,7 @@ class LocalProbe:
 def probe_images(
     local: LocalSamples,
     which: Sequence[int],
+    known: NDArray[np.void] | None,
     folder: bytes,
     options: IngestOptions,
     cache: FileCache,
@@ -60,7 +61,9 @@ def probe_images(
 
     Args:
         local: the samples.
-        which: positions among them of those to look at, in order; the others are not counted.
+        which: positions among them of those to look at, in order.
+        known: (n,) `header_index.SEEN`, what is known of the others; None: nothing, and they are
+            not counted.
         folder: that relative paths are relative to.
         options: how headers are read, and for which layout.
         cache: takes the files that are read whole; what is in it is not read again.
@@ -71,14 +74,12 @@ def probe_images(
         StopRequested: some rank was asked to stop.
     """
     palettes: set[bytes] = set()
-    n_bytes = 0
     raw = options.samples == "raw"
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
     n = len(which)
     shapes, file_sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
     first = local.indices.start
-    keeps_files = KINDS[options.layout].keeps_files
-    known: ImageSpec | None = None
+    spec_of_run: ImageSpec | None = None
     begin = 0  # of the run of images that have this spec
     files = Prefetcher(
         folder,
@@ -103,24 +104,24 @@ def probe_images(
             except SampleError as error:
                 stats.failures.append(error.at(local.indices[at], local.paths[at]))
                 spec, size = None, 0
-            if spec is not known:
-                shapes[begin:i] = _shape(known)
-                known, begin = spec, i
+            if spec is not spec_of_run:
+                shapes[begin:i] = _shape(spec_of_run)
+                spec_of_run, begin = spec, i
             if spec is None:
                 continue
-            if keeps_files:
-                file_sizes[i] = size
-            n_bytes += size
+            file_sizes[i] = size
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
             if len(data) == size:
                 cache.keep(first + at, data)
                 if cache.full:
                     files.limit = HEAD_BYTES
-    shapes[begin:] = _shape(known)
+    shapes[begin:] = _shape(spec_of_run)
     stats.n_done = n
-    looked_at = np.asarray(which, np.int64)
-    kinds = count(local.groups[looked_at], shapes, first + looked_at)
+    if len(which) < len(local.paths):
+        shapes, file_sizes = _among_all(which, shapes, file_sizes, known, len(local.paths))
+    kinds = count(local.groups, shapes, first)
+    n_bytes = int(file_sizes.sum())
     if KINDS[options.layout].uniform:
         shapes, file_sizes = shapes[:0].copy(), file_sizes[:0].copy()
     return LocalProbe(
@@ -131,6 +132,23 @@ def probe_images(
         n_bytes=n_bytes,
         palettes=frozenset(palettes),
     )
+
+
+def _among_all(
+    which: Sequence[int],
+    shapes: NDArray[np.int32],
+    file_sizes: NDArray[np.int64],
+    known: NDArray[np.void] | None,
+    n: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return shapes and sizes of all n samples, from those looked at and those known before."""
+    every, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
+    if known is not None:
+        for column, name in enumerate(("height", "width", "channels", "bytes")):
+            every[:, column] = known[name]
+        sizes[:] = known["size"]
+    every[which], sizes[which] = shapes, file_sizes
+    return every, sizes
 
 
 def _read(

@@ -25,7 +25,7 @@ from h5ingest.pipeline.agree_on_images import ProbeResult
 from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.cache_share import cache_share
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.first_look import FirstLook, MisfitError, SeenKinds
+from h5ingest.pipeline.first_look import FirstLook, MisfitError
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.look_at_images import look_at_images
 from h5ingest.pipeline.output_checks import (
@@ -40,6 +40,7 @@ from h5ingest.pipeline.output_checks import (
 from h5ingest.pipeline.read_manifest import read_manifest
 from h5ingest.pipeline.redistribute import Shard, redistribute
 from h5ingest.pipeline.report import IngestReport
+from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.store_images import LOOPS, store_images
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
@@ -211,7 +212,9 @@ def _make(
         MisfitError: an image is not as the first look at some of them has it (on all ranks).
     """
     comm = job.comm
-    seen = SeenKinds(images, job.options) if isinstance(images, FirstLook) else None
+    seen = None
+    if isinstance(images, FirstLook):
+        seen = SeenKinds(images.kinds, images.outputs, job.options)
     with job.phase("create"):
         journal, known, done, earlier = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
@@ -232,10 +235,10 @@ def _make(
         raise
     job.stop_if_asked(stats.n_kept)
     with job.phase("finalize"):
-        if seen is not None:
-            refuse_sources(job, stats.failures)
+        refuse_sources(job, stats.failures)
+        if isinstance(images, FirstLook) and seen is not None:
             try:
-                images = seen.confirm(stats.n_read_bytes, comm)
+                images = images.confirm(seen, stats.n_read_bytes, job.options, comm)
             except MisfitError:
                 if journal is not None:
                     journal.close()

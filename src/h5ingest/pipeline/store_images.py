@@ -9,12 +9,12 @@ from h5ingest.core.layout import Layout
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.signals import StopRequested
-from h5ingest.pipeline.first_look import SeenKinds
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import BatchLoader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
+from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.write_datasets import DatasetLoop
 from h5ingest.pipeline.write_elements import ElementLoop
 from h5ingest.pipeline.write_loop import WriteLoop

@@ -1,0 +1,108 @@
+"""`MANIFEST.index`: what `h5ingest manifest --index` saw of each image, so that an ingest need not.
+
+A line of JSON, then a record for each line of the manifest, in order. It is of use as long as the
+manifest is the one that it was written with; each image is compared with it when it is stored.
+
+May not: know ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.images import source_files
+from h5ingest.images.decode import Prober
+
+FORMAT: Final = "h5ingest index 1"
+SEEN: Final = np.dtype(
+    [("height", "<u4"), ("width", "<u4"), ("channels", "u1"), ("bytes", "u1"), ("size", "<u8")]
+)
+"""Height, width, channels and bytes of a value of an image, zeros if its header cannot be read; the
+size of its file."""
+_MOST_HEAD: Final = 1000
+
+
+def index_of(manifest: Path) -> Path:
+    """Return the name of a manifest's index."""
+    return manifest.with_name(f"{manifest.name}.index")
+
+
+class IndexRecords:
+    """The records of an index, collected while its manifest is written."""
+
+    def __init__(self, folder: bytes, file: BinaryIO) -> None:
+        """Begin with none.
+
+        Args:
+            folder: that paths are relative to.
+            file: an empty one, for the records.
+        """
+        self._folder = folder
+        self._file = file
+        self._probe = Prober()
+        self.n = 0
+
+    def add(self, path: bytes, head: bytes, size: int) -> None:
+        """Note what one image is.
+
+        Args:
+            path: of its file.
+            head: the first bytes of it, all if there are few.
+            size: of the file, in bytes.
+        """
+        record = np.zeros((), SEEN)
+        try:
+            spec = self._probe(head, whole=len(head) == size)
+            if spec is None:
+                data, size = source_files.read(os.path.join(self._folder, path))
+                spec = self._probe(data)
+            if spec is not None:
+                record[()] = (*_numbers(spec), size)
+        except SampleError:
+            pass  # an ingest says why
+        self._file.write(record.tobytes())
+        self.n += 1
+
+    def write(self, file: BinaryIO, manifest_sha256: str) -> None:
+        """Write the index."""
+        about = {"format": FORMAT, "manifest_sha256": manifest_sha256, "images": self.n}
+        file.write(json.dumps(about).encode() + b"\n")
+        self._file.seek(0)
+        while block := self._file.read(2**20):
+            file.write(block)
+
+
+def load(manifest: Path, sha256: str, n_rows: int, rows: range) -> NDArray[np.void] | None:
+    """Return what the index of a manifest says of some of its images, (n,) SEEN.
+
+    Args:
+        manifest: the file.
+        sha256: of it, in hex.
+        n_rows: images in it.
+        rows: of them, those that are asked for.
+
+    Returns:
+        None: there is no index, it is that of another manifest, or it is damaged.
+    """
+    try:
+        with index_of(manifest).open("rb") as file:
+            about: Any = json.loads(file.readline(_MOST_HEAD))
+            if about != {"format": FORMAT, "manifest_sha256": sha256, "images": n_rows}:
+                return None
+            file.seek(rows.start * SEEN.itemsize, os.SEEK_CUR)
+            found = np.frombuffer(file.read(len(rows) * SEEN.itemsize), SEEN)
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == len(rows) else None
+
+
+def _numbers(spec: ImageSpec) -> tuple[int, int, int, int]:
+    return spec.height, spec.width, spec.channels, np.dtype(spec.dtype).itemsize
