@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -107,16 +109,24 @@ def test_opens_for_each_image(folder: Folder, n: int) -> None:
         assert verify(folder.folder / "a.h5").ok
 
 
-def test_opens_counted_from_outside(folder: Folder, flavour: Flavour) -> None:
-    trace = folder.folder / "trace"
-    done = flavour.launch(
-        2, "strace", "-f", "-ff", "-qq", "-e", "trace=openat,open", "-o", trace,
-        flavour.bin / "h5ingest", folder.manifest, folder.folder / "a.h5", "--cache-bytes", "0",
-    )  # fmt: skip
-    assert done.returncode == 0, explain(done)
-    told = "".join(each.read_text() for each in folder.folder.glob("trace.*"))
-    opened = [line for line in told.splitlines() if '.png"' in line and "= -1" not in line]
-    assert N < len(opened) <= N + LOOKED_AT
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("layout", ["stack", "ragged"])
+def test_system_calls_counted_from_outside(folder: Folder, layout: str, flavour: Flavour) -> None:
+    calls = "open,openat,read,pread64,stat,lstat,fstat,newfstatat,statx,close"
+    for probe, most in (("auto", LOOKED_AT if layout == "stack" else N), ("all", N)):
+        trace, out = folder.folder / probe, folder.folder / f"{probe}.h5"
+        done = flavour.launch(
+            2, "strace", "-f", "-ff", "-y", "-qq", "-e", f"trace={calls}", "-o", trace,
+            flavour.bin / "h5ingest", folder.manifest, out, "--cache-bytes", "0",
+            "--layout", layout, "--probe", probe,
+        )  # fmt: skip
+        assert done.returncode == 0, explain(done)
+        told = "".join(each.read_text() for each in folder.folder.glob(f"{probe}.[0-9]*"))
+        by_name = re.findall(r"^(open|openat|stat|lstat|newfstatat|statx)\(.*\.png\"", told, re.M)
+        by_number = re.findall(r"^(\w+)\(\d+<[^>]*\.png>", told, re.M)
+        found = Counter(by_name + by_number)
+        assert set(found) == {"openat", "read", "close"}
+        assert N < found["openat"] == found["close"] == found["read"] <= N + most
 
 
 @pytest.mark.parametrize("n", [1, 3])
