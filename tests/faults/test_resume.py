@@ -183,10 +183,11 @@ def draw(
     return next(phase for phase, sites in PHASES.items() if site in sites), fault
 
 
-def progress(story: list[str]) -> tuple[str, str]:
-    """Return how the next run shows its progress: each in its own way, for a run may have nothing
-    left to do."""
-    return "--progress", ("line", "bar", "off", "auto")[len(story) % 4]
+def varied(story: list[str]) -> tuple[str, ...]:
+    """Return how the next run shows its progress, and whether it keeps files: each in its own way,
+    for a run may have nothing left to do, or may not have read all headers."""
+    shown = "--progress", ("line", "bar", "off", "auto")[len(story) % 4]
+    return *shown, "--cache-bytes", ("0", "0", "auto")[len(story) % 3]
 
 
 def chain(runner: Runner, layout: str, folder: Path, dice: random.Random, tally: Tally) -> None:
@@ -202,7 +203,7 @@ def chain(runner: Runner, layout: str, folder: Path, dice: random.Random, tally:
         for number, n_ranks in enumerate(plan, 1):
             last_one = number == len(plan)
             kind, fault = draw(dice, layout, runner.flavour.name, n_ranks, last=last_one)
-            last = runner.run(layout, out, n_ranks, [fault], *progress(story))
+            last = runner.run(layout, out, n_ranks, [fault], *varied(story))
             story.append(f"{n_ranks} ranks, {fault}: {last.returncode}, {n_done(out)} done")
             if last.returncode == 0:  # it was not struck: the job was faster, or had nothing to do
                 break
@@ -228,7 +229,7 @@ def finish(runner: Runner, layout: str, out: Path, dice: random.Random, story: l
     n_known = n_done(out)
     n_ranks = dice.choice((1, 1, 1, 3))
     published = out.exists()
-    completed = runner.run(layout, out, n_ranks, (), *progress(story))
+    completed = runner.run(layout, out, n_ranks, (), *varied(story))
     story.append(f"{n_ranks} ranks: {completed.returncode}, {n_known} were done")
     if published:  # killed after the rename: the file is complete, and what is left is taken away
         assert completed.returncode == 5, explain(completed)

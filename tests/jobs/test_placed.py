@@ -597,21 +597,18 @@ def records_of(event: Event) -> list[Record]:
 
 
 class OnDisk:
-    """When which bytes of the file had been brought to the disk by the rank that wrote them."""
+    """When which bytes of the file had been brought to the disk, by rank 0 for all."""
 
     def __init__(self, events: Sequence[Event]) -> None:
+        synced = [e for e in events if e.kind == "synced" and e.what[0].endswith("out.h5")]
+        assert {event.rank for event in synced} == {0}
+        began_s = np.array([event.what[1] for event in synced])
         found: list[tuple[int, int, float]] = []
-        for rank in range(3):
-            unsafe: list[Event] = []
-            for event in (event for event in events if event.rank == rank):
-                if event.kind == "wrote" and event.what[1]:
-                    unsafe.append(event)
-                elif event.kind == "synced" and event.what[0].endswith("out.h5"):
-                    began_s = event.what[1]  # what a thread wrote meanwhile is not covered
-                    safe = [write.what for write in unsafe if write.moment_s <= began_s]
-                    found += [(at, at + n, event.moment_s) for at, n in safe]
-                    unsafe = [write for write in unsafe if write.moment_s > began_s]
-            assert not unsafe, "written after the last checkpoint"
+        for event in (event for event in events if event.kind == "wrote" and event.what[1]):
+            at, n = event.what
+            k = int(np.searchsorted(began_s, event.moment_s))  # what came meanwhile is not covered
+            assert k < len(synced), "written after the last checkpoint"
+            found.append((at, at + n, synced[k].moment_s))
         self.writes = sorted(found)
         self.starts = np.array([start for start, _, _ in self.writes])
 
@@ -627,7 +624,7 @@ class OnDisk:
 
 
 def test_rows_are_done_in_the_journal_only_once_they_are_on_the_disk(stored: Path) -> None:
-    """Their chunks, the checksums of both and their status: by the rank that wrote them."""
+    """Their chunks, the checksums of both and their status."""
     events = events_of(stored)
     on_disk = OnDisk(events)
     chunks: dict[int, Placement] = {}
@@ -917,6 +914,7 @@ folder, n = Path(sys.argv[1]), int(sys.argv[2])
 comm = SerialComm()
 placer, book = ChunkPlacer(folder / "a.h5", stack(n)), Journal(folder / "a.journal", {})
 checkpoints = Checkpoints(comm, folder / "a.h5", book, None, 10_000)
+checkpoints.open()
 allocator = ChunkAllocator(placer, checkpoints, comm)
 checkpoints.enter(pack(placer.begins()))
 for start in range(0, n, 1000):

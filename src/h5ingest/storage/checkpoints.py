@@ -1,7 +1,13 @@
 """`Checkpoints`: what has been written, and since when it is safe.
 
-A rank notes what it has written. Every half minute it brings its bytes to the disk (fsync) and only
-then tells rank 0, which enters it in the journal.
+A rank tells rank 0 what it has written. Every half minute one rank of each client of the file
+system brings the file to the disk (fsync), by a descriptor that it has had since before the first
+write. Rank 0 enters in the journal what was written before such an fsync began that went well.
+
+It is one rank alone because a system tells of a write that failed later only once: Linux each
+descriptor that was open then, GlusterFS whoever asks first (`__wb_request_waiting_on` in its
+write-behind.c). A rank whose bytes were lost could be told that all is well, since another had been
+told before.
 
 Bytes that rank 0 writes for another rank (`shared_blocks`) go the same way. Messages of one rank
 with one tag arrive in the order in which they were sent: so they are written before what they
@@ -13,30 +19,25 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from h5ingest.mpi.comm import Comm, Request, agreeing
-from h5ingest.storage.datasets import output_errors, sync
+from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.gathered_writes import GatheredWrites, WrittenBlocks
 from h5ingest.storage.journal import Done, Journal, pack
 from h5ingest.storage.lock import Fence
+from h5ingest.storage.outbox import BYTES, TAG, Outbox, take_bytes
 from h5ingest.storage.shared_blocks import Bytes, split
 
-_TAG: Final = 3
-"""Of what a rank tells: `_BYTES`, or (spans, 4) int64, the fields of each `Done`."""
-_BYTES: Final = -1
-"""Begins a message of bytes: then come their offset, their number, and they themselves."""
-_SEND_FROM: Final = 64 * 1024
-"""Bytes for rank 0 that are sent together."""
-_MOST_SENT: Final = 16 * 1024**2
-"""Bytes under way to rank 0, beyond which a rank waits: bounds its memory."""
-_NAP_S: Final = 0.0005
+_WRITTEN: Final = -2
+"""Begins a message: then come the time, and the fields of each `Done`."""
+_SYNCED: Final = -3
+"""Begins a message: then comes the time when an fsync began that has ended well."""
+_SOONER: Final = 8
+"""So many times as often as they are synced, ranks tell what they have written."""
 
 
 class Checkpoints:
@@ -73,20 +74,41 @@ class Checkpoints:
         """By this rank, maybe not on the disk yet."""
         self._records: list[bytes] = []
         """On rank 0: to be entered at the next checkpoint, in order."""
-        self._for_rank_0: list[NDArray[np.int64]] = []
-        """Bytes that are to be sent together."""
-        self._n_held = 0
-        """Their number."""
-        self._sends: deque[tuple[Request, int]] = deque()
-        """Messages under way to rank 0, oldest first, and the bytes of each."""
-        self._n_sent = 0
-        """Messages to rank 0."""
+        self._outbox = Outbox(comm)
         self._n_received = 0
         """On rank 0: messages of all ranks."""
         self._received = GatheredWrites(self._write)
         """On rank 0: bytes that fill blocks in part, of all ranks."""
-        self._file: int | None = None
-        """On rank 0: the file, if there were such bytes."""
+        self._leaders: list[int] = []
+        """For each rank, which one brings the file to the disk on its client."""
+        self._fd = -1
+        """The file, on these ranks."""
+        self._told: list[_Told] = []
+        """On rank 0: what others have written, maybe not on the disk yet."""
+        self._synced: dict[int, int] = {}
+        """On rank 0: of each leader, when the last fsync began that ended well."""
+
+    def open(self) -> None:
+        """Open the file where it is going to be brought to the disk. Collective.
+
+        To be called when all hosts see it, and before anything is written by anybody.
+
+        Raises:
+            OutputError: it cannot be opened (on all ranks).
+        """
+        comm = self._comm
+        client = (comm.hosts[comm.rank], -1)
+        with agreeing(comm), output_errors(f"{self._path}: cannot be opened by rank {comm.rank}"):
+            client = (comm.hosts[comm.rank], os.stat(self._path).st_dev)
+        clients = comm.allgather(client)
+        self._leaders = [clients.index(each) for each in clients]
+        with agreeing(comm), output_errors(f"{self._path}: cannot be opened by rank {comm.rank}"):
+            if self._leads:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    @property
+    def _leads(self) -> bool:
+        return self._leaders[self._comm.rank] == self._comm.rank
 
     def begin_blocks(self, *, fresh: bool) -> WrittenBlocks | None:
         """Return what remembers what rank 0 writes, if it alone writes parts of blocks.
@@ -133,16 +155,7 @@ class Checkpoints:
         if self._comm.rank == 0:
             self._received.put(offset, data)
             return
-        message = np.zeros(3 + -(-len(data) // 8), np.int64)
-        message[:3] = _BYTES, offset, len(data)
-        message[3:].view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-        self._for_rank_0.append(message)
-        self._n_held += message.nbytes
-        if self._n_held >= _SEND_FROM:
-            self._send_bytes()
-            while sum(n_bytes for _, n_bytes in self._sends) > _MOST_SENT:
-                time.sleep(_NAP_S)
-                self._forget_sent()
+        self._outbox.put(offset, data)
 
     def begin_write(self) -> None:
         """A write is under way: what is noted from now on is written when it has ended."""
@@ -170,7 +183,7 @@ class Checkpoints:
             self._receive()
         if time.monotonic() >= self._next_s:
             self._checkpoint()
-        self._forget_sent()
+        self._outbox.forget_sent()
 
     def finish(self) -> None:
         """Make the last checkpoint. Collective.
@@ -178,64 +191,62 @@ class Checkpoints:
         Raises:
             OutputError: what was written could not reach the disk (on all ranks).
         """
-        with agreeing(self._comm):
-            self._sync()
-        self._send_bytes()
-        told = self._comm.gather((pack(self._written), self._n_sent))
+        self._outbox.send_bytes()
+        told = self._comm.gather((pack(self._written), self._outbox.n_sent))
         self._written = []
-        with agreeing(self._comm):
+        with agreeing(self._comm):  # when this ends, all ranks have written all
             if told is not None:
                 n_sent = sum(n for _, n in told)
                 while self._n_received < n_sent:  # they are under way: nothing can hold them up
                     self._receive()
-                if self._comm.n_hosts > 1:
-                    self._sync()
-                if self._file is not None:
-                    os.close(self._file)
-                if self._journal is not None:
-                    last = [records for records, _ in told]
-                    self._journal.append(b"".join(self._records + last))
-                self._records = []
-        while self._sends:
-            time.sleep(_NAP_S)
-            self._forget_sent()
+                self._received.flush()
+        with agreeing(self._comm):
+            if self._leads:
+                self._sync()
+                os.close(self._fd)
+                self._fd = -1
+        with agreeing(self._comm):
+            if self._journal is not None and told is not None:
+                others = [records for *_, records in self._told] + [records for records, _ in told]
+                self._journal.append(b"".join(self._records + others))
+                self._records, self._told = [], []
+        self._outbox.wait()
 
     def _checkpoint(self) -> None:
-        self._sync()
+        written, self._written = self._written, []
+        if written and self._comm.rank > 0:
+            rows = [value for done in written for value in done]
+            self._outbox.send(_WRITTEN, time.monotonic_ns(), *rows)
+        pause_s = self._checkpoint_s / _SOONER
+        if self._leads:
+            started_ns = time.monotonic_ns()
+            self._sync()
+            pause_s = self._checkpoint_s
+            if self._comm.rank > 0:
+                self._outbox.send(_SYNCED, started_ns)
+            self._synced[self._comm.rank] = started_ns
         if self._journal is not None:
-            self._journal.append(b"".join(self._records) + pack(self._written))
+            safe = [told.records for told in self._told if told.is_safe(self._synced)]
+            self._told = [told for told in self._told if not told.is_safe(self._synced)]
+            self._journal.append(b"".join([*self._records, pack(written), *safe]))
             self._records = []
-        elif self._written and self._comm.rank > 0:
-            self._send_bytes()
-            self._send(np.array(self._written, np.int64))
-        self._written = []
-        self._next_s = time.monotonic() + self._checkpoint_s
-
-    def _send_bytes(self) -> None:
-        if self._for_rank_0:
-            self._send(np.concatenate(self._for_rank_0))
-            self._for_rank_0, self._n_held = [], 0
-
-    def _send(self, message: NDArray[np.int64]) -> None:
-        self._sends.append((self._comm.send(0, _TAG, message), message.nbytes))
-        self._n_sent += 1
-
-    def _forget_sent(self) -> None:
-        while self._sends and self._sends[0][0].test():
-            self._sends.popleft()
+        self._next_s = time.monotonic() + pause_s
 
     def _receive(self) -> None:
         """Take in what other ranks have told. Rank 0 only; never waits."""
-        while (message := self._comm.receive(_TAG)) is not None:
+        while (message := self._comm.receive(TAG)) is not None:
             self._n_received += 1
-            told = message[1]
-            if told[0] != _BYTES:
-                self._records.append(pack(Done(*row) for row in told.reshape(-1, 4).tolist()))
-            while len(told) and told[0] == _BYTES:
-                offset, n_bytes = told[1:3].tolist()
-                end = 3 + -(-n_bytes // 8)
-                self._received.put(offset, told[3:end].view(np.uint8)[:n_bytes].data)
-                told = told[end:]
+            rank, told = message
+            if told[0] == BYTES:
+                for offset, data in take_bytes(told):
+                    self._received.put(offset, data)
+                continue
+            kind, time_ns = told[:2].tolist()
+            if kind == _SYNCED:
+                self._synced[rank] = time_ns
+            else:
+                records = pack(Done(*row) for row in told[2:].reshape(-1, 4).tolist())
+                self._told.append(_Told(self._leaders[rank], time_ns, records))
 
     def _write(self, offset: int, data: Bytes) -> None:
         """Write bytes that fill blocks in part. Rank 0 only."""
@@ -243,13 +254,23 @@ class Checkpoints:
         with output_errors(f"{self._path}: writing at byte {offset}"):
             write_all(self._fd, [data], offset)
 
-    @property
-    def _fd(self) -> int:
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        return self._file
-
     def _sync(self) -> None:
+        """Bring all that this client has to the disk."""
         self._received.flush()
         self.guard(now=True)
-        sync(self._path)
+        with output_errors(f"{self._path}: cannot be brought to the disk"):
+            os.fsync(self._fd)
+
+
+class _Told(NamedTuple):
+    """What a rank has written."""
+
+    leader: int
+    """The rank that brings it to the disk."""
+    time_ns: int
+    """When it had been written, by the clock of the host."""
+    records: bytes
+
+    def is_safe(self, synced: Mapping[int, int]) -> bool:
+        """Return whether an fsync that began later has ended well."""
+        return synced.get(self.leader, -1) >= self.time_ns

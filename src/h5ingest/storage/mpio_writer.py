@@ -77,6 +77,7 @@ class MpioWriter(Writer):
         }
         """Where each dataset begins, in bytes."""
         see_same_file(path, comm)
+        checkpoints.open()
         access = file_access()
         with output_errors(f"{path}: cannot be opened"), waiting(comm):
             if comm.size > 1:

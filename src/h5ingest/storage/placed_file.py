@@ -70,6 +70,7 @@ class PlacedFile:
         starts = zip(layout.datasets, comm.bcast(offsets), strict=True)
         self._rows = {s.name: (start, s.row_bytes) for s, start in starts if start is not None}
         see_same_file(path, comm)
+        checkpoints.open()
         with agreeing(comm), output_errors(f"{path}: cannot be opened by rank {comm.rank}"):
             self.fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 

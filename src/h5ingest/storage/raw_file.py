@@ -140,3 +140,4 @@ def reopened(path: Path, what: str) -> Iterator[h5py.File]:
         finally:
             raw.flush()
             raw.check()  # HDF5, which did not notice, may have been puzzled by what it read back
+            os.fsync(raw.fd)
