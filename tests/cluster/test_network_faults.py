@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from helpers.faults import ALL_FLAVOURS, Images, say
 from helpers.hosts import launched
-from helpers.network_fs import BRICKS_BYTES, VOLUMES, Gluster, Network
+from helpers.network_fs import BRICKS_BYTES, VOLUMES, Gluster, Network, wait_until
 from helpers.network_jobs import SLOW, TRIED, Job
 from helpers.support import PROGRAMS, explain, run
 
@@ -217,13 +217,13 @@ def test_the_link_of_a_host_is_cut_in_mid_run(
     network: Network, corpora: dict[str, Images], volume: str, stack: str
 ) -> None:
     flavour = ALL_FLAVOURS[stack].checked()
-    job = Job.new(network, flavour, corpora["many"], "stack", volume, "--peer-timeout", "5")
+    job = Job.new(network, flavour, corpora["many"], "stack", volume, "--peer-timeout", "12")
     with job.under_way():
         here = {host: set(network.hosts.pids(host)) & set(job.ranks()) for host in ("h1", "h2")}
         network.hosts.cut("h2")
         began_s, ended_s = time.monotonic(), dict[str, float]()
         try:
-            while len(ended_s) < 2 and time.monotonic() < began_s + 30:
+            while len(ended_s) < 2 and time.monotonic() < began_s + 40:
                 for host, pids in here.items():
                     if host not in ended_s and not pids & set(job.ranks()):
                         ended_s[host] = time.monotonic() - began_s
@@ -238,7 +238,7 @@ def test_the_link_of_a_host_is_cut_in_mid_run(
         while job.ranks() and time.monotonic() < mended_s + 120:  # their clients connect anew
             time.sleep(0.1)
     took = {host: f"{seconds:.0f} s" for host, seconds in ended_s.items()}
-    say(f"link cut, {volume} {stack}: ranks ended after {took}; left after 30 s: {left}; "
+    say(f"link cut, {volume} {stack}: ranks ended after {took}; left after 40 s: {left}; "
         f"ended {time.monotonic() - mended_s:.0f} s after it was mended")  # fmt: skip
     assert not job.ranks()
     job.let_time_pass("h1")
@@ -273,9 +273,18 @@ def no_space(network: Network, volume: str, folder: Path) -> Iterator[None]:
         yield
         network.on("h1", "mfsdelquota", "-A", folder)
     else:
-        told = os.statvfs(network.hosts.seen_from("server", network.data / "bricks"))
-        used = (told.f_blocks - told.f_bfree) * told.f_frsize
-        Gluster.resize(network, used + 50_000)
+        bricks = network.hosts.seen_from("server", network.data / "bricks")
+
+        def is_full() -> bool:
+            told = os.statvfs(bricks)
+            used = (told.f_blocks - told.f_bfree) * told.f_frsize
+            try:
+                Gluster.resize(network, used + 50_000)
+            except pytest.fail.Exception:
+                return False  # by now more is used than that
+            return True
+
+        wait_until(is_full, f"{bricks}: next to no space")
         yield
         Gluster.resize(network, BRICKS_BYTES)
 

@@ -87,7 +87,7 @@ def test_what_another_process_may_have_written_is_not_taken_for_known() -> None:
 
 
 def test_what_is_no_longer_remembered_is_not_written_again() -> None:
-    n_blocks = 5000  # more than are remembered
+    n_blocks = 20_000  # more than are remembered
     file, calls = bytearray(2 * n_blocks * BLOCK), list[range]()
     written = WrittenBlocks(fresh=True)
     writer = GatheredWrites(into(file, calls), written)

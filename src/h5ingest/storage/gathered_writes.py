@@ -24,8 +24,8 @@ _MOST_BYTES: Final = 512 * 1024
 """That are held back."""
 _LARGE: Final = 256 * 1024
 """Bytes that are written at once, without a copy."""
-_MOST_BLOCKS: Final = 4096
-"""That are remembered."""
+_MOST_BLOCKS: Final = 16 * 1024
+"""That are remembered: 64 MiB of the file, in 77 MiB."""
 
 
 class WrittenBlocks:
@@ -38,29 +38,23 @@ class WrittenBlocks:
             fresh: whether the file is new: what has not been written then means nothing.
         """
         self._fresh = fresh
-        self._blocks: OrderedDict[int, tuple[bytearray, bytearray]] = OrderedDict()
-        """Number -> content, and 1 for each byte that has been written; last used at the end."""
+        self._blocks: OrderedDict[int, tuple[bytearray, int]] = OrderedDict()
+        """Number -> content, and a bit for each byte that was written; last used at the end."""
         self._forgotten: set[int] = set()
 
     def note(self, offset: int, data: Bytes) -> None:
         """Remember bytes that are written."""
-        view, pages = memoryview(data), _pages(offset, len(data))
-        if len(pages) > _MOST_BLOCKS // 4:  # it would push out all others
-            self._forgotten.update(pages)
-            for number in pages:
-                self._blocks.pop(number, None)
-            return
-        for number in pages:
-            content, written = self._blocks.get(number) or (bytearray(BLOCK), bytearray(BLOCK))
-            self._blocks[number] = content, written
-            self._blocks.move_to_end(number)
+        view = memoryview(data)
+        for number in _pages(offset, len(data)):
+            content, written = self._blocks.get(number) or (bytearray(BLOCK), 0)
             at = offset - number * BLOCK
             part = view[max(0, -at) : BLOCK - at]
             at = max(0, at)
             content[at : at + len(part)] = part
-            written[at : at + len(part)] = b"\1" * len(part)
-        while len(self._blocks) > _MOST_BLOCKS:
-            self._forgotten.add(self._blocks.popitem(last=False)[0])
+            self._blocks[number] = content, written | _bits(at, at + len(part))
+            self._blocks.move_to_end(number)
+            if len(self._blocks) > _MOST_BLOCKS:
+                self._forgotten.add(self._blocks.popitem(last=False)[0])
 
     def get(self, start: int, stop: int, *, all_written: bool = False) -> bytes | None:
         """Return these bytes of the file; None if they may not be what is remembered.
@@ -84,7 +78,8 @@ class WrittenBlocks:
                     return None
                 parts.append(bytes(cut.stop - cut.start))
             else:
-                if not (is_fresh or all(there[1][cut])):
+                wanted = _bits(cut.start, cut.stop)
+                if not is_fresh and there[1] & wanted != wanted:
                     return None
                 parts.append(bytes(there[0][cut]))
         return b"".join(parts)
@@ -165,6 +160,11 @@ class GatheredWrites:
         self._write_to_file(offset, data)
         if self._written is not None:
             self._written.note(offset, data)
+
+
+def _bits(start: int, stop: int) -> int:
+    """Return a number whose bits from `start` to `stop` are set."""
+    return (1 << stop) - (1 << start)
 
 
 def _pages(offset: int, n_bytes: int) -> range:
