@@ -20,7 +20,8 @@ import h5py
 from kornia_rs import io
 
 from h5ingest.bench.measure import timed
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.pipeline.run import ingest
 
 PARTS = {"read": ("probe", "read"), "decode": ("decode",), "write": ("write",)}

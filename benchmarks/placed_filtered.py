@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
+from h5ingest.core.group_datasets import stack_group
 from h5ingest.core.layout import ImageSpec, Layout
-from h5ingest.core.layout_kinds import stack_group
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, cut, pieces
 from h5ingest.mpi.async_sum import AsyncSum

@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.cli import messages
 from h5ingest.cli.progress import BarProgress, LineProgress
-from h5ingest.core import layout_kinds
+from h5ingest.core import group_datasets
 from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, agreed
 from h5ingest.core.options import IngestOptions
 from h5ingest.inspect.verify import verify
@@ -159,7 +159,7 @@ def begun(folder: Path, out: Path) -> tuple[Path, NDArray[Any], NDArray[Any]]:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout_kinds, "EXTENT_CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(group_datasets, "EXTENT_CHUNK_BYTES", CHUNK)
 
 
 @pytest.mark.usefixtures("small_chunks")

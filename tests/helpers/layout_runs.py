@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from h5ingest.core import layout_kinds
+from h5ingest.core import group_datasets
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
@@ -25,12 +25,12 @@ CHUNK_BYTES = 512
 @contextmanager
 def extent_chunks(n_bytes: int) -> Iterator[None]:
     """Small chunks of images of any size, so that small images cross their borders."""
-    before = layout_kinds.EXTENT_CHUNK_BYTES
-    vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = n_bytes
+    before = group_datasets.EXTENT_CHUNK_BYTES
+    vars(group_datasets)["EXTENT_CHUNK_BYTES"] = n_bytes
     try:
         yield
     finally:
-        vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = before
+        vars(group_datasets)["EXTENT_CHUNK_BYTES"] = before
 
 
 def launch(

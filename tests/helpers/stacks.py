@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from h5ingest.core.group_datasets import stack_group
 from h5ingest.core.layout import ImageSpec, Layout
-from h5ingest.core.layout_kinds import stack_group
 from h5ingest.storage.filters import filter_pipeline
 
 

@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import struct
+import time
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from h5ingest.bench import backends, measure, reading, storage, storage_page
-from h5ingest.bench.backends import LmdbFiles, LmdbRaw, by_pillow
+from h5ingest.bench.backends import LmdbFiles, LmdbRaw, Reader, by_pillow
 from h5ingest.bench.corpus import Corpus, gather
+from h5ingest.bench.readers import InProcessReader, Order
 from h5ingest.bench.report import Description
 from h5ingest.bench.storage_report import Result, StorageReport
 from h5ingest.core import outfiles
@@ -484,6 +486,26 @@ def check_reading(out: Path, printed: str, sources: str, n: int) -> dict[str, An
     with Image.open(io.BytesIO((out / "read.png").read_bytes())) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20, "nothing is drawn"
     return results
+
+
+def test_a_pass_in_order_is_timed_without_the_opening_before_it() -> None:
+    opened = []
+
+    class Slow(Reader):
+        def __init__(self) -> None:
+            time.sleep(0.05)
+            self.read: list[range] = []
+            opened.append(self)
+
+        def span(self, start: int, stop: int) -> Any:
+            self.read.append(range(start, stop))
+
+    reader = InProcessReader("slow", "slow", "opens slowly", Slow, Order.of(150))
+    n_images, seconds = reading._run(reader, "epoch", 8)
+    assert n_images == 2 * 150 + 128
+    assert seconds < 0.05
+    passes = [range(64), range(64, 128), range(128, 150)]
+    assert [slow.read for slow in opened] == [passes, passes, passes[:2]]
 
 
 def read_bench(flavour: Flavour, source: Path, out: Path, *more: str) -> str:

@@ -41,8 +41,8 @@ from PIL import Image
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.errors import OutputError, SetupError, StorageError, UsageError
+from h5ingest.core.group_datasets import tree_group
 from h5ingest.core.layout import Layout
-from h5ingest.core.layout_kinds import tree_group
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal

@@ -19,7 +19,8 @@ from helpers.support import (
 )
 
 from h5ingest.core.errors import OutputError, UsageError
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.storage import lustre_stripes
 from h5ingest.storage.file_systems import FileSystem, Mount

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5ingest.core.layout_kinds
+import h5ingest.core.group_datasets
 import h5ingest.pipeline.load_batch
 import h5ingest.pipeline.probing
 import h5ingest.storage.rank0_pass
@@ -195,9 +195,9 @@ def kill_session() -> None:
 
 def make_small(chunk_bytes: int) -> None:
     """Make chunks so small that a few small images are many, and whatever is taken at once."""
-    vars(h5ingest.core.layout_kinds)["MIB"] = 2 * chunk_bytes  # of stacks
-    vars(h5ingest.core.layout_kinds)["EXTENT_CHUNK_BYTES"] = chunk_bytes
-    vars(h5ingest.core.layout_kinds)["_LARGE_IMAGE"] = min(
+    vars(h5ingest.core.group_datasets)["MIB"] = 2 * chunk_bytes  # of stacks
+    vars(h5ingest.core.group_datasets)["EXTENT_CHUNK_BYTES"] = chunk_bytes
+    vars(h5ingest.core.group_datasets)["_LARGE_IMAGE"] = min(
         chunk_bytes, 64 * 1024
     )  # has a chunk of its own
     vars(h5ingest.storage.rank0_pass)["_BLOCK_ROWS"] = 4

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from h5ingest.core import layout_kinds
+from h5ingest.core import group_datasets
 from h5ingest.core.errors import IngestError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.comm import abort_on_crash
@@ -39,7 +39,7 @@ def seen(*arguments: Any) -> RankStats:
 def main() -> None:
     cases, reports = map(Path, sys.argv[1:3])
     if len(sys.argv) > 3:
-        vars(layout_kinds)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
+        vars(group_datasets)["EXTENT_CHUNK_BYTES"] = int(sys.argv[3])
     vars(ingest_module)["store_images"] = seen
     comm = world()
     found: list[dict[str, Any]] = []

@@ -12,13 +12,13 @@ from helpers.threads import on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from h5ingest.core.group_datasets import extent_group, stack_group, tree_group
 from h5ingest.core.layout import (
     DatasetSpec,
     Filter,
     ImageSpec,
     Layout,
 )
-from h5ingest.core.layout_kinds import extent_group, stack_group, tree_group
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, unit
 from h5ingest.core.sample_table import Samples

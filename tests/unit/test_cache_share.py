@@ -9,7 +9,8 @@ import pytest
 from helpers.support import make_pixels, write_images, write_manifest
 from helpers.threads import on_ranks
 
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.pipeline.cache_share import cache_share, free_bytes
 from h5ingest.pipeline.run import ingest
 

@@ -161,9 +161,9 @@ def test_a_damaged_image_is_refused_by_every_way_to_read_it(
 def test_a_damaged_chunk_is_refused_before_it_is_decoded(
     layout: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h5ingest.core import layout_kinds
+    from h5ingest.core import group_datasets
 
-    monkeypatch.setattr(layout_kinds, "EXTENT_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(group_datasets, "EXTENT_CHUNK_BYTES", 1000)
     made = make(tmp_path, layout, compression=codec)
     with h5py.File(made.path) as file:
         assert not wrong_chunks(file)

@@ -495,9 +495,9 @@ def test_options_that_do_not_go_together_are_usage_errors(mpich: Flavour, tmp_pa
 def test_losses_of_an_image_that_two_ranks_store_are_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from h5ingest.core import layout_kinds
+    from h5ingest.core import group_datasets
 
-    monkeypatch.setattr(layout_kinds, "EXTENT_CHUNK_BYTES", 10)
+    monkeypatch.setattr(group_datasets, "EXTENT_CHUNK_BYTES", 10)
     samples = [sample(row, encode(Kind(colour="rgba", depth=8), 9, 9, row)) for row in range(2)]
     for n_ranks in (1, 2, 5):
         report = store(

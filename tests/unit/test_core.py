@@ -24,6 +24,7 @@ from h5ingest.cli.option_values import parse_size
 from h5ingest.core import errors, schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import Failure, IngestError, SampleError, describe_failures
+from h5ingest.core.group_datasets import default_chunk_rows, extent_group, stack_group, tree_group
 from h5ingest.core.layout import (
     DatasetSpec,
     Filter,
@@ -31,13 +32,7 @@ from h5ingest.core.layout import (
     ImageSpec,
     Layout,
 )
-from h5ingest.core.layout_kinds import (
-    KINDS,
-    default_chunk_rows,
-    extent_group,
-    stack_group,
-    tree_group,
-)
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
 
 PACKAGE = Path(h5ingest.__file__).parent

@@ -15,10 +15,12 @@ from random import Random
 
 import numpy as np
 import pytest
+from helpers.support import make_pixels, write_images, write_manifest
 from helpers.threads import on_ranks
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from h5ingest import ImageStore
 from h5ingest.core.column_types import all_integers, column_flags, convert, resolve, to_integers
 from h5ingest.core.errors import ManifestError
 from h5ingest.core.manifest import (
@@ -35,6 +37,7 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
+from h5ingest.pipeline.run import ingest
 
 BOM = b"\xef\xbb\xbf"
 
@@ -834,3 +837,22 @@ def test_a_tree_has_a_folder_for_each_label_unless_there_are_groups(tmp_path: Pa
     assert list(held.folders) == [b"7", b"ant", b"7"]
     grouped = IngestOptions(layout="tree", group_by="split")
     assert len(read_manifest(path, grouped, SerialComm())[1].folders) == 0
+
+
+def test_group_names_that_no_reader_would_take_are_refused_by_a_dry_run_too(tmp_path: Path) -> None:
+    """Each letter takes six in the file's attribute of names, which readers take up to 4 MiB of."""
+    names = write_images(tmp_path, make_pixels(11, (5, 6)))
+    letters = "\u00e9" * 70_000
+    out = tmp_path / "out.h5"
+    for n_groups in (9, 11):
+        rows = [(name, f"{k % n_groups}{letters}") for k, name in enumerate(names)]
+        manifest = write_manifest(tmp_path / "m.csv", [("path", "site"), *rows])
+        for dry_run in (True, False):
+            options = IngestOptions(group_by="site", dry_run=dry_run)
+            if n_groups == 9:
+                ingest(manifest, out, options)
+                continue
+            with pytest.raises(ManifestError, match=r"at most 4,194,304 letters.*of 11 names"):
+                ingest(manifest, tmp_path / "more.h5", options)
+    assert len(ImageStore(out).groups) == 9
+    assert not list(tmp_path.glob("more*"))

@@ -22,7 +22,8 @@ from h5ingest.cli.option_values import as_typed, parse_size
 from h5ingest.cli.requests import IngestRequest
 from h5ingest.core.errors import UsageError
 from h5ingest.core.option_fields import options_of
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 
 OPTIONS = options_of(IngestOptions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -441,6 +442,18 @@ def encoded(tmp_path: Path) -> tuple[Path, list[NDArray[Any]]]:
     return tmp_path / "a.h5", images
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_slice_of_many_megabytes_is_an_array_like_any_other(tmp_path: Path, dtype: str) -> None:
+    pixels = make_pixels(N, (900, 701), dtype)
+    with ImageStore(write_stack(tmp_path / "a.h5", pixels)) as store:
+        for first in range(3):
+            images, _ = store[first:]
+            np.testing.assert_array_equal(images, pixels[first:])
+            assert isinstance(images, np.ndarray)
+            assert images.flags.carray
+            assert images.flags.writeable
+
+
 @pytest.mark.parametrize("threads", [None, 1, 4])
 def test_encoded_images_are_decoded_on_access(
     encoded: tuple[Path, list[NDArray[Any]]], threads: int | None
@@ -584,6 +597,37 @@ def test_a_damaged_chunk_is_an_error(tmp_path: Path, codec: str) -> None:
     with pytest.raises(OutputError, match=r"a\.h5"):
         store[4]
     np.testing.assert_array_equal(store[8][0], pixels[8])
+
+
+def test_a_store_that_cannot_be_made_leaves_no_file_open(tmp_path: Path) -> None:
+    """HDF5 does not have it open any more, though the error is kept; then nobody has."""
+    path = write_stack(tmp_path / "a.h5", make_pixels(N, (6, 4)))
+    before, kept = sorted(os.listdir("/proc/self/fd")), list[Exception]()
+
+    def refused(kind: type[Exception], **how: Any) -> str:
+        try:
+            ImageStore(path, **how)
+        except kind as error:
+            kept.append(error)
+        return str(kept[-1])
+
+    gc.disable()
+    try:
+        assert "expected no group" in refused(UsageError, group="train")
+        with h5py.File(path, "r+") as file:
+            del file["checksums"]
+            file["checksums"] = np.zeros(N)
+        assert "found float64" in refused(OutputError, verify="always")
+        with h5py.File(path, "r+") as file:
+            del file["status"]
+        assert "status is missing" in refused(OutputError)
+        with h5py.File(path, "r+") as file:
+            del file.attrs["schema"]
+        assert "names no schema" in refused(OutputError)
+        kept.clear()
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_a_closed_store_says_so_and_leaves_arrays_good(tmp_path: Path) -> None:

@@ -215,3 +215,60 @@ def test_a_sample_that_is_in_no_group_or_in_two_is_found(number: int, tmp_path: 
     signed_anew(out)
     (problem,) = check(out, sources=False).problems
     assert problem == "/b/samples: expected samples of no other group, in order, below 6"
+
+
+@pytest.mark.parametrize(
+    ("options", "prefixes"),
+    [
+        ({"fit": "pad", "chunk_rows": 2}, [""]),
+        ({"fit": "pad", "chunk_rows": 1, "group_by": "cls"}, ["/a", "/b"]),
+        ({"layout": "ragged"}, [""]),
+        ({"layout": "ragged", "group_by": "half"}, ["/0", "/1"]),
+        ({"layout": "tree", "group_by": "cls"}, ["/a", "/b"]),
+    ],
+    ids=str,
+)
+def test_each_wrong_checksum_of_a_chunk_is_named_once(
+    options: dict[str, Any], prefixes: list[str], tmp_path: Path
+) -> None:
+    """And nothing else, as the images are right; by whichever rank has the row it begins in."""
+    shapes: tuple[tuple[int, ...], ...] = SHAPES * 4
+    if "ragged" in options.values():  # of which a chunk has 1 MiB
+        shapes = ((700, 600), (20, 30), (3, 5), (900, 1400), (1500, 1300), (2, 2), (40, 5000))
+    out = made(tmp_path, shapes, compression="gzip", **options)
+    expected = []
+    with h5py.File(out, "r+") as file:
+        for prefix in prefixes:
+            name = f"{prefix}/chunk_checksums"
+            right = file[name][()]
+            assert len(right) > 1 or prefix
+            file[name][::2] = right[::2] ^ np.uint64(1)
+            expected += [
+                f"{name}: chunk {k}: expected checksum {right[k] ^ np.uint64(1):016x}, "
+                f"found {right[k]:016x}"
+                for k in range(0, len(right), 2)
+            ]
+    for n_ranks in (1, 3):
+        report = check(out, n_ranks, sources=False)
+        assert (report.bad, report.problems) == ((), tuple(expected))
+
+
+def test_checksums_of_chunks_that_are_not_as_many_or_not_there_are_said_once(
+    tmp_path: Path,
+) -> None:
+    out = made(tmp_path, SHAPES, fit="pad", chunk_rows=1, compression="gzip")
+    with h5py.File(out, "r+") as file:
+        sums = file["chunk_checksums"]
+        values, about = sums[()], dict(sums.attrs)
+        del file["chunk_checksums"]
+        file["chunk_checksums"] = values[:3]
+        file["chunk_checksums"].attrs.update(about)
+    for n_ranks in (1, 3):
+        found = [line for line in check(out, n_ranks).problems if "compared" in line]
+        assert len(found) == 1
+        assert "expected 7 checksums of chunks, found (3,)" in found[0]
+    with h5py.File(out, "r+") as file:
+        del file["chunk_checksums"]
+    for n_ranks in (1, 3):
+        found = [line for line in check(out, n_ranks).problems if "digest" not in line]
+        assert found == ["expected a dataset /chunk_checksums, found none"]

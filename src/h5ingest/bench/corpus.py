@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from h5ingest.bench.machine import memory_available
 from h5ingest.core.errors import SampleError, SamplesFailedError, UsageError, describe_failures
-from h5ingest.core.options import MAX_PIXELS, IngestOptions, size
+from h5ingest.core.options import MAX_PIXELS, IngestOptions
+from h5ingest.core.units import size
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codecs import evenly

@@ -17,7 +17,8 @@ from h5ingest.bench.scaling_report import Images
 from h5ingest.bench.synthetic import Shape, write_images
 from h5ingest.core.errors import OutputError
 from h5ingest.core.manifest import blocks
-from h5ingest.core.options import IngestOptions, size
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import size
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
 

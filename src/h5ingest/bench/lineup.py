@@ -28,7 +28,8 @@ from h5ingest.bench.readers import (
     Order,
 )
 from h5ingest.core.errors import UsageError
-from h5ingest.core.options import MIB, IngestOptions, size
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB, size
 from h5ingest.reading.store import ImageStore
 
 CODEC: Final = "zstd:3"

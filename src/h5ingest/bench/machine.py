@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from h5ingest import __version__
-from h5ingest.core.options import size
+from h5ingest.core.units import size
 from h5ingest.storage.file_systems import look
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -60,8 +61,12 @@ class MeasuredReader(Described, Protocol):
     kinds: tuple[str, ...]
     """Those of `KINDS` that are possible."""
 
-    def run(self, kind: str, n_units: int) -> int:
-        """Read so many images or batches, and return how many images that were."""
+    def work(self, kind: str, n_units: int) -> Iterator[Callable[[], int]]:
+        """Yield what reads so many images or batches, to be called at once, and timed.
+
+        Each returns how many images it has read. Files are opened before, and closed after. In
+        order, each is one pass through all images by a reader that has read nothing yet.
+        """
 
     def check(self, corpus: Corpus) -> int:
         """Read everything, compare every pixel, and return how many images that were.
@@ -83,7 +88,7 @@ class InProcessReader:
     def __init__(
         self, key: str, name: str, how: str, open_: Callable[[], Reader], order: Order
     ) -> None:
-        """Remember how to open it: at the first access, and anew for each pass in order."""
+        """Remember how to open it: when it is first needed, and anew for each pass in order."""
         self.key, self.name, self.how = key, name, how
         self.kinds = tuple(KINDS)
         self._open, self._order = open_, order
@@ -91,32 +96,22 @@ class InProcessReader:
 
     @property
     def _reader(self) -> Reader:
-        """The reader for random access, opened once."""
+        """The reader, which is opened now if it is not open."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
 
-    def run(self, kind: str, n_units: int) -> int:
+    def work(self, kind: str, n_units: int) -> Iterator[Callable[[], int]]:
         order = self._order
         if kind == "one":
-            one = self._reader.one
-            for row in itertools.islice(itertools.cycle(order.rows), n_units):
-                one(row)
-            return n_units
-        if kind == "batch":
-            many = self._reader.many
-            for rows in itertools.islice(itertools.cycle(order.batches), n_units):
-                many(rows)
-            return n_units * BATCH
-        self.close()  # a process may open an LMDB file only once
-        return sum(self._epoch(part) for part in _epochs(order.in_order, n_units))
-
-    def _epoch(self, runs: Sequence[range]) -> int:
-        reader = self._open()
-        for rows in runs:
-            reader.span(rows.start, rows.stop)
-        reader.close()
-        return runs[-1].stop
+            yield partial(_each, self._reader, order.rows, n_units)
+        elif kind == "batch":
+            yield partial(_batches, self._reader, order.batches, n_units)
+        else:
+            for part in _epochs(order.in_order, n_units):
+                self.close()  # a process may open an LMDB file only once
+                yield partial(_epoch, self._reader, part)
+            self.close()
 
     def check(self, corpus: Corpus) -> int:
         order, reader = self._order, self._reader
@@ -169,7 +164,7 @@ class DataLoaderReader:
             dataset, num_workers=2, persistent_workers=True, **how_batched
         )
 
-    def run(self, kind: str, n_units: int) -> int:
+    def work(self, kind: str, n_units: int) -> Iterator[Callable[[], int]]:
         order = self._order
         if kind == "batch":
             batches = itertools.islice(itertools.cycle(order.batches), n_units)
@@ -177,7 +172,7 @@ class DataLoaderReader:
         else:
             parts = _epochs(order.in_order, n_units)
             self._batches[:] = [list(rows) for part in parts for rows in part]
-        return sum(len(labels) for _, labels in self._loader)
+        yield lambda: sum(len(labels) for _, labels in self._loader)
 
     def check(self, corpus: Corpus) -> int:
         order = self._order
@@ -215,6 +210,27 @@ class FileDataset:
 def as_lists(samples: list[Any]) -> Any:
     """Collate images of several sizes: a list of images, a list of labels."""
     return [image for image, _ in samples], [label for _, label in samples]
+
+
+def _each(reader: Reader, rows: list[int], n: int) -> int:
+    one = reader.one
+    for row in itertools.islice(itertools.cycle(rows), n):
+        one(row)
+    return n
+
+
+def _batches(reader: Reader, batches: list[NDArray[np.intp]], n: int) -> int:
+    many = reader.many
+    for rows in itertools.islice(itertools.cycle(batches), n):
+        many(rows)
+    return n * BATCH
+
+
+def _epoch(reader: Reader, runs: Sequence[range]) -> int:
+    span = reader.span
+    for rows in runs:
+        span(rows.start, rows.stop)
+    return runs[-1].stop
 
 
 def _epochs(runs: list[range], n_units: int) -> Iterator[list[range]]:

@@ -77,8 +77,9 @@ class ReadReport:
             f"{used}, everything in the system's cache; image and label as arrays in memory. One "
             f"process; ImageStore decodes the chunks of a batch in as many threads as there are "
             f"processors. DataLoaders were started before.",
-            "In order: opened, read from the first image on, closed. At random: open already, and "
-            "compressed chunks in ImageStore's cache as far as they fit.",
+            "In order: all images once, by a reader that has read nothing yet. At random: "
+            "compressed chunks are in ImageStore's cache as far as they fit. To open files is not "
+            "timed.",
             f"All pixels and labels were compared before ({self.n_compared:,} images).",
             turns(self.n_runs, self.load),
         ]

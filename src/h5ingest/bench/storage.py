@@ -27,7 +27,8 @@ from h5ingest.bench.measure import Spread, evict, flush, resident, timed, usage
 from h5ingest.bench.report import describe
 from h5ingest.bench.storage_report import Reference, Result, StorageReport
 from h5ingest.core.errors import OutputError
-from h5ingest.core.options import IngestOptions, size
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import size
 
 T = TypeVar("T")
 

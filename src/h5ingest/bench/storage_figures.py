@@ -7,7 +7,7 @@ from typing import Any, Final
 from h5ingest.bench import figures
 from h5ingest.bench.measure import Spread, seconds
 from h5ingest.bench.storage_report import StorageReport
-from h5ingest.core.options import MIB, size
+from h5ingest.core.units import MIB, size
 
 CAPTIONS: Final = {
     "store": "Seconds to store so many images, from the image files. Linear and logarithmic axes; "

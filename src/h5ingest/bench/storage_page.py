@@ -14,7 +14,7 @@ from h5ingest.bench.measure import digits, seconds
 from h5ingest.bench.report import new_table, print_report
 from h5ingest.bench.storage_figures import CAPTIONS
 from h5ingest.bench.storage_report import Result, StorageReport
-from h5ingest.core.options import size
+from h5ingest.core.units import size
 
 _TIMES: Final = {
     "store": "store", "store_durable": "safe", "read_cold": "read, cold", "read_warm": "read, warm",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from h5ingest.core.errors import OutputError, SamplesFailedError, UsageError
-from h5ingest.core.options import size
 from h5ingest.core.outfiles import RESULTS, Kind, check, write
+from h5ingest.core.units import size
 from h5ingest.pipeline.report import IngestReport
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from h5ingest.core.errors import UsageError
-from h5ingest.core.options import KIB, MIB
+from h5ingest.core.units import KIB, MIB
 
 _UNITS: Final = {
     "": 1, "b": 1,

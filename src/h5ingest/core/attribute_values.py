@@ -13,7 +13,7 @@ from h5ingest.core.errors import OutputError
 
 SHOWN: Final = 100
 """Letters of a text in a message."""
-_MOST_JSON: Final = 4 * 2**20
+MOST_JSON: Final = 4 * 2**20
 """Letters: names of 200,000 groups. As Python's values they take twenty times as much memory."""
 
 _T = TypeVar("_T", list[Any], dict[str, Any])
@@ -52,8 +52,8 @@ class AttributeValues:
     def json(self, name: str, kind: type[_T]) -> _T:
         """Return what JSON says, a list or an object; empty if there is no such attribute."""
         text = self.text(name)
-        if len(text) > _MOST_JSON:
-            self._refuse(name, f"at most {_MOST_JSON:,} letters of JSON", f"{len(text):,}")
+        if len(text) > MOST_JSON:
+            self._refuse(name, f"at most {MOST_JSON:,} letters of JSON", f"{len(text):,}")
         try:
             value = json.loads(text) if text else kind()
         except (ValueError, RecursionError):

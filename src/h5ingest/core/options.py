@@ -10,9 +10,8 @@ from typing import Final
 from h5ingest.core.errors import UsageError
 from h5ingest.core.option_fields import check_values, option, options_of
 from h5ingest.core.schema import LAYOUTS
+from h5ingest.core.units import KIB, MIB
 
-KIB: Final = 1024
-MIB: Final = 1024**2
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
 
@@ -23,20 +22,6 @@ MAX_READERS: Final = 256
 
 _MOST_ALIGNMENT: Final = 1024**3  # bytes: more would only make holes
 _STRIPE_UNIT: Final = 64 * KIB  # Lustre's LOV_MIN_STRIPE_SIZE
-
-
-def size(n_bytes: float) -> str:
-    """Return a number of bytes for people.
-
-    >>> size(999), size(47_040_000)
-    ('999 B', '44.9 MiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if n_bytes < 1024 or unit == "TiB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    raise AssertionError("unreachable")
-
 
 _manifest = partial(option, panel="The manifest")
 _look = partial(option, panel="What the file looks like", in_file=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from h5ingest.core.options import MIB, size
+from h5ingest.core.units import MIB, size
 from h5ingest.diagnostics.facts import Facts
 from h5ingest.images import libpng
 from h5ingest.storage.file_systems import Mount

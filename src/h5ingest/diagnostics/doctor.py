@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from h5ingest.core.options import size
+from h5ingest.core.units import size
 from h5ingest.diagnostics.advice import advise, describe_advice
 from h5ingest.diagnostics.facts import Facts, examine
 from h5ingest.mpi.comm import Comm

@@ -6,8 +6,9 @@ which readers go by (`reading.checks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise, repeat
 from typing import Any
 
 import h5py
@@ -21,72 +22,108 @@ from h5ingest.reading.checks import chunking_of, filter_ids, fit_chunks, fit_ima
 
 
 def chunk_problems(
-    readable: Readable,
-    header: FileHeader,
-    prefix: str,
-    share: tuple[int, int],
-    beat: Callable[[], None],
-) -> list[str]:
-    """Return which chunks of a group's images are not as they were stored.
+    readable: Readable, header: FileHeader, prefix: str, rows: range
+) -> Iterator[list[str]]:
+    """Yield for each row which of the chunks that begin in it are not as they were stored.
+
+    Row 0 also has what is wrong with the checksums as a whole. Whoever reads an image after its
+    chunks were asked for finds their bytes in memory.
 
     Args:
         readable: the file.
         header: of the file.
         prefix: of the group.
-        share: (k, n): the k-th of n parts of the chunks.
-        beat: called now and then.
+        rows: of the group.
     """
-    if header.version == 1:
-        return []
+    found = attempt(lambda: _of_rows(readable, header, prefix, rows))
+    if isinstance(found, Unread):
+        found = f"{schema.CHUNK_CHECKSUMS.at(prefix)}: cannot be compared: {found.reason}"
+    if isinstance(found, str):
+        return iter([[found] if row == 0 else [] for row in rows])
+    return repeat([], len(rows)) if found is None else found
+
+
+def _of_rows(
+    readable: Readable, header: FileHeader, prefix: str, rows: range
+) -> Iterator[list[str]] | str | None:
+    """Return what is wrong for each row, or on the whole; None: there is nothing to compare.
+
+    Raises:
+        Exception: whatever h5py makes of what cannot be read.
+    """
     name = schema.CHUNK_CHECKSUMS.at(prefix)
     sums = readable.dataset(name)
-    if isinstance(sums, Unread):
-        return []  # which has been said
+    if header.version == 1 or isinstance(sums, Unread):
+        return None  # which has been said
     pixels = schema.PIXELS.get(header.layout)
+    bounds: list[Any] = [*rows, rows.stop]
     if pixels is None:
-        chunks = _of_tree(readable, schema.TREE_NAMES.at(prefix), sums)
-    else:
-        images = readable.open(pixels.at(prefix))
-        if sums is None:
-            missing = filter_ids(images) and share[0] == 0
-            return [f"expected a dataset {name}, found none"] if missing else []
-        chunks = _of_dataset(images) if fit_chunks(sums, images) else None
-    if sums is None or chunks is None:
-        return []
-    n_chunks = len(sums)
-    first, last = (n_chunks * k // share[1] for k in (share[0], share[0] + 1))
-    expected = readable.column(name, range(first, last))
-    problems = []
-    for number, wanted in zip(range(first, last), expected, strict=True):
-        beat()
-        found = attempt(partial(chunks, number))
-        if isinstance(wanted, Unread) or isinstance(found, Unread) or found is None:
-            continue  # rows say it
-        if found != wanted:
-            problems.append(
-                f"{name}: chunk {number}: expected checksum {wanted:016x}, found {found:016x}"
-            )
-    return problems
+        filters = None if sums is None else chunking_of(sums)
+        if filters is None:
+            return None
+        sum_of = _of_tree(readable, schema.TREE_NAMES.at(prefix), filters, rows)
+        return _compared(readable, name, sum_of, bounds, 1)
+    images = readable.open(pixels.at(prefix))
+    if sums is None:
+        return f"expected a dataset {name}, found none" if filter_ids(images) else None
+    if not fit_chunks(sums, images):
+        return None
+    if len(pixels.dims) == 1:
+        offsets = readable.column(schema.OFFSETS.at(prefix), range(rows.start, rows.stop + 1))
+        wrong = Unread("an offset that cannot be")
+        bounds = [at if at in range(len(images) + 1) else wrong for at in offsets]
+    return _compared(readable, name, _of_dataset(images), bounds, images.chunks[0])
 
 
-def _of_dataset(images: h5py.Dataset) -> Callable[[int], int | None]:
+def _compared(
+    readable: Readable,
+    name: str,
+    sum_of: Callable[[int], int | None],
+    bounds: list[int | Unread],
+    each: int,
+) -> Iterator[list[str]]:
+    """Yield for each row which of the chunks that begin in it have another checksum.
+
+    Args:
+        readable: the file.
+        name: of the dataset of checksums.
+        sum_of: returns the checksum of a chunk as it is stored; None: it has none.
+        bounds: (rows + 1,) where rows begin on the axis that the chunks divide.
+        each: how much of that axis a chunk has.
+    """
+    first = [None if isinstance(at, Unread) else -(-at // each) for at in bounds]
+    known = [chunk for chunk in first if chunk is not None]
+    chunks = range(min(known, default=0), max(known, default=0))
+    expected = readable.column(name, chunks) if chunks else []
+    for start, stop in pairwise(first):
+        problems = []
+        for chunk in range(0) if start is None or stop is None else range(start, stop):
+            wanted, found = expected[chunk - chunks.start], attempt(partial(sum_of, chunk))
+            if isinstance(wanted, Unread) or isinstance(found, Unread) or found is None:
+                continue  # rows say it
+            if found != wanted:
+                problems.append(
+                    f"{name}: chunk {chunk}: expected checksum {wanted:016x}, found {found:016x}"
+                )
+        yield problems
+
+
+def _of_dataset(images: h5py.Dataset) -> Callable[[int], int]:
     rows, beyond = images.chunks[0], (0,) * (images.ndim - 1)
-    return lambda number: _sum(images, (number * rows, *beyond))
+    return lambda chunk: _sum(images, (chunk * rows, *beyond))
 
 
 def _of_tree(
-    readable: Readable, names: str, sums: h5py.Dataset | None
-) -> Callable[[int], int | None] | None:
-    chunking = None if sums is None else chunking_of(sums)
-    if chunking is None:
-        return None
+    readable: Readable, names: str, filters: str, rows: range
+) -> Callable[[int], int | None]:
+    of_rows = readable.column(names, rows)
 
     def found(row: int) -> int | None:
-        (name,) = readable.column(names, range(row, row + 1))
+        name = of_rows[row - rows.start]
         if not (isinstance(name, bytes) and name):
             return None
         image = readable.open(name)
-        return _sum(image, (0,) * image.ndim) if fit_image(chunking, image) else None
+        return _sum(image, (0,) * image.ndim) if fit_image(filters, image) else None
 
     return found
 

@@ -29,11 +29,12 @@ from h5ingest.core.errors import (
     SetupError,
     describe_failures,
 )
+from h5ingest.core.group_datasets import default_chunk_rows, stack_group
 from h5ingest.core.layout import CODED_CHANNELS, DatasetSpec, Filter, ImageSpec
-from h5ingest.core.layout_kinds import default_chunk_rows, stack_group
 from h5ingest.core.manifest import Manifest
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, unit
+from h5ingest.core.units import MIB
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codec_table import CodecReport, Measured

@@ -5,15 +5,19 @@ May not: import h5py.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.digest import Parts
 from h5ingest.core.layout import ImageSpec
+
+_MOST_GAPS: Final = 20
+"""Lines about what cannot be read of one dataset."""
 
 Seen = Counter[tuple[str, ImageSpec]]
 """(prefix, spec) -> sources of this group that have this spec; of stacks only."""
@@ -98,6 +102,8 @@ class Checked:
     """Rows that the file itself calls failed."""
     n_bytes: int
     """Bytes of the images."""
+    chunks: list[tuple[int, str]] = field(default_factory=list)
+    """(row, what is wrong) of compressed chunks that begin in these rows, as they are stored."""
     n_sources: int = 0
     """Sources that were decoded again and compared."""
     n_other: int = 0
@@ -112,3 +118,25 @@ class Hashed:
     parts: Parts
     """See `ContentDigest.parts`."""
     gaps: list[Gap]
+
+
+def gap_lines(gaps: list[Gap]) -> list[str]:
+    """Return a line for rows that lie together and of which the same is said."""
+    joined: list[Gap] = []
+    for gap in gaps:
+        last = joined[-1] if joined else None
+        if last and (last.name, last.what, last.rows.stop) == (gap.name, gap.what, gap.rows.start):
+            joined[-1] = Gap(gap.name, range(last.rows.start, gap.rows.stop), gap.what)
+        else:
+            joined.append(gap)
+    lines = []
+    for name, of_one in itertools.groupby(joined, key=lambda gap: gap.name):
+        told = list(of_one)
+        for gap in told[:_MOST_GAPS]:
+            where = f"rows {gap.rows.start:,} to {gap.rows.stop - 1:,}"
+            where = f"row {gap.rows.start:,}" if len(gap.rows) == 1 else where
+            lines.append(f"{name}: {f'{where} ' * bool(gap.rows)}{gap.what}")
+        n_more = sum(len(gap.rows) for gap in told[_MOST_GAPS:])
+        if n_more:
+            lines.append(f"{name}: … and {n_more:,} rows more")
+    return lines

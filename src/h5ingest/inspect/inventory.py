@@ -5,7 +5,6 @@ What is said of the file comes from the judge; nothing here touches it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,13 +16,11 @@ from h5ingest.core import column_types, schema
 from h5ingest.core.digest import ContentDigest, Parts, combined
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import FileHeader, StandardDataset
-from h5ingest.inspect.findings import Facts, Gap, Unread
+from h5ingest.inspect.findings import Facts, Gap, Unread, gap_lines
 from h5ingest.inspect.judge_process import Died, Judge, NotAsked
 
 _PARTS: Final = 16
 """Into so many parts rows are divided, to find which of them a judge does not survive."""
-_MOST_GAPS: Final = 20
-"""Lines about what cannot be read of one dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,25 +277,3 @@ def listed(answer: list[str] | Unread, what: str) -> list[str]:
     if isinstance(answer, Unread):
         return [f"{what}: cannot be checked: {answer.reason}"]
     return answer
-
-
-def gap_lines(gaps: list[Gap]) -> list[str]:
-    """Return a line for rows that lie together and of which the same is said."""
-    joined: list[Gap] = []
-    for gap in gaps:
-        last = joined[-1] if joined else None
-        if last and (last.name, last.what, last.rows.stop) == (gap.name, gap.what, gap.rows.start):
-            joined[-1] = Gap(gap.name, range(last.rows.start, gap.rows.stop), gap.what)
-        else:
-            joined.append(gap)
-    lines = []
-    for name, of_one in itertools.groupby(joined, key=lambda gap: gap.name):
-        told = list(of_one)
-        for gap in told[:_MOST_GAPS]:
-            where = f"rows {gap.rows.start:,} to {gap.rows.stop - 1:,}"
-            where = f"row {gap.rows.start:,}" if len(gap.rows) == 1 else where
-            lines.append(f"{name}: {f'{where} ' * bool(gap.rows)}{gap.what}")
-        n_more = sum(len(gap.rows) for gap in told[_MOST_GAPS:])
-        if n_more:
-            lines.append(f"{name}: … and {n_more:,} rows more")
-    return lines

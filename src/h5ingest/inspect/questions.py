@@ -13,7 +13,6 @@ from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest, Parts
 from h5ingest.core.errors import OutputError
 from h5ingest.core.schema import FileHeader
-from h5ingest.inspect.chunk_checks import chunk_problems
 from h5ingest.inspect.findings import Checked, Facts, Gap, Hashed, Sign, Unread
 from h5ingest.inspect.group_checks import group_problems
 from h5ingest.inspect.header_checks import digest_problem, known_attributes, lenient_header
@@ -42,6 +41,7 @@ class Questions:
     def close(self) -> None:
         """Close the file."""
         attempt(self._file.close)
+        del self._file, self._readable
 
     def open(
         self, path: str, absolute: str, source_folder: str | None
@@ -60,10 +60,10 @@ class Questions:
             self._file = open_file(absolute)
         except OutputError as error:
             raise type(error)(path + str(error).removeprefix(absolute)) from None
-        self._readable = Readable(self._file)
         self._source_folder = source_folder
         self._attributes, self._unread = found = known_attributes(self._file)
         self._header, problems = lenient_header(self._file, path, *found)
+        self._readable = Readable(self._file, self._header)
         return self._header, problems
 
     def attributes(self) -> list[str]:
@@ -135,7 +135,7 @@ class Questions:
         """
         self._sign.allow(n_bytes)
         sources = self._sources() if again else None
-        return check_rows(self._readable, prefix, self._header.layout, rows, sources, self._sign)
+        return check_rows(self._readable, self._header, prefix, rows, sources, self._sign)
 
     def paths(self, prefix: str, rows: range) -> list[str]:
         """Return the paths of these rows' sources, for messages."""
@@ -192,20 +192,6 @@ class Questions:
         self._sign.beat()
         found = attempt(kind)
         return "" if isinstance(found, Unread) else found
-
-    def chunks(self, prefix: str, share: tuple[int, int]) -> list[str]:
-        """Return which compressed chunks of a group are not as they were stored.
-
-        Args:
-            prefix: of the group.
-            share: (k, n): the k-th of n parts of them is looked at.
-        """
-        found = attempt(
-            lambda: chunk_problems(self._readable, self._header, prefix, share, self._sign.beat)
-        )
-        if isinstance(found, Unread):
-            return [f"{schema.CHUNK_CHECKSUMS.at(prefix)}: cannot be compared: {found.reason}"]
-        return found
 
     def groups(self) -> list[str]:
         """Return what is wrong with the division of the samples into groups."""

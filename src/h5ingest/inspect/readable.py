@@ -10,8 +10,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
 from h5ingest.core.errors import one_line
+from h5ingest.core.schema import FileHeader
 from h5ingest.inspect.findings import Facts, Unread
+from h5ingest.reading.dataset_rule import check_claim, kind_of
+from h5ingest.reading.forksafe_file import FileBytes, identity_of
+from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.open_file import find
 
 T = TypeVar("T")
@@ -33,14 +38,19 @@ def attempt(read: Callable[[], T]) -> T | Unread:
 class Readable:
     """An open file, some of which cannot be read."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, header: FileHeader) -> None:
         self._file = file
+        pixels = schema.PIXELS.get(header.layout)
+        self._in_parts = {pixels.at(prefix) for prefix in header.prefixes} if pixels else set()
+        """Datasets that are never read as a whole."""
         self._n_failures: Counter[str] = Counter()
         self._groups: set[bytes] = set()
         """HDF5 paths of groups that are of this file."""
+        self._bytes = FileBytes(file.filename, identity_of(file.id.get_vfd_handle()))
+        self._texts: dict[str, HeapText | None] = {}
 
-    def open(self, name: str | bytes) -> Any:
-        """Return an object: the only way to one for whoever judges rows and values.
+    def open(self, name: str | bytes) -> h5py.Dataset:
+        """Return a dataset: the only way to one for whoever judges rows and values.
 
         Raises:
             Exception: whatever h5py makes of it.
@@ -48,17 +58,19 @@ class Readable:
         found = find(self._file, name, self._groups)
         if found is None:
             raise KeyError(f"there is no {name!r}")
-        if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        if not isinstance(found, h5py.Dataset):
+            raise TypeError(f"expected a dataset, found {kind_of(found)}")
+        if found.external or found.is_virtual:
             raise OSError("its values are not in this file")
+        check_claim(self._file, name, found, whole=name not in self._in_parts)
         return found
 
     def dataset(self, name: str) -> h5py.Dataset | Unread | None:
         """Return a dataset by its HDF5 path; None if there is none of this name."""
         present = attempt(lambda: name in self._file)
-        found = attempt(lambda: self.open(name)) if present is True else None
         if isinstance(present, Unread):
             return present
-        return found if isinstance(found, (h5py.Dataset, Unread)) else None
+        return attempt(lambda: self.open(name)) if present else None
 
     def facts(self, name: str) -> Facts | Unread | None:
         """Return what a dataset says of itself; None if there is none of this name."""
@@ -75,7 +87,7 @@ class Readable:
 
     def pieces(self, name: str, rows: range) -> Iterator[tuple[range, NDArray[Any] | Unread]]:
         """Yield (rows, values): all together, or halves where that cannot be read."""
-        values = attempt(lambda: self.open(name)[rows.start : rows.stop])
+        values = attempt(lambda: self._values(name, rows))
         if isinstance(values, Unread):
             self._n_failures[name] += 1
             if len(rows) > 1:
@@ -88,6 +100,22 @@ class Readable:
         elif len(values) != len(rows):
             values = Unread(f"expected {len(rows)} rows, found {len(values)}")
         yield rows, values
+
+    def _values(self, name: str, rows: range) -> Any:
+        """Return the values of rows, those of them that there are.
+
+        Raises:
+            Exception: whatever h5py makes of it.
+        """
+        dataset = self.open(name)
+        if name not in self._texts:
+            text = h5py.check_string_dtype(dataset.dtype)
+            is_heap = text is not None and text.length is None
+            self._texts[name] = HeapText.of(self._bytes, dataset) if is_heap else None
+        texts, wanted = self._texts[name], rows[: max(0, len(dataset) - rows.start)]
+        if texts is not None and wanted:  # HDF5 1.10 would take the memory that a wrong length says
+            texts.read(np.array(wanted))
+        return dataset[rows.start : rows.stop]
 
     def column(self, name: str, rows: range) -> list[Any]:
         """Return the value of each row, as a Python object, or why it cannot be read."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.core.schema import CHECKSUMS, PATHS, STATUS, STATUS_FAILED, STATUS_MISSING
+from h5ingest.core.schema import CHECKSUMS, PATHS, STATUS, STATUS_FAILED, STATUS_MISSING, FileHeader
+from h5ingest.inspect.chunk_checks import chunk_problems
 from h5ingest.inspect.findings import Checked, Sign, Unread
 from h5ingest.inspect.readable import Readable
 from h5ingest.inspect.stored_images import Stored, images, shapes
@@ -25,22 +26,23 @@ _OF_A_SOURCE: Final = 20
 
 def check_rows(
     readable: Readable,
+    header: FileHeader,
     prefix: str,
-    layout: str,
     rows: range,
     sources: Sources | None,
     sign: Sign,
 ) -> Checked:
-    """Judge consecutive rows of a group.
+    """Judge consecutive rows of a group, and the compressed chunks that begin in them.
 
     Args:
         readable: the file that they are in.
+        header: of the file.
         prefix: of the group.
-        layout: of the file.
         rows: whole chunks.
         sources: compares with the sources; None: they are not looked at.
         sign: is given after each row.
     """
+    layout = header.layout
     status = readable.column(STATUS.at(prefix), rows)
     checksums = readable.column(CHECKSUMS.at(prefix), rows)
     # Without sources, those of bad rows alone.
@@ -48,12 +50,15 @@ def check_rows(
     sums = np.zeros(len(rows), np.uint64)
     bad: list[tuple[int, str, str]] = []
     n_failed = n_bytes = 0
+    chunks: list[tuple[int, str]] = []
     of_rows = zip(
+        chunk_problems(readable, header, prefix, rows),  # first, as decoding reads them once more
         images(readable, prefix, layout, rows, sign),
         shapes(readable, prefix, layout, rows),
         strict=False,
     )
-    for k, (image, shape) in enumerate(of_rows):
+    for k, (of_chunks, image, shape) in enumerate(of_rows):
+        chunks += [(rows[k], problem) for problem in of_chunks]
         if not isinstance(image, Unread):
             sums[k] = xxh3_64_intdigest(np.ascontiguousarray(image).data)
             n_bytes += image.nbytes
@@ -69,6 +74,7 @@ def check_rows(
         sign.beat(k + 1, n_bytes, len(bad))
     return Checked(
         bad=bad,
+        chunks=chunks,
         sums=sums,
         n_failed=n_failed,
         n_bytes=n_bytes,

@@ -34,6 +34,8 @@ class Found:
     bad: list[BadRow] = field(default_factory=list)
     sums: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)
     """(first row, counted over all groups; checksums of the images from it on, as read)."""
+    chunks: list[tuple[int, str]] = field(default_factory=list)
+    """(row, counted over all groups; what is wrong) of compressed chunks as they are stored."""
     gaps: list[Gap] = field(default_factory=list)
     """What was not looked at."""
     seen: Seen = field(default_factory=Counter)
@@ -54,6 +56,7 @@ class Found:
             for row, path, reason in checked.bad
         ]
         self.sums.append((first + rows.start, checked.sums))
+        self.chunks += [(first + row, problem) for row, problem in checked.chunks]
         self.seen += checked.seen
         self.n_done += len(rows)
         self.n_failed += checked.n_failed

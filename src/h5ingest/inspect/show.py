@@ -22,8 +22,8 @@ from rich.tree import Tree
 from h5ingest.core import schema
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS, LayoutKind
-from h5ingest.core.options import size
 from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
+from h5ingest.core.units import size
 from h5ingest.reading.open_file import (
     Attributes,
     datasets,

@@ -16,11 +16,10 @@ import numpy as np
 
 from h5ingest.core.errors import OutputError
 from h5ingest.core.schema import IMAGES, FileHeader
-from h5ingest.inspect.findings import BadRow
+from h5ingest.inspect.findings import BadRow, gap_lines
 from h5ingest.inspect.inventory import (
     GroupFacts,
     digest_problems,
-    gap_lines,
     inspect_groups,
     listed,
     name_problems,
@@ -109,17 +108,11 @@ def verify(
         rows = Share(judge, header, comm, watch or ProgressListener(), again=sources)
         rows.run(groups)
         gathered = comm.gather(rows.found)
-        stored = comm.gather(_wrong_chunks(judge, groups, (comm.rank, comm.size)))
         with while_rank_0_works(comm) as beat:
             if gathered is not None:
                 judge.on_beat = lambda _: beat()
                 problems += _of_the_whole(judge, header, groups, gathered, is_sound=not wrong)
-                chunks = [line for of_rank in stored or () for line in of_rank]
-                if any(found.bad for found in gathered):
-                    chunks = []  # rows say it
-                problems += chunks[:_MOST_CHUNKS]
-                if len(chunks) > _MOST_CHUNKS:
-                    problems.append(f"and {len(chunks) - _MOST_CHUNKS:,} more chunks")
+                problems += _chunk_lines(gathered)
         counts = np.sum(comm.allgather(rows.found.counts()), axis=0).tolist()
         return _report(
             path,
@@ -127,16 +120,6 @@ def verify(
             bad=tuple(bad for found in gathered or () for bad in found.bad),
             problems=comm.bcast(problems),
         )
-
-
-def _wrong_chunks(judge: Judge, groups: list[GroupFacts], share: tuple[int, int]) -> list[str]:
-    """Return which of this rank's share of the compressed chunks are not as they were stored."""
-    return [
-        line
-        for group in groups
-        if group.n_rows
-        for line in listed(judge.try_ask("chunks", group.prefix, share), f"{group.prefix}/chunks")
-    ]
 
 
 def _absolute(path: Path) -> str:
@@ -215,3 +198,12 @@ def _of_the_whole(
     if header.n_failed not in (n_failed, None) and is_sound:
         problems.append(f"n_failed: expected {n_failed}, found {header.n_failed}")
     return problems
+
+
+def _chunk_lines(gathered: list[Found]) -> list[str]:
+    """Return which chunks are not as they were stored, if no row says it."""
+    if any(found.bad for found in gathered):
+        return []
+    lines = [line for _, line in sorted(chunk for found in gathered for chunk in found.chunks)]
+    n_more = len(lines) - _MOST_CHUNKS
+    return lines[:_MOST_CHUNKS] + [f"and {n_more:,} more chunks"] * (n_more > 0)

@@ -7,8 +7,9 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.group_datasets import not_coded
 from h5ingest.core.layout import CODED_CHANNELS, Filter, Layout, OutputSpec, group_prefix
-from h5ingest.core.layout_kinds import KINDS, GroupPlan, not_coded
+from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings

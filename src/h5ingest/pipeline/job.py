@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, StoppedError, extended
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.mpi.async_sum import AsyncSum, while_rank_0_works
 from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
@@ -11,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.attribute_values import MOST_JSON
 from h5ingest.core.column_types import resolve
 from h5ingest.core.errors import ManifestError, agreed
+from h5ingest.core.layout import group_prefix
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import (
     Manifest,
@@ -80,7 +84,7 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
-    group_names, groups = _agree_on_names(part, options.group_by is not None, comm)
+    group_names, groups = _agree_on_names(part, path, options.group_by is not None, comm)
     counts = np.bincount(groups, minlength=len(group_names))
     manifest = Manifest(
         path=path,
@@ -113,12 +117,25 @@ def _check_group_column(path: Path, dialect: Dialect, column: str | None) -> Non
 
 
 def _agree_on_names(
-    part: ManifestPart, grouped: bool, comm: Comm
+    part: ManifestPart, path: Path, grouped: bool, comm: Comm
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
-    """Return the sorted names of all groups, and the group of each local row. Collective."""
+    """Return the sorted names of all groups, and the group of each local row. Collective.
+
+    Raises:
+        ManifestError: the names are more than readers of the file take.
+    """
     if not grouped:
         return (b"",), np.zeros(len(part.paths), np.int32)
     names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
+    n_letters = len(json.dumps([group_prefix(os.fsdecode(name))[1:] for name in names]))
+    if n_letters > MOST_JSON:
+        raise agreed(
+            ManifestError(
+                f"{path}: expected names of groups that take at most {MOST_JSON:,} letters in the "
+                f"file, all together; found {n_letters:,}, of {len(names):,} names. Is this the "
+                "column to group by?"
+            )
+        )
     codes = {name: code for code, name in enumerate(names)}
     recoded = np.array([codes[name] for name in part.names], np.int32)
     return names, recoded[part.codes]

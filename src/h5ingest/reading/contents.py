@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
-from h5ingest.core.options import MIB
 from h5ingest.core.schema import StandardDataset
+from h5ingest.core.units import MIB
 from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
 from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.dataset_rule import most_bytes, naming, refuse
@@ -55,8 +55,10 @@ class Contents:
     """Names of the classes."""
     paths: HeapText | None
     """Paths of the source files; None: HDF5 has to read them."""
-    bytes: FileBytes
+    handle: ForkSafeFile
     """The file."""
+    bytes: FileBytes
+    """The same file."""
     columns: dict[str, str]
     """Column -> full name of its dataset."""
 
@@ -85,6 +87,9 @@ class Opener:
         """
         self._threads = Threads(n_threads)
         self._handle, self._file, self._prefix = handle, file, prefix
+        self._creation = file.id.get_create_plist()
+        self._known = set[bytes]()
+        """HDF5 paths of groups that are of this file."""
         self._cache_bytes, self._verify = cache_bytes, verify
         assert handle.identity is not None, "the file is open"
         self._bytes = FileBytes(handle.path, handle.identity)
@@ -110,7 +115,7 @@ class Opener:
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
             sizes=self._sizes(layout), bounds=bounds, **self._classes(),
-            bytes=self._bytes, paths=paths and HeapText.of(self._bytes, paths),
+            handle=self._handle, bytes=self._bytes, paths=paths and HeapText.of(self._bytes, paths),
             columns={
                 name: schema.column(self._prefix, name)
                 for name in column_names(self._file, self._prefix)
@@ -123,7 +128,7 @@ class Opener:
         if dataset is None:
             return None
         dtype = plain_dtype(dataset.dtype)
-        offset = flat_offset(dataset)
+        offset = flat_offset(dataset, self._creation)
         values: NDArray[Any]
         if offset is None:
             with naming(self._file, dataset.name):
@@ -139,7 +144,7 @@ class Opener:
         dataset = self._dataset(wanted)
         if dataset is None:
             raise self._missing(wanted)
-        offset = flat_offset(dataset)
+        offset = flat_offset(dataset, self._creation)
         if offset is not None:
             return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
         if dataset.chunks and dataset.chunks[1:] == dataset.shape[1:] and dataset.size:
@@ -154,7 +159,9 @@ class Opener:
 
     def _dataset(self, wanted: StandardDataset) -> h5py.Dataset | None:
         if wanted not in self._opened:
-            self._opened[wanted] = open_dataset(self._file, wanted, self._prefix, self._n_rows)
+            self._opened[wanted] = open_dataset(
+                self._file, wanted, self._prefix, self._n_rows, self._known
+            )
         return self._opened[wanted]
 
     def _missing(self, wanted: StandardDataset) -> OutputError:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from h5ingest.core.errors import IngestError, OutputError, SetupError, one_line
-from h5ingest.core.options import MIB
+from h5ingest.core.units import MIB
 
 HDF5_ERRORS: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 """What h5py makes of an error of HDF5, where the file is damaged."""
@@ -79,20 +79,37 @@ def check_dataset(
         filters = [creation.get_filter(k)[0] for k in range(creation.get_nfilters())]
         if filters:
             check_available(filters, f"{path_of(file)}: {as_text(name)}: ")
-        chunks = creation.get_chunk() if layout == h5py.h5d.CHUNKED else ()
-        chunk_bytes = math.prod(chunks) * dtype.itemsize
-        if chunk_bytes > max(_BELIEVED_BYTES, math.prod(found) * dtype.itemsize):
-            refuse(file, name, "chunks no larger than the dataset", f"{chunk_bytes:,} bytes")
-        n_bytes = max(chunk_bytes, math.prod(found if whole else found[1:]) * dtype.itemsize)
-        if n_bytes <= _BELIEVED_BYTES:
-            return
-        stored = dataset.id.get_storage_size()
-        most = most_bytes(file.id.get_filesize(), stored)
-        if n_bytes > most:
-            refuse(
-                file, name, f"at most {most:,} bytes to be read at once",
-                f"{n_bytes:,}, of which {stored:,} are stored",
-            )  # fmt: skip
+        check_claim(file, name, dataset, whole=whole)
+
+
+def check_claim(
+    file: h5py.File, name: str | bytes, dataset: h5py.Dataset, *, whole: bool = True
+) -> None:
+    """Refuse a dataset that claims to have more than the file can hold: see `most_bytes`.
+
+    Args:
+        file: the file.
+        name: of the dataset, for messages.
+        dataset: any.
+        whole: whether all of it is read at once; else rows.
+
+    Raises:
+        OutputError: it does.
+    """
+    shape, chunks, item_bytes = dataset.shape, dataset.chunks or (), dataset.dtype.itemsize
+    chunk_bytes = math.prod(chunks) * item_bytes
+    if chunk_bytes > max(_BELIEVED_BYTES, math.prod(shape) * item_bytes):
+        refuse(file, name, "chunks no larger than the dataset", f"{chunk_bytes:,} bytes")
+    n_bytes = max(chunk_bytes, math.prod(shape if whole else shape[1:]) * item_bytes)
+    if n_bytes <= _BELIEVED_BYTES:
+        return
+    stored = dataset.id.get_storage_size()
+    most = most_bytes(file.id.get_filesize(), stored)
+    if n_bytes > most:
+        refuse(
+            file, name, f"at most {most:,} bytes to be read at once",
+            f"{n_bytes:,}, of which {stored:,} are stored",
+        )  # fmt: skip
 
 
 def check_image(file: h5py.File, name: str | bytes, shape: tuple[int, ...]) -> None:

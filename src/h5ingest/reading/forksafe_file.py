@@ -9,6 +9,7 @@ every process.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import threading
@@ -174,7 +175,7 @@ class FileBytes:
     """
 
     def __init__(self, path: str, identity: Identity) -> None:
-        """Map the file.
+        """Open the file.
 
         Args:
             path: absolute.
@@ -191,7 +192,10 @@ class FileBytes:
         self.sure_until_s = 0.0
         """Until when, by `monotonic`, nobody need look again: it takes as long as reading a row."""
         self.check()
-        self._map = mmap.mmap(self._fd, self.n_bytes, prot=mmap.PROT_READ)
+
+    @functools.cached_property
+    def _map(self) -> mmap.mmap:
+        return mmap.mmap(self._fd, self.n_bytes, prot=mmap.PROT_READ)
 
     def check(self) -> None:
         """Look whether the file is still the one that was opened.

@@ -69,8 +69,14 @@ class HeapText:
         """Return the strings of these rows, (n,), all of which exist.
 
         Raises:
-            OutputError: the file is damaged.
+            OutputError: the file is damaged, or was changed meanwhile.
         """
+        try:
+            return self._read(rows)
+        finally:
+            self._file.check()  # an error may be due to it
+
+    def _read(self, rows: Indices) -> list[bytes]:
         first, last = int(rows.min()), int(rows.max())
         if first == last or last - first >= _SPARSE * len(rows):
             return [self._one(row) for row in rows.tolist()]

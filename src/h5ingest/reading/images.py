@@ -132,10 +132,7 @@ class Encoded(Ragged):
         return int(self._shapes[rows].prod(axis=1, dtype=np.int64).sum())
 
     def _image(self, row: int, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return the decoded image; zeros of the stored shape for a row without a file."""
-        if not len(values):
-            self._check_size(row, math.prod(shape), _MOST_ZEROS)
-            return np.zeros(shape, np.uint8)
+        """Return the decoded image; zeros of the stored shape where a file could not be stored."""
         data = values.tobytes()
         try:
             spec = decode.probe(data, max_pixels=_NO_LIMIT)
@@ -144,6 +141,9 @@ class Encoded(Ragged):
             out = np.empty(spec.shape, spec.dtype)
             decode.decode_into(data, out)
         except SampleError as error:
+            if not values.any():  # a failed row: no bytes, or zeros
+                self._check_size(row, math.prod(shape), _MOST_ZEROS)
+                return np.zeros(shape, np.uint8)
             raise OutputError(f"{self._path}: image {row}: {error.reason}") from None
         return out
 

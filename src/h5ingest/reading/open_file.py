@@ -154,7 +154,11 @@ def open_group(file: h5py.File, prefix: str) -> h5py.Group:
 
 
 def open_dataset(
-    file: h5py.File, wanted: StandardDataset, prefix: str = "", n_rows: int | None = None
+    file: h5py.File,
+    wanted: StandardDataset,
+    prefix: str = "",
+    n_rows: int | None = None,
+    known: set[bytes] | None = None,
 ) -> h5py.Dataset | None:
     """Return a dataset that the format names; None: there is none.
 
@@ -164,13 +168,14 @@ def open_dataset(
         prefix: HDF5 path of the group of samples: empty, or `/train`.
         n_rows: rows of the group, which a dataset with a row for each has to have; None: that is
             not looked at.
+        known: see `find`.
 
     Raises:
         OutputError: it is not as the format has it.
         SetupError: a filter is not available here.
     """
     name = wanted.at(prefix)
-    dataset = find(file, name)
+    dataset = find(file, name, known)
     if dataset is None:
         return None
     if wanted is schema.CHUNK_CHECKSUMS and schema.CHUNKING not in Attributes(dataset):

@@ -10,7 +10,9 @@ All of them return copies, take negative indices, and raise IndexError beyond th
 from __future__ import annotations
 
 import math
+import mmap
 import operator
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -18,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.units import MIB
 from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import LARGE_BYTES, FileBytes, ForkSafeFile, plain_dtype
 
@@ -27,6 +30,10 @@ _PREAD_BYTES: Final = 64 * 1024
 """Bytes from which one `pread` costs no more than the page faults of a mapping, and asks a disk for
 all of them at once; and an error of the disk is then an exception, not a signal."""
 _SAMPLED_CHUNKS: Final = 1024
+_HUGE_BYTES: Final = 4 * MIB
+"""Bytes from which NumPy takes huge pages, and an array lies by itself."""
+_STEP: Final = 64
+"""Bytes of a cache line: any dtype stays aligned."""
 
 
 class Rows(Protocol):
@@ -124,8 +131,9 @@ class FlatRows:
             if monotonic() > self._file.sure_until_s:
                 self._file.check()
             return self._view[rows].copy()
-        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        self._file.read_into(out, self._byte(wanted.start))
+        offset = self._byte(wanted.start)
+        out = _empty_for(offset, (len(wanted), *self.shape[1:]), self.dtype)
+        self._file.read_into(out, offset)
         return out
 
     def many(self, rows: Indices) -> NDArray[Any]:
@@ -146,6 +154,21 @@ class FlatRows:
 
     def _byte(self, row: int) -> int:
         return self._offset + row * self._row_bytes
+
+
+def _empty_for(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array to be filled from a byte of a file on.
+
+    NumPy's large arrays begin 16 bytes after a page does. From the beginning of a page of the file
+    the processor copies to there at half its speed: each store seems to be to what it loads next.
+    So a large array begins where the byte does in its page, or a little before.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes < _HUGE_BYTES:
+        return np.empty(shape, dtype)
+    memory = np.empty(n_bytes + mmap.PAGESIZE, np.uint8)
+    start = (offset - memory.ctypes.data) % mmap.PAGESIZE // _STEP * _STEP
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 class PlainRows:
@@ -186,7 +209,7 @@ class PlainRows:
         return values.view(self.dtype)
 
 
-def flat_offset(dataset: h5py.Dataset) -> int | None:
+def flat_offset(dataset: h5py.Dataset, file_creation: h5py.h5p.PropFCID) -> int | None:
     """Return the byte of the file where the dataset begins, if all of it lies there as in memory.
 
     None: it is filtered, scattered, virtual, compact, in another file, or was never allocated.
@@ -195,9 +218,12 @@ def flat_offset(dataset: h5py.Dataset) -> int | None:
     implicit index: one block, chunk i at i times the size of a chunk (HDF5 file format 3.0, VII.B).
     That is checked on all chunks up to 1,024 of them, and on so many, evenly spread and with the
     first and the last, beyond; on all of them if the file does not say that it is so new.
+
+    Args:
+        dataset: any.
+        file_creation: the creation properties of its file.
     """
     creation = dataset.id.get_create_plist()
-    file_creation = dataset.file.id.get_create_plist()
     if creation.get_nfilters() or not dataset.size or file_creation.get_userblock():
         return None
     if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
@@ -207,14 +233,17 @@ def flat_offset(dataset: h5py.Dataset) -> int | None:
         return None
     n_chunks = -(-dataset.shape[0] // dataset.chunks[0])
     recent = file_creation.get_version()[0] >= 3 and dataset.shape == dataset.maxshape
-    if recent and creation.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY:
-        looked_at = np.linspace(0, n_chunks - 1, min(n_chunks, _SAMPLED_CHUNKS)).astype(int)
-    else:
-        looked_at = np.arange(n_chunks)
-    return _common_offset(dataset, looked_at.tolist())
+    looked_at: Iterable[int] = range(n_chunks)
+    if (
+        n_chunks > _SAMPLED_CHUNKS
+        and recent
+        and creation.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
+    ):
+        looked_at = np.linspace(0, n_chunks - 1, _SAMPLED_CHUNKS).astype(int).tolist()
+    return _common_offset(dataset, looked_at)
 
 
-def _common_offset(dataset: h5py.Dataset, chunks: list[int]) -> int | None:
+def _common_offset(dataset: h5py.Dataset, chunks: Iterable[int]) -> int | None:
     """Return where chunk 0 would be for each of these chunks, if they agree."""
     n_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
     beyond = (0,) * (len(dataset.shape) - 1)

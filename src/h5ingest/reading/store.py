@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
-from h5ingest.core.options import MIB
 from h5ingest.core.schema import PATHS, FileHeader, read_header
+from h5ingest.core.units import MIB
 from h5ingest.reading.checks import VERIFY, Verify
 from h5ingest.reading.contents import Contents, Opener
-from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
-from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Batch
-from h5ingest.reading.open_file import Attributes, open_column, open_group
+from h5ingest.reading.open_file import Attributes, open_group
 from h5ingest.reading.selection import Failed, Selection, is_integer
 from h5ingest.reading.text import Columns, Strings
 
@@ -101,11 +99,15 @@ class ImageStore:
         self._failed, self._masked_label = failed, masked_label
         self._cache_bytes, self._threads, self._verify = cache_bytes, threads, verify
         self._digest: str | None = None
-        self._start()
-        if group is not None or not self._header.groups:
-            self._contents  # noqa: B018  # errors now, not at the first image
-            if failed == "mask" and self._contents.labels is None:
-                raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
+        try:
+            self._start()
+            if group is not None or not self._header.groups:
+                self._contents  # noqa: B018  # errors now, not at the first image
+                if failed == "mask" and self._contents.labels is None:
+                    raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self) -> None:
         """Read the header; in each process that did not inherit a store that has done so."""
@@ -132,16 +134,13 @@ class ImageStore:
             with self._handle as file:
                 open_group(file, prefix)
                 how = self._cache_bytes, self._threads, self._verify
-                opener = Opener(self._handle, file, prefix, *how)
-                found = opener.contents(self._header.layout)
+                found = Opener(self._handle, file, prefix, *how).contents(self._header.layout)
             n_samples = self._header.n_samples
             if n_samples not in (None, found.n_rows) and not self._header.groups:
-                raise OutputError(
-                    f"{self.path}: n_samples: expected {found.n_rows:,}, found {n_samples:,}"
-                )
-            self._selection = Selection.of(
-                found.status, found.labels, self._failed, self._masked_label
-            )
+                wrong = f"expected {found.n_rows:,}, found {n_samples:,}"
+                raise OutputError(f"{self.path}: n_samples: {wrong}")
+            policy = self._failed, self._masked_label
+            self._selection = Selection.of(found.status, found.labels, *policy)
             self._found = found
         return self._found
 
@@ -165,9 +164,7 @@ class ImageStore:
             TypeError: this is no index.
             OutputError: the file is damaged, or was replaced.
         """
-        found = self._found
-        if found is None:
-            found = self._contents
+        found = self._found or self._contents
         if type(index) is not int:
             if isinstance(index, slice) or not is_integer(index):
                 return self._batch(found, index)
@@ -176,6 +173,9 @@ class ImageStore:
         try:
             image = found.images.one(index if rows is None else int(rows[index]))
             return image, None if labels is None else labels[index]
+        except OutputError:
+            found.bytes.check()  # it may be due to that
+            raise
         except (IndexError, OverflowError):
             raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
 
@@ -184,6 +184,9 @@ class ImageStore:
         labels, rows = self._selection.labels, self._selection.rows
         try:
             images = found.images.many(chosen if rows is None else rows[chosen])
+        except OutputError:
+            found.bytes.check()
+            raise
         except IndexError:
             raise IndexError(f"an index is out of range for {len(self):,} samples") from None
         if labels is not None:
@@ -232,8 +235,9 @@ class ImageStore:
     @property
     def paths(self) -> Strings:
         """As in the manifest; a lazy sequence of strings."""
-        found = self._contents
-        return self._strings(found, PATHS.at(self._header.prefix(self.group)), found.paths)
+        found, rows = self._contents, self._selection.rows
+        name = PATHS.at(self._header.prefix(self.group))
+        return Strings(found.handle, name, found.n_rows, rows, found.paths)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -250,8 +254,9 @@ class ImageStore:
     @property
     def columns(self) -> Columns:
         """The further columns of the manifest: arrays (n,), or lazy sequences of strings."""
-        found = self._contents
-        return Columns(list(found.columns), self._column)
+        found, prefix = self._contents, self._header.prefix(self.group)
+        about = found.bytes, found.columns, prefix, found.n_rows
+        return Columns(found.handle, *about, self._selection)
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -264,22 +269,6 @@ class ImageStore:
         """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
         bounds = self._contents.bounds
         return self._selection.blocks(bounds)
-
-    def _strings(self, found: Contents, name: str, heap: HeapText | None) -> Strings:
-        assert self._handle is not None, "contents are there, so the file is"
-        return Strings(self._handle, name, found.n_rows, self._selection.rows, heap)
-
-    def _column(self, name: str) -> NDArray[Any] | Strings:
-        found = self._contents
-        full_name = found.columns[name]
-        assert self._handle is not None, "contents are there, so the file is"
-        prefix = self._header.prefix(self.group)
-        with self._handle as file:
-            dataset = open_column(file, prefix, name, found.n_rows)
-            if dataset.dtype.kind != "O":
-                with naming(file, full_name):
-                    return self._selection.per_sample(dataset[()])
-            return self._strings(found, full_name, HeapText.of(found.bytes, dataset))
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -298,13 +287,8 @@ class ImageStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to open the file for itself."""
-        return {
-            "path": self.path, "group": self.group, "_failed": self._failed,
-            "_masked_label": self._masked_label, "_cache_bytes": self._cache_bytes,
-            "_threads": self._threads, "_verify": self._verify,
-            "_digest": self._digest, "_header": self._header,
-            "_handle": None, "_found": None, "_selection": _NOTHING,
-        }  # fmt: skip
+        nothing = {"_handle": None, "_found": None, "_selection": _NOTHING, "_label_names": None}
+        return self.__dict__ | nothing
 
     def __repr__(self) -> str:
         if self._handle is None and self._digest is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.reading.dataset_rule import naming
-from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
 from h5ingest.reading.heap_text import HeapText
+from h5ingest.reading.open_file import open_column
 from h5ingest.reading.rows import Indices, all_normal, normal
+from h5ingest.reading.selection import Selection
 
 _BLOCK_ROWS: Final = 64 * 1024
 _SPARSE: Final = 64
@@ -85,14 +87,26 @@ class Strings(Sequence[str]):
 class Columns(Mapping[str, NDArray[Any] | Strings]):
     """The further columns of the manifest by name, each read when it is asked for."""
 
-    _names: list[str]
-    _load: Callable[[str], NDArray[Any] | Strings]
-    """Returns the column with this name."""
+    _handle: ForkSafeFile
+    _bytes: FileBytes
+    """The same file."""
+    _names: dict[str, str]
+    """Column -> HDF5 path."""
+    _prefix: str
+    """HDF5 path of the group of samples."""
+    _n_rows: int
+    """Rows of the group."""
+    _selection: Selection
 
     def __getitem__(self, name: str) -> NDArray[Any] | Strings:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._load(name)
+        full_name, rows = self._names[name], self._selection.rows
+        with self._handle as file:
+            dataset = open_column(file, self._prefix, name, self._n_rows)
+            if dataset.dtype.kind != "O":
+                with naming(file, full_name):
+                    return self._selection.per_sample(dataset[()])
+            heap = HeapText.of(self._bytes, dataset)
+            return Strings(self._handle, full_name, self._n_rows, rows, heap)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.options import MIB
+from h5ingest.core.units import MIB
 from h5ingest.mpi.comm import Comm
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.file_systems import FileSystem, look

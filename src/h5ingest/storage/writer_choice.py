@@ -9,7 +9,8 @@ from typing import Final, Literal, NamedTuple
 import h5py
 
 from h5ingest.core.layout import Layout
-from h5ingest.core.options import MIB, IngestOptions
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import output_errors

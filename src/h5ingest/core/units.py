@@ -1,0 +1,21 @@
+"""Units of bytes, and how a number of them is written."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024**2
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> size(999), size(47_040_000)
+    ('999 B', '44.9 MiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if n_bytes < 1024 or unit == "TiB":
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    raise AssertionError("unreachable")
