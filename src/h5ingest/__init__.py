@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from h5ingest.core.options import IngestOptions
     from h5ingest.inspect.verify import verify
-    from h5ingest.pipeline.run import ingest
+    from h5ingest.pipeline.run import ingest, recompress
     from h5ingest.reading.store import ImageStore
 
-__all__ = ["ImageStore", "IngestOptions", "__version__", "ingest", "verify"]
+__all__ = ["ImageStore", "IngestOptions", "__version__", "ingest", "recompress", "verify"]
 
 _MODULES = {
     "ImageStore": "h5ingest.reading.store",
     "IngestOptions": "h5ingest.core.options",
     "ingest": "h5ingest.pipeline.run",
+    "recompress": "h5ingest.pipeline.run",
     "verify": "h5ingest.inspect.verify",
 }
 

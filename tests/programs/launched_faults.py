@@ -27,7 +27,9 @@ from typing import Any
 
 import h5ingest.core.group_datasets
 import h5ingest.pipeline.load_batch
+import h5ingest.pipeline.load_stored
 import h5ingest.pipeline.probing
+import h5ingest.pipeline.stored_columns
 import h5ingest.storage.rank0_pass
 from h5ingest.cli.main import run
 from h5ingest.images.decode import Prober
@@ -48,6 +50,7 @@ SITES = {
     "place": "h5ingest.storage.chunk_placer:ChunkPlacer.place",
     # The checksum follows, whichever way an image is decoded.
     "decode": "h5ingest.pipeline.load_batch:xxh3_64_intdigest",
+    "copy": "h5ingest.pipeline.load_stored:xxh3_64_intdigest",  # in place of `decode`
     "write": "h5ingest.pipeline.write_loop:WriteLoop._write",
     "book": "h5ingest.pipeline.write_loop:WriteLoop._write_records",
     "mark": "h5ingest.pipeline.write_loop:WriteLoop._mark",
@@ -201,6 +204,8 @@ def make_small(chunk_bytes: int) -> None:
         chunk_bytes, 64 * 1024
     )  # has a chunk of its own
     vars(h5ingest.storage.rank0_pass)["_BLOCK_ROWS"] = 4
+    vars(h5ingest.pipeline.stored_columns)["_BLOCK_ROWS"] = 4
+    vars(h5ingest.pipeline.load_stored)["_MOST_BYTES"] = chunk_bytes
     vars(h5ingest.pipeline.load_batch)["_ALIKE_IMAGES"] = 2
 
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers.support import write_images, write_manifest
+from helpers.threads import on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -148,6 +149,11 @@ def test_what_it_cannot_hold_is_refused(
 ) -> None:
     images = [drawn(20, 30, channels, "uint8", "noise") for _ in range(3)]
     manifest = manifest_of(tmp_path, images)
+    htj2k, out = {"compression": "htj2k", **options}, tmp_path / "out.h5"
     with pytest.raises(UsageError, match=reason):
-        ingest(manifest, tmp_path / "out.h5", IngestOptions(compression="htj2k", **options))
+        ingest(manifest, out, IngestOptions(**htj2k))
+    if options.get("layout") != "ragged" and "shuffle" not in options:  # else no job begins
+        with pytest.raises(UsageError, match=reason) as caught:
+            on_ranks(2, lambda comm: ingest(manifest, out, IngestOptions(**htj2k), comm))
+        assert caught.value.agreed, "no rank fails alone"
     assert not list(tmp_path.glob("out*"))

@@ -494,6 +494,21 @@ def test_a_tree_of_datasets(tmp_path: Path) -> None:
     check_all(ImageStore(tmp_path / "a.h5"), images, LABELS)
 
 
+@pytest.mark.parametrize("compression", [None, "gzip:1"])
+def test_an_image_of_a_tree_that_failed_is_empty(compression: str | None, tmp_path: Path) -> None:
+    """Its header could not be read: an ingest makes a dataset of nothing."""
+    images = make_pixels(3, (6, 4))
+    names = write_images(tmp_path, images)
+    (tmp_path / names[1]).write_bytes(b"no image")
+    options = IngestOptions(layout="tree", on_error="blank", compression=compression)
+    ingest(write_manifest(tmp_path / "m.txt", names), tmp_path / "out.h5", options)
+    for verify in ("auto", "always"):
+        with ImageStore(tmp_path / "out.h5", verify=verify) as store:
+            assert store[1][0].shape == (0, 0)
+            for row, found in enumerate(store[:][0]):
+                np.testing.assert_array_equal(found, images[row] if row != 1 else found)
+
+
 def test_groups_are_read_one_at_a_time(tmp_path: Path) -> None:
     train, test = make_pixels(N, (6, 4)), make_pixels(N, (3, 3, 3), "uint16")
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -14,7 +14,7 @@ from h5ingest import __version__
 from h5ingest.cli.requests import Request
 from h5ingest.core.errors import EXIT_INTERNAL, UsageError
 
-VERBS: Final = ("ingest", "manifest", "verify", "show", "codecs", "doctor", "bench")
+VERBS: Final = ("ingest", "manifest", "verify", "show", "recompress", "codecs", "doctor", "bench")
 _HELP: Final = ("--help", "-h")
 
 
@@ -91,7 +91,7 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
             from h5ingest.cli import bench_commands
 
             app.add_typer(bench_commands.app, name=verb)
-        elif verb in ("ingest", "verify", "doctor"):
+        elif verb in ("ingest", "recompress", "verify", "doctor"):
             from h5ingest.cli import collective_commands
 
             app.command()(getattr(collective_commands, verb))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -17,8 +17,15 @@ from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageE
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
 
+OF_RECOMPRESS: Final = (
+    "compression", "shuffle", "chunk_rows", "batch_bytes", "stripe_count", "stripe_size",
+    "alignment", "hints", "direct_io", "on_error", "checkpoint_s", "peer_timeout_s", "restart",
+    "overwrite", "overwrite_foreign", "dry_run",
+)  # fmt: skip
+"""Options of an ingest that have to do with the file that is made, and with how it is made."""
 
-@takes_options()
+
+@takes_options(in_panels=True)
 def ingest(
     ctx: typer.Context,
     manifest: opt.Manifest,
@@ -41,25 +48,14 @@ def ingest(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 output,
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
-    from h5ingest.storage.job_files import JobPaths  # not for --help
-
-    try:
-        check_distinct(
-            ("MANIFEST", manifest),
-            *(("OUT", path) for path in JobPaths(out).all),
-            ("--report", report),
-            ("--croissant", croissant),
-        )
-        check_target("--report", report, RESULTS)
-        check_target("--croissant", croissant, CROISSANT)
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
+    _check_files(("MANIFEST", manifest), out, report, croissant)
     try:
         manifest.stat()
     except OSError as error:  # before anything is said of OUT
         raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
     ctx.obj.request = IngestRequest(
-        manifest=manifest,
+        source=manifest,
+        recompresses=False,
         out=out,
         options=options,
         command=shlex.join(["h5ingest", *sys.argv[1:]]),
@@ -69,6 +65,77 @@ def ingest(
         quiet=quiet,
         verbose=verbose,
     )
+
+
+@takes_options(*OF_RECOMPRESS, in_panels=True)
+def recompress(
+    ctx: typer.Context,
+    file: opt.In,
+    out: opt.Out,
+    *,
+    options: IngestOptions,
+    progress: opt.IngestProgress = "auto",
+    report: opt.Report = None,
+    croissant: opt.Croissant = None,
+    quiet: opt.IngestQuiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Store all that IN holds in another file OUT, with the compression that --compression names.
+
+    IN is a file that h5ingest made, of any layout but encoded. Its sources are not needed, and it
+    is only read. Every image is compared with its checksum before it is stored again. OUT has the
+    layout and the content digest of IN: pixels, labels, paths, columns, failed images.
+
+    Runs on any number of ranks; a job that was killed or stopped goes on when the same command is
+    started again.
+
+    Exit codes: 0 complete, 1 internal error, 2 usage, 3 images of IN are damaged (each is named),
+    5 IN or OUT, 6 environment (MPI, HDF5), 75 stopped by a signal: the same command goes on.
+    """
+    if options.compression is None:
+        raise typer.BadParameter("--compression: say which codec, or none")
+    _check_files(("IN", file), out, report, croissant)
+    ctx.obj.request = IngestRequest(
+        source=file,
+        recompresses=True,
+        out=out,
+        options=options,
+        command=shlex.join(["h5ingest", *sys.argv[1:]]),
+        progress=progress,
+        report=report,
+        croissant=croissant,
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+def _check_files(
+    source: tuple[str, Path], out: Path, report: Path | None, croissant: Path | None
+) -> None:
+    """Check that the files of a job are different, and that the small ones may be written.
+
+    Args:
+        source: its name for messages, and its path.
+        out: the file to make.
+        report: where the report goes.
+        croissant: where the metadata go.
+
+    Raises:
+        typer.BadParameter: they cannot be.
+    """
+    from h5ingest.storage.job_files import JobPaths  # not for --help
+
+    try:
+        check_distinct(
+            source,
+            *(("OUT", path) for path in JobPaths(out).all),
+            ("--report", report),
+            ("--croissant", croissant),
+        )
+        check_target("--report", report, RESULTS)
+        check_target("--croissant", croissant, CROISSANT)
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def verify(

@@ -17,12 +17,14 @@ from h5ingest.core.options import IngestOptions
 _TYPES: Final = get_type_hints(IngestOptions)
 
 
-def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_options(
+    *names: str, in_panels: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a verb take those options of an ingest that have these names; without names, all of them.
 
     The verb has a keyword-only parameter `options`, for the `IngestOptions`. In its place the
-    command has a parameter for each option. `--help` shows all of them in their panels, some of
-    them among the verb's own. Wrong ones are raised as `typer.BadParameter`.
+    command has a parameter for each option. `--help` shows them in their panels, or else among the
+    verb's own. Wrong ones are raised as `typer.BadParameter`.
     """
     known = {each.name: each for each in options_of(IngestOptions)}
     chosen = {name: known[name] for name in names or known}
@@ -47,7 +49,7 @@ def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         for parameter in signature.parameters.values():
             if parameter.name == "options":
                 parameters += [
-                    _parameter(each, parameter, in_panel=not names) for each in chosen.values()
+                    _parameter(each, parameter, in_panel=in_panels) for each in chosen.values()
                 ]
             else:
                 parameters.append(parameter)

@@ -106,7 +106,7 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
 
 
 def _ingest(request: IngestRequest, comm: Comm) -> int:
-    """Ingest; rank 0 shows the progress and the report. Collective.
+    """Ingest, or recompress; rank 0 shows the progress and the report. Collective.
 
     Raises:
         IngestError: see `errors`.
@@ -114,7 +114,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     interrupt = Interrupt()
     interrupt.install()
     from h5ingest.mpi.async_sum import while_rank_0_works
-    from h5ingest.pipeline.run import ingest  # not for --help
+    from h5ingest.pipeline.run import ingest, recompress  # not for --help
 
     # What has been imported stays for good. The garbage collector would search it again each time
     # that some ten thousand small objects have been made, for 10 ms.
@@ -130,8 +130,8 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
         comm.watch.start(request.options.peer_timeout_s)
     try:
         with _shown(request, comm) as watch:
-            report = ingest(
-                request.manifest,
+            report = (recompress if request.recompresses else ingest)(
+                request.source,
                 request.out,
                 request.options,
                 comm,

@@ -175,8 +175,10 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
             f"{report.n_changed:,} of the files of these were changed since then: stored may be "
             f"what they were; h5ingest verify --sources compares, --restart reads all anew",
         )
-    table.add_row("size", f"{size(report.bytes_out)} from {size(report.bytes_in)} of image files")
-    table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
+    of_files = "" if report.recompressed else " of image files"
+    table.add_row("size", f"{size(report.bytes_out)} from {size(report.bytes_in)}{of_files}")
+    if not report.recompressed:
+        table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
     for text in report.warnings:
         table.add_row("warning", text)
     for text in report.conversions[:_MOST_CONVERSIONS]:
@@ -193,11 +195,11 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
         table.add_row("failed", f"{len(report.failures):,}, stored as zeros with status 2")
     ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"
     table.add_row("time", f"{report.seconds:.2f} s on {ranks}: {report.images_per_s:,.0f} images/s")
-    for phase, spread in report.phases.items():
+    for number, (phase, spread) in enumerate(report.phases.items()):
         table.add_row(
             f"  {phase}",
             f"{spread.min:.2f} / {spread.median:.2f} / {spread.max:.2f} s"
-            + (" (min / median / max over ranks)" if phase == "manifest" else ""),
+            + (" (min / median / max over ranks)" if number == 0 else ""),
         )
     if verbose:
         table.add_row("writer", report.writer)

@@ -22,7 +22,7 @@ Progress = Annotated[_ProgressStyle, _progress()]
 Quiet = Annotated[bool, _quiet()]
 IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an ingest.")]
 
-# Of `ingest`:
+# Of `ingest` and `recompress`:
 
 _TOLD: Final = "What is told"
 _told = partial(typer.Option, rich_help_panel=_TOLD)
@@ -35,6 +35,7 @@ Manifest = Annotated[
         "table (.csv, .tsv) whose first line names its columns, the first of them 'path'.",
     ),
 ]
+In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The HDF5 file to make.")]
 IngestProgress = Annotated[_ProgressStyle, _progress(rich_help_panel=_TOLD)]
 Report = Annotated[

@@ -10,9 +10,12 @@ from h5ingest.core.options import IngestOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRequest:
-    """One call of `ingest`, as the command line asks for it."""
+    """One call of `ingest`, or of `recompress`, as the command line asks for it."""
 
-    manifest: Path
+    source: Path
+    """The manifest, or the file to recompress."""
+    recompresses: bool
+    """Whether it is the latter."""
     out: Path
     options: IngestOptions
     command: str

@@ -116,6 +116,13 @@ def extended(error: ErrorT, text: str) -> ErrorT:
     return more
 
 
+class MisfitError(Exception):
+    """An image is not as was expected before its header was read.
+
+    Raised on all ranks together, caught by the job, and never shown.
+    """
+
+
 class SampleError(Exception):
     """One sample cannot be read. Raised in `images/`; caught where a rank goes through samples."""
 

@@ -36,6 +36,8 @@ class Samples:
     """(n,) elements of each; (0,) in a stack."""
     folders: PackedStrings
     """(n,) name of the HDF5 group that an image belongs in; empty but in a tree."""
+    names: PackedStrings = PackedStrings.pack([])  # noqa: RUF009 - immutable
+    """(n,) HDF5 path of the image's dataset, where it is given; else empty."""
 
     def image_shape(self, k: int) -> tuple[int, ...]:
         """Return (H, W) or (H, W, C) of an image as stored, by its position in these arrays."""
@@ -59,6 +61,7 @@ class Samples:
             starts=self.starts[cut],
             lengths=self.lengths[cut],
             folders=self.folders.slice(local) if len(self.folders) else self.folders,
+            names=self.names.slice(local) if len(self.names) else self.names,
         )
 
     def fingerprint(self) -> int:
@@ -90,4 +93,5 @@ class Samples:
             starts=np.concatenate([part.starts for part in parts]),
             lengths=np.concatenate([part.lengths for part in parts]),
             folders=PackedStrings.concatenate(part.folders for part in parts),
+            names=PackedStrings.concatenate(part.names for part in parts),
         )

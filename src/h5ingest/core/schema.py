@@ -193,6 +193,22 @@ def content_text(layout: str, n_samples: int | None) -> str:
     return f"h5ingest {layout} 1\t{n_samples}"
 
 
+def digested(layout: str, prefix: str, version: int = VERSION) -> dict[str, tuple[str, str]]:
+    """Return what the digest of attributes has of a group, beside those of the HDF5 root group.
+
+    Returns:
+        Its name there -> (HDF5 path of the object, name of the attribute).
+
+    >>> digested("tree", "/train", 1)
+    {'/train@palette': ('/train', 'palette')}
+    """
+    pixels = PIXELS.get(layout)
+    every = [(pixels.at(prefix) if pixels else prefix or "/", PALETTE)]
+    if version > 1:
+        every.append((CHUNK_CHECKSUMS.at(prefix), CHUNKING))
+    return {f"{path}@{name}": (path, name) for path, name in every}
+
+
 def chunking(creation: Any) -> str:
     """Return how a dataset is cut and filtered, of its creation property list.
 

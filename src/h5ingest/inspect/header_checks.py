@@ -146,15 +146,12 @@ def digest_problem(
         return None
     digests = Attribute.ATTRIBUTES_DIGEST, Attribute.CONTENT_DIGEST
     found = {name: value for name, value in attributes.items() if name not in digests}
-    pixels = schema.PIXELS.get(header.layout)
     for prefix in header.prefixes:
-        where = pixels.at(prefix) if pixels else prefix or "/"
-        others = [(where, schema.PALETTE)]
-        if header.version > 1:
-            others.append((schema.CHUNK_CHECKSUMS.at(prefix), schema.CHUNKING))
-        for name, attribute in others:
-            value = file[name].attrs.get(attribute) if name in file else None
+        for name, (path, attribute) in schema.digested(
+            header.layout, prefix, header.version
+        ).items():
+            value = file[path].attrs.get(attribute) if path in file else None
             if value is not None:
-                found[f"{name}@{attribute}"] = value
+                found[name] = value
     digest = attributes_digest(found)
     return None if digest == expected else f"attributes_digest: expected {expected}, found {digest}"

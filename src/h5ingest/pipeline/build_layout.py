@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.group_datasets import not_coded
-from h5ingest.core.layout import CODED_CHANNELS, Filter, Layout, OutputSpec, group_prefix
+from h5ingest.core.layout import CODED_CHANNELS, Filter, Group, Layout, OutputSpec, group_prefix
 from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -38,7 +38,7 @@ def build_layout(
     shapes = _stored_shapes(local, probed, outputs)
     if any(each.codes_images for each in filters):
         with agreeing(comm):
-            _refuse_not_coded(shapes, local)
+            refuse_not_coded(shapes, local.paths)
     lengths = kind.lengths(shapes, probed.file_sizes)
     counts = np.zeros((n_groups, 2), np.int64)  # per group: rows, elements
     counts[:, 0] = np.bincount(local.groups, minlength=n_groups)
@@ -48,23 +48,24 @@ def build_layout(
     every = np.stack(comm.allgather(counts))
     before, total = every[: comm.rank].sum(axis=0), every.sum(axis=0)
     grouped = manifest.group_by is not None
-    groups = tuple(
-        kind.group(
-            GroupPlan(
-                name=name,
-                prefix=group_prefix(name) if grouped else "",
-                n_rows=n_rows,
-                n_elements=n_elements,
-                output=output,
-                filters=filters,
-                chunk_rows=options.chunk_rows,
-                padded=options.fit == "pad",
-            )
+    plans = [
+        GroupPlan(
+            name=name,
+            prefix=group_prefix(name) if grouped else "",
+            n_rows=n_rows,
+            n_elements=n_elements,
+            output=output,
+            filters=filters,
+            chunk_rows=options.chunk_rows,
+            padded=options.fit == "pad",
         )
         for name, output, (n_rows, n_elements) in zip(
             map(os.fsdecode, manifest.group_names), outputs, total.tolist(), strict=True
         )
-    )
+    ]
+    groups: tuple[Group, ...] = ()
+    with agreeing(comm):
+        groups = tuple(map(kind.group, plans))
     layout = Layout(
         kind=kind.name,
         groups=groups,
@@ -81,12 +82,20 @@ def build_layout(
     return layout, [run for run in runs if run.rows]
 
 
-def _refuse_not_coded(shapes: NDArray[np.int32], local: LocalSamples) -> None:
-    """Raise if an image is not of the channels that a filter can code. A stack has no shapes."""
+def refuse_not_coded(shapes: NDArray[np.int32], paths: PackedStrings) -> None:
+    """Raise if an image is not of the channels that a filter can code.
+
+    Args:
+        shapes: (n, 4) of this rank's images, as `Samples.shapes`.
+        paths: (n,) of their files.
+
+    Raises:
+        UsageError: one is not.
+    """
     wrong = np.flatnonzero(~np.isin(shapes[:, 2], (0, *CODED_CHANNELS)))
     if len(wrong):
         first = int(wrong[0])
-        path = os.fsdecode(local.paths[first])
+        path = os.fsdecode(paths[first])
         raise not_coded(
             f"{len(wrong):,} images of this rank are not, the first is {path} with "
             f"{shapes[first, 2]} channels"

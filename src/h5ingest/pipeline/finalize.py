@@ -15,17 +15,16 @@ from h5ingest.core.errors import (
     describe_failures,
 )
 from h5ingest.core.layout import Layout
-from h5ingest.core.manifest import Manifest
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import agree, agreeing
-from h5ingest.pipeline.agree_on_images import REMEDY, ProbeResult
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures
 from h5ingest.pipeline.seen_everywhere import unseen
+from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.job_files import discard
 from h5ingest.storage.journal import Journal
@@ -113,9 +112,8 @@ def join(
 
 def finish(
     job: Job,
-    layout: Layout,
-    manifest: Manifest,
-    findings: ProbeResult,
+    source: Source,
+    plan: Plan,
     writer: Writer,
     done: StoreOutcome,
 ) -> StoreOutcome:
@@ -131,19 +129,22 @@ def finish(
 
         try:
             job.check_lock()
-            _refuse_failures(job, manifest, done.failures)
+            _refuse_failures(job, source, plan.layout.n_samples, done.failures)
+            of_source = source.attributes(job, any_failed=bool(done.failures))
+            n_failed = plan.n_failed + len(done.failures)
             attributes = provenance(
-                layout, manifest, job.options, job.comm, job.command, n_failed=len(done.failures)
+                plan.layout, of_source, job.comm, job.command, n_failed=n_failed
             )
             digest = finalize(
                 job.paths.partial,
-                layout,
-                manifest,
+                plan.layout,
+                source.columns(),
                 attributes,
                 names=writer.names(),
-                palette=findings.palette,
+                palette=plan.palette,
                 beat=lambda: job.final_beat(final_sum),
             )
+            source.check(digest, done.failures)
             job.check_lock()
             with output_errors(f"{job.paths.partial}: cannot be looked at"):
                 done = replace(done, digest=digest, bytes_out=job.paths.partial.stat().st_size)
@@ -176,13 +177,13 @@ def _tidy(job: Job) -> str:
     return ""
 
 
-def _refuse_failures(job: Job, manifest: Manifest, failures: Sequence[Failure]) -> None:
+def _refuse_failures(job: Job, source: Source, n_samples: int, failures: Sequence[Failure]) -> None:
     """Write the table of failed images; raise if `on_error` lets none fail. Rank 0 only."""
     write_failures(job.paths.failed, failures)
     if failures and job.options.on_error == "fail":
         raise SamplesFailedError(
-            f"{len(failures):,} of {manifest.n_rows:,} images failed, nothing is "
-            f"published: {describe_failures(failures, manifest.lines_of)}\n{REMEDY} Then start the "
-            f"same command again: only what is missing is done.",
+            f"{len(failures):,} of {n_samples:,} images failed, nothing is published: "
+            f"{describe_failures(failures, source.lines_of)}\n{source.remedy} Then start the same "
+            f"command again: only what is missing is done.",
             failures,
         )

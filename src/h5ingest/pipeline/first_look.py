@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.census import censuses, merge
+from h5ingest.core.errors import MisfitError
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
@@ -64,10 +65,6 @@ def looked_at_first(local: LocalSamples, manifest: Manifest, comm: Comm) -> list
     firsts = np.min(comm.allgather(firsts), axis=0)
     spread = range(-start % step, len(mine), step)
     return sorted({*spread, *(i - start for i in firsts.tolist() if i in mine)})
-
-
-class MisfitError(Exception):
-    """An image is not as the first look has it. Raised on all ranks, never shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -47,9 +46,9 @@ class ProgressListener:
 class Job:
     """One run, on one rank."""
 
-    manifest_path: Path
     paths: JobPaths
     options: IngestOptions
+    """Those that a source brings with it are in it from its plan on."""
     comm: Comm
     watch: ProgressListener
     interrupt: Interrupt
@@ -69,11 +68,6 @@ class Job:
     """Guards the file."""
     file_number: int = 0
     """On rank 0: inode of the unfinished file; 0 before it is there."""
-
-    @property
-    def source_folder(self) -> bytes:
-        """The folder that relative paths are relative to."""
-        return os.fsencode(os.path.abspath(self.options.root or self.manifest_path.parent))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

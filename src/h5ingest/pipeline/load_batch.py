@@ -19,10 +19,11 @@ from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples
-from h5ingest.core.schema import STATUS_FAILED, STATUS_OK
+from h5ingest.core.schema import STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher
+from h5ingest.pipeline.loader import Images, Loader
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.seen_kinds import SeenKinds
 
@@ -31,8 +32,8 @@ _MOST_BYTES: Final = 256 * 1024
 """Images decoded in one go, at most, and their pixels, if it is more than one."""
 
 
-class BatchLoader:
-    """Fills arrays with samples, for all shards of one rank."""
+class FileLoader(Loader[bytes | SampleError]):
+    """Decodes image files: what is given is a sample's file, or why it cannot be read."""
 
     def __init__(
         self,
@@ -53,12 +54,11 @@ class BatchLoader:
             seen: counts the kinds of images, where not all headers have been read.
             beat: called after every sample and every file that is read; to look at the clock.
         """
+        super().__init__(stats, beat)
         self._options = options
         self._files = files
         self._cache = cache
-        self._stats = stats
         self._seen = seen
-        self._beat = beat
         self._raw = options.samples == "raw"
         self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
         resample = options.resample or ("nearest" if self._raw else "bicubic")
@@ -72,10 +72,7 @@ class BatchLoader:
         return self._files.seconds
 
     def read(self, samples: Samples) -> Iterator[bytes | SampleError]:
-        """Yield each sample's file, in order, or why it cannot be read.
-
-        Files that are not in the cache are read ahead.
-        """
+        """See `Loader.read`. Files that are not in the cache are read ahead."""
         cache = self._cache
         n = len(samples.indices)
         missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
@@ -93,20 +90,13 @@ class BatchLoader:
         self,
         samples: Samples,
         first: int,
-        files: Iterator[bytes | SampleError],
-        images: NDArray[Any] | Sequence[NDArray[Any]],
+        given: Iterator[bytes | SampleError],
+        images: Images,
         records: SampleRecords,
     ) -> None:
-        """Fill images with samples that this rank counts, and record them.
+        """See `Loader.load_all`.
 
         Small images are decoded up to `_MOST_IMAGES` at a time, whose files are in memory at once.
-
-        Args:
-            samples: of the shard.
-            first: position among them of the first to load.
-            files: as `read` yields them, from the first on.
-            images: one for each sample to load: (n, H, W) or (n, H, W, C), or n of any size.
-            records: of the shard.
         """
         stop = 0
         while (start := stop) < len(images):
@@ -117,14 +107,14 @@ class BatchLoader:
                     break
                 stop += 1
             some = images[start:stop]
-            self._load_some(samples, first + start, list(islice(files, len(some))), some, records)
+            self._load_some(samples, first + start, list(islice(given, len(some))), some, records)
 
     def _load_some(
         self,
         samples: Samples,
         first: int,
         files: Sequence[bytes | SampleError],
-        images: NDArray[Any] | Sequence[NDArray[Any]],
+        images: Images,
         records: SampleRecords,
     ) -> None:
         """Do what `load_all` does, for a few whose files are given."""
@@ -152,9 +142,7 @@ class BatchLoader:
                     records.sizes[k] = size or image.shape[:2]
         self._beat()
 
-    def _decode_together(
-        self, files: Sequence[bytes], images: NDArray[Any] | Sequence[NDArray[Any]]
-    ) -> bool:
+    def _decode_together(self, files: Sequence[bytes], images: Images) -> bool:
         """Decode several files in one go; return whether `images` hold their pixels."""
         if isinstance(images, np.ndarray):
             return self._probe.decode_alike(files, images)
@@ -164,42 +152,27 @@ class BatchLoader:
         self,
         samples: Samples,
         k: int,
-        data: bytes | SampleError,
+        given: bytes | SampleError,
         image: NDArray[Any],
         records: SampleRecords,
         *,
         counts: bool = True,
     ) -> tuple[int, int] | None:
-        """Fill `image` with a sample, or with zeros, and record it.
-
-        Args:
-            samples: of the shard.
-            k: position among them.
-            data: its file, or why it cannot be read.
-            image: (H, W) or (H, W, C), or (n,) for a file as it is.
-            records: of the shard.
-            counts: whether this rank counts and reports the sample; else another does.
-
-        Returns:
-            The size within a padded image; None if there is no image.
-        """
+        """See `Loader.load`."""
         stats = self._stats
         size = None
         try:
-            if isinstance(data, SampleError):
-                raise data
-            size, notes = self._decode(samples, k, data, image, counts)
+            if isinstance(given, SampleError):
+                raise given
+            size, notes = self._decode(samples, k, given, image, counts)
             records.status[k] = STATUS_OK
             if counts:
-                stats.n_read_bytes += len(data)
+                stats.n_read_bytes += len(given)
                 for kind in notes:
                     path = os.fsdecode(samples.paths[k])
                     stats.notes.add(kind, int(samples.indices[k]), path)
         except SampleError as error:
-            image[...] = 0
-            records.status[k] = STATUS_FAILED
-            if counts:
-                stats.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
+            self._fail(samples, k, error, image, records, counts=counts)
         records.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
         stats.n_done += counts
         self._beat()

@@ -26,9 +26,16 @@ from h5ingest.pipeline.report import write_failures
 
 
 def look_at_images(
-    job: Job, local: LocalSamples, manifest: Manifest, cache: FileCache
+    job: Job, folder: bytes, local: LocalSamples, manifest: Manifest, cache: FileCache
 ) -> tuple[LocalProbe, ProbeResult | FirstLook]:
     """Return what is known of the images: of some, if that is enough to begin. Collective.
+
+    Args:
+        job: the run.
+        folder: that relative paths are relative to.
+        local: the samples that this rank has read.
+        manifest: all samples.
+        cache: takes files that are read whole.
 
     Raises:
         OutputError, SamplesFailedError: see `_agree_on_images`.
@@ -37,16 +44,16 @@ def look_at_images(
     known = _in_index(job, local, manifest)
     if known is not None:
         unknown = np.flatnonzero(known["height"] == 0).tolist()
-        probed = _probe(job, local, unknown, cache, known)
+        probed = _probe(job, folder, local, unknown, cache, known)
         if look := FirstLook.agree(probed, len(known), 0, manifest, options, comm):
             return probed, look
     elif may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
-        probed = _probe(job, local, some, cache)
+        probed = _probe(job, folder, local, some, cache)
         if look := FirstLook.agree(probed, len(some), cache.n_bytes, manifest, options, comm):
             return probed, look
-    probed = _probe(job, local, range(len(local.paths)), cache)
-    return probed, _agree_on_images(job, probed, local, manifest)
+    probed = _probe(job, folder, local, range(len(local.paths)), cache)
+    return probed, _agree_on_images(job, folder, probed, local, manifest)
 
 
 def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.void] | None:
@@ -68,6 +75,7 @@ def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.v
 
 def _probe(
     job: Job,
+    folder: bytes,
     local: LocalSamples,
     which: Sequence[int],
     cache: FileCache,
@@ -78,9 +86,7 @@ def _probe(
     heartbeat = Heartbeat(job, "probe", n_images, stats)
     probed: LocalProbe | None = None
     with contextlib.suppress(StopRequested):
-        probed = probe_images(
-            local, which, known, job.source_folder, job.options, cache, stats, heartbeat
-        )
+        probed = probe_images(local, which, known, folder, job.options, cache, stats, heartbeat)
     heartbeat.finish()
     job.stop_if_asked()
     assert probed is not None, "who stops early says so"
@@ -88,7 +94,7 @@ def _probe(
 
 
 def _agree_on_images(
-    job: Job, probed: LocalProbe, local: LocalSamples, manifest: Manifest
+    job: Job, folder: bytes, probed: LocalProbe, local: LocalSamples, manifest: Manifest
 ) -> ProbeResult:
     """Return what the images become; if they cannot be stored, list those that failed. Collective.
 
@@ -96,9 +102,9 @@ def _agree_on_images(
         OutputError: OUT is one of the source files.
         SamplesFailedError: see `agree_on_images`.
     """
-    refuse_sources(job, probed.failures)
+    refuse_sources(job, folder, probed.failures)
     try:
-        return agree_on_images(probed, local, manifest, job.source_folder, job.options, job.comm)
+        return agree_on_images(probed, local, manifest, folder, job.options, job.comm)
     except SamplesFailedError as error:
         kinds = {failure.kind for failure in error.failures}
         wrong_folder = kinds == {"missing"} and len(error.failures) == manifest.n_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from h5ingest import __version__
 from h5ingest.core.errors import Failure, OutputError
 from h5ingest.core.layout import Layout
-from h5ingest.core.manifest import Manifest
 from h5ingest.core.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.png import decoder_version
@@ -37,13 +36,19 @@ def keep_freed_memory() -> None:
     np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
 
 
-def check_output(job: Job) -> None:
-    """Raise if the output cannot be made, before any work is done. Rank 0 only."""
+def check_output(job: Job, argument: str, source: Path) -> None:
+    """Raise if the output cannot be made, before any work is done. Rank 0 only.
+
+    Args:
+        job: the run.
+        argument: what the command line calls the file that names or holds the samples.
+        source: this file.
+    """
     from h5ingest.pipeline.provenance import source_date  # opened on one rank
 
     out = job.paths.out
     folder = out.parent
-    check_distinct(("MANIFEST", job.manifest_path), *(("OUT", path) for path in job.paths.all))
+    check_distinct((argument, source), *(("OUT", path) for path in job.paths.all))
     source_date()
     if not os.path.isdir(folder):
         raise OutputError(f"{out}: expected an existing folder {folder}; make it first")
@@ -83,14 +88,19 @@ def _refuse_existing(job: Job) -> None:
     refuse_existing(job.paths.out, overwrite=options.overwrite, foreign=options.overwrite_foreign)
 
 
-def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
+def refuse_sources(job: Job, folder: bytes, failures: Sequence[Failure]) -> None:
     """Raise if OUT, which is to be replaced, is one of the manifest's own files. Collective.
 
     An HDF5 file is no image: so if it is listed, it is among the failures of some rank.
+
+    Args:
+        job: the run.
+        folder: that relative paths are relative to.
+        failures: images of this rank that cannot be read.
     """
     with agreeing(job.comm):
         for failure in failures:
-            path = os.path.join(job.source_folder, os.fsencode(failure.path))
+            path = os.path.join(folder, os.fsencode(failure.path))
             if failure.kind != "missing" and is_same(os.path.realpath(path), job.paths.out):
                 raise OutputError(
                     f"{job.paths.out}: is a file of the manifest (sample {failure.index}: "
@@ -99,11 +109,17 @@ def refuse_sources(job: Job, failures: Sequence[Failure]) -> None:
 
 
 def about_job(
-    job: Job, manifest: Manifest, layout: Layout, runs: Sequence[Samples]
+    job: Job, of_source: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
 ) -> dict[str, object]:
     """Return, on rank 0, what must be the same for the work of a job to be of use to another.
 
     All that decides which bytes lie where, and which pixels they are. Collective.
+
+    Args:
+        job: the run.
+        of_source: what the source of the samples must be.
+        layout: the datasets.
+        runs: this rank's samples.
     """
     fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
     if fingerprints is None:
@@ -113,15 +129,13 @@ def about_job(
     options = job.options.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
     return {
-        "manifest": manifest.sha256,
-        "root": os.fsdecode(job.source_folder),
+        **of_source,
         "options": {
             **options,
             "size": list(job.options.size or []) or None,
             "compression": canonical(job.options.compression),
         },
-        "delimiter": manifest.dialect.delimiter.decode(),
-        "samples": manifest.n_rows,
+        "samples": layout.n_samples,
         "images": {
             group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +13,6 @@ import h5py
 from h5ingest import __version__
 from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import Layout
-from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png import decoder_version
@@ -32,8 +32,7 @@ _PACKAGES: Final = ("numpy", "pillow", "hdf5plugin")
 
 def provenance(
     layout: Layout,
-    manifest: Manifest,
-    options: IngestOptions,
+    of_source: Mapping[str, str],
     comm: Comm,
     command: str,
     *,
@@ -43,6 +42,13 @@ def provenance(
 
     Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
     else of the run that made it, and is the same, byte for byte, wherever it is made again.
+
+    Args:
+        layout: the datasets.
+        of_source: those that the source of the samples decides.
+        comm: the ranks.
+        command: what the user typed.
+        n_failed: samples that are zeros.
     """
     told = source_date()
     moment = told or datetime.now(UTC)
@@ -54,25 +60,24 @@ def provenance(
     }
     attributes: dict[str, str | int] = {}
     if layout.grouped:
-        attributes[Attribute.GROUPS] = _json([group.prefix[1:] for group in layout.groups])
+        attributes[Attribute.GROUPS] = as_json([group.prefix[1:] for group in layout.groups])
     if told is None:
         libraries["MPI"] = comm.library
-        attributes[Attribute.JOB] = _json(_job(comm))
-    return attributes | {
-        Attribute.H5INGEST_VERSION: __version__,
-        Attribute.SCHEMA: layout.schema,
-        Attribute.STATUS: "complete",
-        Attribute.CREATED: moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        Attribute.N_SAMPLES: manifest.n_rows,
-        Attribute.N_FAILED: n_failed,
-        Attribute.MANIFEST_NAME: _text(manifest.path.name),
-        Attribute.MANIFEST_SHA256: manifest.sha256,
-        Attribute.OPTIONS: _json(
-            {**options.content(), "compression": canonical(options.compression)}
-        ),
-        Attribute.LIBRARIES: _json(libraries),
-        Attribute.COMMAND: _text(command),
-    }
+        attributes[Attribute.JOB] = as_json(_job(comm))
+    return (
+        attributes
+        | dict(of_source)
+        | {
+            Attribute.H5INGEST_VERSION: __version__,
+            Attribute.SCHEMA: layout.schema,
+            Attribute.STATUS: "complete",
+            Attribute.CREATED: moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            Attribute.N_SAMPLES: layout.n_samples,
+            Attribute.N_FAILED: n_failed,
+            Attribute.LIBRARIES: as_json(libraries),
+            Attribute.COMMAND: as_text(command),
+        }
+    )
 
 
 def source_date() -> datetime | None:
@@ -111,10 +116,16 @@ def package_version(package: str) -> str:
         return "not installed"
 
 
-def _text(name: str) -> str:
+def options_in_file(options: IngestOptions) -> dict[str, object]:
+    """Return the options that decide what the file contains, as it notes them."""
+    return {**options.content(), "compression": canonical(options.compression)}
+
+
+def as_text(name: str) -> str:
     """Return it as HDF5 can hold it: bytes that are no UTF-8 as Python writes them."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _json(value: object) -> str:
+def as_json(value: object) -> str:
+    """Return the value as the file has it."""
     return json.dumps(value, sort_keys=True)  # equal values are equal bytes

@@ -57,6 +57,8 @@ class SampleRecords:
     """(n,)"""
     status: NDArray[np.uint8]
     """(n,)"""
+    again: NDArray[np.bool_]
+    """(n,) whether it failed, so that a later run shall try it again."""
     sizes: NDArray[np.uint32]
     """(n, 2) height and width without padding; stored for a stack only."""
     chunk_checksums: NDArray[np.uint64]
@@ -69,6 +71,7 @@ class SampleRecords:
         return cls(
             checksums=np.zeros(n, np.uint64),
             status=np.zeros(n, np.uint8),
+            again=np.zeros(n, np.bool_),
             sizes=np.zeros((n, 2), np.uint32),
             chunk_checksums=np.zeros(n, np.uint64),
         )

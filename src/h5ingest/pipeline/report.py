@@ -58,13 +58,15 @@ class IngestReport:
     writer: str
     """How the pixels were written."""
     bytes_in: int
-    """Bytes of the image files."""
+    """Bytes of the image files, or of the file that was recompressed."""
     bytes_out: int
     """Bytes of the finished file; on a dry run, of its preallocated datasets."""
     bytes_images: int = 0
     """Bytes of all images in it, before compression."""
     bytes_cache: int = 0
     """Files that all ranks together could keep in memory from the header check on."""
+    recompressed: bool = False
+    """Whether the images came from one file of h5ingest, not from a file each."""
     dry_run: bool = False
     """Whether nothing was written."""
     failures: tuple[Failure, ...] = ()
@@ -89,7 +91,7 @@ class IngestReport:
             **asdict(self),
             "n_failed": len(self.failures),
             "images_per_s": self.images_per_s,
-            "files_before": self.n_samples,
+            "files_before": 1 if self.recompressed else self.n_samples,
             "files_after": 1,
         }
 

@@ -11,23 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from h5ingest.core.errors import SamplesFailedError, StorageError, extended
-from h5ingest.core.layout import Filter, Layout
+from h5ingest.core.errors import MisfitError, SamplesFailedError, StorageError, extended
+from h5ingest.core.layout import Filter
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.core.manifest import Manifest
 from h5ingest.core.notes import Notes
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
-from h5ingest.images.prefetch import FileCache
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
-from h5ingest.pipeline.agree_on_images import ProbeResult
-from h5ingest.pipeline.build_layout import build_layout
-from h5ingest.pipeline.cache_share import cache_share
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.first_look import FirstLook, MisfitError
+from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job, ProgressListener
-from h5ingest.pipeline.look_at_images import look_at_images
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
@@ -35,12 +29,10 @@ from h5ingest.pipeline.output_checks import (
     check_output,
     keep_freed_memory,
     mpi_hints,
-    refuse_sources,
 )
-from h5ingest.pipeline.read_manifest import read_manifest
 from h5ingest.pipeline.redistribute import Shard, redistribute
 from h5ingest.pipeline.report import IngestReport
-from h5ingest.pipeline.seen_kinds import SeenKinds
+from h5ingest.pipeline.source import Plan, Source
 from h5ingest.pipeline.store_images import LOOPS, store_images
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
@@ -77,9 +69,56 @@ def ingest(
     Raises:
         IngestError: see `core.errors` for its kinds.
     """
+    source = ImageFiles(manifest_path)
+    return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
+
+
+def recompress(
+    path: Path,
+    out: Path,
+    options: IngestOptions,
+    comm: Comm | None = None,
+    *,
+    watch: ProgressListener | None = None,
+    interrupt: Interrupt | None = None,
+    command: str = "",
+) -> IngestReport:
+    """Store all that a file of h5ingest holds in another one, in other chunks. Collective.
+
+    Each image is compared with its checksum before it is stored again. What the new file holds has
+    the same content digest. Everything else is as with `ingest`: what `options` say of images, and
+    of how it runs. The layout is that of the file.
+
+    Args:
+        path: the file, which is only read.
+        out: the file to make.
+        options: compression, shuffle and chunk_rows; what else decides the content is the file's.
+        comm: all ranks; None for this process alone.
+        watch: sees the progress.
+        interrupt: asks to stop.
+        command: what the user typed, for the file's attributes.
+
+    Raises:
+        IngestError: see `core.errors` for its kinds.
+    """
+    from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
+
+    source = StoredFile(path)
+    return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
+
+
+def _run(
+    source: Source,
+    out: Path,
+    options: IngestOptions | None,
+    comm: Comm | None,
+    *,
+    watch: ProgressListener | None,
+    interrupt: Interrupt | None,
+    command: str,
+) -> IngestReport:
     comm = comm or SerialComm()
     job = Job(
-        manifest_path=manifest_path,
         paths=JobPaths(out),
         options=options or IngestOptions(),
         comm=comm,
@@ -88,21 +127,19 @@ def ingest(
         command=command,
     )
     keep_freed_memory()
-    with abort_on_crash(comm), advising(out, comm):
+    with abort_on_crash(comm), advising(out, comm), contextlib.closing(source):
         with agreeing(comm):
             if comm.rank == 0:
-                check_output(job)
+                check_output(job, source.argument, source.path)
         if job.options.dry_run:
-            return _ingest(job)
+            return _carry_out(job, source)
         with job.locked():
             with agreeing(comm):
                 if comm.rank == 0:
                     check_left(job)
-            try:
-                return _ingest(job)
-            except MisfitError:
-                pass
-            return _ingest_anew(job)
+            with contextlib.suppress(MisfitError):
+                return _carry_out(job, source)
+            return _carry_out_anew(job, source)
 
 
 @contextlib.contextmanager
@@ -123,13 +160,17 @@ def advising(out: Path, comm: Comm) -> Iterator[None]:
         raise extended(error, "\n".join(lines)) from None
 
 
-def _ingest_anew(job: Job) -> IngestReport:
-    """Do what `_ingest` does where an image was not as expected: all headers first. Collective."""
+def _carry_out_anew(job: Job, source: Source) -> IngestReport:
+    """Do what `_carry_out` does where an image was not as expected: all headers first. Collective.
+
+    Raises:
+        SamplesFailedError: the images do not fit together; what has been stored stays.
+    """
     if job.comm.rank == 0:
         job.watch.notice("not all images are like those looked at first: reading all headers")
     job.options, job.n_misfits = replace(job.options, probe="all", restart=True), 0
     try:
-        return _ingest(job)
+        return _carry_out(job, source)
     except SamplesFailedError as error:
         kept = (
             "What has been stored stays, for the case that these images are mended; to go on with "
@@ -138,11 +179,11 @@ def _ingest_anew(job: Job) -> IngestReport:
         raise extended(error, kept) from None
 
 
-def _ingest(job: Job) -> IngestReport:
+def _carry_out(job: Job, source: Source) -> IngestReport:
     """Do the whole job. Collective.
 
     Raises:
-        MisfitError: see `_make`.
+        MisfitError: an image is not as the source expected (on all ranks).
     """
     comm, options = job.comm, job.options
     filters: tuple[Filter, ...] = ()
@@ -151,42 +192,35 @@ def _ingest(job: Job) -> IngestReport:
 
         with agreeing(comm):
             filters = filter_pipeline(options.compression, shuffle=options.shuffle)
-    cache = FileCache(cache_share(comm) if options.cache_bytes is None else options.cache_bytes)
-    with job.phase("manifest"):
-        manifest, local = read_manifest(job.manifest_path, options, comm)
-    with job.phase("probe"):
-        probed, known = look_at_images(job, local, manifest, cache)
-    with job.phase("layout"):
-        layout, runs = build_layout(local, probed, manifest, known.outputs, filters, options, comm)
-        choice = choose_writer(layout, comm, job.paths.out, options)
-    del local, probed
-    if options.dry_run:
-        assert isinstance(known, ProbeResult), "a dry run looks at all"
-        done, findings = StoreOutcome(bytes_out=layout.stored_bytes), known
-    else:
+    plan = source.plan(job, filters)
+    layout = plan.layout
+    choice = choose_writer(layout, comm, job.paths.out, job.options)
+    done = StoreOutcome(bytes_out=layout.stored_bytes)
+    if not options.dry_run:
         with job.phase("divide"):
-            about = about_job(job, manifest, layout, runs)
-            shards = redistribute(comm, layout, runs)
-        del runs
+            about = about_job(job, plan.about, layout, plan.runs)
+            shards = redistribute(comm, layout, plan.runs)
+        plan.runs.clear()
         with job.explaining_space(0 if layout.filters else layout.stored_bytes):
-            done, findings = _make(job, choice, layout, shards, manifest, known, cache, about)
+            done, plan = _make(job, choice, source, plan, shards, about)
     kind = KINDS[layout.kind]
     return IngestReport(
         out=str(job.paths.out),
-        n_samples=manifest.n_rows,
+        n_samples=layout.n_samples,
         n_resumed=done.n_resumed,
         n_changed=done.n_changed,
         image=kind.describe(layout.groups),
-        conversions=findings.conversions,
+        conversions=plan.conversions,
         losses=done.losses,
         notes=done.notes,
-        warnings=kind.warnings(layout.n_samples) + done.warnings,
+        warnings=plan.warnings + kind.warnings(layout.n_samples) + done.warnings,
         n_ranks=comm.size,
         writer=choice.why,
-        bytes_in=findings.n_bytes,
+        bytes_in=plan.n_bytes,
         bytes_out=done.bytes_out,
         bytes_images=layout.image_bytes,
-        bytes_cache=sum(comm.allgather(cache.n_bytes)),
+        bytes_cache=sum(comm.allgather(source.cache_bytes)),
+        recompressed=source.recompresses,
         dry_run=options.dry_run,
         failures=done.failures,
         content_digest=done.digest,
@@ -199,22 +233,20 @@ def _ingest(job: Job) -> IngestReport:
 def _make(
     job: Job,
     choice: WriterChoice,
-    layout: Layout,
+    source: Source,
+    plan: Plan,
     shards: Sequence[Shard],
-    manifest: Manifest,
-    images: ProbeResult | FirstLook,
-    cache: FileCache,
     about: dict[str, object],
-) -> tuple[StoreOutcome, ProbeResult]:
+) -> tuple[StoreOutcome, Plan]:
     """Create the file or take it up, store all images, end it, give it its name. Collective.
 
+    Returns:
+        What came of it, and the plan with all that is known in the end.
+
     Raises:
-        MisfitError: an image is not as the first look at some of them has it (on all ranks).
+        MisfitError: an image is not as the source expected (on all ranks).
     """
-    comm = job.comm
-    seen = None
-    if isinstance(images, FirstLook):
-        seen = SeenKinds(images.kinds, images.outputs, job.options)
+    comm, layout = job.comm, plan.layout
     with job.phase("create"):
         journal, known, done, earlier = begin_file(job, layout, about)
         checkpoint_s = job.options.checkpoint_s
@@ -225,7 +257,7 @@ def _make(
         if comm.rank == 0:
             checkpoints.enter(Run(job.started_ns).pack())
     try:
-        stats = store_images(job, layout, shards, done, earlier, cache, writer, seen)
+        stats = store_images(job, layout, shards, done, earlier, source, writer)
         with job.phase("close"):
             writer.close()
             sync(job.paths.partial)
@@ -235,18 +267,15 @@ def _make(
         raise
     job.stop_if_asked(stats.n_kept)
     with job.phase("finalize"):
-        refuse_sources(job, stats.failures)
-        if isinstance(images, FirstLook) and seen is not None:
-            try:
-                images = images.confirm(seen, stats.n_read_bytes, job.options, comm)
-            except MisfitError:
-                if journal is not None:
-                    journal.close()
-                raise
-        assert isinstance(images, ProbeResult), "confirmed"
+        try:
+            plan = source.confirm(job, plan, stats)
+        except MisfitError:
+            if journal is not None:
+                journal.close()
+            raise
         failures = join(job, layout, shards, stats, known.joints(), journal)
         losses = Losses(*map(sum, zip(*comm.allgather(astuple(stats.losses)), strict=True)))
-        n_resumed = max(0, manifest.n_rows - sum(comm.allgather(stats.n_done)))
+        n_resumed = max(0, layout.n_samples - sum(comm.allgather(stats.n_done)))
         finished = StoreOutcome(
             failures=tuple(failures),
             losses=describe_losses(losses, n_resumed, job.options),
@@ -254,4 +283,4 @@ def _make(
             n_resumed=n_resumed,
             n_changed=sum(comm.allgather(stats.n_changed)),
         )
-        return finish(job, layout, manifest, images, writer, finished), images
+        return finish(job, source, plan, writer, finished), plan

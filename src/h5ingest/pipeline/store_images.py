@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from h5ingest.core.layout import Layout
-from h5ingest.images.png_chunks import END
-from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.load_batch import BatchLoader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
-from h5ingest.pipeline.seen_kinds import SeenKinds
+from h5ingest.pipeline.source import Source
 from h5ingest.pipeline.write_datasets import DatasetLoop
 from h5ingest.pipeline.write_elements import ElementLoop
 from h5ingest.pipeline.write_loop import WriteLoop
@@ -34,9 +31,8 @@ def store_images(
     shards: Sequence[Shard],
     done: Sequence[Sequence[range]],
     earlier: Sequence[Earlier],
-    cache: FileCache,
+    source: Source,
     writer: Writer,
-    seen: SeenKinds | None,
 ) -> RankStats:
     """Store what is left to be stored; return what this rank did when all have ended. Collective.
 
@@ -46,24 +42,20 @@ def store_images(
         shards: what this rank would store, had there been no other run.
         done: spans of each group that other runs have stored.
         earlier: the same by run.
-        cache: files that have been read already.
+        source: of the images.
         writer: takes the images.
-        seen: counts their kinds, where not all headers have been read.
     """
     left = [part for whole in shards for part in whole.without(done[whole.group])]
     n_left = sum(job.comm.allgather(sum(len(shard.owned) for shard in left)))
-    stats, folder = RankStats(), job.source_folder
+    stats = RankStats()
     heartbeat = Heartbeat(job, "store", n_left, stats, writer.advance)
-    with Prefetcher(folder, job.options.readers, end=END, waiting=heartbeat.beat) as files:
-        loader = BatchLoader(job.options, files, cache, stats, seen, heartbeat.beat_if_due)
+    with source.loading(job, stats, heartbeat) as loader:
         loop = LOOPS[layout.kind](layout, job.options.batch_bytes, loader, writer, stats)
         try:
             for shard in left:
                 loop.store(shard)
             if earlier:
-                from h5ingest.pipeline.changed_sources import count_changed
-
-                stats.n_changed = count_changed(shards, earlier, folder, heartbeat.beat)
+                stats.n_changed = source.count_changed(shards, earlier, heartbeat.beat)
         except StopRequested:
             pass  # what has been written is kept; all ranks say so in the end
     job.seconds.update(read=stats.read_s, decode=stats.decode_s, write=stats.write_s)

@@ -23,7 +23,7 @@ class DatasetLoop(WriteLoop):
     def store(self, shard: Shard) -> None:
         group, samples = self._layout.groups[shard.group], shard.samples
         records = SampleRecords.of(samples)
-        files = self._loader.read(samples)
+        given = self._loader.read(samples)
         writer, buffer = self._writer, Buffer()
         assert isinstance(writer, TreeWriter)
         for span, rows, _ in self._element_batches(shard, 1, 1):
@@ -31,7 +31,7 @@ class DatasetLoop(WriteLoop):
                 k = row - samples.rows.start
                 with self._decoding():
                     image = buffer.array(samples.image_shape(k), samples.image_dtype(k))
-                    self._loader.load(samples, k, next(files), image, records)
+                    self._loader.load(samples, k, next(given), image, records)
                 with self._writing():
                     records.chunk_checksums[k] = writer.write_image(shard.group, row, image)
                     self._stats.n_written_bytes += image.nbytes
@@ -47,7 +47,11 @@ class DatasetLoop(WriteLoop):
 def _images(shard: Shard) -> Iterator[Image]:
     """Yield the datasets that the images of a shard need."""
     samples = shard.samples
-    folders = samples.folders if len(samples.folders) else [b""] * len(samples.rows)
-    for k, (row, path, folder) in enumerate(zip(samples.rows, samples.paths, folders, strict=True)):
+    none = [b""] * len(samples.rows)
+    of_rows = zip(
+        samples.rows, samples.paths, samples.folders or none, samples.names or none, strict=True
+    )
+    for k, (row, path, folder, name) in enumerate(of_rows):
         stem = os.path.splitext(os.path.basename(path))[0]
-        yield Image(shard.group, row, folder, stem, samples.image_shape(k), samples.image_dtype(k))
+        shape, dtype = samples.image_shape(k), samples.image_dtype(k)
+        yield Image(shard.group, row, folder, stem, shape, dtype, name)

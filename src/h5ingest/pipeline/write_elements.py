@@ -26,7 +26,7 @@ class ElementLoop(WriteLoop):
         group, samples = self._layout.groups[shard.group], shard.samples
         spec = group.pixels
         records = SampleRecords.of(samples)
-        files = self._loader.read(samples)
+        given = self._loader.read(samples)
         keeps_files = KINDS[self._layout.kind].keeps_files
         carried: tuple[int, NDArray[Any]] | None = None
         """Row and image of which a part belongs to the next batch."""
@@ -47,16 +47,16 @@ class ElementLoop(WriteLoop):
                     if counts and begin >= 0 and end <= len(span):
                         images.append(shaped(values[begin:end], k))
                         continue
-                    self._loader.load_all(samples, k - len(images), files, images, records)
+                    self._loader.load_all(samples, k - len(images), given, images, records)
                     images = []
                     if carried is None or carried[0] != k:
                         carried = k, np.empty(end - begin, spec.dtype)
                         image = shaped(carried[1], k)
-                        self._loader.load(samples, k, next(files), image, records, counts=counts)
+                        self._loader.load(samples, k, next(given), image, records, counts=counts)
                         self._note_joints(shard, range(span.start + begin, span.start + end))
                     part = slice(max(begin, 0), min(end, len(span)))
                     values[part] = carried[1][part.start - begin : part.stop - begin]
-                self._loader.load_all(samples, stop - len(images), files, images, records)
+                self._loader.load_all(samples, stop - len(images), given, images, records)
             self._write(spec.name, span, values)
             self._write_records(group, samples, begun, records)
             self._mark(shard, span, rows, records)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from h5ingest.core.layout import Group, Layout
 from h5ingest.core.partition import element_batches
 from h5ingest.core.sample_table import Samples
-from h5ingest.core.schema import STATUS_OK
-from h5ingest.pipeline.load_batch import BatchLoader
+from h5ingest.core.schema import STATUS_MISSING
+from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
@@ -34,8 +34,8 @@ class WriteLoop(ABC):
     _layout: Layout
     _batch_bytes: int
     """Pixels in a batch, about."""
-    _loader: BatchLoader
-    """Decodes the samples."""
+    _loader: Loader[Any]
+    """Loads the samples."""
     _writer: Writer
     """Takes the batches."""
     _stats: RankStats
@@ -104,7 +104,9 @@ class WriteLoop(ABC):
         """Note a span as done, unless an image in it failed: a later run shall try it again."""
         self._stats.n_kept = self._stats.n_done
         first = shard.samples.rows.start
-        if span and (records.status[rows.start - first : rows.stop - first] == STATUS_OK).all():
+        cut = slice(rows.start - first, rows.stop - first)
+        all_loaded = (records.status[cut] != STATUS_MISSING).all()
+        if span and all_loaded and not records.again[cut].any():
             joints = self._stats.joints[-2:]  # no shard has more
             joint = BEGINS_INSIDE * ((shard.group, span.start) in joints)
             joint |= ENDS_INSIDE * ((shard.group, span.stop) in joints)

@@ -15,12 +15,12 @@ class RowLoop(WriteLoop):
         group, samples = self._layout.groups[shard.group], shard.samples
         spec = group.pixels
         records = SampleRecords.of(samples)
-        files = self._loader.read(samples)
+        given = self._loader.read(samples)
         for batch in batches(shard.span, unit(spec), self._batch_bytes // spec.row_bytes):
             images = self._get_buffer(spec.name, batch)
             with self._decoding():
                 first = batch.start - samples.rows.start
-                self._loader.load_all(samples, first, files, images, records)
+                self._loader.load_all(samples, first, given, images, records)
             self._write(spec.name, batch, images)
             self._write_records(group, samples, batch, records)
             self._mark(shard, batch, batch, records)

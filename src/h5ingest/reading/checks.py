@@ -18,6 +18,11 @@ Verify = Literal["auto", "never", "first", "always"]
 """When checksums are compared: see `ImageStore`."""
 VERIFY: Final[tuple[Verify, ...]] = get_args(Verify)
 
+ADVICE: Final = (
+    ". `h5ingest verify` tells what else is; ImageStore(verify='never') reads it as it is."
+)
+"""What the error about a damaged part ends with."""
+
 
 class Checks:
     """The checksums of some parts of a file, images or chunks, counted from 0.
@@ -95,8 +100,7 @@ class Checks:
             which = number + len(self._sums) if number < 0 else number
             raise OutputError(
                 f"{self._path}: {self._name(which)} is damaged: expected checksum "
-                f"{expected:016x}, found {found:016x}. `h5ingest verify` tells what else is; "
-                f"ImageStore(verify='never') reads it as it is."
+                f"{expected:016x}, found {found:016x}{ADVICE}"
             )
 
 

@@ -1,14 +1,14 @@
 """The rank-0 pass: what is small, or of variable length, is written by rank 0 alone at the end.
 
-It runs on the unpublished file, after all ranks have closed it, and streams the manifest once
-more: its memory does not grow with the number of samples. Publishing gives the file its name.
+It runs on the unpublished file, after all ranks have closed it, and streams what goes with the
+samples (`core.sample_columns`): its memory does not grow with their number. Publishing gives the
+file its name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,26 +18,23 @@ from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
 from h5ingest.core.digest import ContentDigest, attributes_digest
-from h5ingest.core.errors import ManifestError, OutputError
+from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import Layout
-from h5ingest.core.manifest import Manifest, stream
-from h5ingest.core.manifest_dialect import LineError
 from h5ingest.core.outfiles import give_name
+from h5ingest.core.sample_columns import INDEX, SampleColumns
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK, Attribute
 from h5ingest.storage.datasets import create_group, open_dataset, output_errors, sync
 from h5ingest.storage.existing_output import refuse_existing
 from h5ingest.storage.raw_file import reopened
 
 _BLOCK_ROWS: Final = 1024**2
-_INDEX: Final = "\0index"
-"""Stands for the row in the manifest among its columns, none of which can have this name."""
 _TEXT: Final = h5py.string_dtype("utf-8")
 
 
 def finalize(
     partial: Path,
     layout: Layout,
-    manifest: Manifest,
+    columns: SampleColumns,
     attributes: dict[str, str | int],
     *,
     names: dict[int, list[tuple[str, str]]] | None = None,
@@ -51,7 +48,7 @@ def finalize(
     Args:
         partial: the file.
         layout: its datasets.
-        manifest: read once more.
+        columns: what goes with the samples.
         attributes: of the root group.
         names: group -> (HDF5 path, shape and type) of each row's dataset, in a tree.
         palette: RGB entries that the samples are indices of.
@@ -59,7 +56,7 @@ def finalize(
 
     Raises:
         OutputError: no space, or another error of the file system; or images are missing.
-        ManifestError: the manifest is not what it was when the run began.
+        IngestError: whatever `columns` raises.
         Exception: whatever `beat` raises; the file may be ended another time.
     """
     beat()
@@ -97,9 +94,9 @@ def finalize(
                 _write_all(file, group.prefix, schema.TREE_NAMES, paths, digest)
                 kinds = (kind for _, kind in names[number])
                 digest.add_pixels(schema.TREE_NAMES.at(group.prefix), kinds)
-            if manifest.class_names is not None:
-                _write_all(file, group.prefix, schema.LABEL_NAMES, manifest.class_names, digest)
-        _write_tables(file, layout, manifest, digest, beat)
+            if columns.class_names is not None:
+                _write_all(file, group.prefix, schema.LABEL_NAMES, columns.class_names, digest)
+        _write_tables(file, layout, columns, digest, beat)
         content_digest = digest.hexdigest()
         digests = {
             Attribute.CONTENT_DIGEST: content_digest,
@@ -125,26 +122,24 @@ def _write_all(
 def _write_tables(
     file: h5py.File,
     layout: Layout,
-    manifest: Manifest,
+    columns: SampleColumns,
     digest: ContentDigest,
     beat: Callable[[], None],
 ) -> None:
-    """Stream the manifest into `paths`, `labels`, `columns` and `samples` of each group."""
-    kinds = {"path": schema.PATHS.dtype, **manifest.column_kinds}
-    if "label" in manifest.dialect.columns:
-        kinds["label"] = schema.LABELS.dtype
-    if layout.grouped:
-        kinds[_INDEX] = schema.SAMPLES.dtype
+    """Stream what goes with the samples into `paths`, `labels`, `columns`, `samples` of groups."""
+    kinds = dict(columns.kinds)
+    if not layout.grouped:
+        del kinds[INDEX]
     for group in layout.groups:
         beat()
-        if manifest.column_kinds:
+        if kinds.keys() - _STANDARD.keys():
             create_group(file.id, f"{group.prefix}/{schema.COLUMNS}")
         for column, kind in kinds.items():
             _create(file, _target(group.prefix, column), kind, group.n_rows)
     rows = [0] * len(layout.groups)
-    for codes, block in _converted_blocks(manifest, kinds, layout.n_samples):
+    for codes, block in columns.blocks():
         order = np.argsort(codes, kind="stable")
-        ordered = {column: values[order] for column, values in block.items()}
+        ordered = {column: block[column][order] for column in kinds}
         numbers, counts = np.unique(codes, return_counts=True)
         ends = np.cumsum(counts)
         for number, start, end in zip(
@@ -157,44 +152,8 @@ def _write_tables(
             rows[number] += end - start
 
 
-def _converted_blocks(
-    manifest: Manifest, kinds: Mapping[str, str], n_rows: int
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
-    """Yield (group of each row, column -> values); check that the manifest is still the same."""
-    labels = {name: code for code, name in enumerate(manifest.class_names or ())}
-    groups = {name: code for code, name in enumerate(manifest.group_names)}
-    sha256 = hashlib.sha256()
-    row = 0
-    try:
-        for columns in stream(manifest.path, manifest.dialect, sha256):
-            n_block = len(columns["path"])
-            if row + n_block > n_rows:
-                break
-            block = {}
-            for column, kind in kinds.items():
-                if column == _INDEX:
-                    block[column] = np.arange(row, row + n_block)
-                elif column == "label" and labels:
-                    block[column] = np.fromiter(map(labels.__getitem__, columns[column]), np.int64)
-                else:
-                    block[column] = column_types.convert(columns[column], kind)
-            codes = np.zeros(n_block, np.int64)
-            if manifest.group_by is not None:
-                wanted = columns[manifest.group_by]
-                codes[:] = np.fromiter(map(groups.__getitem__, wanted), np.int64)
-            yield codes, block
-            row += n_block
-    except (LineError, OSError, KeyError, ValueError):
-        row = -1  # what could be read when the run began cannot be read now
-    if row != n_rows or sha256.hexdigest() != manifest.sha256:
-        raise ManifestError(
-            f"{manifest.path}: the manifest was changed while the job ran; nothing is published. "
-            f"Run again."
-        )
-
-
-_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, _INDEX: schema.SAMPLES}
-"""Column of the manifest -> its dataset; the others lie below `columns`."""
+_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, INDEX: schema.SAMPLES}
+"""Column -> its dataset; the others lie below `columns`."""
 
 
 def _target(prefix: str, column: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import DatasetSpec, Filter, group_prefix
 from h5ingest.core.schema import IN_TREES
 from h5ingest.storage.datasets import create, create_group
@@ -42,17 +43,10 @@ class TreeDatasets:
     def add(self, file: Any, image: Image) -> Any:
         """Create the dataset of one image and return it.
 
-        The name is the file's without its ending; one that is taken gets `_1`, `_2` … in the order
-        of the manifest.
+        Raises:
+            OutputError: the name that is given is that of something else.
         """
-        folder = self._prefixes[image.group]
-        if image.folder:
-            folder = self._folder(file, folder, os.fsdecode(image.folder))
-        wanted = folder + group_prefix(os.fsdecode(image.stem))
-        name = wanted
-        while name in self._taken:
-            number = self._numbers[wanted] = self._numbers.get(wanted, 0) + 1
-            name = f"{wanted}_{number}"
+        name = self._given(file, image) if image.name else self._chosen(file, image)
         self._taken.add(name)
         self.names[image.group].append((name, f"{image.dtype}{image.shape}"))
         # No chunk holds nothing; a few values do not get smaller, and szip refuses them.
@@ -67,6 +61,39 @@ class TreeDatasets:
         dataset = create(file, spec)
         _mark(dataset, image.shape)
         return dataset
+
+    def _chosen(self, file: Any, image: Image) -> str:
+        """Return the name of the image's file, without its ending.
+
+        If it is taken it gets `_1`, `_2` … in the order of the manifest.
+        """
+        folder = self._prefixes[image.group]
+        if image.folder:
+            folder = self._folder(file, folder, os.fsdecode(image.folder))
+        wanted = folder + group_prefix(os.fsdecode(image.stem))
+        name = wanted
+        while name in self._taken:
+            number = self._numbers[wanted] = self._numbers.get(wanted, 0) + 1
+            name = f"{wanted}_{number}"
+        return name
+
+    def _given(self, file: Any, image: Image) -> str:
+        """Return the name that is given, and create the HDF5 group in which it is.
+
+        Raises:
+            OutputError: something else has one of the names.
+        """
+        name = os.fsdecode(image.name)
+        folder = name.rpartition("/")[0]
+        new = folder != self._prefixes[image.group] and folder not in self._folders
+        for taken in {name, folder} if new else {name}:
+            if taken in self._taken:
+                raise OutputError(f"expected names of one image each, found {taken} twice")
+        if new:
+            self._folders[folder] = folder
+            self._taken.add(folder)
+            create_group(file, folder)
+        return name
 
     def _folder(self, file: Any, prefix: str, name: str) -> str:
         wanted = folder = prefix + group_prefix(name)

@@ -103,6 +103,8 @@ class Image(NamedTuple):
     """(H, W) or (H, W, C)."""
     dtype: str
     """`uint8` or `uint16`."""
+    name: bytes = b""
+    """HDF5 path that it gets; empty: what `folder` and `stem` make."""
 
 
 class TreeWriter(Writer):

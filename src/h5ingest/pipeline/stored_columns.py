@@ -1,0 +1,87 @@
+"""`StoredColumns`: paths, labels and further columns as a file of h5ingest has them.
+
+May not: know ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core import schema
+from h5ingest.core.column_types import convert
+from h5ingest.core.errors import OutputError
+from h5ingest.core.sample_columns import INDEX, Block
+from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.stored_group import StoredGroup
+from h5ingest.reading.text import Strings
+
+_BLOCK_ROWS: Final = 16 * 1024
+
+
+class StoredColumns:
+    """Those of all groups of a file, one group after the other."""
+
+    def __init__(
+        self, handle: ForkSafeFile, open_group: Callable[[int], StoredGroup], n_groups: int
+    ) -> None:
+        """Look at the columns of all groups.
+
+        Args:
+            handle: of the file.
+            open_group: returns the group at a position.
+            n_groups: how many there are.
+
+        Raises:
+            OutputError: they differ.
+        """
+        self._handle, self._open_group, self._n_groups = handle, open_group, n_groups
+        self.kinds, self.class_names = self._described(open_group(0))
+        for number in range(1, n_groups):
+            if self._described(open_group(number)) != (self.kinds, self.class_names):
+                raise OutputError(f"{handle.path}: expected the same columns in all groups")
+
+    def _described(self, group: StoredGroup) -> tuple[dict[str, str], tuple[bytes, ...] | None]:
+        with self._handle:
+            labels, names = group.classes()
+            columns = group.columns()
+        kinds = {"path": schema.PATHS.dtype} | {
+            name: "text" if isinstance(column, Strings) else column.dtype.name
+            for name, column in columns.items()
+        }
+        if labels is not None:
+            kinds["label"] = schema.LABELS.dtype
+        class_names = None if names is None else tuple(names.raw(np.arange(len(names))))
+        return {**kinds, INDEX: schema.SAMPLES.dtype}, class_names
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks of rows, group by group.
+
+        Raises:
+            OutputError: the file cannot be read, or is not what it was.
+        """
+        for number in range(self._n_groups):
+            group = self._open_group(number)
+            with self._handle:
+                labels, _ = group.classes()
+                columns = group.columns()
+            for start in range(0, group.n_rows, _BLOCK_ROWS):
+                rows = range(start, min(start + _BLOCK_ROWS, group.n_rows))
+                places = np.arange(rows.start, rows.stop)
+                texts = {"path": group.paths(rows)}
+                block: dict[str, NDArray[Any]] = {}
+                with self._handle:
+                    block[INDEX] = group.samples(rows)
+                    if labels is not None:
+                        block["label"] = labels[rows.start : rows.stop]
+                    for name, column in columns.items():
+                        if not isinstance(column, Strings):
+                            block[name] = column[rows.start : rows.stop]
+                for name, column in columns.items():
+                    if isinstance(column, Strings):
+                        texts[name] = column.raw(places)
+                block |= {name: convert(cells, "text") for name, cells in texts.items()}
+                yield np.full(len(rows), number, np.int64), block

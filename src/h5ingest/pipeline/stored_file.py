@@ -1,0 +1,228 @@
+"""`StoredFile`: the samples are the rows of a finished file of h5ingest, which is only read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from h5ingest.core import schema
+from h5ingest.core.errors import Failure, OutputError, UsageError
+from h5ingest.core.layout import Filter, Layout
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.option_fields import options_of
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.sample_columns import SampleColumns
+from h5ingest.core.schema import Attribute, FileHeader, read_header
+from h5ingest.mpi.comm import agreeing
+from h5ingest.pipeline.heartbeat import Heartbeat
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.load_stored import StoredLoader
+from h5ingest.pipeline.loader import Loader
+from h5ingest.pipeline.rank_stats import RankStats
+from h5ingest.pipeline.source import Plan, Source
+from h5ingest.pipeline.stored_parts import Part, check_parts, layout_of, look
+from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
+from h5ingest.reading.open_file import Attributes
+from h5ingest.reading.stored_group import StoredGroup
+
+_CHANGED: Final = SIZE + 1
+"""Place of the time of change in an identity."""
+_BYTES: Final = "bytes of IN"
+_MOST_NAMED: Final = 10
+"""Objects that a warning names."""
+_CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256)
+_OF_CHUNKS: Final = ("compression", "shuffle", "chunk_rows")
+"""Options that this run decides; all others in the file are those of the ingest."""
+
+
+class StoredFile(Source):
+    """The rows of a file of h5ingest."""
+
+    argument = "IN"
+    recompresses = True
+    remedy = (
+        "Ingest their sources again, or store zeros and status 2 in their place with --on-error "
+        "blank."
+    )
+
+    _header: FileHeader
+    _attributes: dict[str, Any]
+    """Of the HDF5 root group, those that the format names. Both are there from the plan on."""
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        super().__init__(path)
+        self._handle: Final = ForkSafeFile(os.path.abspath(path))
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._handle.close()
+
+    def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
+        """See `Source.plan`. The layout is the file's."""
+        comm = job.comm
+        with job.phase("open"):
+            with agreeing(comm):
+                self._open()
+            about = comm.bcast(self._about() if comm.rank == 0 else None)
+            with agreeing(comm):
+                if about != self._about():
+                    raise OutputError(
+                        f"{self.path}: expected the file that rank 0 sees, {about}; rank "
+                        f"{comm.rank} sees {self._about()}"
+                    )
+                job.options = self._chosen(job.options)
+        with job.phase("layout"):
+            parts: list[Part] = []
+            with agreeing(comm):
+                parts = [
+                    look(self._handle, self.open_group(number), number, (comm.rank, comm.size))
+                    for number in range(len(self._header.prefixes))
+                ]
+                check_parts(self._header, self._attributes, parts)
+            counts = np.array([(each.group.n_elements, each.n_failed) for each in parts], np.int64)
+            every = np.stack(comm.allgather(counts))  # (ranks, groups, 2)
+            before, total = every[: comm.rank].sum(axis=0), every.sum(axis=0)
+            layout: Layout | None = None
+            with agreeing(comm):
+                layout = layout_of(
+                    self._header,
+                    parts,
+                    total[:, 0].tolist(),
+                    filters,
+                    chunk_rows=job.options.chunk_rows,
+                    alignment=job.options.alignment,
+                )
+            assert layout is not None, "else there is an error"
+        palette, n_failed = parts[0].palette, int(total[:, 1].sum())
+        return Plan(
+            layout=layout,
+            runs=[
+                replace(each.samples, starts=each.samples.starts + start)
+                for each, start in zip(parts, before[:, 0].tolist(), strict=True)
+                if each.samples.rows
+            ],
+            about=about,
+            n_bytes=about[_BYTES],
+            palette=None if palette is None else palette.tobytes(),
+            warnings=self._warnings(n_failed, [name for each in parts for name in each.strangers]),
+            n_failed=n_failed,
+        )
+
+    def _warnings(self, n_failed: int, strangers: Sequence[str]) -> tuple[str, ...]:
+        found = []
+        if n_failed:
+            found.append(
+                f"{n_failed:,} images had failed when {self.path} was made: they stay zeros with "
+                f"status {schema.STATUS_FAILED}"
+            )
+        if strangers:
+            more = f" and {len(strangers) - _MOST_NAMED:,} more" * (len(strangers) > _MOST_NAMED)
+            found.append(
+                f"left out, as they are not of h5ingest: {', '.join(strangers[:_MOST_NAMED])}{more}"
+            )
+        return tuple(found)
+
+    def _open(self) -> None:
+        """Look at the header.
+
+        Raises:
+            OutputError: it is no finished file of h5ingest.
+            UsageError: its images are in no chunks of pixels.
+        """
+        with self._handle as file:
+            attributes = Attributes(file)
+            self._header = read_header(attributes, self.path)
+            self._attributes = {name: attributes[name] for name in Attribute if name in attributes}
+        header = self._header
+        if not (header.complete and header.content_digest):
+            raise OutputError(f"{self.path}: expected a complete file of h5ingest, found another")
+        if KINDS[header.layout].keeps_files:
+            raise UsageError(
+                f"{self.path}: holds the image files' own bytes (--layout {header.layout}), which "
+                f"are compressed already: only files of pixels can be recompressed"
+            )
+
+    def _chosen(self, options: IngestOptions) -> IngestOptions:
+        """Return the options with the layout of the file.
+
+        Raises:
+            UsageError: one of them would have no effect, or does not go with the layout.
+        """
+        idle = [
+            each.flag
+            for each in options_of(IngestOptions)
+            if each.in_file and each.name not in (*_OF_CHUNKS, "on_error")
+            if getattr(options, each.name) not in (each.default, self._header.layout)
+        ]
+        if idle:
+            raise UsageError(
+                f"{idle[0]} cannot apply: what is in {self.path} is stored again as it is"
+            )
+        return replace(options, layout=self._header.layout)
+
+    def _about(self) -> dict[str, Any]:
+        """Return what makes it this file: plain values, by the names that a message gives them."""
+        assert self._handle.identity is not None, "it is open"
+        return {
+            _BYTES: self._handle.identity[SIZE],
+            "IN changed at (ns)": self._handle.identity[_CHANGED],
+            "content_digest of IN": self._header.content_digest,
+            "attributes_digest of IN": str(self._attributes.get(Attribute.ATTRIBUTES_DIGEST, "")),
+        }
+
+    def open_group(self, number: int) -> StoredGroup:
+        """Return a group by its position."""
+        prefix = self._header.prefixes[number]
+        with self._handle as file:
+            return StoredGroup(self._handle, file, prefix, self._header.layout)
+
+    @contextlib.contextmanager
+    def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
+        """See `Source.loading`."""
+        yield StoredLoader(self.open_group, self._look_again, stats, heartbeat.beat_if_due)
+
+    def _look_again(self) -> None:
+        """Raise if the file is not what it was.
+
+        Raises:
+            OutputError: it is not.
+        """
+        with self._handle:
+            pass
+
+    def columns(self) -> SampleColumns:
+        """See `Source.columns`."""
+        from h5ingest.pipeline.stored_columns import StoredColumns  # on one rank
+
+        return StoredColumns(self._handle, self.open_group, len(self._header.prefixes))
+
+    def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
+        """See `Source.attributes`. The options are the file's, but for those of its chunks."""
+        from h5ingest.pipeline.provenance import as_json, options_in_file  # on one rank
+
+        options = self._header.options | {
+            name: value
+            for name, value in options_in_file(job.options).items()
+            if name in _OF_CHUNKS or (name == "on_error" and any_failed)
+        }
+        told = self._attributes
+        carried: dict[str, str] = {name: told[name] for name in _CARRIED if name in told}
+        return carried | {Attribute.OPTIONS: as_json(options)}
+
+    def check(self, digest: str, failures: Sequence[Failure]) -> None:
+        """See `Source.check`."""
+        self._look_again()
+        expected = self._header.content_digest
+        if not failures and digest != expected:
+            raise OutputError(
+                f"{self.path}: expected the content digest {expected}, found {digest} in what was "
+                f"read of it: labels, paths or columns were changed since it was made, and nothing "
+                f"is published. `h5ingest verify {self.path}` tells which."
+            )

@@ -1,0 +1,200 @@
+"""What a rank has to know of each group of a stored file before it is stored again.
+
+May not: know a communicator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core import schema
+from h5ingest.core.attribute_values import AttributeValues
+from h5ingest.core.digest import attributes_digest
+from h5ingest.core.errors import OutputError
+from h5ingest.core.layout import Filter, Layout, OutputSpec, group_prefix
+from h5ingest.core.layout_kinds import KINDS, GroupPlan
+from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.core.sample_table import Samples
+from h5ingest.core.schema import Attribute, FileHeader
+from h5ingest.pipeline.build_layout import refuse_not_coded
+from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.stored_group import StoredGroup
+
+_COUNTS: Final = (Attribute.N_SAMPLES, Attribute.N_FAILED)
+"""Attributes that are numbers; all others are texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A group, with the samples of one rank."""
+
+    group: GroupPlan
+    """`n_elements` are those of the samples."""
+    samples: Samples
+    """The first of them begins at element 0."""
+    n_failed: int
+    """Samples that have failed."""
+    palette: NDArray[np.uint8] | None
+    """(k, 3), of the group."""
+    chunking: str | None
+    """How chunks were cut when their checksums were written, if they have some."""
+    strangers: tuple[str, ...]
+    """Names of objects and attributes that the format does not know; of trees, which hold any name,
+    none."""
+
+
+def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int, int]) -> Part:
+    """Return what there is of a group.
+
+    Args:
+        handle: of the file.
+        group: of the file.
+        number: its position.
+        share: k and n: the rows are the k-th of n equal parts.
+
+    Raises:
+        OutputError: something in it is not as the format has it.
+    """
+    part, n_parts = share
+    rows = range(group.n_rows * part // n_parts, group.n_rows * (part + 1) // n_parts)
+    names = group.names(rows)
+    paths = PackedStrings.pack(group.paths(rows))
+    with handle:
+        shapes = group.kinds(rows, names)
+        plan = GroupPlan(
+            name=group.name(),
+            prefix=group.prefix,
+            n_rows=group.n_rows,
+            n_elements=0,
+            output=_output(group),
+            padded=group.sizes is not None,
+        )
+        indices = group.samples(rows)
+        palette, chunking, strangers = group.palette(), group.chunking(), group.strangers()
+    if group.prefix and group_prefix(plan.name) != group.prefix:
+        raise OutputError(
+            f"{handle.path}: {group.prefix}: expected the name of that group, found {plan.name!r}"
+        )
+    lengths = KINDS[group.layout].lengths(shapes, np.zeros(0, np.int64))
+    samples = Samples(
+        group=number,
+        rows=rows,
+        indices=indices,
+        paths=paths,
+        shapes=shapes,
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        folders=PackedStrings.pack([]),
+        names=PackedStrings.pack(names),
+    )
+    return Part(
+        group=replace(plan, n_elements=int(lengths.sum())),
+        samples=samples,
+        n_failed=int((group.status[rows.start : rows.stop] == schema.STATUS_FAILED).sum()),
+        palette=palette,
+        chunking=chunking,
+        strangers=strangers,
+    )
+
+
+def _output(group: StoredGroup) -> OutputSpec:
+    """Return what all images of the group have in common."""
+    height, width, channels = (*(group.row_shape or (0, 0)), 1)[:3]
+    return OutputSpec(
+        channels=channels if group.row_shape else None,
+        dtype=None if group.dtype is None else group.dtype.name,
+        size=(height, width) if group.row_shape else None,
+    )
+
+
+def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequence[Part]) -> None:
+    """Refuse groups that do not fit together, and attributes that are not what they were.
+
+    Args:
+        header: of the file.
+        attributes: of the HDF5 root group, those that the format names.
+        parts: of all groups.
+
+    Raises:
+        OutputError: says which.
+    """
+    n_rows = sum(each.group.n_rows for each in parts)
+    if header.n_samples not in (None, n_rows):
+        raise OutputError(
+            f"{header.path}: n_samples: expected {n_rows:,}, found {header.n_samples:,}"
+        )
+    if len({None if each.palette is None else each.palette.tobytes() for each in parts}) > 1:
+        raise OutputError(f"{header.path}: expected one palette, found several")
+    values = AttributeValues(attributes, header.path)
+    found: dict[str, Any] = {
+        name: values.count(name) if name in _COUNTS else values.text(name) for name in attributes
+    }
+    expected = found.pop(Attribute.ATTRIBUTES_DIGEST, None)
+    if expected is None:
+        return  # a file of old
+    del found[Attribute.CONTENT_DIGEST]
+    for each in parts:
+        digested = schema.digested(header.layout, each.group.prefix, header.version)
+        for name, (_, attribute) in digested.items():
+            value = each.palette if attribute == schema.PALETTE else each.chunking
+            if value is not None:
+                found[name] = value
+    digest = attributes_digest(found)
+    if digest != expected:
+        raise OutputError(
+            f"{header.path}: its attributes were changed since it was made: expected "
+            f"attributes_digest {expected}, found {digest}"
+        )
+
+
+def layout_of(
+    header: FileHeader,
+    parts: Sequence[Part],
+    n_elements: Sequence[int],
+    filters: tuple[Filter, ...],
+    *,
+    chunk_rows: int | None,
+    alignment: int,
+) -> Layout:
+    """Return the layout of the new file: that of the old one, in other chunks.
+
+    Args:
+        header: of the old file.
+        parts: of all groups.
+        n_elements: of each group, all ranks' samples.
+        filters: of the new file.
+        chunk_rows: see `GroupPlan`.
+        alignment: see `Layout`.
+
+    Raises:
+        UsageError: a chunk would be larger than HDF5 allows, or a filter does not take the images.
+        OutputError: an image of a tree has a name that the format has taken since.
+    """
+    kind = KINDS[header.layout]
+    for each in parts:
+        above = len(each.group.prefix.encode("utf-8", "surrogateescape")) + 1
+        for name in each.samples.names:
+            if os.fsdecode(name[above:]).partition("/")[0] in schema.IN_TREES:
+                raise OutputError(
+                    f"{header.path}: the image {os.fsdecode(name)} has a name that the format has "
+                    f"taken since this file was made: ingest its sources anew"
+                )
+        if any(filter_.codes_images for filter_ in filters):
+            refuse_not_coded(each.samples.shapes, each.samples.paths)
+    plans = (
+        replace(each.group, n_elements=n, filters=filters, chunk_rows=chunk_rows)
+        for each, n in zip(parts, n_elements, strict=True)
+    )
+    return Layout(
+        kind=kind.name,
+        groups=tuple(map(kind.group, plans)),
+        grouped=bool(header.groups),
+        filters=filters,
+        alignment=alignment,
+    )
