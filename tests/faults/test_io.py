@@ -161,6 +161,28 @@ def test_a_disk_that_gets_full_at_the_beginning_or_the_end(
 
 
 @pytest.mark.parametrize("n_ranks", [1, 3])
+def test_a_disk_that_gets_full_while_images_are_recoded(
+    runners: dict[str, Runner], disk: Disk, n_ranks: int
+) -> None:
+    out, filler = disk.folder / "out.h5", disk.folder / "filler"
+    first = 5 if n_ranks == 1 else 1  # little is written on each of several ranks
+    faults: list[Fault] = [
+        {"act": f"fill:{filler}", "site": "spool", "rank": n_ranks - 1, "call": call}
+        for call in range(first, 60)
+    ]
+    completed = start(runners, "mpich", "encoded jxl", n_ranks, out, faults)
+    assert completed.returncode == 5, explain(completed)
+    for text in (".recoded.", "No space left", "are free in", str(disk.folder)):
+        assert text in completed.stderr, explain(completed)
+    assert "Traceback" not in completed.stderr, explain(completed)
+    spools = list(disk.folder.glob("out.h5.recoded.*"))
+    assert spools, "what was recoded is kept"
+    filler.unlink()
+    runner = runners["mpich"]
+    runner.check("encoded jxl", out, runner.run("encoded jxl", out), resumed=False)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 3])
 def test_too_little_space_is_noticed_before_anything_is_written(
     flavour: Flavour, disk: Disk, n_ranks: int, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ ON_ROOT = {
 """The same, on rank 0 only."""
 PLACED = {"place": (("before", "after"), 12), "raw": (("before", "after", "torn"), 4)}
 DIRECT = {"direct": (("before", "after"), 6)}
+RECODED = {"spool": (("before", "after", "torn"), 14), "recoded": (("before", "after"), 1)}
 TREE = {"images": (("before", "after"), 1)}
 PUBLISHED = ("rename", "publish", "discard", "release")
 
@@ -112,7 +113,7 @@ def newer(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 PHASES = {
-    "in the probe": ("probe",),
+    "in the probe": ("probe", "spool", "recoded"),
     "at the beginning": ("lock", "begin", "reserve", "create", "metadata", "images", "replay"),
     "while images are stored": ("decode", "write", "place", "raw", "direct", "book", "mark"),
     "in a checkpoint": ("sync", "checkpoint", "journal", "finish"),
@@ -167,9 +168,11 @@ def draw(
         sites["raw"] = PLACED["raw"]
     if layout.startswith("tree"):
         sites |= TREE
-    anywhere = dict(ANYWHERE)
+    anywhere: dict[str, Any] = dict(ANYWHERE)
     if layout.startswith("tree"):
         del anywhere["write"]
+    if layout.endswith("jxl"):
+        anywhere |= RECODED
     if direct:
         anywhere |= DIRECT
         del sites["replay"]  # of what an earlier run left only
@@ -337,6 +340,17 @@ def test_other_options_are_refused_and_named_and_nothing_is_destroyed(
     said = ("channels: 'auto' then, 'rgb' now", "max_pixels: 89478485 then, 9999 now")
     assert_refused(completed, out, before, *said)
     alone.check(layout, out, alone.run(layout, out), resumed=True)
+
+
+def test_another_codec_is_refused_before_an_image_is_recoded(alone: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    before = kill_after_a_checkpoint(alone, "encoded jxl", out)
+    (spool,) = tmp_path.glob("out.h5.recoded.*")
+    completed = alone.run("encoded jxl", out, 1, (), "--recode", "webp")
+    assert_refused(completed, out, before, "recode: 'jxl:3' then, 'webp' now", "--restart")
+    assert list(tmp_path.glob("out.h5.recoded.*")) == [spool]
+    completed = alone.run("encoded jxl", out, 1, (), "--recode", "JXL:3")
+    alone.check("encoded jxl", out, completed, resumed=True)
 
 
 def test_a_job_of_another_version_of_the_format_is_refused_and_named(

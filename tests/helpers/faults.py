@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401 - registers the filters
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +52,7 @@ ANY = {
     "tree": ["--layout", "tree"],
     "tree gzip": ["--layout", "tree", "--compression", "gzip:1"],
     "encoded": ["--layout", "encoded"],
+    "encoded jxl": ["--layout", "encoded", "--recode", "jxl"],
 }
 """Those for images of any shape."""
 LAYOUTS = {**EQUAL, **ANY}
@@ -130,6 +133,18 @@ class Images:
             elif layout.startswith("tree"):
                 for name, image in zip(file["datasets"], self.different, strict=True):
                     np.testing.assert_array_equal(file[name][()], image)
+            elif layout == "encoded jxl":
+                ends = file["images/offsets"][:].tolist()
+                parts = [file["images/data"][a:b].tobytes() for a, b in pairwise(ends)]
+                files = [self.file(layout, row).read_bytes() for row in range(len(parts))]
+                coded = [part != own for part, own in zip(parts, files, strict=True)]
+                assert 0 < sum(coded) < len(parts), "both kinds are wanted"
+                for part, own, is_coded, image in zip(
+                    parts, files, coded, self.different, strict=True
+                ):
+                    if is_coded:
+                        assert len(part) < len(own)
+                        np.testing.assert_array_equal(imagecodecs.jpegxl_decode(part), image)
             else:
                 files = [self.file(layout, row).read_bytes() for row in range(len(self.equal))]
                 assert file["images/data"][:].tobytes() == b"".join(files)

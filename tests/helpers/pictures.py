@@ -134,3 +134,20 @@ def paletted(kind: str, **how: Any) -> bytes:
     file = io.BytesIO()
     PALETTED.save(file, kind, **how)
     return file.getvalue()
+
+
+def smooth(height: int, width: int, channels: int, dtype: str, seed: int = 0) -> Pixels:
+    """(H, W) or (H, W, C) pixels as a photograph has them, each channel its own."""
+    y, x = np.ogrid[:height, :width]
+    top = np.iinfo(dtype).max
+    planes = [
+        ((np.sin(x / (9 + c + seed % 5)) + np.cos(y / (7 + c))) / 4 + 0.5) * top
+        for c in range(channels)
+    ]
+    pixels = np.stack(planes, axis=2).astype(dtype)
+    return np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels)
+
+
+def noise(height: int, width: int, channels: int, dtype: str) -> Pixels:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(height).integers(0, np.iinfo(dtype).max, shape, dtype, True)

@@ -38,6 +38,8 @@ from h5ingest.mpi.launcher import launcher_rank
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
     "probe": "h5ingest.pipeline.probing:Prober.__call__",
+    "spool": "h5ingest.storage.spool:Spool._append",
+    "recoded": "h5ingest.pipeline.recoding:Recoder.finish",
     "begin": "h5ingest.pipeline.output_checks:begin",
     "reserve": "h5ingest.storage.job_files:reserve",
     "create": "h5ingest.storage.chunk_placer:ChunkPlacer.__init__",
@@ -161,6 +163,10 @@ def tear(site: str, *args: Any) -> None:
         file, offset, parts = args
         data = b"".join(bytes(part) for part in parts)
         os.pwrite(file.fd, data[: len(data) // 2], offset)
+    elif site == "spool":
+        spool, parts = args
+        data = b"".join(parts)
+        os.pwrite(spool._fd, data[: len(data) // 2], spool._end)
     elif site == "metadata":
         file, data = args
         os.pwrite(file.fd, bytes(data)[: len(data) // 2], file.position)

@@ -21,7 +21,7 @@ from h5ingest.core.layout import (
 )
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.partition import Cut, Piece, batches, cut, overlap, pieces, unit
-from h5ingest.core.sample_table import Samples
+from h5ingest.core.sample_table import PLACE, Samples
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.redistribute import Shard, redistribute
 
@@ -330,6 +330,7 @@ def samples_of(lengths: list[int]) -> Samples:
         paths=PackedStrings.pack([b"%d" % i for i in range(len(lengths))]),
         shapes=np.zeros((len(lengths), 4), np.int32), starts=ends - lengths,
         lengths=np.array(lengths, np.int64), folders=PackedStrings.pack([]),
+        places=np.array([(i % 2 - 1, i, i) for i in range(len(lengths))], PLACE),
     )  # fmt: skip
 
 
@@ -339,7 +340,7 @@ def test_samples_are_sliced_and_joined_again(lengths: list[int], data: st.DataOb
     parts = [whole.slice(rows) for rows in data.draw(partitions(len(lengths), 4))]
     again = Samples.concatenate(parts)
     assert again.rows == whole.rows
-    for name in ("indices", "shapes", "starts", "lengths"):
+    for name in ("indices", "shapes", "starts", "lengths", "places"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert list(again.paths) == list(whole.paths)
 

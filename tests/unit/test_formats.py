@@ -135,6 +135,22 @@ def webp_canvas(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def jxl_header(height: int, width: int) -> bytes:
+    """The beginning of a JPEG XL file of 8-bit RGB, without loss."""
+    fields = [  # (value, bits); a size of 30-bit numbers, no ratio; then one field after the other
+        (0, 1), (3, 2), (height - 1, 30), (0, 3), (3, 2), (width - 1, 30),
+        (0, 1), (0, 1), (0, 1), (0, 2), (1, 1), (0, 2), (0, 1), (1, 1),
+    ]  # fmt: skip
+    bits = at = 0
+    for value, n_bits in fields:
+        bits, at = bits | value << at, at + n_bits
+    return b"\xff\x0a" + bits.to_bytes(64, "little")
+
+
+def jxl(pixels: Pixels, **how: Any) -> bytes:
+    return bytes(imagecodecs.jpegxl_encode(pixels, **{"lossless": True, **how}))
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 JPEG = by_pillow(np.kron(RGB, np.ones((9, 9, 1), np.uint8)), "JPEG", quality=90)
@@ -172,6 +188,8 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "WebP": (webp_canvas(16384, 16384), "too large"),
         "JPEG": (patched(JPEG, sof(JPEG) + 5, ">HH", 65000, 65000), "too large"),
         "AVIF": (patched(avif, avif.index(b"ispe") + 8, ">II", 16384, 16384), "too large"),
+        "JPEG XL": (jxl_header(N, N), "too large"),
+        "JPEG XL of 2**60 pixels": (jxl_header(2**30, 2**30), "too large"),
         "PPM": (b"P6 65535 65535 255\n", "too large"),
         "PGM of 16 bits": (b"P5 65535 65535 65535\n", "too large"),
         "PBM as text": (b"P1 65535 65535\n1", "too large"),
@@ -301,6 +319,14 @@ EXACT = {
         for kind in ("j2k", "jp2")
         for pixels in (GRAY, RGB, GRAY16, RGB16, layers(RGB16, GRAY16))
     },
+    **{
+        f"JPEG XL, {pixels.dtype}, {pixels.shape}": (jxl(pixels), pixels)
+        for pixels in (
+            GRAY, RGB, layers(GRAY, ALPHA), layers(RGB, ALPHA), GRAY16, RGB16,
+            layers(GRAY16, GRAY16), layers(RGB16, GRAY16), RGB[:1, :1], np.tile(RGB, (80, 60, 1)),
+            np.tile(GRAY16, (96, 80)),
+        )
+    },
     "JPEG 2000 in tiles": (by_pillow(RGB, "JPEG2000", tile_size=(4, 4)), RGB),
 }  # fmt: skip
 
@@ -389,6 +415,18 @@ REFUSED = {
     "AVIF of 12 bits": (
         imagecodecs.avif_encode(RGB16 // 16, bitspersample=12), "unsupported", "uint12 samples"
     ),
+    "JPEG XL, lossy": (jxl(RGB, lossless=False, distance=1.0), "unsupported", "lossy coding"),
+    "JPEG XL of floats": (jxl(RGB.astype("f4") / 255), "unsupported", "floats"),
+    "JPEG XL of 10 bits": (jxl(RGB16 // 64, bitspersample=10), "unsupported", "uint10 samples"),
+    "JPEG XL, animated": (jxl(np.stack([RGB, RGB])), "unsupported", "animation"),
+    **{
+        f"JPEG XL {name}, {n}": (whole[:n], "damaged", "JPEG XL")
+        for name, whole in {
+            "of 8 bits": jxl(RGB), "of 16 bits": jxl(layers(RGB16, GRAY16)),
+            "of a JPEG": bytes(imagecodecs.jpegxl_encode_jpeg(JPEG)),
+        }.items()
+        for n in (12, 14, 24, 60, len(whole) // 2, len(whole) - 1)
+    },
     "NumPy array": (b"\x93NUMPY\1\0", "unsupported", "NumPy"),
     "a web page": (b"<html>404</html>", "not an image", "PNG, JPEG"),
 }  # fmt: skip

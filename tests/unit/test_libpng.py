@@ -75,6 +75,8 @@ def test_unless_it_is_told_to_or_expands_none(manifest: Path, tmp_path: Path, ar
                                          for n in range(2))]  # fmt: skip
     np.testing.assert_array_equal(read_file(tmp_path / "trusted.h5").arrays["images"], expected)
     ingest(manifest, tmp_path / "encoded.h5", IngestOptions(layout="encoded"))
+    with pytest.raises(SamplesFailedError, match="CVE-2026-33636"):  # palettes are expanded
+        ingest(manifest, tmp_path / "r.h5", IngestOptions(layout="encoded", recode="jxl"))
     masks = write_manifest(tmp_path / "masks.txt", ["0.png", "1.png"])
     ingest(masks, tmp_path / "raw.h5", IngestOptions(samples="raw"))
     stored = read_file(tmp_path / "raw.h5").arrays["images"]

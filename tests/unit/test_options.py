@@ -144,7 +144,9 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
     assert options_from(*words, *files) == expected
     resized = options_from("--fit", "resize", "--resample", "box", *files)
     assert resized == replace(IngestOptions(), fit="resize", resample="box")
-    assert {*TYPED, "resample"} == {option.name for option in OPTIONS}
+    recoded = options_from("--layout", "encoded", "--recode", "jxl:1", *files)
+    assert recoded == replace(IngestOptions(), layout="encoded", recode="jxl:1")
+    assert {*TYPED, "resample", "recode"} == {option.name for option in OPTIONS}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,8 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
         ("--delimiter ab", "--delimiter: expected one ASCII character that is no quote"),
         ("--pad-value 1", "--pad-value goes with --fit pad"),
         ("--reduce-depth", "--reduce-depth goes with --dtype uint8"),
+        ("--recode webp", "--recode goes with --layout encoded"),
+        ("--layout encoded --recode jxl:0", "--recode: expected jxl, jxl:1 to jxl:9, webp or htj"),
         ("--overwrite-foreign", "--overwrite-foreign goes with --overwrite"),
         ("--pad-value 65536", "--pad-value: expected 0 to 65535, got 65536"),
         # These are typer's words.
@@ -210,7 +214,8 @@ def test_a_bound_holds_in_python_too() -> None:
 def test_what_the_file_tells_of_its_options_keeps_its_order() -> None:
     assert list(IngestOptions().content()) == [
         "layout", "group_by", "channels", "dtype", "reduce_depth", "samples", "fit", "size",
-        "pad_value", "resample", "compression", "shuffle", "chunk_rows", "on_error", "max_pixels",
+        "pad_value", "resample", "compression", "shuffle", "chunk_rows", "recode", "on_error",
+        "max_pixels",
     ]  # fmt: skip
 
 

@@ -14,6 +14,16 @@ MORE_IMAGES: Final = "frames or pages after the first, which are not stored"
 BEYOND_PALETTE: Final = "palette indices that the palette has no colour for"
 """The PNG specification calls that an error; decoders make black of it."""
 
+NOT_SMALLER: Final = "no fewer bytes when recoded: own bytes kept"
+NOT_TAKEN: Final = "a form that the codec does not take: own bytes kept"
+NOT_EXACT: Final = "pixels that the codec does not give back: own bytes kept"
+NOT_BELIEVED: Final = "more pixels than a reader believes to be in so few bytes: own bytes kept"
+MORE_TO_LOSE: Final = "frames or pages that recoding would lose: own bytes kept"
+RECODING: Final = (
+    NOT_SMALLER, NOT_TAKEN, NOT_EXACT, NOT_BELIEVED, MORE_TO_LOSE, BEYOND_PALETTE,
+)  # fmt: skip
+"""What can be said of images that `--recode` has looked at."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:

@@ -9,6 +9,7 @@ from typing import Final
 
 from h5ingest.core.errors import UsageError
 from h5ingest.core.option_fields import check_values, option, options_of
+from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import LAYOUTS
 from h5ingest.core.units import KIB, MIB
 
@@ -118,6 +119,14 @@ class IngestOptions:
         flag="--chunk",
         form="auto|ROWS",
         least=1,
+    )
+    recode: str | None = _chunks(
+        None,
+        "With --layout encoded: code images anew, without loss, where that takes fewer bytes: "
+        "jxl:3 (any image; a JPEG comes back byte for byte), webp (8-bit RGB, RGBA), htj2k (gray, "
+        "RGB). (default: files as they are)",
+        form="CODEC",
+        goes_with=("layout", "encoded"),
     )
     batch_bytes: int = _run(
         4 * MIB, "Pixels a rank decodes before it writes them.", form="SIZE", least=1
@@ -271,13 +280,16 @@ class IngestOptions:
             if filtered:
                 raise UsageError(
                     "--layout encoded stores the image files' own bytes, which are compressed "
-                    "already: --compression and --shuffle would only cost time"
+                    "already: --compression and --shuffle would only cost time; --recode jxl makes "
+                    "most of them smaller"
                 )
             if (self.channels, self.dtype, self.samples) != ("auto", "auto", "scaled"):
                 raise UsageError(
                     "--layout encoded stores the image files as they are: --channels, --dtype and "
                     "--samples cannot apply"
                 )
+        if self.recode is not None:
+            Recoding.parse(self.recode)
         if self.direct_io == "on" and (self.layout == "tree" or filtered):
             raise UsageError(
                 "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
@@ -291,9 +303,13 @@ class IngestOptions:
     @property
     def any_palette(self) -> bool:
         """Whether palette images are taken whatever libpng there is."""
-        return self.trust_palettes or self.layout == "encoded"  # stored as they are
+        as_they_are = self.layout == "encoded" and self.recode is None
+        return self.trust_palettes or as_they_are
 
     def content(self) -> dict[str, object]:
         """Return the options that decide what the file contains: not those of how it is made."""
         names = [each.name for each in options_of(type(self)) if each.in_file]
-        return {name: getattr(self, name) for name in names}
+        content = {name: getattr(self, name) for name in names}
+        if self.recode is not None:
+            content["recode"] = str(Recoding.parse(self.recode))
+        return content

@@ -6,13 +6,25 @@ May not: know a communicator, a file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.packed_strings import PackedStrings
+
+PLACE: Final = np.dtype([("spool", "<i4"), ("at", "<i8"), ("checksum", "<u8")])
+"""Where the recoded bytes of an image lie until they are stored: the number of the spool, the first
+byte in it, and xxh3-64 of the bytes."""
+NOWHERE: Final = np.array((-1, 0, 0), PLACE)
+"""Of an image that is not recoded."""
+
+
+def no_places() -> NDArray[np.void]:
+    """Return (0,) `PLACE`, where no image is recoded."""
+    return np.zeros(0, PLACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,8 @@ class Samples:
     """(n,) name of the HDF5 group that an image belongs in; empty but in a tree."""
     names: PackedStrings = PackedStrings.pack([])  # noqa: RUF009 - immutable
     """(n,) HDF5 path of the image's dataset, where it is given; else empty."""
+    places: NDArray[np.void] = field(default_factory=no_places)
+    """(n,) `PLACE`; (0,) without `--recode`."""
 
     def image_shape(self, k: int) -> tuple[int, ...]:
         """Return (H, W) or (H, W, C) of an image as stored, by its position in these arrays."""
@@ -62,6 +76,7 @@ class Samples:
             lengths=self.lengths[cut],
             folders=self.folders.slice(local) if len(self.folders) else self.folders,
             names=self.names.slice(local) if len(self.names) else self.names,
+            places=self.places[cut],
         )
 
     def fingerprint(self) -> int:
@@ -94,4 +109,5 @@ class Samples:
             lengths=np.concatenate([part.lengths for part in parts]),
             folders=PackedStrings.concatenate(part.folders for part in parts),
             names=PackedStrings.concatenate(part.names for part in parts),
+            places=np.concatenate([part.places for part in parts]),
         )

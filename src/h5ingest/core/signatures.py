@@ -10,6 +10,7 @@ from typing import Final
 
 READ: Final = (
     "PNG", "JPEG", "GIF", "TIFF", "WebP", "BMP", "JPEG 2000", "AVIF", "PNM", "QOI",
+    "JPEG XL",
 )  # fmt: skip
 """Names of the formats that are read."""
 
@@ -24,7 +25,8 @@ _READ: Final = re.compile(
     rb"|(?P<JPEG_2000>\0{3}\x0cjP  |\xff\x4f\xff\x51)"
     rb"|(?P<AVIF>.{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,3}avi[fs]))"
     rb"|(?P<PNM>P[1-6]\s+[0-9#])"
-    rb"|(?P<QOI>qoif)",
+    rb"|(?P<QOI>qoif)"
+    rb"|(?P<JPEG_XL>\xff\x0a|\0{3}\x0cJXL )",
     re.DOTALL,
 )
 _OTHERS: Final = (
@@ -33,7 +35,6 @@ _OTHERS: Final = (
     (rb"\0\0\x02\0[^\0]\0", "a cursor (CUR)"),
     (rb"icns", "an icon (ICNS)"),
     (rb".{4}ftyp(?:hei|hev|m[is]f1)", "a HEIF image (HEIC)"),
-    (rb"\xff\x0a|\0{3}\x0cJXL ", "a JPEG XL image"),
     (rb"II\xbc", "a JPEG XR image"),
     (rb"DDS ", "a DirectDraw surface (DDS)"),
     (rb"v/1\x01", "an OpenEXR image"),

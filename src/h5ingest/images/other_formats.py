@@ -1,8 +1,8 @@
 """All image formats except PNG, as far as their pixels are uint8 or uint16 without loss.
 
 Formats are those of `core.signatures`, each with one decoder: TIFF is read by libtiff (see `tiff`),
-JPEG 2000 of 16 bits by OpenJPEG, both through imagecodecs; all others by Pillow. The size is
-checked before a decoder allocates anything; a file of another format is refused by name.
+JPEG 2000 of 16 bits by OpenJPEG, JPEG XL by libjxl, all through imagecodecs; others by Pillow. The
+size is checked before a decoder allocates anything; a file of another format is refused by name.
 
 May not: know files, ranks, datasets.
 """
@@ -24,7 +24,7 @@ from h5ingest.core.errors import SampleError, one_line
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.notes import MORE_IMAGES
 from h5ingest.core.signatures import READ, format_of, other_format_of
-from h5ingest.images import headers, pillow_formats, tiff
+from h5ingest.images import headers, jpegxl, pillow_formats, tiff
 from h5ingest.images.pillow_formats import REMEDY, Check, Loader, silence, unsupported
 
 _REFUSALS: Final = (
@@ -155,12 +155,30 @@ def _open_pnm(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
     return spec, lambda: (samples.astype(np.uint16), more)
 
 
+def _open_jpegxl(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+    spec, is_jpeg = jpegxl.header(data)
+    check(spec.height, spec.width)
+
+    def check_again(height: int, width: int) -> None:
+        if (height, width) != (spec.height, spec.width):
+            raise SampleError("damaged", f"the JPEG XL header says {spec}, not {height}x{width}")
+
+    def load() -> tuple[NDArray[Any], bool]:
+        if is_jpeg:  # the pixels that the JPEG shows
+            jpeg = bytes(_imagecodecs().jpegxl_decode_jpeg(data, numthreads=1))
+            return pillow_formats.open_image("JPEG", jpeg, check_again)[1]()
+        return _imagecodecs().jpegxl_decode(data, numthreads=1), False
+
+    return spec, load
+
+
 _OPENERS: Final[dict[str, Callable[[bytes, Check], tuple[ImageSpec, Loader]]]] = {
     "TIFF": _open_tiff,
     "JPEG 2000": _open_jpeg2000,
     "WebP": _open_webp,
     "AVIF": _open_avif,
     "PNM": _open_pnm,
+    "JPEG XL": _open_jpegxl,
     **{
         name: functools.partial(pillow_formats.open_image, name)
         for name in ("JPEG", "GIF", "BMP", "QOI")

@@ -29,6 +29,7 @@ EXTENSIONS: Final = {
     b".jfif": "JPEG", b".gif": "GIF", b".tif": "TIFF", b".tiff": "TIFF", b".webp": "WebP",
     b".bmp": "BMP", b".jp2": "JPEG 2000", b".j2k": "JPEG 2000", b".avif": "AVIF", b".pnm": "PNM",
     b".pbm": "PNM", b".pgm": "PNM", b".ppm": "PNM", b".qoi": "QOI",
+    b".jxl": "JPEG XL",
 }  # fmt: skip
 
 LABELS: Final = ("parent", "path", "none")

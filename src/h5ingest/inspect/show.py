@@ -117,7 +117,7 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
                 n_images += len(store)
                 branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
                 prefix = header.prefix(name)
-                _add(branch, _about_images(store, file, prefix))
+                _add(branch, _about_images(store, file, prefix, header.options.get("recode")))
                 lines = _datasets(open_group(file, prefix), header.layout)
                 _add(branch.add(Text("datasets", "bold")), lines)
                 _add_classes(branch, store)
@@ -135,7 +135,9 @@ def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
         branch.add(Text.assemble(f"{name:<{width}}  ", (text, "dim")) if text else Text(name))
 
 
-def _about_images(store: ImageStore, file: h5py.File, prefix: str) -> Iterator[tuple[str, str]]:
+def _about_images(
+    store: ImageStore, file: h5py.File, prefix: str, recode: object
+) -> Iterator[tuple[str, str]]:
     """Yield how many images there are and of what kind, and how they are stored."""
     n_failed = int((store.status != STATUS_OK).sum())
     shape = store.shape[1:]
@@ -152,11 +154,17 @@ def _about_images(store: ImageStore, file: h5py.File, prefix: str) -> Iterator[t
         return
     pixels = open_dataset(file, schema.PIXELS[store.layout], prefix)
     assert pixels is not None, "the store has looked"
-    yield _storage(pixels, KINDS[store.layout]), ""
+    yield _storage(pixels, KINDS[store.layout], recode), ""
 
 
-def _storage(dataset: h5py.Dataset, kind: LayoutKind) -> str:
-    """Return chunks, filters, bytes and ratio of the dataset with the pixels."""
+def _storage(dataset: h5py.Dataset, kind: LayoutKind, recode: object) -> str:
+    """Return chunks, filters, bytes and ratio of the dataset with the pixels.
+
+    Args:
+        dataset: all of them.
+        kind: the layout.
+        recode: the option that the file was made with.
+    """
     pixels, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     parts = ["contiguous"]
     if dataset.chunks:
@@ -167,7 +175,12 @@ def _storage(dataset: h5py.Dataset, kind: LayoutKind) -> str:
     filters = filter_names(dataset)
     parts.append(" + ".join(filters) if filters else "no filter")
     if kind.keeps_files:
-        parts.append(f"{size(pixels)} of image files as they were")
+        what = f"{size(pixels)} of image files"
+        parts.append(
+            f"{what}, recoded as {recode} where that is smaller"
+            if recode
+            else f"{what} as they were"
+        )
     elif filters:
         ratio = f", {pixels / stored:.1f} times smaller" if stored else ""
         parts.append(f"{size(pixels)} of pixels in {size(stored)}{ratio}")

@@ -20,6 +20,10 @@ from h5ingest.images.decode import check_intact, decode_into, decode_otherwise, 
 from h5ingest.inspect.expected_specs import Expected
 
 
+class _Unlike(Exception):
+    """What is stored is not what comes of the source."""
+
+
 class Sources:
     """Source files, converted once more as the file's options say."""
 
@@ -39,6 +43,7 @@ class Sources:
             how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw
         )
         self._encoded = KINDS[options["layout"]].keeps_files
+        self._recoded = options.get("recode") is not None
         self.n_done = 0
         """Sources compared."""
         self.n_other = 0
@@ -72,14 +77,35 @@ class Sources:
             if self._encoded:
                 check_intact(data)
                 expected = np.frombuffer(data, np.uint8)
+                if self._recoded and not np.array_equal(expected, stored):
+                    stored = self._shown(stored.tobytes(), spec)
+                    expected = self._decode(data, spec, stored)
             else:
                 expected = self._decode(data, spec, stored)
         except SampleError as error:
             return f"its source cannot be read now: {error.reason}"
+        except _Unlike as error:
+            return str(error)
         self.n_done += 1
         if np.array_equal(expected, stored):
             return None
         return "its pixels differ from those of its source"
+
+    def _shown(self, data: bytes, source: ImageSpec) -> NDArray[Any]:
+        """Return the pixels of a recoded image.
+
+        Raises:
+            _Unlike: it has none, or others than a source of this kind.
+        """
+        try:
+            spec = probe(data, max_pixels=sys.maxsize)
+            if spec != source:
+                raise _Unlike(f"its source is {source}, found {spec}")
+            pixels = np.empty(source.shape, source.dtype)
+            decode_into(data, pixels, spec=source)
+        except SampleError as error:
+            raise _Unlike(f"its recoded bytes cannot be decoded: {error.reason}") from None
+        return pixels
 
     def _decode(self, data: bytes, spec: ImageSpec, stored: NDArray[Any]) -> NDArray[Any]:
         pixels = None if self._raw else decode_otherwise(data)

@@ -78,7 +78,10 @@ def build_layout(
         order, ends = np.argsort(local.groups, kind="stable"), np.cumsum(counts[:, 0])
         present = np.flatnonzero(counts[:, 0])
         mine = {g: order[ends[g] - counts[g, 0] : ends[g]] for g in present.tolist()}
-    runs = [_run(g, where, local, shapes, lengths, before[g]) for g, where in mine.items()]
+    runs = [
+        _run(g, where, local, shapes, lengths, probed.places, before[g])
+        for g, where in mine.items()
+    ]
     return layout, [run for run in runs if run.rows]
 
 
@@ -125,13 +128,14 @@ def _run(
     local: LocalSamples,
     shapes: NDArray[np.int32],
     lengths: NDArray[np.int64],
+    places: NDArray[np.void],
     before: NDArray[np.int64],
 ) -> Samples:
     """Return the samples of a group, in manifest order: those at the positions `mine` in `local`.
 
-    Of all samples in `local`, `shapes` is (n, 4) and `lengths` (n,), both empty in a stack; `mine`
-    is (k,), or None for all of them. `before` has the rows and elements of the group on the ranks
-    before this one, (2,).
+    Of all samples in `local`, `shapes` is (n, 4) and `lengths` (n,), both empty in a stack, and
+    `places` (n,) or empty; `mine` is (k,), or None for all of them. `before` has the rows and
+    elements of the group on the ranks before this one, (2,).
     """
     indices = np.arange(local.indices.start, local.indices.stop, dtype=np.int64)
     paths, folders = local.paths, local.folders
@@ -142,6 +146,7 @@ def _run(
             folders = PackedStrings.pack([folders[i] for i in mine.tolist()])
         shapes = shapes[mine] if len(shapes) else shapes
         lengths = lengths[mine] if len(lengths) else lengths
+        places = places[mine] if len(places) else places
     first_row, first_element = before.tolist()
     return Samples(
         group=group,
@@ -152,4 +157,5 @@ def _run(
         starts=first_element + np.cumsum(lengths) - lengths,
         lengths=lengths,
         folders=folders,
+        places=places,
     )

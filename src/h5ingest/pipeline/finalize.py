@@ -133,7 +133,7 @@ def finish(
             of_source = source.attributes(job, any_failed=bool(done.failures))
             n_failed = plan.n_failed + len(done.failures)
             attributes = provenance(
-                plan.layout, of_source, job.comm, job.command, n_failed=n_failed
+                plan.layout, of_source, job.options, job.comm, job.command, n_failed=n_failed
             )
             digest = finalize(
                 job.paths.partial,
@@ -155,7 +155,7 @@ def finish(
                 overwrite=options.overwrite,
                 foreign=options.overwrite_foreign,
             )
-            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
+            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job, source)))))
         except IngestError as caught:
             error = caught
     final_sum.finish(lambda: (job.interrupt.requested,))
@@ -165,13 +165,14 @@ def finish(
     return replace(done, warnings=done.warnings + warnings)
 
 
-def _tidy(job: Job) -> str:
+def _tidy(job: Job, source: Source) -> str:
     """Remove the files of the unfinished job; return what went wrong, if anything. Rank 0 only.
 
     Once OUT has its name, the job has succeeded: an error here can only be reported.
     """
     try:
         discard(job.paths)
+        source.tidy(job)
     except OutputError as error:
         return f"{job.paths.out} is complete, what was beside it stays: {error}"
     return ""

@@ -6,14 +6,17 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from h5ingest.core.layout import Filter
 from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.recoding import Recoding
 from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher
+from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.agree_on_images import REMEDY, ProbeResult
 from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.cache_share import cache_share
@@ -23,13 +26,16 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
-from h5ingest.pipeline.output_checks import refuse_sources
+from h5ingest.pipeline.output_checks import about_input, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
-from h5ingest.pipeline.read_manifest import read_manifest
+from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.source import Plan, Source
-from h5ingest.storage.job_files import Earlier
+from h5ingest.storage.job_files import Earlier, refuse_other
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.recoding import Recoder
 
 
 class ImageFiles(Source):
@@ -48,6 +54,8 @@ class ImageFiles(Source):
     """What was known of the images before the first one was stored."""
     _seen: SeenKinds | None
     """Counts their kinds, if that was not all. These five are there from the plan on."""
+    _recoder: Recoder | None = None
+    """With `--recode`: has coded the images anew, and reads them."""
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`."""
@@ -56,11 +64,25 @@ class ImageFiles(Source):
         self._cache = FileCache(
             cache_share(comm) if options.cache_bytes is None else options.cache_bytes
         )
+        if options.recode is not None:
+            from h5ingest.images.recode import check_available  # few jobs need it
+
+            with agreeing(comm):
+                check_available(Recoding.parse(options.recode))
         with job.phase("manifest"):
             manifest, local = read_manifest(self.path, options, comm)
             self._manifest = manifest
-        with job.phase("probe"):
-            probed, known = look_at_images(job, self._folder, local, manifest, self._cache)
+        about = {
+            "manifest": manifest.sha256,
+            "root": os.fsdecode(self._folder),
+            "delimiter": manifest.dialect.delimiter.decode(),
+        }
+        with job.phase("probe"), job.explaining_space(0):
+            if options.recode is not None and not options.dry_run:
+                self._recoder = self._begin_recoding(job, options.recode, local, about)
+            probed, known = look_at_images(
+                job, self._folder, local, manifest, self._cache, self._recoder
+            )
             self._known, self._seen = known, None
             if isinstance(known, FirstLook):
                 self._seen = SeenKinds(known.kinds, known.outputs, options)
@@ -71,20 +93,38 @@ class ImageFiles(Source):
         return Plan(
             layout=layout,
             runs=runs,
-            about={
-                "manifest": manifest.sha256,
-                "root": os.fsdecode(self._folder),
-                "delimiter": manifest.dialect.delimiter.decode(),
-            },
+            about=about,
             n_bytes=known.n_bytes if isinstance(known, ProbeResult) else 0,
             palette=known.palette if isinstance(known, ProbeResult) else None,
             conversions=known.conversions if isinstance(known, ProbeResult) else (),
+            **_of_recoding(options),
         )
+
+    def _begin_recoding(
+        self, job: Job, recode: str, local: LocalSamples, about: Mapping[str, object]
+    ) -> Recoder:
+        """Return what codes this rank's images anew. Collective."""
+        from h5ingest.pipeline.recoding import Recoder  # few jobs need it
+
+        assert job.fence is not None, "only a dry run has no lock"
+        restart, manifest = job.options.restart, self._manifest
+        with agreeing(job.comm):
+            if job.comm.rank == 0 and not restart:  # not after hours
+                refuse_other(job.paths, about_input(job, about, manifest.n_rows))
+        to = Recoding.parse(recode)
+        return Recoder(to, local, manifest, job.paths, job.comm, job.fence, restart=restart)
 
     @property
     def cache_bytes(self) -> int:
         """See `Source.cache_bytes`."""
         return self._cache.n_bytes
+
+    def tidy(self, job: Job) -> None:
+        """See `Source.tidy`."""
+        if self._recoder is not None:
+            from h5ingest.storage.spool import discard_spools  # few jobs need it
+
+            discard_spools(job.paths)
 
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """See `Source.confirm`."""
@@ -98,8 +138,22 @@ class ImageFiles(Source):
     def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
         """See `Source.loading`."""
         options = job.options
+        recoder = self._recoder
+        if recoder is not None:
+            for note in recoder.notes.to_plain():
+                stats.notes.add(*note)
         with Prefetcher(self._folder, options.readers, end=END, waiting=heartbeat.beat) as files:
-            yield FileLoader(options, files, self._cache, stats, self._seen, heartbeat.beat_if_due)
+            yield FileLoader(
+                options,
+                files,
+                self._cache,
+                stats,
+                self._seen,
+                heartbeat.beat_if_due,
+                recoder.read if recoder else None,
+            )
+        if recoder is not None:
+            recoder.close()
 
     def count_changed(
         self, shards: Sequence[Shard], earlier: Sequence[Earlier], beat: Callable[[], None]
@@ -128,3 +182,16 @@ class ImageFiles(Source):
     def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:
         """See `Source.lines_of`."""
         return self._manifest.lines_of(indices)
+
+
+def _of_recoding(options: IngestOptions) -> dict[str, Any]:
+    """Return what a plan says of `--recode`."""
+    if options.recode is None:
+        return {}
+    to = Recoding.parse(options.recode)
+    said: dict[str, Any] = {"image": f"image files, recoded as {to} where that is smaller"}
+    if options.dry_run:
+        said["warnings"] = (
+            "--dry-run codes no image: with --recode the file is going to be smaller",
+        )
+    return said

@@ -43,6 +43,7 @@ class FileLoader(Loader[bytes | SampleError]):
         stats: RankStats,
         seen: SeenKinds | None,
         beat: Callable[[], None],
+        recoded: Callable[[np.void, int], bytes | SampleError] | None = None,
     ) -> None:
         """Prepare.
 
@@ -53,12 +54,14 @@ class FileLoader(Loader[bytes | SampleError]):
             stats: counts what is loaded.
             seen: counts the kinds of images, where not all headers have been read.
             beat: called after every sample and every file that is read; to look at the clock.
+            recoded: reads an image that is recoded; see `Recoder.read`.
         """
         super().__init__(stats, beat)
         self._options = options
         self._files = files
         self._cache = cache
         self._seen = seen
+        self._recoded = recoded
         self._raw = options.samples == "raw"
         self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
         resample = options.resample or ("nearest" if self._raw else "bicubic")
@@ -72,14 +75,24 @@ class FileLoader(Loader[bytes | SampleError]):
         return self._files.seconds
 
     def read(self, samples: Samples) -> Iterator[bytes | SampleError]:
-        """See `Loader.read`. Files that are not in the cache are read ahead."""
-        cache = self._cache
+        """See `Loader.read`. Files that are not in the cache are read ahead.
+
+        In place of a file that is recoded come its new bytes.
+        """
+        cache, recoded = self._cache, self._recoded
         n = len(samples.indices)
         missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
+        is_recoded = np.zeros(n, np.bool_)
+        if recoded is not None:
+            is_recoded = samples.places["spool"] >= 0
+            missing &= ~is_recoded
         read = self._files.read(compress(samples.paths, missing))
-        for index in samples.indices.data:
+        for k, index in enumerate(samples.indices.data):
             data = cache.take(index)
-            if data is None:
+            if recoded is not None and is_recoded[k]:
+                yield recoded(samples.places[k], int(samples.lengths[k]))
+                self._beat()
+            elif data is None:
                 file = next(read)
                 yield file if isinstance(file, SampleError) else file[0]
                 self._beat()
@@ -178,6 +191,12 @@ class FileLoader(Loader[bytes | SampleError]):
         self._beat()
         return size
 
+    def _look(self, data: bytes) -> None:
+        """Raise if this is no image; where it was to be recoded, if it cannot be decoded."""
+        spec = self._probe(data)
+        if self._recoded is not None and spec is not None:
+            decode_into(data, np.empty(spec.shape, spec.dtype), spec=spec)
+
     def _decode(
         self, samples: Samples, k: int, data: bytes, image: NDArray[Any], counts: bool
     ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
@@ -185,7 +204,7 @@ class FileLoader(Loader[bytes | SampleError]):
         options = self._options
         if image.ndim == 1:
             if not len(image) or len(data) != len(image):
-                self._probe(data)  # may know a better reason
+                self._look(data)  # may know a better reason
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
             if self._seen is not None and (spec := self._probe(data)):
                 self._compare(self._seen, samples, k, spec, image, counts)

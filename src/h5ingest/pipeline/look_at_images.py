@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,17 @@ from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples
 from h5ingest.pipeline.report import write_failures
 
+if TYPE_CHECKING:
+    from h5ingest.pipeline.recoding import Recoder
+
 
 def look_at_images(
-    job: Job, folder: bytes, local: LocalSamples, manifest: Manifest, cache: FileCache
+    job: Job,
+    folder: bytes,
+    local: LocalSamples,
+    manifest: Manifest,
+    cache: FileCache,
+    recoder: Recoder | None,
 ) -> tuple[LocalProbe, ProbeResult | FirstLook]:
     """Return what is known of the images: of some, if that is enough to begin. Collective.
 
@@ -36,12 +45,13 @@ def look_at_images(
         local: the samples that this rank has read.
         manifest: all samples.
         cache: takes files that are read whole.
+        recoder: codes the images anew, where they are to be.
 
     Raises:
         OutputError, SamplesFailedError: see `_agree_on_images`.
     """
     options, comm = job.options, job.comm
-    known = _in_index(job, local, manifest)
+    known = _in_index(job, local, manifest) if recoder is None else None
     if known is not None:
         unknown = np.flatnonzero(known["height"] == 0).tolist()
         probed = _probe(job, folder, local, unknown, cache, known)
@@ -52,7 +62,7 @@ def look_at_images(
         probed = _probe(job, folder, local, some, cache)
         if look := FirstLook.agree(probed, len(some), cache.n_bytes, manifest, options, comm):
             return probed, look
-    probed = _probe(job, folder, local, range(len(local.paths)), cache)
+    probed = _probe(job, folder, local, range(len(local.paths)), cache, recoder=recoder)
     return probed, _agree_on_images(job, folder, probed, local, manifest)
 
 
@@ -80,14 +90,19 @@ def _probe(
     which: Sequence[int],
     cache: FileCache,
     known: NDArray[np.void] | None = None,
+    recoder: Recoder | None = None,
 ) -> LocalProbe:
     """Return what this rank finds in headers of its images, when all ranks have. Collective."""
     stats, n_images = RankStats(), sum(job.comm.allgather(len(which)))
-    heartbeat = Heartbeat(job, "probe", n_images, stats)
+    heartbeat = Heartbeat(job, "recode" if recoder else "probe", n_images, stats)
     probed: LocalProbe | None = None
     with contextlib.suppress(StopRequested):
-        probed = probe_images(local, which, known, folder, job.options, cache, stats, heartbeat)
+        probed = probe_images(
+            local, which, known, folder, job.options, cache, stats, heartbeat, recoder
+        )
     heartbeat.finish()
+    if recoder is not None:
+        recoder.finish()
     job.stop_if_asked()
     assert probed is not None, "who stops early says so"
     return probed

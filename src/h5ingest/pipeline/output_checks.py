@@ -72,12 +72,16 @@ def check_left(job: Job) -> None:
 
     To be called with the lock held: the files of a job that is just publishing look the same.
     """
+    from h5ingest.storage.spool import discard_spools  # opened on one rank
+
     paths = job.paths
     if not job.options.restart and not os.path.lexists(paths.partial):
         check(paths.journal, JOURNAL)  # a new one is about to take its place
     unfinished = os.path.lexists(paths.partial) and not is_same(paths.partial, paths.out)
     if os.path.lexists(paths.out) and not unfinished:
         discard(paths)
+        if not job.options.overwrite:  # else they may be of a job that was ended while it recoded
+            discard_spools(paths)
     _refuse_existing(job)
 
 
@@ -124,7 +128,19 @@ def about_job(
     fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
     if fingerprints is None:
         return {}
-    from h5ingest.pipeline.provenance import package_version  # opened on one rank
+    return about_input(job, of_source, layout.n_samples) | {
+        "images": {
+            group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
+        },
+        "schema": layout.schema,
+        "the datasets": layout.digest,
+        "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
+    }
+
+
+def about_input(job: Job, of_source: Mapping[str, object], n_samples: int) -> dict[str, object]:
+    """Return what of `about_job` is known before any image is looked at. Rank 0 only."""
+    from h5ingest.pipeline.provenance import encoder, package_version  # opened on one rank
 
     options = job.options.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
@@ -135,18 +151,13 @@ def about_job(
             "size": list(job.options.size or []) or None,
             "compression": canonical(job.options.compression),
         },
-        "samples": layout.n_samples,
-        "images": {
-            group.pixels.name or group.prefix or "/": str(group.pixels) for group in layout.groups
-        },
-        "schema": layout.schema,
-        "the datasets": layout.digest,
-        "sizes and places of the images": f"{sum(fingerprints) % 2**64:016x}",
+        "samples": n_samples,
         "alignment": job.options.alignment,
         "versions": {
             "h5ingest": __version__,
             "HDF5": hdf5_version(),
             "decoders": f"{decoder_version()}, Pillow {package_version('pillow')}",
+            "encoder": encoder(job.options.recode),
         },
     }
 

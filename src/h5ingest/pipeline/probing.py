@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from h5ingest.core.errors import Failure, SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.sample_table import no_places
 from h5ingest.images import source_files
 from h5ingest.images.decode import HEAD_BYTES, Prober
 from h5ingest.images.png_chunks import END, palette
@@ -26,6 +28,9 @@ from h5ingest.images.prefetch import FileCache, Prefetcher, Read
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.recoding import Recoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +43,15 @@ class LocalProbe:
     """(n, 4) height, width, channels, bytes of a value; zeros for what cannot be read. (0, 4) where
     the images of a group become uniform."""
     file_sizes: NDArray[np.int64]
-    """(n,) bytes; (0,) where the images of a group become uniform."""
+    """(n,) bytes, recoded ones where there are; (0,) where the images of a group become uniform."""
     failures: tuple[Failure, ...]
     """Images that cannot be read."""
     n_bytes: int
     """Size of the files."""
     palettes: frozenset[bytes]
     """Different palettes seen, two at most: RGB entries."""
+    places: NDArray[np.void]
+    """(n,) `PLACE` of recoded images; (0,) without `--recode`."""
 
 
 def probe_images(
@@ -56,6 +63,7 @@ def probe_images(
     cache: FileCache,
     stats: RankStats,
     heartbeat: Heartbeat,
+    recoder: Recoder | None = None,
 ) -> LocalProbe:
     """Read the headers of this rank's images. Not collective.
 
@@ -69,8 +77,10 @@ def probe_images(
         cache: takes the files that are read whole; what is in it is not read again.
         stats: counts the images probed, and those that cannot be read.
         heartbeat: beats in between.
+        recoder: codes the images anew, where they are to be.
 
     Raises:
+        OutputError: what is recoded cannot be written.
         StopRequested: some rank was asked to stop.
     """
     palettes: set[bytes] = set()
@@ -78,16 +88,14 @@ def probe_images(
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
     n = len(which)
     shapes, file_sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
+    stored_sizes = file_sizes.copy()
     first = local.indices.start
     spec_of_run: ImageSpec | None = None
     begin = 0  # of the run of images that have this spec
     files = Prefetcher(
-        folder,
-        options.readers,
-        end=END,
-        limit=HEAD_BYTES if cache.full else None,
-        waiting=heartbeat.beat,
-    )
+        folder, options.readers, end=END, waiting=heartbeat.beat,
+        limit=HEAD_BYTES if cache.full and recoder is None else None,
+    )  # fmt: skip
     with files:
         for i, (at, file) in enumerate(zip(which, _read(files, cache, local, which), strict=True)):
             stats.n_done = i
@@ -101,6 +109,7 @@ def probe_images(
                     data, size = source_files.read(os.path.join(folder, local.paths[at]))
                     spec = probe(data)
                     assert spec is not None, "the whole file tells"
+                stored = size if recoder is None else recoder(at, data, spec)
             except SampleError as error:
                 stats.failures.append(error.at(local.indices[at], local.paths[at]))
                 spec, size = None, 0
@@ -109,12 +118,12 @@ def probe_images(
                 spec_of_run, begin = spec, i
             if spec is None:
                 continue
-            file_sizes[i] = size
+            file_sizes[i], stored_sizes[i] = size, stored
             if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
                 palettes.add(colours)
-            if len(data) == size:
+            if len(data) == size == stored:
                 cache.keep(first + at, data)
-                if cache.full:
+                if cache.full and recoder is None:
                     files.limit = HEAD_BYTES
     shapes[begin:] = _shape(spec_of_run)
     stats.n_done = n
@@ -122,6 +131,8 @@ def probe_images(
         shapes, file_sizes = _among_all(which, shapes, file_sizes, known, len(local.paths))
     kinds = count(local.groups, shapes, first)
     n_bytes = int(file_sizes.sum())
+    if recoder is not None:  # which looks at all
+        file_sizes = stored_sizes
     if KINDS[options.layout].uniform:
         shapes, file_sizes = shapes[:0].copy(), file_sizes[:0].copy()
     return LocalProbe(
@@ -131,6 +142,7 @@ def probe_images(
         failures=tuple(stats.failures),
         n_bytes=n_bytes,
         palettes=frozenset(palettes),
+        places=no_places() if recoder is None else recoder.places,
     )
 
 

@@ -14,6 +14,7 @@ from h5ingest import __version__
 from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import Layout
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png import decoder_version
 from h5ingest.mpi.comm import Comm
@@ -33,6 +34,7 @@ _PACKAGES: Final = ("numpy", "pillow", "hdf5plugin")
 def provenance(
     layout: Layout,
     of_source: Mapping[str, str],
+    options: IngestOptions,
     comm: Comm,
     command: str,
     *,
@@ -46,6 +48,7 @@ def provenance(
     Args:
         layout: the datasets.
         of_source: those that the source of the samples decides.
+        options: of the job.
         comm: the ranks.
         command: what the user typed.
         n_failed: samples that are zeros.
@@ -58,6 +61,8 @@ def provenance(
         "decoder": decoder_version(),
         **{name: package_version(name) for name in _PACKAGES},
     }
+    if options.recode is not None:
+        libraries["encoder"] = encoder(options.recode)
     attributes: dict[str, str | int] = {}
     if layout.grouped:
         attributes[Attribute.GROUPS] = as_json([group.prefix[1:] for group in layout.groups])
@@ -104,6 +109,15 @@ def _job(comm: Comm) -> dict[str, str | int]:
         name: os.environ[variable] for name, variable in _SLURM.items() if variable in os.environ
     }
     return {"ranks": comm.size, "hosts": comm.n_hosts, **told}
+
+
+def encoder(recode: str | None) -> str | None:
+    """Return name and version of what codes images for `--recode`. Rank 0 only."""
+    if recode is None:
+        return None
+    from h5ingest.images.recode import encoder_version  # few jobs need it
+
+    return encoder_version(Recoding.parse(recode))
 
 
 def package_version(package: str) -> str:

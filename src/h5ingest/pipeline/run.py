@@ -209,7 +209,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         n_samples=layout.n_samples,
         n_resumed=done.n_resumed,
         n_changed=done.n_changed,
-        image=kind.describe(layout.groups),
+        image=plan.image or kind.describe(layout.groups),
         conversions=plan.conversions,
         losses=done.losses,
         notes=done.notes,

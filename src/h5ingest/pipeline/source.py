@@ -36,6 +36,8 @@ class Plan:
     """What the source must be for the work of an unfinished job to be of use; plain values."""
     n_bytes: int
     """Size of all that is read."""
+    image: str = ""
+    """What the images are in the file, in words; empty: what their layout says."""
     palette: bytes | None = None
     """RGB entries that the samples are indices of, if it is one palette for all."""
     conversions: tuple[str, ...] = ()
@@ -85,6 +87,13 @@ class Source(ABC):
     def cache_bytes(self) -> int:
         """What this rank may keep of files in memory, from the plan on."""
         return 0
+
+    def tidy(self, job: Job) -> None:  # noqa: B027
+        """Remove what is beside the output and no longer needed. Rank 0 only.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
 
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """Return the plan with what is known now that all is stored. Collective.

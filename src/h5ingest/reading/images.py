@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SampleError
-from h5ingest.images import decode
+from h5ingest.images import decode, htj2k
 from h5ingest.reading.checks import Checks, fit_image
 from h5ingest.reading.dataset_rule import most_bytes, naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
@@ -139,7 +139,12 @@ class Encoded(Ragged):
             assert spec is not None, "probe was given the whole file"
             self._check_size(row, spec.n_bytes, most_bytes(self._file_bytes, len(data)))
             out = np.empty(spec.shape, spec.dtype)
-            decode.decode_into(data, out)
+            if self._checks is not None and htj2k.is_lossless(data) and not htj2k.missing():
+                htj2k.decode_into(data, out)  # it is known to be intact
+            else:
+                decode.decode_into(data, out)
+        except ValueError as error:
+            raise OutputError(f"{self._path}: image {row}: {error}") from None
         except SampleError as error:
             if not values.any():  # a failed row: no bytes, or zeros
                 self._check_size(row, math.prod(shape), _MOST_ZEROS)

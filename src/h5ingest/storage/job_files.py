@@ -107,17 +107,37 @@ def begin(
     for path in (paths.journal, paths.partial):
         forget_cached(path)  # other hosts may have written to it
     known_about, records, n_bytes = journal.read(paths.journal)
-    differing = _differences(known_about, about)
-    if differing:
-        if len(differing) > _MOST_SHOWN:
-            more = f"… and {len(differing) - _MOST_SHOWN:,} differences more"
-            differing[_MOST_SHOWN:] = [more]
-        raise OutputError(
-            f"{paths.partial}: an unfinished job is here, but with other input:\n"
-            + "\n".join(f"  {line}" for line in differing)
-            + "\nStart it as it was to go on with it, or discard it with --restart."
-        )
+    _refuse(paths, _differences(known_about, about))
     return Journal(paths.journal, None, keep=n_bytes), records
+
+
+def refuse_other(paths: JobPaths, about: Mapping[str, object]) -> None:
+    """Raise what `begin` is going to raise, before much is done. Rank 0 only.
+
+    Args:
+        paths: the files.
+        about: what is known by now of what `begin` is to be given.
+
+    Raises:
+        OutputError: an unfinished job is here, but another one.
+    """
+    if os.path.lexists(paths.partial) and os.path.lexists(paths.journal):
+        forget_cached(paths.journal)
+        known, _, _ = journal.read(paths.journal)
+        _refuse(paths, _differences({key: known.get(key) for key in about}, about))
+
+
+def _refuse(paths: JobPaths, differing: list[str]) -> None:
+    if not differing:
+        return
+    if len(differing) > _MOST_SHOWN:
+        more = f"… and {len(differing) - _MOST_SHOWN:,} differences more"
+        differing[_MOST_SHOWN:] = [more]
+    raise OutputError(
+        f"{paths.partial}: an unfinished job is here, but with other input:\n"
+        + "\n".join(f"  {line}" for line in differing)
+        + "\nStart it as it was to go on with it, or discard it with --restart."
+    )
 
 
 def set_aside(paths: JobPaths) -> None:

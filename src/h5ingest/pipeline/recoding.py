@@ -1,0 +1,187 @@
+"""`Recoder`: `--recode`, while the images' headers are read: their new lengths decide the layout.
+
+Each rank codes the images that it looks at, into a spool beside the output; whichever rank then
+stores an image reads it from there. May not: know a decoder, a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
+
+from h5ingest import __version__
+from h5ingest.core.errors import SampleError
+from h5ingest.core.layout import ImageSpec
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.notes import NOT_BELIEVED, RECODING, Notes
+from h5ingest.core.recoding import Recoding
+from h5ingest.core.sample_table import NOWHERE, PLACE
+from h5ingest.images.png import decoder_version
+from h5ingest.images.recode import encoder_version, recode
+from h5ingest.mpi.async_sum import while_rank_0_works
+from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.reading.dataset_rule import most_bytes
+from h5ingest.storage.job_files import JobPaths
+from h5ingest.storage.lock import Fence
+from h5ingest.storage.spool import (
+    KNOWN,
+    Entry,
+    Spool,
+    SpoolReader,
+    discard_spools,
+    known_in,
+    new_spools,
+    spools_beside,
+)
+
+
+class Recoder:
+    """Codes the images that one rank looks at, and knows where their new bytes are."""
+
+    def __init__(
+        self,
+        to: Recoding,
+        local: LocalSamples,
+        manifest: Manifest,
+        paths: JobPaths,
+        comm: Comm,
+        fence: Fence,
+        *,
+        restart: bool,
+    ) -> None:
+        """Find what earlier runs have coded. Collective.
+
+        Args:
+            to: the codec.
+            local: the images.
+            manifest: they are in.
+            paths: of the output.
+            comm: the ranks.
+            fence: asked before anything is written.
+            restart: whether to discard what earlier runs have coded.
+
+        Raises:
+            OutputError: a spool cannot be read.
+        """
+        names: list[str] = []
+        with agreeing(comm):
+            if comm.rank == 0:
+                if restart:
+                    discard_spools(paths)
+                names = [*spools_beside(paths), *new_spools(paths, comm.size)]
+        spools = [paths.out.with_name(name) for name in comm.bcast(names)]
+        n_earlier = len(spools) - comm.size
+        about = {
+            "manifest": manifest.sha256,
+            "recode": str(to),
+            "versions": [__version__, encoder_version(to), decoder_version()],
+        }
+        self._to = to
+        self._local = local
+        self._comm = comm
+        self._fence = fence
+        self._number = n_earlier + comm.rank
+        self._spool = Spool(spools[self._number], about)
+        self._reader = SpoolReader(spools)
+        self._known = self._exchange(spools[:n_earlier], about)
+        self.places = np.full(len(local.paths), NOWHERE, PLACE)
+        """(n,) of this rank's samples."""
+        self.notes = Notes()
+        """On this rank's images."""
+
+    def _exchange(self, spools: Sequence[Path], about: Mapping[str, object]) -> NDArray[np.void]:
+        """Return (k,) `KNOWN` in the order of their indices: what is known of this rank's samples.
+
+        Each rank looks into some of the spools. Collective.
+        """
+        comm = self._comm
+        found = [np.zeros(0, KNOWN)]
+        with while_rank_0_works(comm) as beat:  # so do the others
+            numbers = range(comm.rank, len(spools), comm.size)
+            found += [known_in(spools[number], number, about, beat) for number in numbers]
+        mine = np.concatenate(found)
+        indices = self._local.indices
+        shares = comm.allgather((indices.start, indices.stop))
+        parts = [mine[(a <= mine["sample"]) & (mine["sample"] < b)] for a, b in shares]
+        known = np.concatenate(comm.exchange(parts))
+        return known[np.argsort(known["sample"], kind="stable")]
+
+    def __call__(self, i: int, data: bytes, spec: ImageSpec) -> int:
+        """Code an image, unless an earlier run has; return how many bytes are to be stored.
+
+        Args:
+            i: position of the sample among those of this rank.
+            data: its file.
+            spec: what that decodes to.
+
+        Raises:
+            SampleError: it is damaged.
+            OutputError: the spool cannot be written.
+        """
+        index, source = self._local.indices.start + i, xxh3_128_digest(data)
+        known = self._find(index, source)
+        if known is None:
+            coded, kinds = recode(data, spec, self._to)
+            if coded is not None and spec.n_bytes > most_bytes(0, len(coded)):
+                coded, kinds = None, (*kinds, NOT_BELIEVED)
+            new = coded or b""
+            bits = sum(1 << RECODING.index(kind) for kind in kinds)
+            entry = Entry(index, source, len(new), xxh3_64_intdigest(new), bits)
+            self._fence.check()
+            known = *entry, self._number, self._spool.add(entry, new)
+        _, _, length, checksum, bits, number, at = known
+        for k, kind in enumerate(RECODING):
+            if bits >> k & 1:
+                self.notes.add(kind, index, os.fsdecode(self._local.paths[i]))
+        if not length:
+            return len(data)
+        self.places[i] = number, at, checksum
+        return int(length)
+
+    def _find(self, index: int, source: bytes) -> tuple[Any, ...] | None:
+        """Return what an earlier run has made of an image, if it is still there."""
+        indices = self._known["sample"]
+        first, stop = np.searchsorted(indices, (index, index + 1)).tolist()
+        for entry in self._known[first:stop].tolist():
+            _, its_source, length, checksum, _, number, at = entry
+            if its_source == source and self._reader.read(number, at, length, checksum) is not None:
+                return tuple(entry)
+        return None
+
+    def finish(self) -> None:
+        """Let the other ranks read what this one has coded. Collective.
+
+        Raises:
+            OutputError: it has not reached the disk.
+        """
+        with agreeing(self._comm):
+            self._spool.close(sync=self._comm.n_hosts > 1)
+        self.close()
+        self._known = self._known[:0]
+
+    def close(self) -> None:
+        """Close the spool that is read. Not collective."""
+        self._reader.close()
+
+    def read(self, place: np.void, length: int) -> bytes | SampleError:
+        """Return the new bytes of an image, or why they are not there. Not collective.
+
+        Args:
+            place: `PLACE`.
+            length: of them.
+
+        Raises:
+            OutputError: the system refuses to read them.
+        """
+        number, at, checksum = place.item()
+        data = self._reader.read(number, at, length, checksum)
+        if data is None:
+            return SampleError("changed", "its recoded bytes beside the output are damaged")
+        return data
