@@ -190,7 +190,8 @@ def test_srun_with_an_mpi_that_does_not_fit_makes_nothing(
     assert not out.exists()
     assert not leftovers(out)
     if name == "mpich":
-        assert completed.returncode == 6, explain(completed)
+        # The first of the four that ends has srun end those that are still starting: 143.
+        assert completed.returncode in (6, 143), explain(completed)
         (line,) = error_lines(completed)
         assert "started 4 processes, but MPI sees a world of 1" in line
         assert "srun --mpi=pmi2" in completed.stderr
