@@ -112,7 +112,7 @@ def test_of_two_jobs_on_one_output_one_is_refused(
     job = Job.new(network, stack, corpora["many"], "stack", volume)
     with job.under_way("h1") as running_first:
         put_to_sleep(job.ranks())  # it is still there, however slow the second one is
-        second = run(job.command("h2"))
+        second = run(job.command("h2"), timeout_s=120)
         signal_all(job.ranks(), signal.SIGCONT)
         assert second.returncode == 5, explain(second)
         assert REFUSED in second.stderr, explain(second)
