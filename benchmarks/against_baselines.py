@@ -31,7 +31,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.bench import machine
 from h5ingest.bench.measure import flush, seconds
-from h5ingest.inspect.codecs import evenly
+from h5ingest.core.sampling import evenly
 
 HERE: Final = Path(__file__).parent
 N_COMPARED: Final = 32

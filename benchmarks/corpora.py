@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from h5ingest.bench.synthetic import parse_shape, write_images
-from h5ingest.inspect.codecs import evenly
+from h5ingest.core.sampling import evenly
 
 N_LISTED: Final = 10
 """Times that each photograph is listed."""
@@ -66,10 +66,10 @@ def _cifar(files: list[Path], photographs: list[Path], n: int, work: Path) -> Co
         return _corpus("CIFAR-size", about, taken, work)
     if not photographs:
         return _drawn("CIFAR-size", "32x32x3", n, 1, work)
-    tiles = _tiles(photographs, work / "tiles")
-    listed = [tiles[row % len(tiles)] for row in range(n)]
+    cut = tiles(photographs, work / "tiles")
+    listed = [cut[row % len(cut)] for row in range(n)]
     about = (
-        f"{n:,} 32x32 RGB images: {len(tiles):,} tiles of {len(photographs)} photographs reduced "
+        f"{n:,} 32x32 RGB images: {len(cut):,} tiles of {len(photographs)} photographs reduced "
         f"to half their size, listed in turn"
     )
     return _corpus("CIFAR-size", about, listed, work)
@@ -98,7 +98,8 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _tiles(photographs: Iterable[Path], folder: Path) -> list[Path]:
+def tiles(photographs: Iterable[Path], folder: Path) -> list[Path]:
+    """Return small images cut out of photographs reduced to half their size; made if need be."""
     if not folder.exists():
         beside = folder.with_name("tiles.partial")
         beside.mkdir(exist_ok=True)

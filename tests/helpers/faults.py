@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from h5ingest.storage import journal
 from helpers.forking import Forker
+from helpers.pictures import drawn
 from helpers.support import (
     FLAVOURS,
     PROGRAMS,
@@ -43,6 +44,7 @@ EQUAL = {
     "stack direct": ["--chunk", "3", "--direct-io", "on", "--batch-bytes", "30000"],
     "stack zstd": ["--chunk", "3", "--compression", "zstd:1"],
     "stack groups": ["--chunk", "2", "--group-by", "split", "--compression", "lzf"],
+    "stack htj2k": ["--compression", "htj2k"],
 }
 """Layouts for images that are all of one shape, and their options."""
 ANY = {
@@ -51,6 +53,7 @@ ANY = {
     "ragged gzip": ["--layout", "ragged", "--compression", "gzip:1"],
     "tree": ["--layout", "tree"],
     "tree gzip": ["--layout", "tree", "--compression", "gzip:1"],
+    "tree auto": ["--layout", "tree", "--compression", "auto"],
     "encoded": ["--layout", "encoded"],
     "encoded jxl": ["--layout", "encoded", "--recode", "jxl"],
 }
@@ -72,11 +75,13 @@ Fault = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Small images of one shape, larger ones, and of many shapes, and a manifest of each kind."""
+    """Small images of one shape, larger ones, smooth ones, and of many shapes; a manifest each."""
 
     folder: Path
     equal: list[NDArray[Any]]
     larger: list[NDArray[Any]]
+    smooth: list[NDArray[Any]]
+    """Which HTJ2K makes smaller, and more so than other codecs."""
     different: list[NDArray[Any]]
 
     @classmethod
@@ -89,13 +94,20 @@ class Images:
         ]
         shapes[7] = (60, 70, 3)  # larger than a chunk, and than a batch
         kinds: dict[str, list[tuple[int, ...]]]
-        kinds = {"equal": [(7, 5, 3)] * n, "larger": [(37, 29, 3)] * n, "different": shapes}
+        kinds = {
+            "equal": [(7, 5, 3)] * n, "larger": [(37, 29, 3)] * n, "smooth": [(41, 29, 3)] * n,
+            "different": shapes,
+        }  # fmt: skip
         made: dict[str, list[NDArray[Any]]] = {}
         for name, of_kind in kinds.items():
             made[name] = images = [
                 random.integers(0, 256, (scale * height, scale * width, *planes), np.uint8)
                 for height, width, *planes in of_kind
             ]
+            if name == "smooth":
+                for row, image in enumerate(images):
+                    waves = drawn(len(image), image.shape[1], 3, "uint8", "waves")
+                    image[:] = waves // 2 + image % 8 + np.uint8(row)
             (folder / name).mkdir(parents=True)
             for row, pixels in enumerate(images):
                 write_png(folder / name / f"{row:03}.png", pixels)
@@ -115,6 +127,8 @@ class Images:
     def kind(self, layout: str) -> str:
         if layout == "stack direct":  # whole blocks of the disk
             return "larger"
+        if layout in ("stack htj2k", "tree auto"):
+            return "smooth"
         return "equal" if layout in EQUAL else "different"
 
     def check(self, layout: str, out: Path) -> None:
@@ -131,7 +145,8 @@ class Images:
                 whole = np.concatenate([image.ravel() for image in self.different])
                 np.testing.assert_array_equal(file["images/pixels"][:], whole)
             elif layout.startswith("tree"):
-                for name, image in zip(file["datasets"], self.different, strict=True):
+                images = getattr(self, self.kind(layout))
+                for name, image in zip(file["datasets"], images, strict=True):
                     np.testing.assert_array_equal(file[name][()], image)
             elif layout == "encoded jxl":
                 ends = file["images/offsets"][:].tolist()

@@ -19,6 +19,18 @@ from h5ingest.images.decode import decode_into, probe
 Pixels = NDArray[Any]
 
 
+def drawn(height: int, width: int, channels: int, dtype: str, kind: str) -> Pixels:
+    """(H, W) or (H, W, C) pixels: noise, or waves as a photograph has them."""
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    top = np.iinfo(dtype).max
+    if kind == "noise":
+        return np.random.default_rng(height * 31 + width).integers(0, top + 1, shape, dtype)
+    y, x = np.ogrid[:height, :width]
+    waves = ((np.sin(x / 9) + np.cos(y / 7)) / 4 + 0.5) * top
+    waves = waves[..., None] if channels > 1 else waves
+    return np.ascontiguousarray(np.broadcast_to(waves, shape).astype(dtype))
+
+
 KINDS = {"not an image", "damaged", "unsupported", "too large", "changed"}
 
 

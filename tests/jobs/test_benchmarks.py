@@ -110,3 +110,49 @@ def test_an_output_of_other_pixels_does_not_count(measured: Path, tmp_path: Path
     with pytest.raises(AssertionError, match="row 0 is not 0"):
         bench.compare(ours, corpus, tmp_path / "out")
     assert len(os.listdir(tmp_path / "drawn/drawn-28x28x1")) == 5 + 1  # and a manifest
+
+
+def test_the_table_of_codecs_says_what_the_files_take(
+    data: Path, mpich: Flavour, tmp_path: Path
+) -> None:
+    script, options = BENCHMARKS / "codec_table.py", ("--speeds", "--only", "MNIST", "photographs")
+    completed = run(
+        [mpich.bin / "python", script, "--data", data, "--work", tmp_path / "work", *options],
+        cwd=tmp_path,
+    )
+    assert completed.returncode == 0, explain(completed)
+    for name, pattern, n in (
+        ("MNIST", "mnist/**/*.png", N + 2),
+        ("photographs", "kodak/**/*.png", 5),
+    ):
+        n_png = sum(path.stat().st_size for path in data.glob(pattern))
+        _, section = completed.stdout.split(f"### {name}: {n} images")
+        section = section.partition("###")[0]
+        assert f"PNG files: {n_png:,} bytes." in section
+        rows = {
+            cells[1].strip(" `"): cells[2:-1]
+            for line in section.splitlines()
+            if (cells := line.split("|"))[0] == "" and len(cells) > 2
+        }
+        for kept in ("none", "zstd:9", "htj2k", "zip", "LMDB of PNGs"):
+            n_bytes = int(rows[kept][0].replace(",", ""))
+            assert float(rows[kept][1]) == round(n_bytes / n_png, 2)
+        assert all(int(speed.replace(",", "")) > 0 for speed in rows["htj2k"][2:])
+        [chosen] = [key for key in rows if key.startswith("auto")]
+        codec = chosen.removeprefix("auto`: ")
+        least = min(int(rows[name][0].replace(",", "")) for name in ("none", "zstd:3", "htj2k"))
+        assert int(rows[chosen][0].replace(",", "")) <= 1.02 * least, codec
+
+
+def test_the_tools_of_debian_read_every_codec_with_the_plugins(
+    data: Path, mpich: Flavour, tmp_path: Path
+) -> None:
+    script = BENCHMARKS / "codec_table.py"
+    completed = run([mpich.bin / "python", script, "--data", data, "--tools"], cwd=tmp_path)
+    assert completed.returncode == 0, explain(completed)
+    rows = [line.strip("| ").split(" | ") for line in completed.stdout.splitlines()[2:]]
+    told = {row[0].strip("`"): row[1:] for row in rows}
+    assert len(told) == 7
+    for codec, (plain, *with_plugins) in told.items():
+        assert with_plugins == ["yes", "yes"], codec
+        assert plain == ("yes" if codec in ("none", "gzip:4") else "no"), codec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from helpers.faults import ALL_FLAVOURS, faulty
 from helpers.layout_runs import launch
 from helpers.support import make_pixels, read_file, write_manifest, write_png
 
-from h5ingest.storage.shared_blocks import BLOCK, boxes, split
+from h5ingest.storage.shared_blocks import BLOCK, boxes, forget_cached, split
 
 N_IMAGES = 90
 KINDS = {"equal": "uint8", "deep": "uint16", "any": "uint8"}
@@ -128,3 +129,9 @@ def test_hyperslabs_have_the_elements_in_order(seed: int) -> None:
     ]
     np.testing.assert_array_equal(np.concatenate([*found, []]), np.arange(first, last))
     assert len(found) <= 2 * len(shape)
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_that_lies_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.h5.journal")
+    forget_cached(tmp_path / "out.h5.journal")

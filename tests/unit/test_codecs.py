@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from h5ingest.core.errors import OutputError, SamplesFailedError
-from h5ingest.core.layout import ImageSpec
+from h5ingest.core.layout import DatasetSpec, Filter, ImageSpec
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.sampling import evenly, spread
 from h5ingest.inspect import codec_table, codecs
 from h5ingest.inspect.codec_table import CodecReport, Measured
+from h5ingest.storage.auto_codec import Part
 from h5ingest.storage.filters import available, filter_pipeline
 
 CI_CODECS = ("none", "gzip:1", "lzf", "szip", "zstd:3", "lz4", "bzip2:9", "blosc:lz4:5:bitshuffle")
@@ -96,24 +98,28 @@ def test_incompressible_images_take_no_more_than_raw(
     assert found["lzf"].of_raw == 1
 
 
+def spec_of(image: ImageSpec, n: int, filters: tuple[Filter, ...]) -> DatasetSpec:
+    return Part(np.broadcast_to(np.zeros((), image.dtype), (n, *image.shape))).spec(filters)
+
+
 def test_chunks_are_those_of_an_ingest_but_hardly_padded(tmp_path: Path) -> None:
     image = ImageSpec(height=32, width=32, channels=3, dtype="uint8")
-    spec = codecs._spec(image, 500, filter_pipeline("gzip", shuffle=False))
+    spec = spec_of(image, 500, filter_pipeline("gzip", shuffle=False))
     assert spec.chunk_rows == 167  # an ingest's 170 would leave a last chunk of 160
-    assert codecs._spec(image, 100_000, filter_pipeline("gzip", shuffle=False)).chunk_rows == 170
-    assert codecs._spec(image, 341, ()).chunk_rows == 341
+    assert spec_of(image, 100_000, filter_pipeline("gzip", shuffle=False)).chunk_rows == 170
+    assert spec_of(image, 341, ()).chunk_rows == 341
     photo = ImageSpec(height=512, width=768, channels=3, dtype="uint8")
-    assert codecs._spec(photo, 24, ()).chunk_rows == 1
+    assert spec_of(photo, 24, ()).chunk_rows == 1
 
 
 # --- the sample --------------------------------------------------------------------------------
 
 
 def test_the_sample_is_even_and_the_same_every_time() -> None:
-    assert codecs.evenly(1_000_000, 4) == [125_000, 375_000, 625_000, 875_000]
-    assert codecs.evenly(5, 500) == [0, 1, 2, 3, 4]
+    assert evenly(1_000_000, 4) == [125_000, 375_000, 625_000, 875_000]
+    assert evenly(5, 500) == [0, 1, 2, 3, 4]
     for n, k in ((7, 3), (100, 99), (10_000, 500)):
-        rows = codecs.evenly(n, k)
+        rows = evenly(n, k)
         steps = np.diff(rows)
         assert len(rows) == k
         assert steps.min() >= 1
@@ -122,7 +128,7 @@ def test_the_sample_is_even_and_the_same_every_time() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 128])
 def test_what_is_left_when_memory_ends_is_spread_too(n: int) -> None:
-    order = list(codecs._spread(n))
+    order = list(spread(n))
     assert sorted(order) == list(range(n))
     if n == 100:
         assert np.diff(sorted(order[:25])).max() <= 8

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import hdf5plugin
+import imagecodecs
+import numpy as np
 import pytest
 from helpers.support import (
     FLAVOURS,
@@ -23,20 +28,26 @@ from helpers.support import (
     write_images,
     write_manifest,
 )
+from numpy.typing import NDArray
 
+from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, StorageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.diagnostics import facts as facts_module
 from h5ingest.diagnostics import libraries
 from h5ingest.diagnostics.advice import advise, describe_advice
+from h5ingest.diagnostics.codec_trial import wrong_codecs
 from h5ingest.diagnostics.doctor import describe
 from h5ingest.diagnostics.facts import Facts, examine, examine_here
 from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
 from h5ingest.diagnostics.preflight import told_before
+from h5ingest.images import htj2k
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.run import advising
 from h5ingest.storage import file_systems
+from h5ingest.storage.auto_codec import CANDIDATES
 from h5ingest.storage.file_systems import FileSystem, Mount, find, look
+from h5ingest.storage.filters import available
 
 # As /proc/self/mountinfo has them on clusters, with made-up names.
 MOUNTINFO = r"""
@@ -398,6 +409,7 @@ def test_the_facts_of_this_machine(flavour: Flavour, tmp_path: Path) -> None:
     assert shown.stdout.count("MPI library") == 1
     assert rows["h5py"].endswith(", parallel")
     assert {"gzip", "zstd", "blosc2"} <= set(rows["codecs"].split())
+    assert re.fullmatch(r"trips +three images by 13 codecs: every pixel came back", rows["round"])
     assert rows["output"] == str(tmp_path)
     assert "PROBLEM" not in shown.stdout  # (pytest's folder may well be in memory: a warning)
 
@@ -478,6 +490,64 @@ def test_a_library_that_crashes_the_process_is_reported(
     assert "signal SIGSEGV" in error
     shown = mpich.alone("doctor", env={"PYTHONPATH": str(tmp_path)})
     assert (shown.returncode, "SIGSEGV" in shown.stdout) == (6, True), explain(shown)
+
+
+def test_every_codec_is_tried_and_gives_three_images_back() -> None:
+    tried = wrong_codecs()
+    assert {name.partition(":")[0] for name in tried} == set(available())
+    assert {*CANDIDATES} - {*tried} == {"none"}
+    assert not any(tried.values())
+
+
+def test_a_codec_that_returns_other_pixels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lossy(image: NDArray[Any]) -> bytes:
+        return bytes(imagecodecs.htj2k_encode(image, reversible=False))
+
+    monkeypatch.setattr(htj2k, "encode", lossy)
+    problems = wrong_codecs()["htj2k"]
+    assert "RGB of 8 bits: HDF5's filter returns other pixels" in problems
+    assert "RGB of 8 bits: h5ingest's decoder returns other pixels" in problems
+    known = replace(MPICH, tried={"zstd:3": [], "htj2k": problems})
+    (advice,) = advise(Facts(libraries=known))
+    assert advice.problem.startswith("the codec htj2k does not give images back: gray of 8 bits")
+    assert not advice.fatal
+    assert "three images by 2 codecs: 1 of them wrong" in describe(Facts(libraries=known))
+
+
+def test_a_codec_that_cannot_decode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(htj2k, "encode", lambda _: b"no codestream")
+    (*_, problem) = wrong_codecs()["htj2k"]
+    assert problem.startswith("gray of 16 bits: ")
+
+
+def test_plugins_that_hdf5_finds_by_itself_do_no_harm(mpich: Flavour, tmp_path: Path) -> None:
+    """As one has it who reads the files by h5dump."""
+    env = {"HDF5_PLUGIN_PATH": hdf5plugin.PLUGIN_PATH}
+    shown = mpich.alone("doctor", env=env)
+    assert "by 13 codecs: every pixel came back" in shown.stdout, explain(shown)
+    images = write_images(tmp_path, make_pixels(3, (40, 40)))
+    out = tmp_path / "out.h5"
+    for codec in ("blosc2:zstd:5:bytedelta", "htj2k"):
+        command = write_manifest(tmp_path / "m.txt", images), out, "--compression", codec
+        done = mpich.alone(*command, "--overwrite", env=env)
+        assert done.returncode == 0, explain(done)
+        np.testing.assert_array_equal(ImageStore(out)[:][0], make_pixels(3, (40, 40)))
+
+
+def test_codecs_that_end_the_process_are_told_with_all_else(mpich: Flavour, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Ends:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'h5ingest.diagnostics.codec_trial':\n"
+        "            os.kill(os.getpid(), 11)\n"
+        "sys.meta_path.insert(0, Ends())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    shown = mpich.alone("doctor", env={"PYTHONPATH": path})
+    assert shown.returncode == 0, explain(shown)
+    assert "warning: trying the codecs ended the process: signal SIGSEGV" in shown.stdout
+    assert re.search(r"^codecs +gzip .*zstd", shown.stdout, re.MULTILINE)
 
 
 def test_a_place_that_is_not_there_is_refused(mpich: Flavour, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
+import imagecodecs
 import numpy as np
 import pytest
+from helpers.pictures import drawn
 from helpers.support import write_images, write_manifest
 from helpers.threads import on_ranks
 from hypothesis import given
@@ -16,22 +21,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from h5ingest import ImageStore, IngestOptions, ingest
-from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.errors import OutputError, SetupError, UsageError
 from h5ingest.images import htj2k
 from h5ingest.inspect.verify import verify
+from h5ingest.reading.checks import Verify
 from h5ingest.storage.compress import code
-
-
-def drawn(height: int, width: int, channels: int, dtype: str, kind: str) -> NDArray[Any]:
-    """(H, W) or (H, W, C) pixels: noise, or waves as a photograph has them."""
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    top = np.iinfo(dtype).max
-    if kind == "noise":
-        return np.random.default_rng(height * 31 + width).integers(0, top + 1, shape, dtype)
-    y, x = np.ogrid[:height, :width]
-    waves = ((np.sin(x / 9) + np.cos(y / 7)) / 4 + 0.5) * top
-    waves = waves[..., None] if channels > 1 else waves
-    return np.ascontiguousarray(np.broadcast_to(waves, shape).astype(dtype))
 
 
 @given(
@@ -132,6 +126,63 @@ def test_a_tree_mixes_gray_and_rgb_of_any_size(tmp_path: Path) -> None:
         for found, image in zip(store[:][0], images, strict=True):
             assert np.array_equal(found, image)
     assert verify(tmp_path / "out.h5", sources=True).ok
+
+
+def decoding(decode: Callable[[bytes, Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this decode codestreams, where h5ingest does it and not HDF5."""
+    monkeypatch.setattr(htj2k, "decode_into", decode)
+
+
+@pytest.mark.parametrize("layout", ["stack", "tree"])
+@pytest.mark.parametrize("verify", ["auto", "first"])
+def test_several_threads_decode_at_once(
+    layout: str, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [drawn(700, 600, 3, "uint8", "waves") + np.uint8(k) for k in range(5)]
+    options = IngestOptions(compression="htj2k", layout=layout)
+    ingest(manifest_of(tmp_path, images), tmp_path / "out.h5", options)
+    decode, together = htj2k.decode_into, threading.Barrier(2)
+    names: list[str] = []
+
+    def waiting(data: bytes, out: NDArray[Any]) -> None:
+        """Go on only when another thread is here, too: so none has HDF5's lock."""
+        names.append(threading.current_thread().name)
+        if len(names) > 1:
+            together.wait(timeout=30)
+        decode(data, out)
+
+    order = [4, 0, 1, 2, 3] if layout == "tree" else [0, 1, 2, 3]
+    if layout == "stack":  # a tree decodes one image to see how large they are
+        names.append("nobody")
+    with ImageStore(tmp_path / "out.h5", threads=2, verify=verify) as store:
+        decoding(waiting, monkeypatch)
+        found = store[order][0]
+    for image, row in zip(found, order, strict=True):
+        assert np.array_equal(image, images[row])
+    assert len({name for name in names if name.startswith("h5ingest-decode")}) == 2
+
+
+@pytest.mark.parametrize("layout", ["stack", "tree"])
+@pytest.mark.parametrize("old", [False, True])
+def test_without_a_decoder_of_its_own_it_leaves_that_to_hdf5(
+    layout: str, old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [drawn(50, 70, 3, "uint8", "waves") + np.uint8(k) for k in range(5)]
+    options = IngestOptions(compression="htj2k", layout=layout)
+    manifest = manifest_of(tmp_path, images)
+    ingest(manifest, tmp_path / "out.h5", options)
+
+    def refuse(data: bytes, out: NDArray[Any]) -> None:
+        raise AssertionError("imagecodecs has no HTJ2K")
+
+    decoding(refuse, monkeypatch)
+    absent = None if old else SimpleNamespace(available=False)  # an old one has no such name
+    monkeypatch.setattr(imagecodecs, "HTJ2K", absent)
+    with ImageStore(tmp_path / "out.h5") as store:
+        for found, image in zip(store[:][0], images, strict=True):
+            assert np.array_equal(found, image)
+    with pytest.raises(SetupError, match=r"imagecodecs \S+ comes without HTJ2K; a newer"):
+        ingest(manifest, tmp_path / "other.h5", options)
 
 
 @pytest.mark.parametrize(

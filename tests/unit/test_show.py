@@ -178,6 +178,20 @@ def test_other_layouts(tmp_path: Path, layout: str) -> None:
             Image.open(name).verify()
 
 
+@pytest.mark.parametrize(
+    "compression",
+    [
+        "gzip:4", "lzf", "zstd:9", "bzip2:9", "blosc:lz4:5:bitshuffle", "blosc:zstd:1:noshuffle",
+        "blosc2:zstd:5:bytedelta", "blosc2:lz4hc:9:shuffle", "htj2k",
+    ],
+)  # fmt: skip
+def test_filters_are_named_as_they_are_asked_for(tmp_path: Path, compression: str) -> None:
+    names = write_images(tmp_path, make_pixels(2, (32, 40, 3)) // 16)
+    manifest = write_manifest(tmp_path / "m.txt", names)
+    ingest(manifest, tmp_path / "a.h5", IngestOptions(compression=compression))
+    assert f", {compression}, 7.5 KiB of pixels" in printed(tmp_path / "a.h5")
+
+
 def test_the_examples_are_true() -> None:
     assert doctest.testmod(show).failed == 0
 

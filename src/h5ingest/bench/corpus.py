@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from h5ingest.bench.machine import memory_available
 from h5ingest.core.errors import SampleError, SamplesFailedError, UsageError, describe_failures
 from h5ingest.core.options import MAX_PIXELS, IngestOptions
+from h5ingest.core.sampling import evenly
 from h5ingest.core.units import size
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
-from h5ingest.inspect.codecs import evenly
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.read_manifest import read_manifest
 

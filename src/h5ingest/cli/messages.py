@@ -177,6 +177,8 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
         )
     of_files = "" if report.recompressed else " of image files"
     table.add_row("size", f"{size(report.bytes_out)} from {size(report.bytes_in)}{of_files}")
+    if report.auto is not None:
+        table.add_row("compression", f"auto: {report.auto}")
     if not report.recompressed:
         table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
     for text in report.warnings:

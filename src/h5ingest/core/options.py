@@ -16,6 +16,8 @@ from h5ingest.core.units import KIB, MIB
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
 
+AUTO: Final = "auto"
+"""Value of `compression` for which a sample of the images decides."""
 CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
 """Value of `channels` -> number of channels."""
 MAX_READERS: Final = 256
@@ -108,7 +110,8 @@ class IngestOptions:
     compression: str | None = _chunks(
         None,
         "gzip:9, lzf, szip, zstd:3, lz4, bzip2:9, blosc:lz4:5, blosc2:zstd:5:bitshuffle, "
-        "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). (default: none)",
+        "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). auto: what is read as "
+        "fast as PNG and makes a sample smallest. (default: none)",
         form="SPEC",
     )
     shuffle: bool = _chunks(False, "Shuffle bytes before compressing: for 16-bit images.")
@@ -269,6 +272,8 @@ class IngestOptions:
                     raise UsageError(f"{flag} is for --layout stack only, got {self.layout}")
         if self.size is not None and self.fit == "error":
             raise UsageError("--size: say how with --fit pad, crop or resize")
+        if self.is_auto and self.shuffle:
+            raise UsageError("--compression auto chooses filters by itself: no --shuffle")
         if (self.compression or "").lower() == "htj2k" and (
             self.shuffle or self.layout == "ragged"
         ):
@@ -299,6 +304,11 @@ class IngestOptions:
             raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
         if self.samples == "raw" and self.reduce_depth:
             raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether a sample of the images decides on the codec."""
+        return (self.compression or "").lower() == AUTO
 
     @property
     def any_palette(self) -> bool:

@@ -15,6 +15,7 @@ from h5ingest.storage.lock_holder import HEARTBEAT_S
 
 _LITTLE_SHARED_MEMORY: Final = 256 * MIB
 _LONG_CACHE_S: Final = 5.0
+_OTHER_CODEC: Final = "install hdf5plugin and imagecodecs again; until then another --compression"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,17 @@ def _of_libraries(facts: Facts) -> Iterable[Advice]:
             else "needed for several ranks (mpi4py) or for most codecs (hdf5plugin) only",
             fatal=needed,
         )  # fmt: skip
+    for codec, problems in libraries.tried.items():
+        if problems:
+            yield Advice(
+                problem=f"the codec {codec} does not give images back: {'; '.join(problems)}",
+                remedy=_OTHER_CODEC,
+            )
+    if libraries.trial_ended:
+        yield Advice(
+            problem=f"trying the codecs ended the process: {libraries.trial_ended}",
+            remedy=_OTHER_CODEC,
+        )
     if len(libraries.mpi_files) > 1:
         yield Advice(
             problem="h5py and mpi4py are linked to different MPI libraries: "

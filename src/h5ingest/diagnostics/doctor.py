@@ -28,6 +28,11 @@ def describe(facts: Facts) -> str:
         ("decoder", libraries.decoder),
         ("codecs", " ".join(libraries.codecs)),
     ]
+    if libraries.tried:
+        n_wrong = sum(map(bool, libraries.tried.values()))
+        said = f"three images by {len(libraries.tried)} codecs: "
+        said += f"{n_wrong} of them wrong" if n_wrong else "every pixel came back"
+        rows.append(("round trips", said))
     if place is not None:
         mount = place.mount
         rows.append(("output", place.folder))

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,10 @@ class Libraries:
     """Version of the libpng that decodes palettes."""
     codecs: tuple[str, ...] = ()
     """Codecs that --compression accepts here."""
+    tried: dict[str, list[str]] = field(default_factory=dict)
+    """Codec -> images that it does not give back, and by what; empty: none was tried."""
+    trial_ended: str = ""
+    """How the process ended in which they were tried, if it did not live to tell."""
     errors: tuple[str, ...] = ()
     """What could not be imported, and why."""
 
@@ -63,7 +67,10 @@ class Libraries:
 
 
 def import_apart() -> Libraries:
-    """Import the libraries in another process, since that may crash. Not collective."""
+    """Import the libraries, and try the codecs, in another process, since that may crash.
+
+    Not collective.
+    """
     command = [sys.executable, "-m", "h5ingest.diagnostics.libraries"]
     try:
         done = subprocess.run(
@@ -72,17 +79,28 @@ def import_apart() -> Libraries:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Libraries(errors=(f"importing h5py and mpi4py took over {_IMPORT_LIMIT_S} s",))
-    try:
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
+    told = [*filter(None, map(_object, done.stdout.splitlines()))]
+    ended = ""
+    if done.returncode or not told:
         how = f"exit code {done.returncode}"
         if done.returncode < 0:
             how = f"signal {signal.Signals(-done.returncode).name}"
-        words = " ".join(done.stderr.split())[-500:]
-        return Libraries(errors=(f"importing h5py with mpi4py ended the process: {how} {words}",))
+        ended = f"{how} {' '.join(done.stderr.split())[-500:]}"
+    if not told:
+        return Libraries(errors=(f"importing h5py with mpi4py ended the process: {ended}",))
+    found, *tried = told
     for name in ("mpi_files", "codecs", "errors"):
-        told[name] = tuple(told[name])  # JSON has lists
-    return Libraries(**told)
+        found[name] = tuple(found[name])  # JSON has lists
+    return Libraries(**{**found, "tried": tried[0] if tried else {}, "trial_ended": ended})
+
+
+def _object(line: str) -> dict[str, Any]:
+    """Return the JSON object in a line; an empty one if there is none: libraries may print."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def import_here(mpi: str = "", *, with_codecs: bool = True) -> Libraries:
@@ -147,4 +165,9 @@ def mpi_files(maps: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(import_here())))
+    libraries = import_here()
+    print(json.dumps(asdict(libraries)), flush=True)  # what follows may crash
+    if libraries.codecs:
+        from h5ingest.diagnostics.codec_trial import wrong_codecs
+
+        print(json.dumps(wrong_codecs()))

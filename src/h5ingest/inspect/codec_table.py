@@ -11,6 +11,7 @@ from rich.table import Table
 
 from h5ingest.core.errors import Failure, OutputError, SetupError
 from h5ingest.core.outfiles import PICTURE, PNG_TEXT, write
+from h5ingest.storage.auto_codec import AutoCodec
 
 DISK_MB_S: Final = 100.0
 """What `balanced` takes a shared disk to deliver to one of many processes."""
@@ -80,6 +81,8 @@ class CodecReport:
     """In the order of `CODECS`."""
     missing: tuple[str, ...] = ()
     """Codecs that this HDF5 cannot write."""
+    auto: AutoCodec | None = None
+    """What `--compression auto` chooses for the manifest."""
     failures: tuple[Failure, ...] = ()
     """Sampled images that could not be read."""
 
@@ -144,6 +147,11 @@ def print_table(report: CodecReport) -> None:
         f"fastest to read: of those that save a twentieth of raw. balanced: least time to write "
         f"once and\nread {READS_PER_WRITE} times through a disk that moves {DISK_MB_S:.0f} MB/s."
     )
+    if report.auto is not None:
+        console.print(
+            f"--compression auto takes {report.auto}:\nthe smallest of some that decode as fast "
+            f"as PNG (docs/codecs.md); images of one size and kind are taken to be a dataset."
+        )
     if report.missing:
         console.print(f"not in this HDF5: {', '.join(dict.fromkeys(report.missing))}")
 

@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,17 +29,19 @@ from h5ingest.core.errors import (
     SetupError,
     describe_failures,
 )
-from h5ingest.core.group_datasets import default_chunk_rows, stack_group
-from h5ingest.core.layout import CODED_CHANNELS, DatasetSpec, Filter, ImageSpec
+from h5ingest.core.layout import CODED_CHANNELS, DatasetSpec, Filter, ImageSpec, OutputSpec
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, unit
+from h5ingest.core.sampling import evenly, spread
 from h5ingest.core.units import MIB
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.inspect.codec_table import CodecReport, Measured
 from h5ingest.mpi.comm import SerialComm
+from h5ingest.pipeline.auto_compression import choose_from_files, sample_rows
 from h5ingest.pipeline.read_manifest import read_manifest
+from h5ingest.storage.auto_codec import Part
 from h5ingest.storage.compress import compressor
 from h5ingest.storage.datasets import create, file_access, file_creation, output_errors
 from h5ingest.storage.filters import filter_pipeline
@@ -97,6 +99,16 @@ def measure(
     rows = evenly(manifest.n_rows, n_wanted)
     sample = _decode([(row, samples.paths[row]) for row in rows], source_folder, options, manifest)
     bytes_raw = sum(pixels.nbytes for pixels in sample.stacks.values())
+    image_bytes = bytes_raw // sum(map(len, sample.stacks.values()))
+    auto = choose_from_files(
+        [
+            (row, 0, samples.paths[row])
+            for row in sample_rows(manifest.n_rows, image_bytes, options)
+        ],
+        [OutputSpec(channels=None, dtype=None, size=None)],
+        source_folder,
+        options,
+    )
     depth16 = any(spec.dtype == "uint16" for spec in sample.stacks)
     measured, missing = [], []
     for codec, shuffle in [(c, False) for c in CODECS] + [(c, True) for c in SHUFFLED if depth16]:
@@ -133,18 +145,9 @@ def measure(
         libraries={"h5py": h5py.version.version, "HDF5": h5py.version.hdf5_version},
         measured=tuple(measured),
         missing=tuple(missing),
+        auto=auto,
         failures=sample.failures,
     )
-
-
-def evenly(n: int, n_wanted: int) -> list[int]:
-    """Return at most `n_wanted` of the rows 0..n-1, the same every time, as far apart as they can.
-
-    >>> evenly(10, 3), evenly(3, 10)
-    ([1, 5, 8], [0, 1, 2])
-    """
-    k = min(n, n_wanted)
-    return [(2 * i + 1) * n // (2 * k) for i in range(k)]
 
 
 def _decode(
@@ -154,7 +157,7 @@ def _decode(
     failures: list[Failure] = []
     images: dict[ImageSpec, dict[int, NDArray[Any]]] = {}
     n_bytes = n_raw = 0
-    for at in _spread(len(rows)):
+    for at in spread(len(rows)):
         index, path = rows[at]
         try:
             data, _ = source_files.read(os.path.join(source_folder, path))
@@ -183,15 +186,6 @@ def _decode(
     return _Sample(stacks=stacks, n_bytes=n_bytes, failures=tuple(failures))
 
 
-def _spread(n: int) -> Iterator[int]:
-    """Yield 0..n-1 so that the first of them, however many, lie all over (van der Corput)."""
-    n_bits = max(1, (n - 1).bit_length())
-    for i in range(1 << n_bits):
-        at = int(f"{i:0{n_bits}b}"[::-1], 2)
-        if at < n:
-            yield at
-
-
 def _measure(
     sample: _Sample, filters: tuple[Filter, ...], codec: str
 ) -> tuple[int, list[float], list[float]]:
@@ -204,9 +198,9 @@ def _measure(
             write_s.append(0.0)
             read_s.append(0.0)
             n_bytes = 0
-            for image, pixels in sample.stacks.items():
+            for pixels in sample.stacks.values():
                 path = Path(folder, "codec.h5")
-                spec = _spec(image, len(pixels), filters)
+                spec = Part(pixels).spec(filters)
                 n_stored, seconds = _write(path, spec, pixels)
                 n_bytes += n_stored
                 write_s[-1] += seconds
@@ -219,15 +213,6 @@ def _go_on(n_runs: int, write_s: float, read_s: float) -> bool:
     if n_runs < _RUNS:
         return max(write_s, read_s) < _LONG_S
     return read_s < _SHORT_S and n_runs < _MOST_RUNS
-
-
-def _spec(image: ImageSpec, n: int, filters: tuple[Filter, ...]) -> DatasetSpec:
-    """Return what an ingest would make of so many images, in chunks that are all but equal.
-
-    A last chunk that is padded much would count for a codec what is no pixel.
-    """
-    n_chunks = -(-n // default_chunk_rows(image, n, filters))
-    return stack_group("", "", n, image, chunk_rows=-(-n // n_chunks), filters=filters).pixels
 
 
 def _write(path: Path, spec: DatasetSpec, pixels: NDArray[Any]) -> tuple[int, float]:

@@ -86,6 +86,12 @@ class ImageFiles(Source):
             self._known, self._seen = known, None
             if isinstance(known, FirstLook):
                 self._seen = SeenKinds(known.kinds, known.outputs, options)
+        if options.is_auto:
+            from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
+
+            with job.phase("sample"):
+                job.auto = choose_codec(job, self._folder, manifest, local, probed, known.outputs)
+            filters = job.filters(job.auto.codec)
         with job.phase("layout"):
             layout, runs = build_layout(
                 local, probed, manifest, known.outputs, filters, options, comm
@@ -171,12 +177,12 @@ class ImageFiles(Source):
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`."""
-        from h5ingest.pipeline.provenance import as_json, as_text, options_in_file  # on one rank
+        from h5ingest.pipeline.provenance import as_json, as_text  # on one rank
 
         return {
             Attribute.MANIFEST_NAME: as_text(self.path.name),
             Attribute.MANIFEST_SHA256: self._manifest.sha256,
-            Attribute.OPTIONS: as_json(options_in_file(job.options)),
+            Attribute.OPTIONS: as_json(job.content()),
         }
 
     def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:

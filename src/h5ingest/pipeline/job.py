@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, StoppedError, extended
+from h5ingest.core.layout import Filter
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.units import MIB
 from h5ingest.mpi.async_sum import AsyncSum, while_rank_0_works
@@ -20,8 +21,12 @@ from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.report import PhaseSeconds
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.filters import canonical, filter_pipeline
 from h5ingest.storage.job_files import JobPaths, set_aside
 from h5ingest.storage.lock import Fence, Lock
+
+if TYPE_CHECKING:
+    from h5ingest.storage.auto_codec import AutoCodec
 
 _LITTLE_BYTES: Final = 4 * MIB
 """Free space so small that it may be why a write failed."""
@@ -64,10 +69,34 @@ class Job:
     """Whether some rank has been asked to stop, as far as this one knows."""
     n_misfits: int = 0
     """Images that are not as the first look has it, on all ranks as far as this one knows."""
+    auto: AutoCodec | None = None
+    """What `--compression auto` has chosen; None before, and without it."""
     fence: Fence | None = None
     """Guards the file."""
     file_number: int = 0
     """On rank 0: inode of the unfinished file; 0 before it is there."""
+
+    def content(self) -> dict[str, object]:
+        """Return the options that decide what the file contains, as JSON gives them back."""
+        content = self.options.content()
+        content["size"] = list(self.options.size or ()) or None
+        content["compression"] = canonical(self.options.compression)
+        if self.auto is not None:
+            content["auto"] = self.auto.to_plain()
+        return content
+
+    def filters(self, compression: str | None) -> tuple[Filter, ...]:
+        """Return the filters of the images. Collective.
+
+        Raises:
+            UsageError: there is no such codec (on all ranks).
+            SetupError: it is not in this HDF5 (on all ranks).
+        """
+        filters: tuple[Filter, ...] = ()
+        if compression is not None or self.options.shuffle:
+            with agreeing(self.comm):
+                filters = filter_pipeline(compression, shuffle=self.options.shuffle)
+        return filters
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -32,6 +32,13 @@ _MOST_BYTES: Final = 256 * 1024
 """Images decoded in one go, at most, and their pixels, if it is more than one."""
 
 
+def fit_of(options: IngestOptions) -> Fit:
+    """Return how images of another size than the dataset's are fitted."""
+    raw = options.samples == "raw"
+    resample = options.resample or ("nearest" if raw else "bicubic")
+    return Fit(how=options.fit, pad_value=options.pad_value, resample=resample, raw=raw)
+
+
 class FileLoader(Loader[bytes | SampleError]):
     """Decodes image files: what is given is a sample's file, or why it cannot be read."""
 
@@ -64,10 +71,7 @@ class FileLoader(Loader[bytes | SampleError]):
         self._recoded = recoded
         self._raw = options.samples == "raw"
         self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
-        resample = options.resample or ("nearest" if self._raw else "bicubic")
-        self._fit = Fit(
-            how=options.fit, pad_value=options.pad_value, resample=resample, raw=self._raw
-        )
+        self._fit = fit_of(options)
 
     @property
     def wait_s(self) -> float:

@@ -18,7 +18,6 @@ from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version
-from h5ingest.storage.filters import canonical
 from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, spans_by_run
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
@@ -142,15 +141,11 @@ def about_input(job: Job, of_source: Mapping[str, object], n_samples: int) -> di
     """Return what of `about_job` is known before any image is looked at. Rank 0 only."""
     from h5ingest.pipeline.provenance import encoder, package_version  # opened on one rank
 
-    options = job.options.content()
+    options = job.content()
     del options["on_error"]  # a policy for the end: what is stored until then is the same
     return {
         **of_source,
-        "options": {
-            **options,
-            "size": list(job.options.size or []) or None,
-            "compression": canonical(job.options.compression),
-        },
+        "options": options,
         "samples": n_samples,
         "alignment": job.options.alignment,
         "versions": {

@@ -18,7 +18,6 @@ from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png import decoder_version
 from h5ingest.mpi.comm import Comm
-from h5ingest.storage.filters import canonical
 
 _SLURM: Final = {
     "slurm_job": "SLURM_JOB_ID",
@@ -40,7 +39,7 @@ def provenance(
     *,
     n_failed: int,
 ) -> dict[str, str | int]:
-    """Return the attributes of the file, apart from its digest.
+    """Return the attributes of the file, apart from its digest; `content` is that of the job.
 
     Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
     else of the run that made it, and is the same, byte for byte, wherever it is made again.
@@ -128,11 +127,6 @@ def package_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def options_in_file(options: IngestOptions) -> dict[str, object]:
-    """Return the options that decide what the file contains, as it notes them."""
-    return {**options.content(), "compression": canonical(options.compression)}
 
 
 def as_text(name: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from h5ingest.core.errors import Failure, OutputError
 from h5ingest.core.notes import Note
 from h5ingest.core.outfiles import FAILURES, check, write
+
+if TYPE_CHECKING:
+    from h5ingest.storage.auto_codec import AutoCodec
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -57,6 +60,8 @@ class IngestReport:
     """Processes that worked."""
     writer: str
     """How the pixels were written."""
+    auto: AutoCodec | None = None
+    """What `--compression auto` has chosen."""
     bytes_in: int
     """Bytes of the image files, or of the file that was recompressed."""
     bytes_out: int

@@ -11,8 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from h5ingest.core.errors import MisfitError, SamplesFailedError, StorageError, extended
-from h5ingest.core.layout import Filter
+from h5ingest.core.errors import (
+    MisfitError,
+    SamplesFailedError,
+    StorageError,
+    UsageError,
+    extended,
+)
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.notes import Notes
 from h5ingest.core.options import IngestOptions
@@ -101,6 +106,8 @@ def recompress(
     Raises:
         IngestError: see `core.errors` for its kinds.
     """
+    if options.is_auto:
+        raise UsageError("--compression auto looks at image files: name a codec to recompress with")
     from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
 
     source = StoredFile(path)
@@ -186,13 +193,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         MisfitError: an image is not as the source expected (on all ranks).
     """
     comm, options = job.comm, job.options
-    filters: tuple[Filter, ...] = ()
-    if options.compression is not None or options.shuffle:
-        from h5ingest.storage.filters import filter_pipeline  # not for plain files
-
-        with agreeing(comm):
-            filters = filter_pipeline(options.compression, shuffle=options.shuffle)
-    plan = source.plan(job, filters)
+    plan = source.plan(job, () if options.is_auto else job.filters(options.compression))
     layout = plan.layout
     choice = choose_writer(layout, comm, job.paths.out, job.options)
     done = StoreOutcome(bytes_out=layout.stored_bytes)
@@ -216,6 +217,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         warnings=plan.warnings + kind.warnings(layout.n_samples) + done.warnings,
         n_ranks=comm.size,
         writer=choice.why,
+        auto=job.auto,
         bytes_in=plan.n_bytes,
         bytes_out=done.bytes_out,
         bytes_images=layout.image_bytes,

@@ -205,11 +205,11 @@ class StoredFile(Source):
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`. The options are the file's, but for those of its chunks."""
-        from h5ingest.pipeline.provenance import as_json, options_in_file  # on one rank
+        from h5ingest.pipeline.provenance import as_json  # on one rank
 
         options = self._header.options | {
             name: value
-            for name, value in options_in_file(job.options).items()
+            for name, value in job.content().items()
             if name in _OF_CHUNKS or (name == "on_error" and any_failed)
         }
         told = self._attributes

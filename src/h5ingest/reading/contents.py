@@ -248,7 +248,7 @@ class Opener:
         filters = None if sums is None else chunking_of(sums)  # else it is an image
         if rows is not None and filters is not None:
             chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
-        return Tree(self._handle, names, rows, chunks), None, None, _every(1, n_rows)
+        return Tree(self._handle, names, self._threads, rows, chunks), None, None, _every(1, n_rows)
 
     def _checks(self, rows: Rows | None, images: StandardDataset, *, auto: bool) -> Checks | None:
         """Return what compares the images that are read; None: nothing does, or it does already.

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode, htj2k
 from h5ingest.reading.checks import Checks, fit_image
-from h5ingest.reading.dataset_rule import most_bytes, naming
+from h5ingest.reading.dataset_rule import as_text, most_bytes, naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.open_file import open_image
 from h5ingest.reading.rows import Indices, Rows, all_normal, normal
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
+from h5ingest.reading.unfilter import FilterPipeline
 
 Batch = NDArray[Any] | list[NDArray[Any]]
 """(n, H, W) or (n, H, W, C) where all images have one shape; else n arrays."""
@@ -162,11 +162,13 @@ class Encoded(Ragged):
 
 @dataclass(slots=True, eq=False)
 class Tree:
-    """One dataset per image, through HDF5: for viewers, not for speed."""
+    """One dataset per image: for viewers, not for speed."""
 
     _handle: ForkSafeFile
     _names: Strings
     """Absolute HDF5 path of each row's dataset; empty where there is none."""
+    _threads: Threads
+    """For the images of a batch."""
     _checks: Checks | None = None
     """Compares the pixels of each image that is read."""
     _chunk_checks: tuple[Checks, str] | None = None
@@ -183,23 +185,42 @@ class Tree:
         """Return the images in the order asked."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self._names)), dtype=np.intp)
-        names = self._names.raw(rows)
-        with self._handle as file:
-            return [
-                self._read(file, row, name) for row, name in zip(rows.tolist(), names, strict=True)
-            ]
+        asked = list(zip(rows.tolist(), self._names.raw(rows), strict=True))
+        places = range(len(asked))
+        found: dict[int, NDArray[Any]] = {}
 
-    def _read(self, file: h5py.File, row: int, name: bytes) -> NDArray[Any]:
+        def read(place: int) -> None:
+            found[place] = self._read(*asked[place])
+
+        self._threads.each(read, places[:1], 0)
+        # Of what is not filtered nothing is decoded; else images are taken to be like the first.
+        filtered = self._chunk_checks is not None and len(places) > 1
+        n_bytes = found[0].nbytes * (len(places) - 1) if filtered else 0
+        self._threads.each(read, places[1:], n_bytes)
+        return [found[place] for place in places]
+
+    def _read(self, row: int, name: bytes) -> NDArray[Any]:
         if not name:
             return np.zeros((0, 0), np.uint8)
-        dataset = open_image(file, name, self._groups)
-        checks = self._checks
-        with naming(file, name):
-            if self._chunk_checks is not None and fit_image(self._chunk_checks[1], dataset):
-                _, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
-                self._chunk_checks[0].one(row, stored)
-                checks = None
-            pixels: NDArray[Any] = dataset[()]
-        if checks is not None:
-            checks.one(row, pixels)
+        with self._handle as file:
+            dataset = open_image(file, name, self._groups)
+            with naming(file, name):
+                if self._chunk_checks is None or not fit_image(self._chunk_checks[1], dataset):
+                    pixels: NDArray[Any] = dataset[()]
+                    if self._checks is not None:
+                        self._checks.one(row, pixels)
+                    return pixels
+                mask, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
+                pipeline = FilterPipeline(dataset, one_image=True)
+                if not pipeline.native:
+                    self._chunk_checks[0].one(row, stored)
+                    return dataset[()]  # type: ignore[no-any-return]
+                pixels = np.empty(dataset.shape, pipeline.dtype)
+        # Without HDF5's lock: other threads read meanwhile.
+        self._chunk_checks[0].one(row, stored)
+        try:
+            pipeline.decode_into(mask, stored, pixels[None])
+        except ValueError as error:
+            what = f"{self._handle.path}: {as_text(name)}"
+            raise OutputError(f"{what} is damaged: {error}") from None
         return pixels

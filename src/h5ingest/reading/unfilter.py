@@ -37,18 +37,24 @@ _NATIVE: Final = {
 class FilterPipeline:
     """The filters of one dataset, undone."""
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, *, one_image: bool = False) -> None:
         """Look at the filters.
+
+        Args:
+            dataset: chunked.
+            one_image: whether it is an image in one chunk, as in a tree: that is taken for a chunk
+                of a stack with one image.
 
         Raises:
             SetupError: a filter is not available here.
         """
-        self.chunk_shape: tuple[int, ...] = dataset.chunks
+        self.chunk_shape: tuple[int, ...] = (1, *dataset.chunks) if one_image else dataset.chunks
         self.dtype = plain_dtype(dataset.dtype)
         self.filters = filter_ids(dataset)
         # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
         codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
-        self._is_image = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
+        codes_images = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
+        self._is_image = codes_images and htj2k.missing() is None  # else HDF5's filter does it
         self.native = self._is_image or (len(codecs) <= 1 and all(id_ in _NATIVE for id_ in codecs))
         """Whether `decode_into` can be of use."""
         self.overlooks_damage = self._is_image

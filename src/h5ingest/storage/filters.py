@@ -6,12 +6,15 @@ hdf5plugin is imported only where one of its filters is asked for.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from typing import Any, Final, NamedTuple
 
 import h5py
 
 from h5ingest.core.errors import SetupError, UsageError
 from h5ingest.core.layout import HTJ2K, Filter
+from h5ingest.core.options import AUTO
 from h5ingest.images import htj2k
 
 SHUFFLE: Final = Filter(id=h5py.h5z.FILTER_SHUFFLE, options=())
@@ -96,12 +99,14 @@ def filter_pipeline(compression: str | None, *, shuffle: bool) -> tuple[Filter, 
 def canonical(compression: str | None) -> str | None:
     """Return the one form of all that ask for the same codec, every default written out.
 
-    >>> canonical("ZSTD"), canonical("blosc:5:lz4"), canonical("none")
-    ('zstd:3', 'blosc:lz4:5:shuffle', None)
+    >>> canonical("ZSTD"), canonical("blosc:5:lz4"), canonical("none"), canonical("Auto")
+    ('zstd:3', 'blosc:lz4:5:shuffle', None, 'auto')
 
     Raises:
         UsageError: see `filter_pipeline`.
     """
+    if (compression or "").lower() == AUTO:
+        return AUTO
     choice = _parse(compression)
     return choice and ":".join(str(word) for word in choice if word is not None)
 
@@ -139,7 +144,8 @@ def _parse(compression: str | None) -> _Choice | None:
         )
     if name not in _LEVELS:
         raise UsageError(
-            f"--compression {compression}: no such codec; available are {', '.join(available())}"
+            f"--compression {compression}: no such codec; available are "
+            f"{', '.join(available())}, and auto"
         )
     given: dict[str, Any] = {}
     codecs = _CODECS.get(name, ())
@@ -179,6 +185,7 @@ def _make(choice: _Choice) -> Filter:
             raise ImportError("this hdf5plugin has no Htj2k, 7.1 and later have it")
         if why := htj2k.missing():
             raise ImportError(why)
+        _prefer_hdf5plugin(name)
         return Filter(id=HTJ2K, options=())
     given: dict[str, Any] = {}
     if level is not None:
@@ -195,10 +202,24 @@ def _make(choice: _Choice) -> Filter:
         "blosc2": hdf5plugin.Blosc2,
         "bitshuffle": hdf5plugin.Bitshuffle,
     }[name](**given)
+    _prefer_hdf5plugin("bshuf" if name == "bitshuffle" else name)
     options = list(made.filter_options)
     if shuffle == "bytedelta":  # which hdf5plugin does not take
         options[_BLOSC2_SHUFFLE] = _SHUFFLES[name][shuffle]
     return Filter(id=made.filter_id, options=tuple(options))
+
+
+@functools.cache
+def _prefer_hdf5plugin(filter_name: str) -> None:
+    """Have HDF5 use hdf5plugin's filter, not one that it has found in HDF5_PLUGIN_PATH itself.
+
+    Those in hdf5plugin's own folder cannot write if HDF5 loads them (hdf5plugin issue 204).
+    """
+    if "HDF5_PLUGIN_PATH" in os.environ:
+        import hdf5plugin
+
+        if hasattr(hdf5plugin, "register"):  # old ones have not
+            hdf5plugin.register(filter_name, force=True)
 
 
 def _check_level(name: str, level: int, text: str) -> int:

@@ -140,6 +140,19 @@ def _refuse(paths: JobPaths, differing: list[str]) -> None:
     )
 
 
+def about_left(paths: JobPaths) -> dict[str, object]:
+    """Return what an unfinished job says that it is; nothing if there is none. Rank 0 only.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    for path in (_aside(paths.journal), paths.journal):  # what was set aside is what counts
+        if path.is_file():
+            forget_cached(path)
+            return journal.read_about(path) or {}
+    return {}
+
+
 def set_aside(paths: JobPaths) -> None:
     """Take their names from the files of a job that may still write to them. Rank 0 only.
 

@@ -13,6 +13,7 @@ follows the last whole, intact one never happened. There are five kinds:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import starmap
 from pathlib import Path
-from typing import Final, NamedTuple, overload
+from typing import BinaryIO, Final, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,14 +239,11 @@ def read(path: Path) -> tuple[dict[str, object], Records, int]:
     Raises:
         OutputError: it is not a journal of this format.
     """
-    with output_errors(f"{path}: cannot be read"):
-        data = _read_file(path)
+    with output_errors(f"{path}: cannot be read"), _opened(path) as file:
+        data = file.read()
     start = data.find(b"\n") + 1  # 0: the line has no end, so it was never written whole
-    try:
-        about = json.loads(data[:start])
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict) or about.pop("format", None) != FORMAT:
+    about = _about(data[:start])
+    if about is None:
         raise OutputError(
             f"{path}: expected a journal ({FORMAT}), found something else: what is beside it "
             f"cannot be resumed. --restart discards both."
@@ -253,6 +251,25 @@ def read(path: Path) -> tuple[dict[str, object], Records, int]:
     packed = np.frombuffer(data, _RECORD, (len(data) - start) // _RECORD.itemsize, start)
     packed = packed[: _n_intact(packed)]
     return about, Records(packed), start + packed.nbytes
+
+
+def read_about(path: Path) -> dict[str, object] | None:
+    """Return what a journal belongs to; None: it is no journal of this format.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    with output_errors(f"{path}: cannot be read"), _opened(path) as file:
+        return _about(file.readline())
+
+
+def _about(line: bytes) -> dict[str, object] | None:
+    try:
+        about = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_journal = isinstance(about, dict) and about.pop("format", None) == FORMAT
+    return about if is_journal else None
 
 
 def _n_intact(packed: NDArray[np.void]) -> int:
@@ -267,12 +284,13 @@ def _n_intact(packed: NDArray[np.void]) -> int:
     return len(packed)
 
 
-def _read_file(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OutputError(f"{path}: expected a file, found something else")
-        return file.read()
+        yield file
 
 
 def pack(records: Iterable[Record]) -> bytes:

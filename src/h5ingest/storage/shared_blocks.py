@@ -115,7 +115,7 @@ def forget_cached(path: Path) -> None:
 
     with contextlib.suppress(OSError):  # whoever reads the file says what is wrong with it
         fresh_mtime_s(path)  # and its size
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:

@@ -1,0 +1,214 @@
+"""`--compression auto`: a sample of the images is read by rank 0, which chooses the codec for all.
+
+Which images it is depends on the manifest and the size of the images, and what is chosen on their
+pixels: not on the number of ranks, not on time. A job that is gone on with keeps what its journal
+says was chosen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.group_datasets import EXTENT_CHUNK_BYTES
+from h5ingest.core.layout import CODED_CHANNELS, ImageSpec, OutputSpec
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.sampling import neighbours
+from h5ingest.core.units import MIB
+from h5ingest.images import source_files
+from h5ingest.images.conversion import Losses, convert_into
+from h5ingest.images.decode import Prober, decode_into
+from h5ingest.mpi.async_sum import while_rank_0_works
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.load_batch import fit_of
+from h5ingest.pipeline.probing import LocalProbe
+from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.storage.auto_codec import AutoCodec, Part, choose
+from h5ingest.storage.job_files import about_left
+
+_MOST_PLACES: Final = 32
+_LEAST_PLACES: Final = 4
+_MOST_IMAGES: Final = 1024
+"""Of the sample, where more than the least places have as many neighbours as a chunk has images."""
+_MOST_BYTES: Final = 16 * MIB
+"""Pixels of the sample, but for one image: about two seconds of work."""
+
+Candidate = tuple[int, int, bytes]
+"""Index, group and path of an image."""
+
+
+def choose_codec(
+    job: Job,
+    source_folder: bytes,
+    manifest: Manifest,
+    local: LocalSamples,
+    probed: LocalProbe,
+    outputs: tuple[OutputSpec, ...],
+) -> AutoCodec:
+    """Return what is chosen for the file. Collective.
+
+    Args:
+        job: the run.
+        source_folder: what relative paths are relative to.
+        manifest: of the samples.
+        local: those of this rank.
+        probed: what it found in their headers.
+        outputs: what the images of each group become.
+
+    Raises:
+        UsageError: a chunk would be larger than HDF5 allows.
+    """
+    every = job.comm.allgather(_sum_up(probed.kinds, outputs))
+    n_images, n_bytes = sum(n for n, _, _ in every), sum(n for _, n, _ in every)
+    rows = sample_rows(manifest.n_rows, n_bytes // max(1, n_images), job.options)
+    first = local.indices.start
+    told = job.comm.gather(
+        {
+            row: (row, int(local.groups[row - first]), local.paths[row - first])
+            for row in rows
+            if row in local.indices
+        }
+    )
+    chosen: AutoCodec | None = None
+    with while_rank_0_works(job.comm) as beat:
+        if told is not None:
+            chosen = _chosen_before(job, manifest)
+            if chosen is None:
+                candidates = {row: one for some in told for row, one in some.items()}
+                chosen = choose_from_files(
+                    [candidates[row] for row in rows],
+                    outputs,
+                    source_folder,
+                    job.options,
+                    all_coded=all(coded for _, _, coded in every),
+                    beat=beat,
+                )
+    return job.comm.bcast(chosen)
+
+
+def sample_rows(n_rows: int, image_bytes: int, options: IngestOptions) -> list[int]:
+    """Return the indices of the sample, in the order in which they are taken.
+
+    They are some runs of as many neighbours as share a chunk, as these may be alike.
+
+    Args:
+        n_rows: samples of the manifest.
+        image_bytes: what an image takes, on average, as it is stored.
+        options: those of chunks.
+    """
+    n_each = min(options.chunk_rows or EXTENT_CHUNK_BYTES // max(1, image_bytes), _MOST_IMAGES)
+    n_places = min(_MOST_PLACES, max(_LEAST_PLACES, _MOST_IMAGES // max(1, n_each)))
+    return neighbours(n_rows, n_places, max(1, n_each))
+
+
+def choose_from_files(
+    candidates: Iterable[Candidate],
+    outputs: Sequence[OutputSpec],
+    source_folder: bytes,
+    options: IngestOptions,
+    *,
+    all_coded: bool = True,
+    beat: Callable[[], None] = lambda: None,
+) -> AutoCodec:
+    """Return the choice for images of which these are a sample. Not collective.
+
+    Args:
+        candidates: those of `sample_rows`, in its order.
+        outputs: what the images of each group become.
+        source_folder: what relative paths are relative to.
+        options: how images are read, and for which layout.
+        all_coded: whether HTJ2K can hold the images that are not in the sample, too.
+        beat: called now and then.
+
+    Raises:
+        UsageError: a chunk would be larger than HDF5 allows.
+    """
+    raw = options.samples == "raw"
+    probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
+    images: dict[int, tuple[int, NDArray[Any]]] = {}
+    bytes_files = n_bytes = 0
+    for index, group, path in candidates:
+        beat()
+        try:
+            data, _ = source_files.read(os.path.join(source_folder, path))
+            spec = probe(data)
+            assert spec is not None, "probe was given the whole file"
+            if images and n_bytes + outputs[group].apply(spec).n_bytes > _MOST_BYTES:
+                break
+            image = _decode(data, spec, outputs[group], options)
+        except SampleError:  # it is going to be reported by whoever stores it
+            continue
+        images[index] = group, image
+        bytes_files += len(data)
+        n_bytes += image.nbytes
+    parts = _parts([images[index] for index in sorted(images)], options)
+    return choose(
+        parts, n_sampled=len(images), bytes_files=bytes_files, all_coded=all_coded, beat=beat
+    )
+
+
+def _decode(
+    data: bytes, spec: ImageSpec, output: OutputSpec, options: IngestOptions
+) -> NDArray[Any]:
+    """Return the image as it is going to be stored."""
+    pixels = np.empty(spec.shape, spec.dtype)
+    decode_into(data, pixels, raw=options.samples == "raw", spec=spec)
+    stored = output.apply(spec)
+    if stored == spec:
+        return pixels
+    image = np.empty(stored.shape, stored.dtype)
+    convert_into(pixels, image, fit_of(options), Losses())
+    return image
+
+
+def _parts(images: Iterable[tuple[int, NDArray[Any]]], options: IngestOptions) -> list[Part]:
+    """Return the images, of which each is given with its group, as they would lie in datasets."""
+    kind = KINDS[options.layout]
+    found: dict[tuple[int, tuple[int, ...], str], list[NDArray[Any]]] = {}
+    for group, image in images:
+        if not kind.uniform and not kind.dataset_per_image:
+            image = image.reshape(-1)
+        shape = image.shape if image.ndim > 1 else ()
+        found.setdefault((group, shape, image.dtype.name), []).append(image)
+    chunk_rows = 1 if kind.dataset_per_image else options.chunk_rows
+    return [
+        Part(np.stack(some), chunk_rows) if shape else Part(np.concatenate(some))
+        for (_, shape, _), some in found.items()
+    ]
+
+
+def _sum_up(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[int, int, bool]:
+    """Return of this rank's images: how many, their bytes, and whether HTJ2K can hold them all.
+
+    Args:
+        kinds: (k,) `census.KIND`, before they become what `outputs` says.
+        outputs: of each group.
+    """
+    numbers = [(*(o.size or (0, 0)), o.channels or 0, o.n_bytes) for o in outputs]
+    # wanted: (k, 4), 0: as it is; stored: (k, 4); both height, width, channels, bytes of a value
+    wanted = np.array(numbers, np.int64)[kinds["group"]]
+    fields = ("height", "width", "channels", "bytes")
+    known = np.stack([kinds[field].astype(np.int64) for field in fields], axis=1)
+    stored = np.where(wanted, wanted, known)
+    channels = {*np.unique(stored[:, 2]).tolist(), *(o.channels for o in outputs if o.channels)}
+    n_bytes = int((stored.prod(axis=1) * kinds["count"]).sum())
+    return int(kinds["count"].sum()), n_bytes, channels <= {*CODED_CHANNELS}
+
+
+def _chosen_before(job: Job, manifest: Manifest) -> AutoCodec | None:
+    """Return what an unfinished job has chosen that is gone on with. Rank 0 only."""
+    if job.options.restart:
+        return None
+    about, content = about_left(job.paths), job.content()
+    options = about.get("options")
+    if about.get("manifest") != manifest.sha256 or not isinstance(options, dict):
+        return None
+    chosen = AutoCodec.from_plain(options.pop("auto", None))
+    return chosen if options.items() <= content.items() else None
