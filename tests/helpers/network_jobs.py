@@ -155,9 +155,12 @@ class Job:
             wait_until(lock.exists, f"{lock}: the other host has it")
 
             def is_old() -> bool:
-                os.utime(lock, (time.time() - 9999,) * 2)
-                time.sleep(2)  # MooseFS dates what is still on its way when it arrives
-                return lock.stat().st_mtime < time.time() - 9000
+                try:
+                    os.utime(lock, (time.time() - 9999,) * 2)
+                    time.sleep(2)  # MooseFS dates what is still on its way when it arrives
+                    return lock.stat().st_mtime < time.time() - 9000
+                except FileNotFoundError:
+                    return True  # it was gone: this host had not noticed
 
             wait_until(is_old, f"{lock}: old date")
 
