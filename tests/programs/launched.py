@@ -80,7 +80,7 @@ def main() -> None:
         on_decode(lambda: stall(file), int(rank), int(n_calls))
     elif verb == "slow":
         seconds, *arguments = arguments
-        vars(load_batch)["_ALIKE_IMAGES"] = 1  # what is slow is not decoded many at a time
+        vars(load_batch)["_MOST_IMAGES"] = 1  # what is slow is not decoded many at a time
         on_each_decode(lambda: time.sleep(float(seconds)))
     elif verb in acts:
         rank, n_calls, *arguments = arguments

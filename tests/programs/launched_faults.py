@@ -212,7 +212,7 @@ def make_small(chunk_bytes: int) -> None:
     vars(h5ingest.storage.rank0_pass)["_BLOCK_ROWS"] = 4
     vars(h5ingest.pipeline.stored_columns)["_BLOCK_ROWS"] = 4
     vars(h5ingest.pipeline.load_stored)["_MOST_BYTES"] = chunk_bytes
-    vars(h5ingest.pipeline.load_batch)["_ALIKE_IMAGES"] = 2
+    vars(h5ingest.pipeline.load_batch)["_MOST_IMAGES"] = 2
 
 
 def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
