@@ -144,6 +144,7 @@ def test_every_way_out_for_images_that_do_not_fit_together(mpich: Flavour, tmp_p
         "train, validation, test": [(6, 5), (7, 8, 3)],
         "one dataset per image wanted": [(6, 5), (7, 8, 3)],
         "the files themselves wanted": [(6, 5), (7, 8, 3)],
+        "the fewest bytes wanted": [(6, 5), (7, 8, 3)],
     }
     jobs: list[list[str]] = []
     n_ways = {}
