@@ -11,7 +11,6 @@ May not: read files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -67,81 +66,70 @@ def looked_at_first(local: LocalSamples, manifest: Manifest, comm: Comm) -> list
     return sorted({*spread, *(i - start for i in firsts.tolist() if i in mine)})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstLook:
-    """What the images that were looked at are, and what all become if the others are like them."""
+def agree_on_first(
+    probed: LocalProbe,
+    n_looked: int,
+    cache_bytes: int,
+    manifest: Manifest,
+    options: IngestOptions,
+    comm: Comm,
+) -> SeenKinds | None:
+    """Return what images are compared with from now on: what all ranks have seen. Collective.
 
-    kinds: NDArray[np.void]
-    """(k,) `census.KIND`, merged."""
-    outputs: tuple[OutputSpec, ...]
-    """Of each group."""
+    Args:
+        probed: what this rank has found.
+        n_looked: images that it has looked at.
+        cache_bytes: what it may keep of files; 0: they need not be kept.
+        manifest: all samples.
+        options: what is to become of images that differ.
+        comm: all ranks.
 
-    @classmethod
-    def agree(
-        cls,
-        probed: LocalProbe,
-        n_looked: int,
-        cache_bytes: int,
-        manifest: Manifest,
-        options: IngestOptions,
-        comm: Comm,
-    ) -> FirstLook | None:
-        """Return what all ranks have seen together. Collective.
+    Returns:
+        None: look at all headers. The images do not fit together, none can be read, or the files
+        are so few and small that the caches hold them until they are stored.
+    """
+    told = comm.gather((probed.kinds, probed.n_bytes, n_looked, cache_bytes))
+    look: list[tuple[NDArray[np.void], tuple[OutputSpec, ...]]] = []  # one, if it is enough
+    if told is not None:
+        from h5ingest.pipeline.output_spec import decide  # opened on one rank
 
-        Args:
-            probed: what this rank has found.
-            n_looked: images that it has looked at.
-            cache_bytes: what it may keep of files; 0: they need not be kept.
-            manifest: all samples.
-            options: what is to become of images that differ.
-            comm: all ranks.
+        kinds = merge([kinds for kinds, *_ in told])
+        decided = [decide(each, options) for each in censuses(kinds, len(manifest.group_names))]
+        n_bytes, n_files, n_kept = np.sum([numbers for _, *numbers in told], axis=0).tolist()
+        cached = n_bytes * manifest.n_rows <= n_kept * n_files
+        if len(kinds) and not cached and not any(problems for _, problems in decided):
+            look.append((kinds, tuple(output for output, _ in decided)))
+    look = comm.bcast(look)
+    return SeenKinds(*look[0], options) if look else None
 
-        Returns:
-            None: look at all headers. The images do not fit together, none can be read, or the
-            files are so few and small that the caches hold them until they are stored.
-        """
-        told = comm.gather((probed.kinds, probed.n_bytes, n_looked, cache_bytes))
-        look: FirstLook | None = None
-        if told is not None:
-            from h5ingest.pipeline.output_spec import decide  # opened on one rank
 
-            kinds = merge([kinds for kinds, *_ in told])
-            decided = [decide(each, options) for each in censuses(kinds, len(manifest.group_names))]
-            n_bytes, n_files, n_kept = np.sum([numbers for _, *numbers in told], axis=0).tolist()
-            cached = n_bytes * manifest.n_rows <= n_kept * n_files
-            if len(kinds) and not cached and not any(problems for _, problems in decided):
-                look = cls(kinds=kinds, outputs=tuple(output for output, _ in decided))
-        return comm.bcast(look)
+def confirm(seen: SeenKinds, n_bytes: int, comm: Comm) -> ProbeResult:
+    """Return what all ranks know of the images now that they are stored. Collective.
 
-    def confirm(
-        self, seen: SeenKinds, n_bytes: int, options: IngestOptions, comm: Comm
-    ) -> ProbeResult:
-        """Return what all ranks know of the images now that they are stored. Collective.
+    Args:
+        seen: the kinds that this rank has stored.
+        n_bytes: size of the files that it has stored.
+        comm: all ranks.
 
-        Args:
-            seen: the kinds that this rank has stored.
-            n_bytes: size of the files that it has stored.
-            options: as for `agree`.
-            comm: all ranks.
+    Raises:
+        MisfitError: together they become something else than was expected (on all ranks).
+    """
+    told = comm.gather((seen.kinds(), n_bytes))
+    result: ProbeResult | None = None
+    if told is not None:
+        from h5ingest.pipeline.output_spec import decide, describe_conversions
 
-        Raises:
-            MisfitError: together they become something else than was expected (on all ranks).
-        """
-        told = comm.gather((seen.kinds(), n_bytes))
-        result: ProbeResult | None = None
-        if told is not None:
-            from h5ingest.pipeline.output_spec import decide, describe_conversions
-
-            kinds = merge([kinds for kinds, _ in told])
-            every = censuses(merge([self.kinds, kinds]), len(self.outputs))
-            if [decide(each, options) for each in every] == [(each, []) for each in self.outputs]:
-                result = ProbeResult(
-                    outputs=self.outputs,
-                    conversions=describe_conversions(kinds, self.outputs),
-                    n_bytes=sum(n_bytes for _, n_bytes in told),
-                    palette=None,
-                )
-        result = comm.bcast(result)
-        if result is None:
-            raise MisfitError
-        return result
+        outputs = seen.outputs
+        kinds = merge([kinds for kinds, _ in told])
+        every = censuses(merge([seen.known, kinds]), len(outputs))
+        if [decide(each, seen.options) for each in every] == [(each, []) for each in outputs]:
+            result = ProbeResult(
+                outputs=outputs,
+                conversions=describe_conversions(kinds, outputs),
+                n_bytes=sum(n_bytes for _, n_bytes in told),
+                palette=None,
+            )
+    result = comm.bcast(result)
+    if result is None:
+        raise MisfitError
+    return result

@@ -17,10 +17,10 @@ from h5ingest.core.schema import Attribute
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher
 from h5ingest.mpi.comm import agreeing
-from h5ingest.pipeline.agree_on_images import REMEDY, ProbeResult
+from h5ingest.pipeline.agree_on_images import REMEDY
 from h5ingest.pipeline.build_layout import build_layout
 from h5ingest.pipeline.cache_share import cache_share
-from h5ingest.pipeline.first_look import FirstLook
+from h5ingest.pipeline.first_look import confirm
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import FileLoader
@@ -50,10 +50,8 @@ class ImageFiles(Source):
     _manifest: Manifest
     _cache: FileCache
     """Files that are kept from the look at the headers."""
-    _known: ProbeResult | FirstLook
-    """What was known of the images before the first one was stored."""
     _seen: SeenKinds | None
-    """Counts their kinds, if that was not all. These five are there from the plan on."""
+    """Counts the kinds of images, if not all were known. These four are there from the plan on."""
     _recoder: Recoder | None = None
     """With `--recode`: has coded the images anew, and reads them."""
 
@@ -80,12 +78,9 @@ class ImageFiles(Source):
         with job.phase("probe"), job.explaining_space(0):
             if options.recode is not None and not options.dry_run:
                 self._recoder = self._begin_recoding(job, options.recode, local, about)
-            probed, known = look_at_images(
+            probed, known, self._seen = look_at_images(
                 job, self._folder, local, manifest, self._cache, self._recoder
             )
-            self._known, self._seen = known, None
-            if isinstance(known, FirstLook):
-                self._seen = SeenKinds(known.kinds, known.outputs, options)
         if options.is_auto:
             from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
 
@@ -100,9 +95,9 @@ class ImageFiles(Source):
             layout=layout,
             runs=runs,
             about=about,
-            n_bytes=known.n_bytes if isinstance(known, ProbeResult) else 0,
-            palette=known.palette if isinstance(known, ProbeResult) else None,
-            conversions=known.conversions if isinstance(known, ProbeResult) else (),
+            n_bytes=known.n_bytes,
+            palette=known.palette,
+            conversions=known.conversions,
             **_of_recoding(options),
         )
 
@@ -135,9 +130,9 @@ class ImageFiles(Source):
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """See `Source.confirm`."""
         refuse_sources(job, self._folder, stats.failures)
-        if not isinstance(self._known, FirstLook) or self._seen is None:
+        if self._seen is None:
             return plan
-        found = self._known.confirm(self._seen, stats.n_read_bytes, job.options, job.comm)
+        found = confirm(self._seen, stats.n_read_bytes, job.comm)
         return replace(plan, n_bytes=found.n_bytes, conversions=found.conversions)
 
     @contextlib.contextmanager

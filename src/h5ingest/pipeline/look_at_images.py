@@ -16,7 +16,7 @@ from h5ingest.images.header_index import index_of, load
 from h5ingest.images.prefetch import FileCache
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.agree_on_images import ProbeResult, agree_on_images
-from h5ingest.pipeline.first_look import FirstLook, looked_at_first, may_begin
+from h5ingest.pipeline.first_look import agree_on_first, looked_at_first, may_begin
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.output_checks import refuse_sources
@@ -24,6 +24,7 @@ from h5ingest.pipeline.probing import LocalProbe, probe_images
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples
 from h5ingest.pipeline.report import write_failures
+from h5ingest.pipeline.seen_kinds import SeenKinds
 
 if TYPE_CHECKING:
     from h5ingest.pipeline.recoding import Recoder
@@ -36,7 +37,7 @@ def look_at_images(
     manifest: Manifest,
     cache: FileCache,
     recoder: Recoder | None,
-) -> tuple[LocalProbe, ProbeResult | FirstLook]:
+) -> tuple[LocalProbe, ProbeResult, SeenKinds | None]:
     """Return what is known of the images: of some, if that is enough to begin. Collective.
 
     Args:
@@ -47,6 +48,10 @@ def look_at_images(
         cache: takes files that are read whole.
         recoder: codes the images anew, where they are to be.
 
+    Returns:
+        What this rank has found, what all know, and, if some have not been looked at, what they are
+        compared with.
+
     Raises:
         OutputError, SamplesFailedError: see `_agree_on_images`.
     """
@@ -55,15 +60,20 @@ def look_at_images(
     if known is not None:
         unknown = np.flatnonzero(known["height"] == 0).tolist()
         probed = _probe(job, folder, local, unknown, cache, known)
-        if look := FirstLook.agree(probed, len(known), 0, manifest, options, comm):
-            return probed, look
+        if seen := agree_on_first(probed, len(known), 0, manifest, options, comm):
+            return probed, _expected(seen), seen
     elif may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
         probed = _probe(job, folder, local, some, cache)
-        if look := FirstLook.agree(probed, len(some), cache.n_bytes, manifest, options, comm):
-            return probed, look
+        if seen := agree_on_first(probed, len(some), cache.n_bytes, manifest, options, comm):
+            return probed, _expected(seen), seen
     probed = _probe(job, folder, local, range(len(local.paths)), cache, recoder=recoder)
-    return probed, _agree_on_images(job, folder, probed, local, manifest)
+    return probed, _agree_on_images(job, folder, probed, local, manifest), None
+
+
+def _expected(seen: SeenKinds) -> ProbeResult:
+    """Return what is known of images of which some have been looked at."""
+    return ProbeResult(outputs=seen.outputs, conversions=(), n_bytes=0, palette=None)
 
 
 def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.void] | None:

@@ -28,9 +28,9 @@ class SeenKinds:
             outputs: what images of such kinds become, in each group.
             options: what is to become of images that differ.
         """
-        self._known = known
-        self._outputs = outputs
-        self._options = options
+        self.known = known
+        self.outputs = outputs
+        self.options = options
         self._found: dict[tuple[int, ImageSpec], _Found] = {}
 
     def add(self, group: int, spec: ImageSpec, index: int, n: int = 1) -> bool:
@@ -51,7 +51,7 @@ class SeenKinds:
 
     def becomes(self, group: int, spec: ImageSpec) -> ImageSpec:
         """Return what an image of a group becomes."""
-        return self._outputs[group].apply(spec)
+        return self.outputs[group].apply(spec)
 
     def kinds(self) -> NDArray[np.void]:
         """Return (k,) `census.KIND` of what has been counted."""
@@ -59,14 +59,14 @@ class SeenKinds:
         return np.array([_kind(*key, each.count, each.first) for key, each in found], KIND)
 
     def _fits(self, group: int, spec: ImageSpec) -> bool:
-        known = self._known[self._known["group"] == group]
+        known = self.known[self.known["group"] == group]
         one = merge([known, np.array([_kind(group, spec, 1, 0)], KIND)])
         if len(one) == len(known):
             return True
         from h5ingest.pipeline.output_spec import decide  # not where all are alike
 
         census = censuses(one, group + 1)[group]
-        return decide(census, self._options) == (self._outputs[group], [])
+        return decide(census, self.options) == (self.outputs[group], [])
 
 
 @dataclass(slots=True)
