@@ -47,8 +47,8 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal
 from h5ingest.storage.chunk_placer import ChunkPlacer
+from h5ingest.storage.earlier_runs import done_spans
 from h5ingest.storage.filters import available, canonical, filter_pipeline
-from h5ingest.storage.job_files import done_spans
 from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Run, Undone
 from h5ingest.storage.writer import Image as TreeImage
 
@@ -935,7 +935,7 @@ from helpers.peak import peak_bytes
 from helpers.stacks import stack
 from h5ingest.storage import journal
 from h5ingest.storage.chunk_placer import ChunkPlacer
-from h5ingest.storage.job_files import done_spans
+from h5ingest.storage.earlier_runs import done_spans
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 _, known, _ = journal.read(folder / "a.journal")

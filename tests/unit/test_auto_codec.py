@@ -30,7 +30,7 @@ from h5ingest import ImageStore, IngestOptions, ingest
 from h5ingest.core import sampling
 from h5ingest.core.errors import OutputError, SamplesFailedError, UsageError
 from h5ingest.inspect import codecs
-from h5ingest.inspect.show import filter_names
+from h5ingest.inspect.filter_names import filter_names
 from h5ingest.inspect.verify import verify
 from h5ingest.pipeline import auto_compression
 from h5ingest.pipeline.auto_compression import sample_rows

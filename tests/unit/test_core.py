@@ -253,6 +253,8 @@ def test_an_option_that_cannot_be_is_refused_by_name(
 @pytest.mark.parametrize(
     ("useless", "said"),
     [
+        ({"checkpoint_s": 0}, "--checkpoint: expected seconds, got 0"),
+        ({"peer_timeout_s": float("nan")}, "--peer-timeout: expected seconds, got nan"),
         ({"layout": "ragged", "fit": "pad"}, "--fit is for --layout stack only"),
         ({"layout": "tree", "fit": "crop", "size": (2, 2)}, "--fit is for --layout stack only"),
         ({"layout": "ragged", "size": (2, 2)}, "--size is for --layout stack only"),

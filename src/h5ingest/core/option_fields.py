@@ -75,6 +75,8 @@ def check_values(options: object) -> None:
             each.most is not None and value > each.most
         ):
             raise UsageError(f"{each.flag}: expected {_range(each)}, got {value}")
+        if each.form == "SECONDS" and not value > 0:
+            raise UsageError(f"{each.flag}: expected seconds, got {value}")
         if each.goes_with is not None and value != each.default:
             other, wanted = each.goes_with
             if getattr(options, other) != wanted:

@@ -11,7 +11,8 @@ from h5ingest.core.errors import UsageError
 from h5ingest.core.option_fields import check_values, option, options_of
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import LAYOUTS
-from h5ingest.core.units import KIB, MIB
+from h5ingest.core.tuning import check_tuning
+from h5ingest.core.units import MIB
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's `Image.MAX_IMAGE_PIXELS`: a quarter of a GiB of RGB, 'decompression bomb' beyond it."""
@@ -22,9 +23,6 @@ CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
 """Value of `channels` -> number of channels."""
 MAX_READERS: Final = 256
 """Threads of one rank: far more than a file system's metadata server can use."""
-
-_MOST_ALIGNMENT: Final = 1024**3  # bytes: more would only make holes
-_STRIPE_UNIT: Final = 64 * KIB  # Lustre's LOV_MIN_STRIPE_SIZE
 
 _manifest = partial(option, panel="The manifest")
 _look = partial(option, panel="What the file looks like", in_file=True)
@@ -232,33 +230,7 @@ class IngestOptions:
             )
         check_values(self)
         self._check_combinations()
-        waits = {"--checkpoint": self.checkpoint_s, "--peer-timeout": self.peer_timeout_s}
-        for flag, seconds in waits.items():
-            if not seconds > 0:
-                raise UsageError(f"{flag}: expected seconds, got {seconds}")
-        self._check_tuning()
-
-    def _check_tuning(self) -> None:
-        if not 0 <= self.alignment <= _MOST_ALIGNMENT:
-            raise UsageError(f"--alignment: expected 0 to 1GiB, got {self.alignment} bytes")
-        if self.stripe_count is not None and self.stripe_count < 0:
-            raise UsageError(
-                f"--stripe-count: expected a number of storage targets, got {self.stripe_count}"
-            )
-        if self.stripe_size is not None:
-            if self.stripe_count == 0:
-                raise UsageError("--stripe-size: --stripe-count 0 leaves the stripes as they are")
-            if self.stripe_size % _STRIPE_UNIT or not 0 < self.stripe_size < 4 * 1024**3:
-                raise UsageError(
-                    f"--stripe-size: expected a multiple of 64KiB below 4GiB, as Lustre does, got "
-                    f"{self.stripe_size} bytes"
-                )
-        for key, value in self.hints:
-            text = f"{key}={value}"
-            if not (key and value and text.isascii() and text.isprintable() and " " not in key):
-                raise UsageError(f"--hint: expected KEY=VALUE in printable ASCII, got {text!r}")
-        if len(dict(self.hints)) < len(self.hints):
-            raise UsageError("--hint: expected each key once")
+        check_tuning(self.alignment, self.stripe_count, self.stripe_size, self.hints)
 
     def _check_combinations(self) -> None:
         """Refuse what would have no effect: the user expects one."""

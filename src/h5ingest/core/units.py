@@ -6,6 +6,7 @@ from typing import Final
 
 KIB: Final = 1024
 MIB: Final = 1024**2
+GIB: Final = 1024**3
 
 
 def size(n_bytes: float) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from h5ingest.core.partition import overlap
 from h5ingest.pipeline.redistribute import Shard
-from h5ingest.storage.job_files import Earlier
+from h5ingest.storage.earlier_runs import Earlier
 
 _BEAT_FILES: Final = 64
 

@@ -32,7 +32,8 @@ from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.source import Plan, Source
-from h5ingest.storage.job_files import Earlier, refuse_other
+from h5ingest.storage.earlier_runs import Earlier
+from h5ingest.storage.job_files import refuse_other
 
 if TYPE_CHECKING:
     from h5ingest.pipeline.recoding import Recoder

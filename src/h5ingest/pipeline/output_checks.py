@@ -18,7 +18,8 @@ from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version
-from h5ingest.storage.job_files import Earlier, begin, discard, done_spans, spans_by_run
+from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
+from h5ingest.storage.job_files import begin, discard
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice

@@ -21,7 +21,7 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
-from h5ingest.storage.job_files import Earlier
+from h5ingest.storage.earlier_runs import Earlier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from h5ingest.pipeline.write_datasets import DatasetLoop
 from h5ingest.pipeline.write_elements import ElementLoop
 from h5ingest.pipeline.write_loop import WriteLoop
 from h5ingest.pipeline.write_rows import RowLoop
-from h5ingest.storage.job_files import Earlier
+from h5ingest.storage.earlier_runs import Earlier
 from h5ingest.storage.writer import Writer
 
 LOOPS: Final[dict[str, type[WriteLoop]]] = {

@@ -10,17 +10,16 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.intervals import merged
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.direct_io import write_all
-from h5ingest.storage.journal import Done, Journal, Record, Records, Run, Undone
+from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.shared_blocks import forget_cached
 
 FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
@@ -247,56 +246,6 @@ def reserve(path: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with output_errors(f"{path}: cannot be created"):
         os.close(os.open(path, flags, 0o666))
-
-
-def done_spans(records: Iterable[Record], n_groups: int) -> list[list[range]]:
-    """Return, for each group, what is done: disjoint intervals in order.
-
-    >>> done_spans([Done(0, 4, 8), Done(0, 0, 4), Done(0, 10, 12)], 1)
-    [[range(0, 8), range(10, 12)]]
-    >>> done_spans([Done(0, 0, 8), Undone(0, 2, 4), Done(0, 2, 3)], 1)
-    [[range(0, 3), range(4, 8)]]
-    """
-    spans: list[list[range]] = [[] for _ in range(n_groups)]
-    for record in records:
-        if isinstance(record, Done):
-            spans[record.group].append(range(record.start, record.stop))
-        elif isinstance(record, Undone):
-            spans[record.group] = [
-                part
-                for span in spans[record.group]
-                for part in (
-                    range(span.start, min(span.stop, record.start)),
-                    range(max(span.start, record.stop), span.stop),
-                )
-                if part
-            ]
-    return [merged(group) for group in spans]
-
-
-class Earlier(NamedTuple):
-    """What a run before this one did."""
-
-    time_ns: int
-    """When it began: see `Run`."""
-    done: list[list[range]]
-    """For each group, disjoint intervals in order."""
-
-
-def spans_by_run(records: Iterable[Record], n_groups: int) -> list[Earlier]:
-    """Return what each run did, in order, without what was undone later.
-
-    >>> spans_by_run([Run(5), Done(0, 0, 8), Run(9), Undone(0, 2, 4), Done(0, 2, 4)], 1)[0]
-    Earlier(time_ns=5, done=[[range(0, 2), range(4, 8)]])
-    """
-    runs: list[tuple[int, list[Record]]] = []
-    for record in records:
-        if isinstance(record, Run):
-            runs.append((record.time_ns, []))
-        else:
-            for _, of_run in runs if isinstance(record, Undone) else runs[-1:]:
-                of_run.append(record)
-    return [Earlier(time_ns, done_spans(of_run, n_groups)) for time_ns, of_run in runs]
 
 
 def _differences(known: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
