@@ -18,6 +18,17 @@ from helpers.hosts import Hosts, launched, ranks_of
 from helpers.support import LAUNCHED, Flavour, explain, run
 
 pytestmark = pytest.mark.cluster
+COMES_LATE = """
+import time
+from h5ingest.cli import main
+from h5ingest.mpi import world
+from h5ingest.mpi.launcher import launcher_rank
+
+leave = world.leave
+world.leave = lambda code: (time.sleep(0.5 * launcher_rank()), leave(code))
+main.main()
+"""
+"""Each rank comes to MPI_Finalize when those before it are through, if they can be."""
 
 
 @pytest.fixture
@@ -47,6 +58,16 @@ def test_ranks_on_two_hosts_make_the_file(
     images.check(tmp_path / "out.h5")
     for host, n_bytes in before.items():
         assert two.received_bytes(host) > n_bytes + 1000
+
+
+def test_ranks_that_come_late_to_the_end_of_mpi_are_not_kept_there(
+    two: Hosts, flavour: Flavour, images: Images, tmp_path: Path
+) -> None:
+    # The shorter the job, the fewer messages between ranks: most are sent in one direction only.
+    words = [flavour.bin / "python", "-c", COMES_LATE, images.manifest, tmp_path / "out.h5"]
+    completed = run(two.mpirun(flavour.name, 4, [*words, "-q", "--dry-run"]))
+    assert completed.returncode == 0, explain(completed)
+    assert not completed.stderr, explain(completed)
 
 
 def test_a_host_that_is_lost_ends_the_job(

@@ -16,6 +16,8 @@ from helpers.network_jobs import TRIED, problem, store_all
 from helpers.support import Flavour
 
 pytestmark = pytest.mark.fs
+AGAIN = {"stack zstd": "stack", "ragged gzip": "ragged", "tree gzip": "tree"}
+"""Layout -> that of the file from which one like it is recompressed."""
 
 
 @pytest.fixture(scope="module", params=list(ALL_FLAVOURS))
@@ -41,6 +43,13 @@ def test_the_other_host_reads_every_layout_right(
         [corpora[corpus].manifest(layout), out, *LAYOUTS[layout], "--batch-bytes", "50000"]
         for (layout, corpus), out in zip(tried, outs, strict=True)
     ]
+    if (volume, cached) == ("replicated", False):
+        for layout, before in AGAIN.items():
+            tried.append((layout, "many"))
+            outs.append(folder / f"{layout} again.h5")
+            jobs.append(
+                ["recompress", folder / f"{before} many.h5", outs[-1], *LAYOUTS[layout][-2:]]
+            )
     wrong = {}
     started_s = time.monotonic()
     for number, (code, messages) in enumerate(store_all(network, stack, jobs, tmp_path)):

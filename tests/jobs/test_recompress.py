@@ -220,18 +220,22 @@ def beside(out: Path) -> set[str]:
 def assert_refused(
     path: Path, kind: type[IngestError], said: str, options: IngestOptions = ZSTD
 ) -> None:
-    """By one rank, by two, and nothing has a name."""
+    """By one rank, by two who agree, and nothing has a name."""
     before = path.read_bytes()
     for n_ranks in (1, 2):
         out = path.with_name(f"refused{n_ranks}.h5")
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=said) as refused:
             recompress_on(n_ranks, path, out, options)
+        assert refused.value.agreed
         assert "" not in beside(out)
     assert path.read_bytes() == before
 
 
 def test_what_is_no_finished_file_of_pixels_is_refused(tmp_path: Path, simple: Path) -> None:
     assert_refused(tmp_path / "in.h5", UsageError, "no such codec", IngestOptions(compression="no"))
+    assert_refused(
+        tmp_path / "in.h5", UsageError, "name a codec", IngestOptions(compression="auto")
+    )
     text = tmp_path / "text.h5"
     text.write_text("a.png")
     assert_refused(text, OutputError, "not an HDF5 file")

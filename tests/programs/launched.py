@@ -26,6 +26,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.cli.main import run
 from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.mpi.world import leave
 from h5ingest.pipeline import load_batch
 
 
@@ -97,7 +98,7 @@ def main() -> None:
         print(f"peak of rank {launcher_rank()}: {peak_kib} KiB", file=sys.stderr, flush=True)
     if verb == "modules":
         Path(listed, str(launcher_rank())).write_text("\n".join(sys.modules))
-    sys.exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import h5ingest.storage.rank0_pass
 from h5ingest.cli.main import run
 from h5ingest.images.decode import Prober
 from h5ingest.mpi.launcher import launcher_rank
+from h5ingest.mpi.world import leave
 
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
@@ -246,7 +247,7 @@ def main() -> None:
     else:
         code = go(json.loads(arguments[0]), arguments[1:])
         print(f"rank {launcher_rank()} ends with {code}", file=sys.stderr, flush=True)
-        sys.exit(code)
+        leave(code)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from h5ingest.cli.main import run
-from h5ingest.mpi.world import world
+from h5ingest.mpi.world import leave, world
 
 
 def redirect(fd: int, path: str) -> None:
@@ -47,6 +47,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         Path(f"{folder}/{number}.code.{rank}").write_text(str(code or 0))
+    leave(0)
 
 
 if __name__ == "__main__":

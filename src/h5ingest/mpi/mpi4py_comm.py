@@ -43,10 +43,12 @@ _ABORT_TIMEOUT_S: Final = 10.0
 _LAST_WORDS_S: Final = 0.3
 """Pause before an abort: MPICH's mpirun may lose what a rank has just printed."""
 _SETTLED_S: Final = 0.1
-"""Pause before MPI_Finalize, for MPICH 4.0 with UCX over TCP, where each peer must confirm the
-end. A rank that polls for messages once more confirms a peer's end before it has asked itself; the
-peer exits, and the rank waits for its confirmation for ever. With the pause all ranks have polled
-for the last time before the first one finalizes (unless the system stalls one for that long)."""
+"""Pause before MPI_Finalize, for MPI over UCX and TCP, where each rank asks every peer that it has
+sent something to whether all of it has come, and ends when it has been answered. A rank that polls
+for messages once more answers a peer before it has asked itself; the peer leaves, and the rank
+waits for its answer for ever. With the pause all ranks have polled for the last time before the
+first one finalizes, unless the system stalls one for that long: see `world.leave`. (MPICH waits for
+all ranks in MPI_Finalize since 4.2.)"""
 
 
 class MpiComm:
@@ -142,9 +144,16 @@ class MpiComm:
             return told
 
     def final_barrier(self) -> None:  # noqa: D102
+        if self.n_hosts == 1:
+            _sleep_until(self._world.Ibarrier())
+            return
+        # Who has sent nothing to a peer does not ask it, so does not stay to answer it: see above.
+        empty, met = np.empty(0, np.int64), met_by(self.rank, self.hosts)
+        requests = [self._world.Irecv(np.empty(0, np.int64), rank) for rank in met]
+        requests += [self._world.Isend(empty, rank) for rank in met]
+        sleep_until(lambda: bool(self._mpi.Request.Testall(requests)), _LONGEST_NAP_S)
         _sleep_until(self._world.Ibarrier())
-        if self.n_hosts > 1:
-            time.sleep(_SETTLED_S)
+        time.sleep(_SETTLED_S)
 
     def start_sum(self, local: NDArray[np.int64], total: NDArray[np.int64]) -> Request:  # noqa: D102
         return _MpiRequest(self._sums.Iallreduce(local, total, self._mpi.SUM))
@@ -170,6 +179,29 @@ class MpiComm:
             time.sleep(_LAST_WORDS_S)
             c_library(self._mpi).MPI_Abort(self._in_c(self._world), code)
         exit_now(code)  # some MPI libraries return from Abort
+
+
+def met_by(rank: int, hosts: Sequence[str]) -> set[int]:
+    """Return the ranks with which a rank may have exchanged messages, in either direction.
+
+    This program sends to rank 0 and from there. MPI's trees and rings go from a rank to those that
+    are a power of two further or nearer, among all and among the first ones of each host.
+
+    Args:
+        rank: a rank.
+        hosts: the name of each rank's host.
+
+    >>> sorted(met_by(3, ["a"] * 3 + ["b"] * 3 + ["c"] * 3))
+    [0, 1, 2, 4, 5, 6, 7, 8]
+    """
+    met = {0, *range(0 if rank else len(hosts))}
+    first = {host: place for place, host in reversed([*enumerate(hosts)])}
+    for ranks in (range(len(hosts)), sorted(first.values())):
+        if rank in ranks:
+            place, n_ranks = ranks.index(rank), len(ranks)
+            for step in (1 << bit for bit in range(n_ranks.bit_length())):
+                met |= {ranks[(place + step) % n_ranks], ranks[(place - step) % n_ranks]}
+    return met - {rank}
 
 
 def c_library(mpi: Any) -> ctypes.CDLL:

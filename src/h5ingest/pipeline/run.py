@@ -16,6 +16,7 @@ from h5ingest.core.errors import (
     SamplesFailedError,
     StorageError,
     UsageError,
+    agreed,
     extended,
 )
 from h5ingest.core.layout_kinds import KINDS
@@ -107,7 +108,8 @@ def recompress(
         IngestError: see `core.errors` for its kinds.
     """
     if options.is_auto:
-        raise UsageError("--compression auto looks at image files: name a codec to recompress with")
+        said = "--compression auto looks at image files: name a codec to recompress with"
+        raise agreed(UsageError(said))  # the options are those of all ranks
     from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
 
     source = StoredFile(path)
