@@ -39,7 +39,7 @@ def main() -> None:
     image = ImageSpec(height=height, width=width, channels=channels, dtype="uint8")
     filters = filter_pipeline("zstd:1", shuffle=False)
     group = stack_group("", "", n_rows, image, chunk_rows=CHUNK_ROWS, filters=filters)
-    layout = Layout(kind="stack", groups=(group,), grouped=False, filters=filters)
+    layout = Layout(kind="stack", groups=(group,), grouped=False)
     [piece] = pieces(cut([group.pixels], comm.size), [n_rows], comm.rank)
     rows = piece.span
     mine = np.array(pixels[rows.start : rows.stop])

@@ -172,10 +172,10 @@ def test_a_disk_that_gets_full_while_images_are_recoded(
     ]
     completed = start(runners, "mpich", "encoded jxl", n_ranks, out, faults)
     assert completed.returncode == 5, explain(completed)
-    for text in (".recoded.", "No space left", "are free in", str(disk.folder)):
+    for text in (".recoded/", "No space left", "are free in", str(disk.folder)):
         assert text in completed.stderr, explain(completed)
     assert "Traceback" not in completed.stderr, explain(completed)
-    spools = list(disk.folder.glob("out.h5.recoded.*"))
+    spools = list(disk.folder.glob("out.h5.recoded/*"))
     assert spools, "what was recoded is kept"
     filler.unlink()
     runner = runners["mpich"]

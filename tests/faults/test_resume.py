@@ -345,10 +345,10 @@ def test_other_options_are_refused_and_named_and_nothing_is_destroyed(
 def test_another_codec_is_refused_before_an_image_is_recoded(alone: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     before = kill_after_a_checkpoint(alone, "encoded jxl", out)
-    (spool,) = tmp_path.glob("out.h5.recoded.*")
+    (spool,) = tmp_path.glob("out.h5.recoded/*")
     completed = alone.run("encoded jxl", out, 1, (), "--recode", "webp")
     assert_refused(completed, out, before, "recode: 'jxl:3' then, 'webp' now", "--restart")
-    assert list(tmp_path.glob("out.h5.recoded.*")) == [spool]
+    assert list(tmp_path.glob("out.h5.recoded/*")) == [spool]
     completed = alone.run("encoded jxl", out, 1, (), "--recode", "JXL:3")
     alone.check("encoded jxl", out, completed, resumed=True)
 

@@ -14,4 +14,4 @@ def stack(
     image = ImageSpec(height=side, width=side, channels=1, dtype="uint8")
     filters = filter_pipeline(compression, shuffle=False)
     group = stack_group("", "", n_rows, image, chunk_rows=chunk_rows, filters=filters)
-    return Layout(kind="stack", groups=(group,), grouped=False, filters=filters)
+    return Layout(kind="stack", groups=(group,), grouped=False)

@@ -131,6 +131,14 @@ def test_every_kind_and_size_comes_back(
     check(small, name, n_ranks, tmp_path, 60)
 
 
+@pytest.mark.timeout(300)
+def test_images_of_4000_by_3000_pixels_come_back(tmp_path: Path) -> None:
+    kinds = [(3, "uint8", "waves"), (3, "uint8", "noise"), (1, "uint16", "waves"),
+             (1, "uint16", "noise")]  # fmt: skip
+    images = [drawn(3000, 4000, *kind) for kind in kinds]
+    check([make(tmp_path, "tree", "tree", images)], "mpich", 2, tmp_path, 120)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("name", "n_ranks"), [place for place in PLACES if place not in CHOSEN])

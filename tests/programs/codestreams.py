@@ -3,9 +3,9 @@
     codestreams.py FOLDER FIRST COUNT      cases FIRST to FIRST + COUNT - 1, files in FOLDER
 
 Readers: ImageStore of a stack and of a tree, by what is compared; plain h5py with hdf5plugin;
-imagecodecs alone, as if the checksum fitted. Each works in a child that may die; the last line on
-stdout is JSON: reader -> outcome (right, wrong, error, or the signal that ended the child) -> how
-often.
+imagecodecs and hdf5plugin's filter alone, as if the checksum fitted. Each works in a child that may
+die; the last line on stdout is JSON: reader -> outcome (right, wrong, error, or the signal that
+ended the child) -> how often.
 
 Launched by tests; never imported.
 """
@@ -35,6 +35,7 @@ from helpers.support import write_images, write_manifest
 from h5ingest import ImageStore, IngestOptions, ingest
 from h5ingest.core.errors import OutputError
 from h5ingest.images import htj2k
+from h5ingest.reading import coded_images
 
 SHAPES = (
     (64, 64, 1, "uint8"),
@@ -138,11 +139,18 @@ def by_imagecodecs(path: Path, layout: str, image: NDArray[Any], data: bytes) ->
     return out
 
 
+def by_the_filter(path: Path, layout: str, image: NDArray[Any], data: bytes) -> NDArray[Any]:
+    out = np.zeros_like(image)
+    coded_images.decode_into(data, out)
+    return out
+
+
 READERS = {
     "ImageStore, auto": by_store("auto"),
     "ImageStore, first": by_store("first"),
     "h5py with hdf5plugin": by_h5py,
     "imagecodecs": by_imagecodecs,
+    "hdf5plugin's filter alone": by_the_filter,
 }
 ERRORS = (OutputError, OSError, RuntimeError, ValueError, MemoryError)
 CODES = {"right": b"r", "wrong": b"w", "error": b"e"}

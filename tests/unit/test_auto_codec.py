@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ def masks(n: int) -> list[NDArray[Any]]:
     """A few areas of one value each."""
     y, x = np.ogrid[:60, :80]
     return [np.where((x - 9 * k) ** 2 + y**2 < 900, k, 0).astype(np.uint8) for k in range(n)]
+
+
+def as_rgb(image: NDArray[Any]) -> NDArray[Any]:
+    return np.dstack([image] * 3)
 
 
 def noise(n: int) -> list[NDArray[Any]]:
@@ -200,6 +205,55 @@ def test_images_that_cannot_be_read_are_left_out_of_the_sample(tmp_path: Path) -
     assert "?" in str(chosen)
 
 
+def test_a_group_decides_for_itself_if_the_sample_has_enough_of_it(tmp_path: Path) -> None:
+    """And its images are stored so, beside others: a file is never larger for its groups."""
+    parts = {"photos": photographs(12), "masks": [as_rgb(mask) for mask in masks(12)]}
+    few = {"rgba": [np.dstack([image, image[..., :1]]) for image in photographs(3)]}
+    sizes = {}
+    for number, groups in enumerate((parts, parts | few, {"photos": parts["photos"]} | few)):
+        folder = tmp_path / str(number)
+        images = [image for some in groups.values() for image in some]
+        names = write_images(folder / "images", images)
+        of = [name for name, some in groups.items() for _ in some]
+        rows = [("path", "part"), *((f"images/{n}", g) for n, g in zip(names, of, strict=True))]
+        manifest = write_manifest(folder / "m.csv", rows)
+        options = IngestOptions(compression="auto", layout="tree", group_by="part")
+        report = ingest(manifest, folder / "out.h5", options)
+        chosen = chosen_of(report)
+        assert chosen.n_sampled == len(images)
+        assert chosen.codec_of("photos") == "htj2k"
+        # HTJ2K cannot hold all images: so it is no candidate for those that do not decide.
+        assert ("rgba" in groups) == ("htj2k" not in chosen.bytes_stored)
+        assert chosen.codec_of("rgba") == chosen.codec
+        assert "rgba" not in chosen.groups, "three are too few"
+        if "masks" in groups:
+            assert chosen.codec_of("masks") == "zstd:9"
+        with h5py.File(folder / "out.h5") as file:
+            for group in groups:
+                name = {"none": []}.get(chosen.codec_of(group), [chosen.codec_of(group)])
+                for path in file[f"{group}/datasets"].asstr():
+                    assert filter_names(file[path]) == name
+        assert verify(folder / "out.h5", sources=True).ok
+        said = codecs_say(manifest, options)
+        assert {g: said.codec_of(g) for g in groups} == {g: chosen.codec_of(g) for g in groups}
+        if number == 0:
+            for codec in ("zstd:9", "htj2k"):
+                one = replace(options, compression=codec)
+                sizes[codec] = ingest(manifest, folder / "one.h5", one).bytes_out
+                (folder / "one.h5").unlink()
+            assert report.bytes_out <= min(sizes.values())
+
+
+def codecs_say(manifest: Path, options: IngestOptions) -> AutoCodec:
+    """What `h5ingest codecs` says of the choice, without measuring each codec."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codecs, "CODECS", ("none",))
+        patched.setattr(codecs, "SHUFFLED", ())
+        said = codecs.measure(manifest, options, n_wanted=2).auto
+    assert said is not None
+    return said
+
+
 def test_a_job_that_is_gone_on_with_keeps_its_choice(tmp_path: Path) -> None:
     """Though the images have changed since, and would now be stored in another way."""
     images = photographs(12)
@@ -265,14 +319,19 @@ def test_what_would_have_no_effect_is_refused(options: dict[str, Any], reason: s
 
 
 def test_every_number_of_ranks_chooses_the_same(flavour: Flavour, tmp_path: Path) -> None:
-    """One launch: two groups, of which each rank has a part of the sample."""
-    images = [*photographs(9), *(np.dstack([mask] * 3) for mask in masks(9))]
+    """One launch: groups that choose differently, of which each rank has a part of the sample."""
+    images = [*photographs(9), *make_pixels(9, (60, 80, 3)), *map(as_rgb, masks(9))]
     names = write_images(tmp_path, images)
-    rows = [("path", "part"), *((name, "ab"[row > 10]) for row, name in enumerate(names))]
+    rows = [("path", "part"), *((name, "abc"[row // 9]) for row, name in enumerate(names))]
     manifest = write_manifest(tmp_path / "m.csv", rows)
+    wanted = {
+        "stack": ("htj2k", "none", "zstd:3"),
+        "ragged": ("blosc2:zstd:5:bytedelta", "none", "zstd:3"),
+        "tree": ("htj2k", "none", "zstd:9"),
+    }
     expected = {}
     jobs: list[list[str | Path]] = []
-    for layout in ("stack", "ragged", "tree"):
+    for layout in wanted:
         options = IngestOptions(compression="auto", layout=layout, group_by="part")
         expected[layout] = ingest(manifest, tmp_path / f"{layout}.h5", options)
         jobs.append(
@@ -283,8 +342,15 @@ def test_every_number_of_ranks_chooses_the_same(flavour: Flavour, tmp_path: Path
     *_, dry = flavour.run_many(3, jobs, tmp_path / "told")
     for layout, report in expected.items():
         told = json.loads((tmp_path / f"{layout}.json").read_text())
-        assert AutoCodec.from_plain(told["auto"]) == report.auto
+        chosen = chosen_of(report)
+        assert AutoCodec.from_plain(told["auto"]) == chosen
+        assert tuple(map(chosen.codec_of, "abc")) == wanted[layout]
         assert told["content_digest"] == report.content_digest
+        assert verify(tmp_path / f"{layout}-3.h5", sources=True, root=tmp_path).ok
+        for number, group in enumerate("abc"):
+            with ImageStore(tmp_path / f"{layout}-3.h5", group=group) as store:
+                shown = store[:][0]
+            assert all(map(np.array_equal, shown, images[9 * number :]))
         with (
             h5py.File(tmp_path / f"{layout}.h5") as one,
             h5py.File(tmp_path / f"{layout}-3.h5") as three,
@@ -323,9 +389,7 @@ def tiles(photographs: Iterable[Path], folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_auto_is_never_larger_than_zstd_or_htj2k(
-    name: str, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_never_larger_than_zstd_or_htj2k(name: str, corpora: Path, tmp_path: Path) -> None:
     pattern, n, layout = CORPORA[name]
     listed = spread(sorted(corpora.glob(pattern)), n)
     if name == "tiles":
@@ -344,8 +408,4 @@ def test_auto_is_never_larger_than_zstd_or_htj2k(
         sizes[compression] = report.bytes_out
     assert chosen is not None
     assert sizes["auto"] <= 1.02 * min(sizes.values()), (sizes, str(chosen))
-    monkeypatch.setattr(codecs, "CODECS", ("none",))
-    monkeypatch.setattr(codecs, "SHUFFLED", ())
-    said = codecs.measure(manifest, IngestOptions(), n_wanted=2).auto
-    assert said is not None
-    assert said.codec == chosen.codec
+    assert codecs_say(manifest, IngestOptions()).codec == chosen.codec

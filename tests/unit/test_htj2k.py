@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from h5ingest import ImageStore, IngestOptions, ingest
 from h5ingest.core.errors import OutputError, SetupError, UsageError
 from h5ingest.images import htj2k
 from h5ingest.inspect.verify import verify
+from h5ingest.reading import coded_images
 from h5ingest.reading.checks import Verify
 from h5ingest.storage.compress import code
 
@@ -41,9 +43,12 @@ def test_every_image_comes_back(
     if mask:
         assert stored == image.tobytes()
         return
-    out = np.empty_like(image)
+    out, again = np.empty_like(image), np.empty_like(image)
     htj2k.decode_into(stored, out)
     assert np.array_equal(out, image)
+    assert coded_images._plugin() is not None, "it was to be tried here"
+    coded_images.decode_into(stored, again)
+    assert np.array_equal(again, image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3001, 3999), (1, 4000), (4000, 1)])
@@ -71,8 +76,9 @@ def test_the_size_of_a_codestream_is_known_before_it_is_decoded() -> None:
         (stored[:30], np.empty_like(image)),
         (b"", np.empty_like(image)),
     ):
-        with pytest.raises(ValueError, match="expected"):
-            htj2k.decode_into(wrong, out)
+        for decode in (htj2k.decode_into, coded_images.decode_into):
+            with pytest.raises(ValueError, match="expected"):
+                decode(wrong, out)
 
 
 def test_damage_is_found_before_it_is_decoded(tmp_path: Path) -> None:
@@ -128,20 +134,26 @@ def test_a_tree_mixes_gray_and_rgb_of_any_size(tmp_path: Path) -> None:
     assert verify(tmp_path / "out.h5", sources=True).ok
 
 
-def decoding(decode: Callable[[bytes, Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this decode codestreams, where h5ingest does it and not HDF5."""
-    monkeypatch.setattr(htj2k, "decode_into", decode)
+@pytest.fixture
+def without_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """hdf5plugin's own decoder cannot be called beside HDF5, as with an old one."""
+    with monkeypatch.context() as patched:
+        patched.setattr(coded_images, "HTJ2K", -1)
+        coded_images._plugin.cache_clear()
+        yield
+    coded_images._plugin.cache_clear()
 
 
-@pytest.mark.parametrize("layout", ["stack", "tree"])
+@pytest.mark.parametrize("layout", ["stack", "stack, by slice", "tree"])
 @pytest.mark.parametrize("verify", ["auto", "first"])
 def test_several_threads_decode_at_once(
     layout: str, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    layout, _, by_slice = layout.partition(", ")
     images = [drawn(700, 600, 3, "uint8", "waves") + np.uint8(k) for k in range(5)]
     options = IngestOptions(compression="htj2k", layout=layout)
     ingest(manifest_of(tmp_path, images), tmp_path / "out.h5", options)
-    decode, together = htj2k.decode_into, threading.Barrier(2)
+    decode, together = coded_images.decode_into, threading.Barrier(2)
     names: list[str] = []
 
     def waiting(data: bytes, out: NDArray[Any]) -> None:
@@ -155,13 +167,58 @@ def test_several_threads_decode_at_once(
     if layout == "stack":  # a tree decodes one image to see how large they are
         names.append("nobody")
     with ImageStore(tmp_path / "out.h5", threads=2, verify=verify) as store:
-        decoding(waiting, monkeypatch)
-        found = store[order][0]
+        monkeypatch.setattr(coded_images, "decode_into", waiting)
+        found = store[:4][0] if by_slice else store[order][0]
     for image, row in zip(found, order, strict=True):
         assert np.array_equal(image, images[row])
     assert len({name for name in names if name.startswith("h5ingest-decode")}) == 2
 
 
+def test_the_filter_is_called_as_several_threads_ask_for_it() -> None:
+    """Each in memory of its own: all at once, and one that fails among them."""
+    images = [drawn(90 + k, 70, 3, "uint8", "waves") for k in range(8)]
+    coded = [htj2k.encode(image) for image in images]
+    failed = []
+
+    def decode(k: int) -> None:
+        data, image = coded[k % 8], images[k % 8]
+        assert data is not None
+        out = np.zeros_like(image)
+        try:
+            coded_images.decode_into(data if k % 5 else data[:120], out)
+        except ValueError:
+            failed.append(k)
+            return
+        assert np.array_equal(out, image), k
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decode, range(200)))
+    assert sorted(failed) == list(range(0, 200, 5))
+
+
+@pytest.mark.usefixtures("without_plugin")
+@pytest.mark.parametrize("layout", ["stack", "tree", "encoded"])
+def test_without_the_filter_imagecodecs_decodes(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [drawn(50, 70, 3, "uint8", "waves") + np.uint8(k) for k in range(5)]
+    how = {"recode": "htj2k"} if layout == "encoded" else {"compression": "htj2k"}
+    options = IngestOptions(layout=layout, **how)  # type: ignore[arg-type]
+    ingest(manifest_of(tmp_path, images), tmp_path / "out.h5", options)
+    decode, n_decoded = htj2k.decode_into, [0]
+
+    def counting(data: bytes, out: NDArray[Any]) -> None:
+        n_decoded[0] += 1
+        decode(data, out)
+
+    monkeypatch.setattr(htj2k, "decode_into", counting)
+    with ImageStore(tmp_path / "out.h5") as store:
+        for found, image in zip(store[:][0], images, strict=True):
+            assert np.array_equal(found, image)
+    assert n_decoded == [5]
+
+
+@pytest.mark.usefixtures("without_plugin")
 @pytest.mark.parametrize("layout", ["stack", "tree"])
 @pytest.mark.parametrize("old", [False, True])
 def test_without_a_decoder_of_its_own_it_leaves_that_to_hdf5(
@@ -175,7 +232,7 @@ def test_without_a_decoder_of_its_own_it_leaves_that_to_hdf5(
     def refuse(data: bytes, out: NDArray[Any]) -> None:
         raise AssertionError("imagecodecs has no HTJ2K")
 
-    decoding(refuse, monkeypatch)
+    monkeypatch.setattr(htj2k, "decode_into", refuse)
     absent = None if old else SimpleNamespace(available=False)  # an old one has no such name
     monkeypatch.setattr(imagecodecs, "HTJ2K", absent)
     with ImageStore(tmp_path / "out.h5") as store:

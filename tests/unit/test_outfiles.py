@@ -544,7 +544,7 @@ WRITERS = {
     "storage.chunk_placer:ChunkPlacer._flush": "OUT.partial",
     "storage.metadata_driver:Metadata.__init__": "OUT.partial",
     "storage.checkpoints:Checkpoints.open": "OUT.partial",
-    "storage.spool:Spool.add": "OUT.recoded.*",
+    "storage.spool:Spool.add": "OUT.recoded/*",
     "storage.spool:SpoolReader.read": "only read",
     "storage.compress:Compressor.__init__": "in memory",
     "diagnostics.codec_trial:_differing": "in memory",

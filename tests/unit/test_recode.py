@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from h5ingest import ImageStore, IngestOptions, ingest
+from h5ingest import ImageStore, IngestOptions, ingest, recompress
 from h5ingest.core import notes
 from h5ingest.core.errors import OutputError, SamplesFailedError, SetupError, UsageError
 from h5ingest.core.recoding import CODECS, Recoding
@@ -30,6 +30,7 @@ from h5ingest.images.recode import recode
 from h5ingest.inspect.contact_sheet import sheet
 from h5ingest.inspect.show import tree
 from h5ingest.inspect.verify import verify
+from h5ingest.pipeline.recoding import Recoder
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.reading import dataset_rule
 from h5ingest.storage import spool
@@ -246,9 +247,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Inge
         out = folder / f"{codec or 'plain'}.h5"
         options = IngestOptions(layout="encoded", recode=codec or None, batch_bytes=900)
         found[codec] = out, ingest(manifest, out, options)
-    assert not list(folder.glob("*.recoded.*"))
+    assert not list(folder.glob("*.recoded*"))
     opened = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
-    assert not [path for path in opened if ".recoded." in path]
+    assert not [path for path in opened if ".recoded" in path]
     return found
 
 
@@ -341,7 +342,7 @@ def test_a_damaged_image_is_named_and_what_was_recoded_is_kept(tmp_path: Path) -
     out, options = tmp_path / "out.h5", IngestOptions(layout="encoded", recode="jxl")
     with pytest.raises(SamplesFailedError, match="1 damaged"):
         ingest(manifest, out, options)
-    assert len(list(tmp_path.glob("out.h5.recoded.*"))) == 1
+    assert len(list(tmp_path.glob("out.h5.recoded/*"))) == 1
     blank = ingest(manifest, tmp_path / "blank.h5", replace(options, on_error="blank"))
     assert [(failure.index, failure.kind) for failure in blank.failures] == [(2, "damaged")]
     with ImageStore(tmp_path / "blank.h5", failed="include") as store:
@@ -377,13 +378,13 @@ def test_only_what_is_intact_and_of_the_same_codec_is_taken_from_a_spool(
     monkeypatch.setattr(recode_module, "_encode", counting)
     assert run(options) == 5
     assert run(options) == 0
-    (left,) = tmp_path.glob("out.h5.recoded.*")
+    (left,) = tmp_path.glob("out.h5.recoded/*")
     intact = left.read_bytes()
     changed = bytearray(intact)
     changed[-3] ^= 1  # in the bytes of the last image
     left.write_bytes(changed)
     assert run(options) == 1  # goes into a spool of its own
-    assert len(list(tmp_path.glob("out.h5.recoded.*"))) == 2
+    assert len(list(tmp_path.glob("out.h5.recoded/*"))) == 2
     assert run(options) == 0
     first = intact.index(b"\n") + 1
     for torn, n_lost in (
@@ -393,15 +394,88 @@ def test_only_what_is_intact_and_of_the_same_codec_is_taken_from_a_spool(
         (b"", 5),
         (intact.replace(b"jxl:3", b"jxl:4"), 5),
     ):
-        for path in tmp_path.glob("out.h5.recoded.*"):
+        for path in tmp_path.glob("out.h5.recoded/*"):
             path.unlink()
         left.write_bytes(torn)
         assert run(options) == n_lost
     assert run(replace(options, recode="webp")) == 5
     assert run(replace(options, restart=True)) == 5
-    assert len(list(tmp_path.glob("out.h5.recoded.*"))) == 1
+    assert len(list(tmp_path.glob("out.h5.recoded/*"))) == 1
     write_png(tmp_path / "images" / names[1], images[0])  # another image of that name
     assert run(options) == 1
+
+
+def test_a_finished_job_leaves_no_spool_of_another_and_nothing_else_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job that was ended while it recoded, under the same OUT: by whatever comes after it."""
+    names = write_images(tmp_path / "images", [smooth(30, 40, 3, "uint8", row) for row in range(5)])
+    manifest = write_manifest(tmp_path / "m.txt", [f"images/{name}" for name in names])
+    out, plain = tmp_path / "out.h5", IngestOptions(layout="encoded")
+    of_others = [
+        tmp_path / "other.h5.recoded" / f"{'0' * 16}.0",
+        tmp_path / f"out.h5.recoded.{'0' * 16}.0",
+        tmp_path / "a-out.h5.recoded" / f"{'0' * 16}.0",
+    ]
+    for path in of_others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of another job")
+    before = sorted(tmp_path.iterdir())
+
+    def leave_spools() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Recoder, "finish", gives_up)
+            with pytest.raises(OutputError, match="as if ended"):
+                ingest(manifest, out, replace(plain, recode="jxl", overwrite=True))
+        assert len(list((tmp_path / "out.h5.recoded").iterdir())) == 1
+
+    def gives_up(self: Recoder) -> None:
+        raise OutputError("as if ended")
+
+    def finish_otherwise(options: IngestOptions) -> None:
+        leave_spools()
+        ingest(manifest, out, options)
+        assert sorted(tmp_path.iterdir()) == sorted([*before, out])
+
+    finish_otherwise(plain)
+    finish_otherwise(replace(plain, restart=True, overwrite=True))
+    finish_otherwise(replace(plain, recode="webp", overwrite=True))
+    finish_otherwise(IngestOptions(overwrite=True))  # another layout
+    source = out.rename(tmp_path / "source.h5")
+    leave_spools()
+    recompress(source, out, IngestOptions(compression="zstd:3"))
+    assert sorted(tmp_path.iterdir()) == sorted([*before, out, source])
+    # A job that only tells touches nothing; nor does one that is refused.
+    leave_spools()
+    ingest(manifest, out, replace(plain, dry_run=True, overwrite=True, restart=True))
+    with pytest.raises(OutputError, match="--overwrite"):
+        ingest(manifest, out, plain)
+    assert (tmp_path / "out.h5.recoded").exists()
+    # What somebody else has put there stays.
+    (tmp_path / "out.h5.recoded" / "notes").write_text("mine")
+    ingest(manifest, out, replace(plain, overwrite=True))
+    assert [path.name for path in (tmp_path / "out.h5.recoded").iterdir()] == ["notes"]
+    assert {path.read_bytes() for path in of_others} == {b"of another job"}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_spools_go_into_no_folder_that_is_none_of_ours(kind: str, tmp_path: Path) -> None:
+    names = write_images(tmp_path / "images", [smooth(30, 40, 3, "uint8")])
+    manifest = write_manifest(tmp_path / "m.txt", [f"images/{name}" for name in names])
+    place, elsewhere = tmp_path / "out.h5.recoded", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    left = elsewhere / f"{'0' * 16}.0"
+    left.write_bytes(b"kept")
+    if kind == "file":
+        place.write_bytes(b"kept")
+    else:
+        place.symlink_to(elsewhere)
+    said = {"file": "a text file", "link": "a symbolic link"}[kind]
+    with pytest.raises(OutputError, match=f"recoded: expected a folder or nothing, found {said}"):
+        ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="encoded", recode="jxl"))
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="encoded"))
+    assert left.read_bytes() == b"kept"
+    assert os.path.lexists(place)
 
 
 def test_a_spool_that_is_damaged_later_is_found_before_anything_is_stored(
@@ -415,7 +489,7 @@ def test_a_spool_that_is_damaged_later_is_found_before_anything_is_stored(
 
     def close(self: spool.Spool, *, sync: bool) -> None:
         closing(self, sync=sync)
-        (path,) = tmp_path.glob("out.h5.recoded.*")
+        (path,) = tmp_path.glob("out.h5.recoded/*")
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)

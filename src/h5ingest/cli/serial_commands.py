@@ -103,7 +103,7 @@ def manifest(
         print(f"{name}: {describe(tally)}", file=sys.stderr)
 
 
-@takes_options("root", "delimiter")
+@takes_options("root", "delimiter", "group_by")
 def codecs(
     ctx: typer.Context,
     manifest: opt.IngestedManifest,

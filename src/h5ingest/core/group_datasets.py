@@ -131,7 +131,7 @@ def tree_group(
     """Return the datasets beside images that have a dataset each."""
     return Group(
         name=name, prefix=prefix, n_rows=n_rows, image=None,
-        pixels=DatasetSpec(name="", shape=(n_bytes,), dtype="uint8"),
+        pixels=DatasetSpec(name="", shape=(n_bytes,), dtype="uint8", filters=filters),
         **_records(prefix, n_rows, n_rows, filters),
     )  # fmt: skip
 

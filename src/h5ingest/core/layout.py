@@ -187,7 +187,7 @@ class Group:
     """What each row of `pixels` holds, in a stack; else None."""
     pixels: DatasetSpec
     """stack: (N, H, W[, C]), chunked. ragged, encoded: (total,). tree: (total bytes,), without a
-    name: it stands for the datasets of the images, which are not known yet."""
+    name: it stands for the datasets of the images, which are not known yet, but for filters."""
     status: DatasetSpec
     """(N,) enum."""
     checksums: DatasetSpec
@@ -222,8 +222,6 @@ class Layout:
     """At least one."""
     grouped: bool
     """Whether the groups are HDF5 groups; else there is one, with an empty prefix."""
-    filters: tuple[Filter, ...] = ()
-    """Filters of the pixels."""
     alignment: int = 0
     """Bytes: datasets and chunks of that size and more begin at multiples of it; 0: anywhere."""
 
@@ -231,6 +229,11 @@ class Layout:
     def schema(self) -> str:
         """The `schema` attribute of the file: layout name and version."""
         return schema.schema_text(self.kind)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the pixels of some group have filters; those of each may have their own."""
+        return any(group.pixels.filters for group in self.groups)
 
     @property
     def n_samples(self) -> int:

@@ -24,6 +24,7 @@ _HEAD_BYTES: Final = 4096
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 HDF5: Final = "an HDF5 file"
 EMPTY: Final = "an empty file"
+FOLDER: Final = "a folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def _in_words(head: bytes) -> str:
 
 
 _KINDS: Final = {
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: FOLDER,
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIZES: Final = struct.Struct(">HHHHIIIIIIIIH")
-"""SOC; SIZ: its length, capabilities, image size and offset, tile size and offset, components."""
+"""SOC; SIZ: its length, capabilities, image size and offset, tile size and offset, components.
+Then comes for each of these a byte: its bits less one, 128 more if it is signed; and two more."""
 _START: Final = (0xFF4F, 0xFF51)
 _SIGNATURE: Final = b"\xff\x4f\xff\x51"
 _COD: Final = b"\xff\x52"
@@ -73,6 +74,30 @@ def is_lossless(data: bytes) -> bool:
     return data[at + 13 : at + 14] == b"\1"  # the 5/3 transform
 
 
+def check_size(data: bytes, out: NDArray[Any]) -> None:
+    """Check that a codestream is that of an image of this shape, before anything is allocated.
+
+    Args:
+        data: the codestream.
+        out: (H, W) or (H, W, 3), uint8 or uint16.
+
+    Raises:
+        ValueError: it is none, or that of another image.
+    """
+    height, width, channels = (*out.shape, 1)[:3]
+    if len(data) <= _SIZES.size:
+        raise ValueError(f"expected a codestream of JPEG 2000, found {len(data)} bytes")
+    (*start, _length, _cap, right, bottom, left, top, _tw, _th, _tx, _ty, n) = _SIZES.unpack_from(
+        data
+    )
+    found = bottom - top, right - left, n, data[_SIZES.size] // 8 + 1
+    if tuple(start) != _START or found != (height, width, channels, out.itemsize):
+        raise ValueError(
+            f"expected a codestream of JPEG 2000 of {height}x{width} pixels, {channels} channels "
+            f"of {out.dtype}"
+        )
+
+
 def decode_into(data: bytes, out: NDArray[Any]) -> None:
     """Fill `out` with the image of a codestream that is known to be intact.
 
@@ -84,21 +109,11 @@ def decode_into(data: bytes, out: NDArray[Any]) -> None:
         out: (H, W) or (H, W, 3), uint8 or uint16, C-contiguous.
 
     Raises:
-        ValueError: it is damaged, or that of another image. Its size is known before anything is
-            allocated.
+        ValueError: it is damaged, or that of another image.
     """
     import imagecodecs
 
-    height, width, channels = (*out.shape, 1)[:3]
-    if len(data) < _SIZES.size:
-        raise ValueError(f"expected a codestream of JPEG 2000, found {len(data)} bytes")
-    (*start, _length, _cap, right, bottom, left, top, _tw, _th, _tx, _ty, n) = _SIZES.unpack_from(
-        data
-    )
-    if tuple(start) != _START or (bottom - top, right - left, n) != (height, width, channels):
-        raise ValueError(
-            f"expected a codestream of JPEG 2000 of {height}x{width} pixels, {channels} channels"
-        )
+    check_size(data, out)
     try:
         found = imagecodecs.htj2k_decode(data)
     except RuntimeError as error:  # imagecodecs' errors are RuntimeErrors

@@ -87,7 +87,7 @@ def measure(
 
     Args:
         manifest_path: as for an ingest.
-        options: for its `root`, `delimiter` and `max_pixels`.
+        options: for its `root`, `delimiter`, `group_by` and `max_pixels`.
         n_wanted: images to sample; fewer if the manifest or `MOST_BYTES` has fewer.
         on_codec: called with the name of each codec before it is measured.
 
@@ -102,12 +102,13 @@ def measure(
     image_bytes = bytes_raw // sum(map(len, sample.stacks.values()))
     auto = choose_from_files(
         [
-            (row, 0, samples.paths[row])
+            (row, int(samples.groups[row]), samples.paths[row])
             for row in sample_rows(manifest.n_rows, image_bytes, options)
         ],
-        [OutputSpec(channels=None, dtype=None, size=None)],
+        [OutputSpec(channels=None, dtype=None, size=None)] * len(manifest.group_names),
         source_folder,
         options,
+        names=manifest.group_names,
     )
     depth16 = any(spec.dtype == "uint16" for spec in sample.stacks)
     measured, missing = [], []

@@ -1,4 +1,4 @@
-"""`--compression auto`: a sample of the images is read by rank 0, which chooses the codec for all.
+"""`--compression auto`: a sample of the images is read by rank 0, which chooses for each group.
 
 Which images it is depends on the manifest and the size of the images, and what is chosen on their
 pixels: not on the number of ranks, not on time. A job that is gone on with keeps what its journal
@@ -8,7 +8,7 @@ says was chosen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +30,7 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import fit_of
 from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
-from h5ingest.storage.auto_codec import AutoCodec, Part, choose
+from h5ingest.storage.auto_codec import AutoCodec, Part, Sample, choose
 from h5ingest.storage.job_files import about_left
 
 _MOST_PLACES: Final = 32
@@ -52,7 +52,7 @@ def choose_codec(
     probed: LocalProbe,
     outputs: tuple[OutputSpec, ...],
 ) -> AutoCodec:
-    """Return what is chosen for the file. Collective.
+    """Return what is chosen for the groups of the file. Collective.
 
     Args:
         job: the run.
@@ -66,6 +66,12 @@ def choose_codec(
         UsageError: a chunk would be larger than HDF5 allows.
     """
     every = job.comm.allgather(_sum_up(probed.kinds, outputs))
+    not_coded = {group for _, _, groups in every for group in groups}
+    not_coded.update(
+        group
+        for group, output in enumerate(outputs)
+        if output.channels not in (None, *CODED_CHANNELS)
+    )
     n_images, n_bytes = sum(n for n, _, _ in every), sum(n for _, n, _ in every)
     rows = sample_rows(manifest.n_rows, n_bytes // max(1, n_images), job.options)
     first = local.indices.start
@@ -87,7 +93,8 @@ def choose_codec(
                     outputs,
                     source_folder,
                     job.options,
-                    all_coded=all(coded for _, _, coded in every),
+                    names=manifest.group_names,
+                    not_coded=not_coded,
                     beat=beat,
                 )
     return job.comm.bcast(chosen)
@@ -114,7 +121,8 @@ def choose_from_files(
     source_folder: bytes,
     options: IngestOptions,
     *,
-    all_coded: bool = True,
+    names: Sequence[bytes],
+    not_coded: Collection[int] = (),
     beat: Callable[[], None] = lambda: None,
 ) -> AutoCodec:
     """Return the choice for images of which these are a sample. Not collective.
@@ -124,7 +132,8 @@ def choose_from_files(
         outputs: what the images of each group become.
         source_folder: what relative paths are relative to.
         options: how images are read, and for which layout.
-        all_coded: whether HTJ2K can hold the images that are not in the sample, too.
+        names: of all groups.
+        not_coded: groups with images that HTJ2K cannot hold.
         beat: called now and then.
 
     Raises:
@@ -132,8 +141,8 @@ def choose_from_files(
     """
     raw = options.samples == "raw"
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
-    images: dict[int, tuple[int, NDArray[Any]]] = {}
-    bytes_files = n_bytes = 0
+    images: dict[int, tuple[int, int, NDArray[Any]]] = {}
+    n_bytes = 0
     for index, group, path in candidates:
         beat()
         try:
@@ -145,13 +154,21 @@ def choose_from_files(
             image = _decode(data, spec, outputs[group], options)
         except SampleError:  # it is going to be reported by whoever stores it
             continue
-        images[index] = group, image
-        bytes_files += len(data)
+        images[index] = group, len(data), image
         n_bytes += image.nbytes
-    parts = _parts([images[index] for index in sorted(images)], options)
-    return choose(
-        parts, n_sampled=len(images), bytes_files=bytes_files, all_coded=all_coded, beat=beat
-    )
+    found: dict[int, list[tuple[int, NDArray[Any]]]] = {}
+    for _, (group, file_bytes, image) in sorted(images.items(), key=lambda one: one[0]):
+        found.setdefault(group, []).append((file_bytes, image))
+    samples = {
+        os.fsdecode(names[group]): Sample(
+            parts=_parts([image for _, image in some], options),
+            n_images=len(some),
+            bytes_files=sum(file_bytes for file_bytes, _ in some),
+            all_coded=group not in not_coded,
+        )
+        for group, some in sorted(found.items())
+    }
+    return choose(samples, all_coded=not not_coded, beat=beat)
 
 
 def _decode(
@@ -168,24 +185,24 @@ def _decode(
     return image
 
 
-def _parts(images: Iterable[tuple[int, NDArray[Any]]], options: IngestOptions) -> list[Part]:
-    """Return the images, of which each is given with its group, as they would lie in datasets."""
+def _parts(images: Iterable[NDArray[Any]], options: IngestOptions) -> list[Part]:
+    """Return the images of a group as they would lie in datasets."""
     kind = KINDS[options.layout]
-    found: dict[tuple[int, tuple[int, ...], str], list[NDArray[Any]]] = {}
-    for group, image in images:
+    found: dict[tuple[tuple[int, ...], str], list[NDArray[Any]]] = {}
+    for image in images:
         if not kind.uniform and not kind.dataset_per_image:
             image = image.reshape(-1)
         shape = image.shape if image.ndim > 1 else ()
-        found.setdefault((group, shape, image.dtype.name), []).append(image)
+        found.setdefault((shape, image.dtype.name), []).append(image)
     chunk_rows = 1 if kind.dataset_per_image else options.chunk_rows
     return [
         Part(np.stack(some), chunk_rows) if shape else Part(np.concatenate(some))
-        for (_, shape, _), some in found.items()
+        for (shape, _), some in found.items()
     ]
 
 
-def _sum_up(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[int, int, bool]:
-    """Return of this rank's images: how many, their bytes, and whether HTJ2K can hold them all.
+def _sum_up(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[int, int, list[int]]:
+    """Return of this rank's images: how many, their bytes, and groups that HTJ2K cannot hold.
 
     Args:
         kinds: (k,) `census.KIND`, before they become what `outputs` says.
@@ -197,9 +214,9 @@ def _sum_up(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[int
     fields = ("height", "width", "channels", "bytes")
     known = np.stack([kinds[field].astype(np.int64) for field in fields], axis=1)
     stored = np.where(wanted, wanted, known)
-    channels = {*np.unique(stored[:, 2]).tolist(), *(o.channels for o in outputs if o.channels)}
+    not_coded = np.unique(kinds["group"][~np.isin(stored[:, 2], CODED_CHANNELS)])
     n_bytes = int((stored.prod(axis=1) * kinds["count"]).sum())
-    return int(kinds["count"].sum()), n_bytes, channels <= {*CODED_CHANNELS}
+    return int(kinds["count"].sum()), n_bytes, not_coded.tolist()
 
 
 def _chosen_before(job: Job, manifest: Manifest) -> AutoCodec | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,20 @@ def build_layout(
     probed: LocalProbe,
     manifest: Manifest,
     outputs: tuple[OutputSpec, ...],
-    filters: tuple[Filter, ...],
+    filters: Sequence[tuple[Filter, ...]],
     options: IngestOptions,
     comm: Comm,
 ) -> tuple[Layout, list[Samples]]:
     """Return the layout, and this rank's samples as rows of it, a run for each group. Collective.
+
+    Args:
+        local: samples of this rank.
+        probed: what it found in their headers.
+        manifest: of all samples.
+        outputs: what the images of each group become.
+        filters: of the pixels of each group.
+        options: those of the layout.
+        comm: the ranks.
 
     Raises:
         UsageError: a chunk would be larger than HDF5 allows (on all ranks).
@@ -36,9 +46,10 @@ def build_layout(
     n_groups = len(manifest.group_names)
     kind = KINDS[options.layout]
     shapes = _stored_shapes(local, probed, outputs)
-    if any(each.codes_images for each in filters):
+    codes = np.array([any(each.codes_images for each in of_group) for of_group in filters])
+    if codes.any():
         with agreeing(comm):
-            refuse_not_coded(shapes, local.paths)
+            refuse_not_coded(shapes, local.paths, codes[local.groups] if len(shapes) else True)
     lengths = kind.lengths(shapes, probed.file_sizes)
     counts = np.zeros((n_groups, 2), np.int64)  # per group: rows, elements
     counts[:, 0] = np.bincount(local.groups, minlength=n_groups)
@@ -55,12 +66,12 @@ def build_layout(
             n_rows=n_rows,
             n_elements=n_elements,
             output=output,
-            filters=filters,
+            filters=of_group,
             chunk_rows=options.chunk_rows,
             padded=options.fit == "pad",
         )
-        for name, output, (n_rows, n_elements) in zip(
-            map(os.fsdecode, manifest.group_names), outputs, total.tolist(), strict=True
+        for name, output, of_group, (n_rows, n_elements) in zip(
+            map(os.fsdecode, manifest.group_names), outputs, filters, total.tolist(), strict=True
         )
     ]
     groups: tuple[Group, ...] = ()
@@ -70,7 +81,6 @@ def build_layout(
         kind=kind.name,
         groups=groups,
         grouped=grouped,
-        filters=filters,
         alignment=options.alignment,
     )
     mine: dict[int, NDArray[np.int64] | None] = {0: None}  # group -> positions of its samples
@@ -85,17 +95,20 @@ def build_layout(
     return layout, [run for run in runs if run.rows]
 
 
-def refuse_not_coded(shapes: NDArray[np.int32], paths: PackedStrings) -> None:
+def refuse_not_coded(
+    shapes: NDArray[np.int32], paths: PackedStrings, coded: NDArray[np.bool_] | bool = True
+) -> None:
     """Raise if an image is not of the channels that a filter can code.
 
     Args:
         shapes: (n, 4) of this rank's images, as `Samples.shapes`.
         paths: (n,) of their files.
+        coded: (n,) whether they are to be coded; or the same for all.
 
     Raises:
         UsageError: one is not.
     """
-    wrong = np.flatnonzero(~np.isin(shapes[:, 2], (0, *CODED_CHANNELS)))
+    wrong = np.flatnonzero(~np.isin(shapes[:, 2], (0, *CODED_CHANNELS)) & coded)
     if len(wrong):
         first = int(wrong[0])
         path = os.fsdecode(paths[first])

@@ -155,7 +155,7 @@ def finish(
                 overwrite=options.overwrite,
                 foreign=options.overwrite_foreign,
             )
-            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job, source)))))
+            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
         except IngestError as caught:
             error = caught
     final_sum.finish(lambda: (job.interrupt.requested,))
@@ -165,14 +165,17 @@ def finish(
     return replace(done, warnings=done.warnings + warnings)
 
 
-def _tidy(job: Job, source: Source) -> str:
+def _tidy(job: Job) -> str:
     """Remove the files of the unfinished job; return what went wrong, if anything. Rank 0 only.
 
-    Once OUT has its name, the job has succeeded: an error here can only be reported.
+    Another job may have begun under this name, and left images that it had recoded. Once OUT has
+    its name, the job has succeeded: an error here can only be reported.
     """
+    from h5ingest.storage.spool import discard_spools  # opened on one rank
+
     try:
         discard(job.paths)
-        source.tidy(job)
+        discard_spools(job.paths)
     except OutputError as error:
         return f"{job.paths.out} is complete, what was beside it stays: {error}"
     return ""

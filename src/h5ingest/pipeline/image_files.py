@@ -87,10 +87,14 @@ class ImageFiles(Source):
 
             with job.phase("sample"):
                 job.auto = choose_codec(job, self._folder, manifest, local, probed, known.outputs)
-            filters = job.filters(job.auto.codec)
+            by_codec = {codec: job.filters(codec) for codec in job.auto.codecs}
+            names = map(os.fsdecode, manifest.group_names)
+            of_groups = [by_codec[job.auto.codec_of(name)] for name in names]
+        else:
+            of_groups = [filters] * len(manifest.group_names)
         with job.phase("layout"):
             layout, runs = build_layout(
-                local, probed, manifest, known.outputs, filters, options, comm
+                local, probed, manifest, known.outputs, of_groups, options, comm
             )
         return Plan(
             layout=layout,
@@ -109,24 +113,17 @@ class ImageFiles(Source):
         from h5ingest.pipeline.recoding import Recoder  # few jobs need it
 
         assert job.fence is not None, "only a dry run has no lock"
-        restart, manifest = job.options.restart, self._manifest
+        manifest = self._manifest
         with agreeing(job.comm):
-            if job.comm.rank == 0 and not restart:  # not after hours
+            if job.comm.rank == 0 and not job.options.restart:  # not after hours
                 refuse_other(job.paths, about_input(job, about, manifest.n_rows))
         to = Recoding.parse(recode)
-        return Recoder(to, local, manifest, job.paths, job.comm, job.fence, restart=restart)
+        return Recoder(to, local, manifest, job.paths, job.comm, job.fence)
 
     @property
     def cache_bytes(self) -> int:
         """See `Source.cache_bytes`."""
         return self._cache.n_bytes
-
-    def tidy(self, job: Job) -> None:
-        """See `Source.tidy`."""
-        if self._recoder is not None:
-            from h5ingest.storage.spool import discard_spools  # few jobs need it
-
-            discard_spools(job.paths)
 
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """See `Source.confirm`."""

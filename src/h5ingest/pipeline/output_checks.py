@@ -83,6 +83,8 @@ def check_left(job: Job) -> None:
         if not job.options.overwrite:  # else they may be of a job that was ended while it recoded
             discard_spools(paths)
     _refuse_existing(job)
+    if job.options.restart:
+        discard_spools(paths)
 
 
 def _refuse_existing(job: Job) -> None:
@@ -173,7 +175,7 @@ def begin_file(
         if job.comm.rank == 0:
             from h5ingest.storage.lustre_stripes import create_empty  # not on the others
 
-            if not layout.filters:  # else the size shows only in the end
+            if not layout.is_filtered:  # else the size shows only in the end
                 job.check_space(layout.stored_bytes)
             options = job.options
 

@@ -35,10 +35,9 @@ from h5ingest.storage.spool import (
     Entry,
     Spool,
     SpoolReader,
-    discard_spools,
     known_in,
     new_spools,
-    spools_beside,
+    spools_of,
 )
 
 
@@ -53,8 +52,6 @@ class Recoder:
         paths: JobPaths,
         comm: Comm,
         fence: Fence,
-        *,
-        restart: bool,
     ) -> None:
         """Find what earlier runs have coded. Collective.
 
@@ -65,18 +62,15 @@ class Recoder:
             paths: of the output.
             comm: the ranks.
             fence: asked before anything is written.
-            restart: whether to discard what earlier runs have coded.
 
         Raises:
             OutputError: a spool cannot be read.
         """
-        names: list[str] = []
+        spools: list[Path] = []
         with agreeing(comm):
             if comm.rank == 0:
-                if restart:
-                    discard_spools(paths)
-                names = [*spools_beside(paths), *new_spools(paths, comm.size)]
-        spools = [paths.out.with_name(name) for name in comm.bcast(names)]
+                spools = [*spools_of(paths), *new_spools(paths, comm.size)]
+        spools = comm.bcast(spools)
         n_earlier = len(spools) - comm.size
         about = {
             "manifest": manifest.sha256,

@@ -204,7 +204,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
             about = about_job(job, plan.about, layout, plan.runs)
             shards = redistribute(comm, layout, plan.runs)
         plan.runs.clear()
-        with job.explaining_space(0 if layout.filters else layout.stored_bytes):
+        with job.explaining_space(0 if layout.is_filtered else layout.stored_bytes):
             done, plan = _make(job, choice, source, plan, shards, about)
     kind = KINDS[layout.kind]
     return IngestReport(

@@ -88,13 +88,6 @@ class Source(ABC):
         """What this rank may keep of files in memory, from the plan on."""
         return 0
 
-    def tidy(self, job: Job) -> None:  # noqa: B027
-        """Remove what is beside the output and no longer needed. Rank 0 only.
-
-        Raises:
-            OutputError: it cannot be removed.
-        """
-
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """Return the plan with what is known now that all is stored. Collective.
 

@@ -195,6 +195,5 @@ def layout_of(
         kind=kind.name,
         groups=tuple(map(kind.group, plans)),
         grouped=bool(header.groups),
-        filters=filters,
         alignment=alignment,
     )

@@ -88,20 +88,24 @@ class ChunkedRows:
         if wanted.step != 1:
             return self.many(np.array(wanted, np.intp))
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        row, step = wanted.start, self.chunk_rows
-        while row < wanted.stop:
-            chunk = row // step
-            stop = min((chunk + 1) * step, wanted.stop)
-            target = out[row - wanted.start : stop - wanted.start]
+        step = self.chunk_rows
+
+        def fill(chunk: int) -> None:
+            first = chunk * step
+            start, stop = max(first, wanted.start), min(first + step, wanted.stop)
+            target = out[start - wanted.start : stop - wanted.start]
             if step == 1:
                 self._decode(chunk, target)
-            else:
-                values = self._cache.hold(chunk, self._decode)
-                try:
-                    target[...] = values[row - chunk * step : stop - chunk * step]
-                finally:
-                    self._cache.lock.release()
-            row = stop
+                return
+            values = self._cache.hold(chunk, self._decode)
+            try:
+                target[...] = values[start - first : stop - first]
+            finally:
+                self._cache.lock.release()
+
+        chunks = range(wanted.start // step, -(-wanted.stop // step)) if wanted else range(0)
+        n_new = sum(chunk not in self._cache for chunk in chunks)
+        self._threads.each(fill, chunks, n_new * self._pipeline.chunk_bytes)
         return out
 
     def many(self, rows: Indices) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode, htj2k
+from h5ingest.reading import coded_images
 from h5ingest.reading.checks import Checks, fit_image
 from h5ingest.reading.dataset_rule import as_text, most_bytes, naming
 from h5ingest.reading.forksafe_file import ForkSafeFile
@@ -139,8 +140,9 @@ class Encoded(Ragged):
             assert spec is not None, "probe was given the whole file"
             self._check_size(row, spec.n_bytes, most_bytes(self._file_bytes, len(data)))
             out = np.empty(spec.shape, spec.dtype)
-            if self._checks is not None and htj2k.is_lossless(data) and not htj2k.missing():
-                htj2k.decode_into(data, out)  # it is known to be intact
+            intact = self._checks is not None
+            if intact and htj2k.is_lossless(data) and coded_images.is_available():
+                coded_images.decode_into(data, out)
             else:
                 decode.decode_into(data, out)
         except ValueError as error:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import HTJ2K
-from h5ingest.images import htj2k
+from h5ingest.reading import coded_images
 from h5ingest.reading.checks import filter_ids
 from h5ingest.reading.dataset_rule import check_available
 from h5ingest.reading.forksafe_file import plain_dtype
@@ -54,7 +54,7 @@ class FilterPipeline:
         # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
         codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
         codes_images = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
-        self._is_image = codes_images and htj2k.missing() is None  # else HDF5's filter does it
+        self._is_image = codes_images and coded_images.is_available()  # else HDF5's filter does it
         self.native = self._is_image or (len(codecs) <= 1 and all(id_ in _NATIVE for id_ in codecs))
         """Whether `decode_into` can be of use."""
         self.overlooks_damage = self._is_image
@@ -77,7 +77,7 @@ class FilterPipeline:
         flat = out.reshape(-1).view(np.uint8)
         used = [id_ for k, id_ in enumerate(self.filters) if not mask >> k & 1]
         if self._is_image and used:
-            htj2k.decode_into(data, out[0])
+            coded_images.decode_into(data, out[0])
             return
         shuffled = _SHUFFLE in used and self.dtype.itemsize > 1
         target = np.empty_like(flat) if shuffled else flat

@@ -6,13 +6,15 @@ bytes; of equals, the first. HTJ2K is among them where it can hold every image, 
 is worth a chunk. So nothing is timed here, and the same images make the same choice on any machine,
 at any number of ranks.
 
+A group of images decides for itself if the sample has enough of it; else the whole sample does.
+
 May not: read files, know ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,10 +27,11 @@ from h5ingest.storage.compress import compressor
 from h5ingest.storage.filters import filter_pipeline
 
 CODED: Final = "htj2k"
+_PLAIN: Final = "none"
 _COMMON: Final = "zstd:3"
 """What a choice is told with."""
 CANDIDATES: Final = (
-    _COMMON, "zstd:9", "blosc2:zstd:5:bitshuffle", "blosc2:zstd:5:bytedelta", CODED, "none",
+    _COMMON, "zstd:9", "blosc2:zstd:5:bitshuffle", "blosc2:zstd:5:bytedelta", CODED, _PLAIN,
 )  # fmt: skip
 """As `--compression` takes them. Others are smaller for some images, but slower to read than PNG
 (bzip2) or to write by an order of magnitude (zstd:19)."""
@@ -38,6 +41,10 @@ _LEAST_CODED_PIXELS: Final = 1024
 costs rank 0 memory, and a reader a look-up."""
 _CHUNK_BYTES: Final = 24
 """What a chunk takes besides its own bytes: its entry in HDF5's index, and its checksum."""
+_LEAST_OF_GROUP: Final = 4
+"""Images of a group in the sample, from which it decides for itself."""
+_LEAST_SHARE: Final = 1 / 16
+"""Of the sample's pixels, that these take: for less there is nothing to gain."""
 
 
 class Part(NamedTuple):
@@ -94,6 +101,30 @@ class AutoCodec:
     """Candidate -> bytes in which it stores them."""
     missing: tuple[str, ...] = ()
     """Candidates that this HDF5 cannot write."""
+    groups: dict[str, AutoCodec] = field(default_factory=dict)
+    """Name -> the choice of a group that is another than that for all."""
+
+    def codec_of(self, group: str) -> str:
+        """Return the codec of the images of a group."""
+        return self.groups.get(group, self).codec
+
+    @property
+    def codecs(self) -> list[str]:
+        """All that are used, in alphabetical order."""
+        return sorted({self.codec, *(choice.codec for choice in self.groups.values())})
+
+    @classmethod
+    def of(
+        cls, n_sampled: int, bytes_files: int, stored: dict[str, int], missing: Sequence[str]
+    ) -> AutoCodec:
+        """Return the choice of the smallest."""
+        return cls(
+            codec=smallest(stored),
+            n_sampled=n_sampled,
+            bytes_files=bytes_files,
+            bytes_stored=stored,
+            missing=tuple(missing),
+        )
 
     @classmethod
     def from_plain(cls, plain: object) -> AutoCodec | None:
@@ -101,11 +132,13 @@ class AutoCodec:
         match plain:
             case {
                 "codec": str(codec), "n_sampled": int(n), "bytes_files": int(n_bytes),
-                "bytes_stored": dict(stored), "missing": list(missing),
+                "bytes_stored": dict(stored), "missing": list(missing), "groups": dict(groups),
             } if codec in CANDIDATES:  # fmt: skip
+                choices = {name: cls.from_plain(choice) for name, choice in groups.items()}
                 return cls(
                     codec=codec, n_sampled=n, bytes_files=n_bytes, bytes_stored=stored,
                     missing=tuple(missing),
+                    groups={name: choice for name, choice in choices.items() if choice},
                 )  # fmt: skip
         return None
 
@@ -117,9 +150,18 @@ class AutoCodec:
             "bytes_files": self.bytes_files,
             "bytes_stored": dict(self.bytes_stored),
             "missing": list(self.missing),
+            "groups": {name: choice.to_plain() for name, choice in self.groups.items()},
         }
 
     def __str__(self) -> str:
+        return "; ".join(
+            [
+                self._told(),
+                *(f"group {name!r}: {choice._told()}" for name, choice in self.groups.items()),
+            ]
+        )
+
+    def _told(self) -> str:
         text = f"{self.codec} ({self._ratio(self.codec)} of the image files"
         if self.codec != _COMMON:
             text += f"; {_COMMON} {self._ratio(_COMMON)}"
@@ -135,50 +177,77 @@ class AutoCodec:
         )
 
 
+class Sample(NamedTuple):
+    """Images of one group that are in the sample."""
+
+    parts: Sequence[Part]
+    n_images: int
+    bytes_files: int
+    """Of their files."""
+    all_coded: bool
+    """Whether HTJ2K can hold the other images of the group, too."""
+
+    @property
+    def can_be_coded(self) -> bool:
+        """Whether HTJ2K is a candidate."""
+        n_pixels = sum(part.n_pixels for part in self.parts)
+        is_worth = n_pixels >= _LEAST_CODED_PIXELS * self.n_images
+        return self.all_coded and is_worth and all(part.can_be_coded for part in self.parts)
+
+
 def choose(
-    parts: Sequence[Part],
+    samples: Mapping[str, Sample],
     *,
-    n_sampled: int,
-    bytes_files: int,
     all_coded: bool,
     beat: Callable[[], None] = lambda: None,
 ) -> AutoCodec:
     """Return the choice for images of which these are a sample. Not collective.
 
     Args:
-        parts: the images; none: the first candidate is as good as any.
-        n_sampled: how many they are.
-        bytes_files: bytes of their files.
-        all_coded: whether HTJ2K can hold the images that are not in the sample, too.
+        samples: name of a group -> what is of it; none: the first candidate is as good as any.
+        all_coded: whether HTJ2K can hold the images of all groups, those without a sample, too.
         beat: called now and then.
 
     Raises:
         UsageError: a chunk would be larger than HDF5 allows.
     """
-    n_pixels = sum(part.n_pixels for part in parts)
-    coded = (
-        all_coded
-        and n_pixels >= _LEAST_CODED_PIXELS * n_sampled
-        and all(part.can_be_coded for part in parts)
-    )
-    stored: dict[str, int] = {}
+    found: dict[str, tuple[Filter, ...]] = {}
     missing: list[str] = []
     for name in CANDIDATES:
-        if name == CODED and not coded:
+        if name == CODED and not any(sample.can_be_coded for sample in samples.values()):
             continue
         try:
-            filters = filter_pipeline(name, shuffle=False)
+            found[name] = filter_pipeline(name, shuffle=False)
         except SetupError:
             missing.append(name)
-            continue
-        stored[name] = sum(_stored_bytes(part, filters, beat) for part in parts)
-    return AutoCodec(
-        codec=smallest(stored),
-        n_sampled=n_sampled,
-        bytes_files=bytes_files,
-        bytes_stored=stored,
-        missing=tuple(missing),
+    each: dict[str, AutoCodec] = {}
+    for group, sample in samples.items():
+        stored = {
+            name: sum(_stored_bytes(part, filters, beat) for part in sample.parts)
+            for name, filters in found.items()
+            if name != CODED or sample.can_be_coded
+        }
+        each[group] = AutoCodec.of(sample.n_images, sample.bytes_files, stored, missing)
+    choices = each.values()
+    together = AutoCodec.of(
+        sum(choice.n_sampled for choice in choices),
+        sum(choice.bytes_files for choice in choices),
+        {
+            name: sum(choice.bytes_stored[name] for choice in choices)
+            for name in found
+            if (name != CODED or all_coded) and all(name in c.bytes_stored for c in choices)
+        },
+        missing,
     )
+    least_bytes = _LEAST_SHARE * together.bytes_stored[_PLAIN]
+    groups = {
+        group: choice
+        for group, choice in each.items()
+        if choice.codec != together.codec
+        and choice.n_sampled >= _LEAST_OF_GROUP
+        and choice.bytes_stored[_PLAIN] >= least_bytes
+    }
+    return replace(together, groups=groups)
 
 
 def smallest(stored: Mapping[str, int]) -> str:

@@ -87,7 +87,7 @@ class ChunkPlacer:
         """
         self._path = path
         self._specs = layout.datasets
-        self._tree = TreeDatasets([group.prefix for group in layout.groups], layout.filters)
+        self._tree = TreeDatasets(layout.groups)
         self._images: list[str] = []
         self._images_lie: int | None = None
         """A hash of where the images of a tree begin."""

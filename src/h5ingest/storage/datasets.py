@@ -51,7 +51,7 @@ def file_access(layout: Layout | None = None) -> Any:
     access.set_libver_bounds(*LIBVER)
     if layout is not None and layout.alignment:
         access.set_alignment(layout.alignment, layout.alignment)
-    elif layout is not None and layout.kind != "tree" and not layout.filters:
+    elif layout is not None and layout.kind != "tree" and not layout.is_filtered:
         access.set_alignment(_ALIGNED_FROM, BLOCK)  # so a block begins with an element
     return access
 

@@ -1,7 +1,8 @@
 """The files beside the output while it is made, and whether a job begins or goes on.
 
-OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are. The journal
-exists before the partial file does, so that a partial file without one is nobody's.
+OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are; OUT.recoded
+is a folder (`spool`). The journal exists before the partial file does, so that a partial file
+without one is nobody's.
 """
 
 from __future__ import annotations
@@ -57,9 +58,14 @@ class JobPaths:
         return self._named("failed.tsv")
 
     @property
+    def recoded(self) -> Path:
+        """A folder of images that `--recode` has coded."""
+        return self._named("recoded")
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """The output and the files beside it."""
-        return self.out, self.partial, self.journal, self.lock, self.failed
+        return self.out, self.partial, self.journal, self.lock, self.failed, self.recoded
 
     def _named(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")

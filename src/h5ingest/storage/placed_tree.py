@@ -32,7 +32,10 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         """Begin with a file that has no datasets for images yet. Not collective."""
         super().__init__(file)
         self._queue = ChunkQueue(file)
-        self._compress = ImageCompressor(file.layout.filters).compress
+        of_groups = [group.pixels.filters for group in file.layout.groups]
+        compressors = {filters: ImageCompressor(filters) for filters in of_groups}
+        self._compressors = [compressors[filters] for filters in of_groups]
+        """Of each group."""
         self._held = GatheredWrites(lambda offset, data: file.write(offset, [data]))
         """Small unfiltered images, which lie side by side."""
         self._images: dict[tuple[int, int], tuple[int, int | None]] = {}
@@ -65,8 +68,9 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         if offset is not None:
             plain = as_bytes(values)
             self._held.put(offset, plain)
-            return xxh3_64_intdigest(plain) if self._file.layout.filters else 0
-        mask, data = self._compress(values)
+            filters = self._file.layout.groups[group].pixels.filters
+            return xxh3_64_intdigest(plain) if filters else 0
+        mask, data = self._compressors[group].compress(values)
         self._asks.append((number, 0, len(data), mask))
         self._chunks.append(data)
         self._n_bytes += len(data)

@@ -72,7 +72,7 @@ def finalize(
                 if spec is group.pixels:
                     digest.add_pixels(spec.name, [f"{spec.dtype}{spec.shape}"])
                 elif spec is group.chunk_checksums:
-                    how = repr(tuple(filter_.id for filter_ in layout.filters))  # of a tree
+                    how = repr(tuple(filter_.id for filter_ in group.pixels.filters))  # of a tree
                     if group.pixels.name:
                         pixels = open_dataset(file.id, group.pixels.name)
                         how = schema.chunking(pixels.get_create_plist())

@@ -1,13 +1,16 @@
 """The spool: images as `--recode` made them, until it is known where in the output they belong.
 
-A file beside the output for each rank and run. A line of JSON says what it is of; then comes, for
-each image, an entry with a checksum, and the image's new bytes, with theirs in the entry: none if
-it keeps its own. What was torn off by a kill or a crash is found by that, and made again. A later
-run takes what is there, of whatever number of ranks, for images whose source is the same.
+A file for each rank and run, in the folder OUT.recoded. A line of JSON says what it is of; then
+comes, for each image, an entry with a checksum, and the image's new bytes, with theirs in the
+entry: none if it keeps its own. What was torn off by a kill or a crash is found by that, and made
+again. A later run takes what is there, of whatever number of ranks, for images whose source is the
+same. A folder of their own: whether there are any shows without listing that of the output, which
+may have millions of files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from h5ingest.core.errors import OutputError
+from h5ingest.core.outfiles import FOLDER, what_is
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.job_files import JobPaths
@@ -28,7 +33,8 @@ from h5ingest.storage.job_files import JobPaths
 _FORMAT: Final = "h5ingest recoded images 1"
 _BODY: Final = struct.Struct("<q16sqQI")
 _ENTRY_BYTES: Final = _BODY.size + 4
-_MOST_LINE: Final = 4096
+_NAME: Final = re.compile(r"[0-9a-f]{16}\.\d+")
+"""Of a spool: of the run, and of the rank."""
 KNOWN: Final = np.dtype(
     [("sample", "<i8"), ("source", "V16"), ("length", "<i8"), ("checksum", "<u8"), ("notes", "<u4"),
      ("file", "<i4"), ("at", "<i8")]
@@ -51,33 +57,39 @@ class Entry(NamedTuple):
     """A bit for each of `core.notes.RECODING`."""
 
 
-def spools_beside(paths: JobPaths) -> list[str]:
-    """Return the names of all spools of an output, in order. Rank 0 only.
+def spools_of(paths: JobPaths) -> list[Path]:
+    """Return all spools of an output, in order. Rank 0 only.
 
     Raises:
-        OutputError: the folder cannot be read.
+        OutputError: the folder cannot be read, or is none.
     """
-    form = re.compile(re.escape(paths.out.name) + r"\.recoded\.[0-9a-f]{16}\.\d+")
-    with output_errors(f"{paths.out.parent}: cannot be read"):
-        return sorted(name for name in os.listdir(paths.out.parent) if form.fullmatch(name))
+    with output_errors(f"{paths.recoded}: cannot be read"):
+        found = what_is(paths.recoded)
+        if found not in ("", FOLDER):
+            raise OutputError(f"{paths.recoded}: expected a folder or nothing, found {found}")
+        names = os.listdir(paths.recoded) if found else []
+    return [paths.recoded / name for name in sorted(names) if _NAME.fullmatch(name)]
 
 
-def new_spools(paths: JobPaths, n_ranks: int) -> list[str]:
-    """Return a name for the spool of each rank that no other run has."""
+def new_spools(paths: JobPaths, n_ranks: int) -> list[Path]:
+    """Return the spool of each rank, under a name that no other run has."""
     token = os.urandom(8).hex()
-    return [f"{paths.out.name}.recoded.{token}.{rank}" for rank in range(n_ranks)]
+    return [paths.recoded / f"{token}.{rank}" for rank in range(n_ranks)]
 
 
 def discard_spools(paths: JobPaths) -> None:
-    """Remove all spools of an output. Rank 0 only.
+    """Remove all spools of an output, and their folder if nothing else is in it. Rank 0 only.
 
     Raises:
         OutputError: the file system refuses.
     """
-    for name in spools_beside(paths):
-        path = paths.out.with_name(name)
-        with output_errors(f"{path}: cannot be removed"):
+    with output_errors(f"{paths.recoded}: cannot be removed"):
+        if what_is(paths.recoded) != FOLDER:
+            return
+        for path in spools_of(paths):
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are in it
+            paths.recoded.rmdir()
 
 
 class Spool:
@@ -98,6 +110,7 @@ class Spool:
         """
         with output_errors(f"{self._path}: cannot be written"):
             if self._fd < 0:
+                self._path.parent.mkdir(exist_ok=True)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._fd = os.open(self._path, flags, 0o666)
                 self._append([_line(self._about)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 import h5py
 import numpy as np
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.layout import DatasetSpec, Filter, group_prefix
+from h5ingest.core.layout import DatasetSpec, Group, group_prefix
 from h5ingest.core.schema import IN_TREES
 from h5ingest.storage.datasets import create, create_group
 from h5ingest.storage.writer import Image
@@ -23,15 +24,11 @@ _FEWEST_FILTERED: Final = 16
 class TreeDatasets:
     """The datasets of all images, on rank 0. Not collective."""
 
-    def __init__(self, prefixes: list[str], filters: tuple[Filter, ...]) -> None:
-        """Begin.
-
-        Args:
-            prefixes: HDF5 path of each group of the layout.
-            filters: of every image.
-        """
+    def __init__(self, groups: Sequence[Group]) -> None:
+        """Begin with the groups of the layout."""
+        prefixes = [group.prefix for group in groups]
         self._prefixes = prefixes
-        self._filters = filters
+        self._filters = [group.pixels.filters for group in groups]
         self._taken = {f"{prefix}/{name}" for prefix in prefixes for name in IN_TREES}
         self._folders: dict[str, str] = {}
         """Path wanted -> path given."""
@@ -50,7 +47,9 @@ class TreeDatasets:
         self._taken.add(name)
         self.names[image.group].append((name, f"{image.dtype}{image.shape}"))
         # No chunk holds nothing; a few values do not get smaller, and szip refuses them.
-        filters = self._filters if math.prod(image.shape) >= _FEWEST_FILTERED else ()
+        filters = self._filters[image.group]
+        if math.prod(image.shape) < _FEWEST_FILTERED:
+            filters = ()
         spec = DatasetSpec(
             name=name,
             shape=image.shape,
