@@ -64,6 +64,7 @@ def test_ranks_that_come_late_to_the_end_of_mpi_are_not_kept_there(
     two: Hosts, flavour: Flavour, images: Images, tmp_path: Path
 ) -> None:
     # The shorter the job, the fewer messages between ranks: most are sent in one direction only.
+    words: list[str | Path]
     words = [flavour.bin / "python", "-c", COMES_LATE, images.manifest, tmp_path / "out.h5"]
     completed = run(two.mpirun(flavour.name, 4, [*words, "-q", "--dry-run"]))
     assert completed.returncode == 0, explain(completed)
