@@ -4,8 +4,8 @@ python benchmarks/model.py bench-scaling/results.json [--images 1e9 --ranks 1000
 
     seconds = start-up
             + images / ranks * (image + bytes an image * byte)      CPU of every rank
-            + images / ranks * open latency / readers               waiting for files
-            + bytes / bandwidth                                     the file system, all ranks
+            + images / ranks * opens * latency / readers            waiting for files
+            + bytes read and written / bandwidth                    the file system, all ranks
             + images * row                                          root alone, at the end
 
 `image` and `byte` are fitted to the CPU seconds of all ranks (least squares of relative errors),
@@ -23,6 +23,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_HEAD_BYTES = 4096
+"""What an open reads of a file before the one that reads all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,13 @@ def fit(results: Sequence[dict[str, Any]]) -> Model:
 def terms(model: Model, asked: argparse.Namespace) -> dict[str, float]:
     """Return the seconds of each term for another job."""
     share = asked.images / asked.ranks
+    head = min(_HEAD_BYTES, asked.file_bytes)
     return {
         "start-up": model.start,
         "decode, checksum, write (CPU)": share * (model.image + asked.image_bytes * model.byte),
         "waiting for files to open": share * asked.opens * asked.open_ms / 1e3 / asked.readers,
         "bytes through the file system": asked.images
-        * (asked.opens * asked.file_bytes + asked.image_bytes)
+        * (asked.file_bytes + (asked.opens - 1) * head + asked.image_bytes)
         / (asked.bandwidth_gb_s * 1e9),
         "rank-0 pass": asked.images * model.row,
     }
@@ -85,7 +89,10 @@ def main() -> None:
     parser.add_argument("--file-bytes", type=float, default=100_000)
     parser.add_argument("--open-ms", type=float, default=3, help="latency of an open")
     parser.add_argument(
-        "--opens", type=float, default=1, help="per file: 2 for other layouts than a stack"
+        "--opens",
+        type=float,
+        default=1,
+        help="per file: 1 for a stack and with an index, 2 for other layouts (headers first)",
     )
     parser.add_argument("--readers", type=float, default=16)
     parser.add_argument("--bandwidth-gb-s", type=float, default=50, help="of the file system")

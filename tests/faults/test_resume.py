@@ -22,7 +22,9 @@ import numpy as np
 import pytest
 from helpers.faults import (
     ALL_FLAVOURS,
+    FAULTS,
     LAYOUTS,
+    SMALL,
     Fault,
     Images,
     Runner,
@@ -41,6 +43,7 @@ from helpers.support import (
     write_manifest,
     write_png,
 )
+from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions
@@ -255,6 +258,53 @@ def test_a_job_that_is_killed_goes_on_and_loses_nothing(
         chain(runner, layout, tmp_path / str(number), dice, tally)
     assert not tally.problems, "\n\n".join(tally.problems)
     assert tally.tries.total() >= 4, "the kills did not strike"
+
+
+LATE_MISFIT = [
+    ("first look", "before", 1), ("first look", "after", 1), ("decode", "after", 40),
+    ("decode", "after", 76), ("anew", "before", 1), ("probe", "before", 11), ("probe", "after", 85),
+    ("begin", "before", 2), ("begin", "after", 2), ("reserve", "after", 2), ("create", "before", 2),
+    ("create", "after", 2), ("write", "after", 9), ("journal", "torn", 8), ("join", "before", 1),
+]  # fmt: skip
+"""Site, when and which call: of a job that stores 76 images of 80 before one does not fit."""
+
+
+@pytest.mark.parametrize("layout", ["stack", "stack zstd"])
+def test_killed_around_an_image_that_is_not_like_those_looked_at_first(
+    alone: Runner, layout: str, tmp_path: Path
+) -> None:
+    images: list[NDArray[Any]] = [np.full((7, 5), k, np.uint8) for k in range(80)]
+    images[75] = np.arange(7 * 5 * 3, dtype=np.uint8).reshape(7, 5, 3)
+    for k, image in enumerate(images):
+        write_png(tmp_path / f"{k}.png", image)
+    manifest = write_manifest(tmp_path / "m.txt", [f"{k}.png" for k in range(80)])
+
+    def run(out: Path, faults: list[Fault], *more: str, n_ranks: int = 1) -> Completed:
+        words: list[str | Path] = [manifest, out, *SMALL, *LAYOUTS[layout], *more]
+        words += ["--cache-bytes", "0"]
+        if n_ranks == 1:
+            return alone.server.run(words, faults, tmp_path / "log", 60)
+        python = alone.flavour.bin / "python"
+        return alone.flavour.launch(n_ranks, python, FAULTS, "run", json.dumps(faults), *words)
+
+    wanted = tmp_path / "wanted.h5"
+    assert run(wanted, [], "--probe", "all").returncode == 0
+    stored = read_file(wanted).arrays["images"]
+    assert stored.shape == (80, 7, 5, 3)
+    np.testing.assert_array_equal(stored[75], images[75])
+    cases = [
+        (n, *moment) for n in (1, 2) for moment in LATE_MISFIT if n == 1 or moment[0] == "anew"
+    ]
+    for n_ranks, site, when, call in cases:
+        out = tmp_path / "out.h5"
+        fault = {"act": "kill", "site": site, "when": when, "call": call}
+        killed = run(out, [fault], n_ranks=n_ranks)
+        assert killed.returncode in (-9, 9, 137), (site, when, explain(killed))
+        done = run(out, [])
+        assert done.returncode == 0, (site, when, explain(done))
+        assert not differences(wanted, out), (site, when, explain(done))
+        assert not list(tmp_path.glob("out.h5.*"))
+        out.unlink()
 
 
 @pytest.mark.soak

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from h5ingest import IngestOptions, verify
 from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, UsageError
-from h5ingest.images.folder_manifest import write_manifest as write_manifest_of
 from h5ingest.images.png_chunks import SIGNATURE as PNG_SIGNATURE
 from h5ingest.images.scan import ScanOptions
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
+from h5ingest.pipeline.scan_folder import write_manifest as write_manifest_of
 
 N = 300
 LOOKED_AT = 38

@@ -3,12 +3,15 @@
  *   IOFAULT_WRITE=ERRNO   writes fail, after IOFAULT_AFTER of them on this process
  *   IOFAULT_SYNC=ERRNO    fsync fails
  *   IOFAULT_SPACE=ERRNO   there is no taking space for a file (posix_fallocate)
- *   IOFAULT_OPEN_US=N     each open takes so much longer
+ *   IOFAULT_OPEN_US=N     each open takes so much longer, of a folder too
+ *   IOFAULT_STAT_US=N     each stat takes so much longer
+ *   IOFAULT_NO_KINDS=1    to list a folder does not tell what is a file, whatever the path
  *   IOFAULT_LOG=FOLDER    each write is a line in a file of the process there: path, offset, bytes
  *
  * Compiled by the fixture `preload`.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -74,6 +78,29 @@ OPEN(open64)
     return opened(path, real(folder, path, flags, mode)); }
 OPENAT(openat)
 OPENAT(openat64)
+
+DIR *opendir(const char *path) {
+    REAL(DIR *, "opendir", const char *);
+    if (matches(path) && asked("IOFAULT_OPEN_US")) usleep(asked("IOFAULT_OPEN_US"));
+    return real(path);
+}
+
+#define READDIR(name, entry_type) entry_type *name(DIR *folder) { \
+    REAL(entry_type *, #name, DIR *); \
+    entry_type *entry = real(folder); \
+    if (entry && asked("IOFAULT_NO_KINDS")) entry->d_type = DT_UNKNOWN; \
+    return entry; }
+READDIR(readdir, struct dirent)
+READDIR(readdir64, struct dirent64)
+
+#define STAT(name, stat_type) int name(const char *path, stat_type *status) { \
+    REAL(int, #name, const char *, stat_type *); \
+    if (matches(path) && asked("IOFAULT_STAT_US")) usleep(asked("IOFAULT_STAT_US")); \
+    return real(path, status); }
+STAT(stat, struct stat)
+STAT(stat64, struct stat64)
+STAT(lstat, struct stat)
+STAT(lstat64, struct stat64)
 
 ssize_t write(int fd, const void *data, size_t n) {
     REAL(ssize_t, "write", int, const void *, size_t);

@@ -41,6 +41,8 @@ SITES = {
     "probe": "h5ingest.pipeline.probing:Prober.__call__",
     "spool": "h5ingest.storage.spool:Spool._append",
     "recoded": "h5ingest.pipeline.recoding:Recoder.finish",
+    "first look": "h5ingest.pipeline.look_at_images:agree_on_first",
+    "anew": "h5ingest.pipeline.run:_carry_out_anew",
     "begin": "h5ingest.pipeline.output_checks:begin",
     "reserve": "h5ingest.storage.job_files:reserve",
     "create": "h5ingest.storage.chunk_placer:ChunkPlacer.__init__",

@@ -108,6 +108,14 @@ def test_slow_files_are_read_by_many_until_they_are_fast_again(
         assert slow.threads == {threading.get_ident()}
 
 
+def test_however_slow_files_are_threads_read_them_all(folder: Path, slow: SlowSource) -> None:
+    slow.seconds = 2 * prefetch._SECONDS
+    with Prefetcher(os.fsencode(folder), 8) as files:
+        assert len(list(files.read(names(*range(60))))) == 60
+    assert len(slow.opened) == 60
+    assert threading.get_ident() not in slow.threads
+
+
 def test_without_readers_even_slow_files_are_read_by_nobody_else(
     folder: Path, slow: SlowSource
 ) -> None:

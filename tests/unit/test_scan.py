@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
@@ -15,29 +16,44 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
-from helpers.support import WHEELS, Flavour, error_lines, explain, make_pixels, write_png
+from helpers.faults import ALL_FLAVOURS, faulty
+from helpers.support import (
+    WHEELS,
+    error_lines,
+    explain,
+    make_pixels,
+    write_png,
+)
+from helpers.support import run as start
+from helpers.threads import on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from h5ingest.cli.main import run
-from h5ingest.core.errors import ManifestError, OutputError, SampleError, UsageError
+from h5ingest.core.errors import ManifestError, OutputError, SampleError, StoppedError, UsageError
 from h5ingest.core.manifest import stream
 from h5ingest.core.manifest_dialect import sniff
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.signatures import format_of
 from h5ingest.images import source_files
 from h5ingest.images.decode import probe
-from h5ingest.images.folder_manifest import describe, write_manifest
-from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, Scan, ScanOptions, Tally
+from h5ingest.images.folder_manifest import FolderScan, Form, describe
+from h5ingest.images.folders import Walk
+from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, ScanOptions, Tally
+from h5ingest.mpi import led
 from h5ingest.mpi.comm import SerialComm
+from h5ingest.mpi.led import Deal, led_by_rank_0
+from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.run import ingest
+from h5ingest.pipeline.scan_folder import write_manifest
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NOBODY = 65534
@@ -58,8 +74,19 @@ def found(folder: Path, **options: Any) -> list[str]:
 
 
 def scanned(folder: Path, **options: Any) -> tuple[list[bytes], Tally]:
-    tally = Tally()
-    return list(Scan(os.fsencode(folder), ScanOptions(**options), tally)), tally
+    tally, lines = Tally(), []
+    chosen = ScanOptions(label="none", **options)
+    base = os.path.join(os.fsencode(folder), b"")
+    form = Form(base=base, prefix=b"", comma=False, options=chosen)
+
+    def lead(deal: Deal) -> None:
+        for part in deal("files", Walk(base, tally, deal, hidden=chosen.hidden)):
+            lines.append(part.lines)
+            tally.add(part.tally)
+
+    with FolderScan(form) as scan:
+        led_by_rank_0(SerialComm(), scan, lead, Interrupt())
+    return b"".join(lines).splitlines(), tally
 
 
 def noted(tally: Tally) -> dict[str, list[str]]:
@@ -614,15 +641,185 @@ def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
     assert done.stderr == "h5ingest: error: standard output: cannot be written: Broken pipe\n"
 
 
-def test_it_runs_on_one_rank_only(tmp_path: Path, mpich: Flavour) -> None:
-    plant(tmp_path, "a.png")
-    completed = mpich.run(3, "manifest", tmp_path, "-o", tmp_path / "m.csv")
-    assert completed.returncode == 2, explain(completed)
-    assert error_lines(completed) == [
-        "h5ingest: error: h5ingest manifest runs on one rank, this job has 3: "
-        "start it without mpirun or srun"
+# --- on several ranks --------------------------------------------------------------------------
+
+
+def plant_everything(folder: Path) -> Path:
+    """A folder with all that a scan makes a difference of, and twelve of each reason to note."""
+    for top in ("a", "b.d", "é"):
+        for k in range(12):
+            plant(folder, f"{top}/{k}/{k}.png", f"{top}/{k}.png", f"{top}/{k}.d/deep/x,{k}.jpg")
+            plant(folder, f"{top}/{k}/no.png", f"{top}/{k}.txt", content=b"text")
+            plant(folder, f"{top}/.hidden{k}.png")
+            (folder / top / f"gone{k}").symlink_to("nowhere")
+            (folder / top / f"loop{k}").symlink_to(folder)
+            (folder / top / f"file{k}").symlink_to(f"{k}.png")
+            (folder / top / f"out{k}").symlink_to(folder.with_name("outside") / str(k % 7))
+            os.mkfifo(folder / top / f"fifo{k}")
+    for k, pixels in enumerate(make_pixels(12, (5, 6))):
+        write_png(folder / "b.d" / f"real{k}.png", pixels)
+        plant(folder.with_name("outside"), f"{k}/{k}.png", f"{k}/inner/{k}.png")
+        (folder.with_name("outside") / str(k) / "next").symlink_to(f"../{(k + 1) % 12}")
+    return folder
+
+
+def small_turns(patch: pytest.MonkeyPatch, n: int = 3) -> None:
+    patch.setattr(led, "_FIRST", n)
+    patch.setattr(led, "_MOST", n)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_any_number_of_ranks_finds_the_same(
+    tmp_path: Path, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = plant_everything(tmp_path / "data")
+    options = ScanOptions(index=True, group_level=1, overwrite=True)
+    alone = write_manifest(data, tmp_path / "alone.csv", options)
+    assert alone.n_images > 150
+    assert len(alone.noted) == 4
+    assert min(count for count, _ in alone.noted.values()) > 10
+    small_turns(monkeypatch)
+    out = tmp_path / "many.csv"
+    tally, *others = on_ranks(n, lambda comm: write_manifest(data, out, options, comm))
+    assert tally == alone
+    assert describe(tally) == describe(alone)
+    assert others == [Tally()] * (n - 1)
+    for end in ("", ".index"):
+        same = [(tmp_path / f"{name}.csv{end}").read_bytes() for name in ("alone", "many")]
+        assert same[0] == same[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "alone.csv", "alone.csv.index", "data", "many.csv", "many.csv.index", "outside",
+    ]  # fmt: skip
+
+
+def test_no_rank_has_more_to_do_than_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path / "links", "0.png")
+    for k in range(1, 400):
+        (tmp_path / "links" / f"{k}.png").symlink_to("0.png")
+    plant(tmp_path / "flat", *(f"{k}.png" for k in range(400)))
+    plant(tmp_path / "many", *(f"{k}/{k}.png" for k in range(400)))
+    lock, done = threading.Lock(), Counter[tuple[str, int]]()
+    for task in ("folders", "names", "files"):
+        real = getattr(FolderScan, task)
+
+        def counted(
+            scan: FolderScan, paths: list[bytes], task: str = task, real: Any = real
+        ) -> Any:
+            with lock:
+                done[task, id(scan)] += len(paths)
+            return real(scan, paths)
+
+        monkeypatch.setattr(FolderScan, task, counted)
+    for name, tasks in (
+        ("links", {"folders": 1, "names": 399, "files": 400}),
+        ("flat", {"folders": 1, "names": 0, "files": 400}),
+        ("many", {"folders": 401, "names": 0, "files": 400}),
+    ):
+        done.clear()
+        work = functools.partial(
+            write_manifest, tmp_path / name, tmp_path / f"{name}.csv", ScanOptions()
+        )
+        on_ranks(4, work)
+        for task, total in tasks.items():
+            shares = [count for (of, _), count in done.items() if of == task]
+            assert sum(shares) == total
+            assert max(shares, default=0) <= total / 4 + 2, (name, task, shares)
+
+
+def test_ranks_agree_on_what_one_of_them_finds(tmp_path: Path) -> None:
+    data, out = plant(tmp_path / "data", "a.png", "b/c.png"), tmp_path / "m.csv"
+    with pytest.raises(UsageError, match="elsewhere: expected a folder, found no such folder"):
+        on_ranks(
+            3,
+            lambda comm: write_manifest(
+                tmp_path / "elsewhere" if comm.rank == 2 else data, out, ScanOptions(), comm
+            ),
+        )
+    stop = Interrupt()
+    stop.requested = True
+    with pytest.raises(StoppedError, match="stopped as asked"):
+        on_ranks(
+            3,
+            lambda comm: write_manifest(
+                data, out, ScanOptions(), comm, stop if comm.rank == 2 else Interrupt()
+            ),
+        )
+    with pytest.raises(StoppedError):
+        write_manifest(data, out, ScanOptions(), interrupt=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("name", list(ALL_FLAVOURS))
+def test_launched(tmp_path: Path, name: str) -> None:
+    data = plant_everything(tmp_path / "data")
+    plant(tmp_path / "none", "a.txt", content=b"text")
+    plant(tmp_path / "bad", "a.png", "b\n.png")
+    (tmp_path / "there.csv").write_text("path\nmine\n")
+    options = ("--group-by-folder=1", "--index")
+    jobs: list[list[str | Path]] = [
+        ["manifest", data, "-o", tmp_path / "many.csv", *options],
+        ["manifest", data, "-o", "-", "-q"],
+        ["manifest", data, "-o", tmp_path / "there.csv"],
+        ["manifest", tmp_path / "none", "-o", tmp_path / "no.csv"],
+        ["manifest", tmp_path / "bad", "-o", tmp_path / "no.csv"],
+        ["manifest", tmp_path / "nowhere", "-o", tmp_path / "no.csv"],
+        ["manifest", data, "-o", tmp_path / "no" / "no.csv"],
     ]
-    assert not (tmp_path / "m.csv").exists()
+    done = ALL_FLAVOURS[name].checked().run_many(3, jobs, tmp_path / "jobs")
+    assert [each.returncode for each in done] == [0, 0, 5, 4, 4, 2, 5], [*map(explain, done)]
+    tally = write_manifest(data, tmp_path / "alone.csv", ScanOptions(group_level=1, index=True))
+    assert done[0].stderr == f"{tmp_path}/many.csv: {describe(tally)}\n"
+    for end in ("", ".index"):
+        same = [(tmp_path / f"{name}.csv{end}").read_bytes() for name in ("alone", "many")]
+        assert same[0] == same[1]
+    stream = io.BytesIO()
+    write_manifest(data, stream, ScanOptions())
+    assert done[1].stdout == stream.getvalue().decode()
+    assert all(len(error_lines(each)) == 1 for each in done[2:])
+    assert (tmp_path / "there.csv").read_text() == "path\nmine\n"
+    assert not (tmp_path / "no.csv").exists()
+
+
+SIGNALLED = (
+    '[ "${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}" != "$1" ] || '
+    "{ until [ $(ls /proc/$$/task | wc -l) -gt 16 ]; do sleep 0.1; done; kill -TERM $$; } & "
+    'shift; exec "$@"'
+)
+"""One rank gets a signal when its threads read."""
+
+
+@pytest.mark.parametrize("name", ["mpich", "openmpi", "alone"])
+def test_a_signal_ends_every_rank_and_nothing_is_written(
+    tmp_path: Path, preload: Path, name: str
+) -> None:
+    data = plant(tmp_path / "data", *(f"{k}.png" for k in range(8000)))
+    env = faulty(preload, match=".png", open_us=100_000)
+    flavour = ALL_FLAVOURS["wheels" if name == "alone" else name].checked()
+    command = [
+        "sh", "-c", SIGNALLED, "sh", "0" if name == "alone" else "1", flavour.bin / "h5ingest",
+        "manifest", data, "-o", tmp_path / "m.csv",
+    ]  # fmt: skip
+    began_s = time.monotonic()
+    done = start(command, env=env) if name == "alone" else flavour.launch(3, *command, env=env)
+    assert done.returncode == 75, explain(done)
+    assert error_lines(done) == ["h5ingest: error: stopped as asked: start the same command again"]
+    assert time.monotonic() - began_s < 30
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_where_listing_does_not_tell_what_is_a_file(tmp_path: Path, preload: Path) -> None:
+    data = plant_everything(tmp_path / "data")
+    plant(data, *(f"a/many/{k}.png" for k in range(100)))
+    stream = io.BytesIO()
+    tally = write_manifest(data, stream, ScanOptions())
+    for stat_us in (0, 2000):  # whoever lists asks; then any rank does
+        env = faulty(preload, no_kinds=1, stat_us=stat_us, match="many")
+        done = WHEELS.checked().alone("manifest", data, "-o", "-", env=env)
+        assert done.returncode == 0, explain(done)
+        assert done.stdout == stream.getvalue().decode()
+        assert done.stderr == f"standard output: {describe(tally)}\n"
 
 
 def test_100_000_files_take_less_than_2_s(tmp_path: Path) -> None:
@@ -656,5 +853,5 @@ def test_files_that_are_slow_to_open_are_looked_at_by_several_threads(
         return read(*arguments, **how)
 
     monkeypatch.setattr(source_files, "read", slow)
-    assert list(Scan(os.fsencode(tmp_path), ScanOptions(), Tally())) == expected
+    assert scanned(tmp_path)[0] == expected
     assert len(threads) > 4

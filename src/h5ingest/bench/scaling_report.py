@@ -22,7 +22,8 @@ SCALINGS: Final = {
 """Name -> heading."""
 _TIMES: Final = (
     "A time is split by the report of h5ingest: start-up (launcher, Python, MPI; until the ranks "
-    "begin with the manifest), manifest (layout and division too), probe (headers of all files), "
+    "begin with the manifest), manifest (layout and division too), probe (headers: of a large "
+    "stack those of a sample, else of all files; whole files, as far as --cache-bytes allows), "
     "store (read, decode, checksum, write), finish (fsync, the pass of rank 0, rename). images/s, "
     "MB/s, speed-up and CPU are of the work: everything but start-up."
 )

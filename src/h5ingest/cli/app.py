@@ -91,7 +91,7 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
             from h5ingest.cli import bench_commands
 
             app.add_typer(bench_commands.app, name=verb)
-        elif verb in ("ingest", "recompress", "verify", "doctor"):
+        elif verb in ("ingest", "manifest", "recompress", "verify", "doctor"):
             from h5ingest.cli import collective_commands
 
             app.command()(getattr(collective_commands, verb))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
 from h5ingest.cli import option_types as opt
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import check_target
-from h5ingest.cli.requests import DoctorRequest, IngestRequest, VerifyRequest
+from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
 from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
@@ -136,6 +136,91 @@ def _check_files(
         check_target("--croissant", croissant, CROISSANT)
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def manifest(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder with images at any depth."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="The manifest: commas in .csv, else tabs; - for standard output.",
+        ),
+    ],
+    label: Annotated[
+        Literal["parent", "path", "none"],
+        typer.Option(
+            help="parent: the name of the image's folder. path: all folders from DIR on, but for "
+            "the group's."
+        ),
+    ] = "parent",
+    group_by_folder: Annotated[
+        int | None,
+        typer.Option(
+            metavar="LEVEL",
+            min=1,
+            help="Write a column group: 1 for the names of the folders in DIR (train, test ...), "
+            "2 for those of the folders in these, and so on.",
+        ),
+    ] = None,
+    sniff: Annotated[
+        bool,
+        typer.Option(
+            "--sniff/--no-sniff",
+            help="The first bytes of a file decide whether it is an image; or its name alone, "
+            "which opens no file: for millions of them on a network file system.",
+        ),
+    ] = True,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Write FILE.index, too: sizes and kinds of the images, with which an ingest opens "
+            "each file once, whatever its layout.",
+        ),
+    ] = False,
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Look at files and folders that begin with a dot too.")
+    ] = False,
+    absolute: Annotated[
+        bool,
+        typer.Option(
+            "--absolute", help="Write absolute paths, not relative to the manifest's folder."
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write a manifest of the images below DIR, in the order of their paths.
+
+    It is ready for h5ingest: labels from the folders' names, paths relative to the manifest.
+    What was left out, and why, is printed at the end.
+
+    Runs on any number of ranks, which share the folders and files. Exit codes: 0 written, 2 usage,
+    4 no images, or names that no manifest can hold, 5 FILE, 75 stopped by a signal.
+    """
+    from h5ingest.images.scan import ScanOptions  # not for the others
+
+    ctx.obj.request = ManifestRequest(
+        folder=folder,
+        out=out,
+        options=ScanOptions(
+            label=label,
+            group_level=group_by_folder,
+            hidden=hidden,
+            sniff=sniff,
+            index=index,
+            absolute=absolute,
+            overwrite=overwrite,
+        ),
+        quiet=quiet,
+    )
 
 
 def verify(

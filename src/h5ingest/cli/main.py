@@ -16,7 +16,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, cast
 
 from h5ingest.cli import streams
-from h5ingest.cli.requests import DoctorRequest, IngestRequest, Request, VerifyRequest
+from h5ingest.cli.requests import (
+    DoctorRequest,
+    IngestRequest,
+    ManifestRequest,
+    Request,
+    VerifyRequest,
+)
 from h5ingest.core.errors import EXIT_OK, IngestError, OutputError, SamplesFailedError, SetupError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.launcher import launcher_rank
@@ -92,6 +98,8 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
     try:
         if isinstance(request, VerifyRequest):
             return _verify(request, comm)
+        if isinstance(request, ManifestRequest):
+            return _manifest(request, comm)
         if isinstance(request, DoctorRequest):
             return _doctor(request, comm)
         return _ingest(request, comm)
@@ -100,7 +108,8 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
             raise
         if comm.rank == 0:
             _print_error(error)
-        if comm.size == 1 and isinstance(error, OutputError):
+        with_hdf5 = not isinstance(request, ManifestRequest)
+        if comm.size == 1 and with_hdf5 and isinstance(error, OutputError):
             comm.abort(error.exit_code)  # to close a file that it could not write may crash HDF5
         return error.exit_code
 
@@ -172,6 +181,27 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
         tell_verification(report, request)
     return SamplesFailedError.exit_code if found else EXIT_OK
+
+
+def _manifest(request: ManifestRequest, comm: Comm) -> int:
+    """Write a manifest; rank 0 says what was found. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    interrupt = Interrupt()
+    interrupt.install()
+    from h5ingest.images.folder_manifest import describe
+    from h5ingest.pipeline.scan_folder import write_manifest
+
+    to_stdout = str(request.out) == "-"
+    # Never closed: to close it would write once more to a pipe whose reader has gone.
+    file = open(1, "wb", closefd=False) if to_stdout else request.out  # noqa: SIM115
+    tally = write_manifest(request.folder, file, request.options, comm, interrupt)
+    if comm.rank == 0 and not request.quiet:
+        name = "standard output" if to_stdout else request.out
+        print(f"{name}: {describe(tally)}", file=sys.stderr)
+    return EXIT_OK
 
 
 def _doctor(request: DoctorRequest, comm: Comm) -> int:

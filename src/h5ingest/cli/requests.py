@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from h5ingest.core.options import IngestOptions
+
+if TYPE_CHECKING:
+    from h5ingest.images.scan import ScanOptions  # an ingest scans no folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,17 @@ class IngestRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRequest:
+    """One call of `manifest`, as the command line asks for it."""
+
+    folder: Path
+    out: Path
+    """The manifest; `-` for standard output."""
+    options: ScanOptions
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorRequest:
     """One call of `doctor`."""
 
@@ -51,4 +66,4 @@ class VerifyRequest:
     quiet: bool
 
 
-Request = IngestRequest | DoctorRequest | VerifyRequest
+Request = IngestRequest | ManifestRequest | DoctorRequest | VerifyRequest

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,92 +14,6 @@ from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import PICTURE, RESULTS, check_distinct
 from h5ingest.mpi.signals import raise_on_interrupt
-
-
-def manifest(
-    ctx: typer.Context,
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="Folder with images at any depth."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="FILE",
-            help="The manifest: commas in .csv, else tabs; - for standard output.",
-        ),
-    ],
-    label: Annotated[
-        Literal["parent", "path", "none"],
-        typer.Option(
-            help="parent: the name of the image's folder. path: all folders from DIR on, but for "
-            "the group's."
-        ),
-    ] = "parent",
-    group_by_folder: Annotated[
-        int | None,
-        typer.Option(
-            metavar="LEVEL",
-            min=1,
-            help="Write a column group: 1 for the names of the folders in DIR (train, test ...), "
-            "2 for those of the folders in these, and so on.",
-        ),
-    ] = None,
-    sniff: Annotated[
-        bool,
-        typer.Option(
-            "--sniff/--no-sniff",
-            help="The first bytes of a file decide whether it is an image; or its name alone, "
-            "which opens no file: for millions of them on a network file system.",
-        ),
-    ] = True,
-    index: Annotated[
-        bool,
-        typer.Option(
-            "--index",
-            help="Write FILE.index, too: sizes and kinds of the images, with which an ingest opens "
-            "each file once, whatever its layout.",
-        ),
-    ] = False,
-    hidden: Annotated[
-        bool, typer.Option("--hidden", help="Look at files and folders that begin with a dot too.")
-    ] = False,
-    absolute: Annotated[
-        bool,
-        typer.Option(
-            "--absolute", help="Write absolute paths, not relative to the manifest's folder."
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Write a manifest of the images below DIR, in the order of their paths.
-
-    It is ready for h5ingest: labels from the folders' names, paths relative to the manifest.
-    What was left out, and why, is printed at the end.
-    """
-    on_one_rank("manifest", ctx)
-    from h5ingest.images.folder_manifest import describe, write_manifest
-    from h5ingest.images.scan import ScanOptions
-
-    options = ScanOptions(
-        label=label,
-        group_level=group_by_folder,
-        hidden=hidden,
-        sniff=sniff,
-        index=index,
-        absolute=absolute,
-        overwrite=overwrite,
-    )
-    to_stdout = str(out) == "-"
-    # Never closed: to close it would write once more to a pipe whose reader has gone.
-    file = open(1, "wb", closefd=False) if to_stdout else out  # noqa: SIM115
-    tally = write_manifest(folder, file, options)
-    if not quiet:
-        name = "standard output" if to_stdout else out
-        print(f"{name}: {describe(tally)}", file=sys.stderr)
 
 
 @takes_options("root", "delimiter", "group_by")

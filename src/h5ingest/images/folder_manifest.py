@@ -1,4 +1,4 @@
-"""`h5ingest manifest`: a line for each image that `scan` finds, written completely or not at all.
+"""The manifest of a folder: a line for each image in it, and what is said of the rest.
 
 May not: open an image, know ranks, print.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self
 
 from h5ingest.core.column_types import all_integers
-from h5ingest.core.errors import ManifestError, OutputError, UsageError
-from h5ingest.core.manifest import file_sha256
-from h5ingest.core.outfiles import INDEX, MANIFEST, check, write
-from h5ingest.images.header_index import IndexRecords, index_of
-from h5ingest.images.scan import EXTENSIONS, SHOWN, Noted, Scan, ScanOptions, Tally, note
+from h5ingest.core.errors import ManifestError, SampleError
+from h5ingest.images import decode
+from h5ingest.images.folders import Folder, Kind, kind_of, look_into
+from h5ingest.images.header_index import Recorder
+from h5ingest.images.prefetch import Prefetcher
+from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, SHOWN, Noted, ScanOptions, Tally, note
 
 
 def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tuple[bytes, bytes]:
@@ -45,63 +45,124 @@ def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tup
     return parent, group
 
 
-def write_manifest(folder: Path, out: Path | BinaryIO, options: ScanOptions) -> Tally:
-    """Write the manifest of the images below `folder`, and return counts of all that was found.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What the lines of a manifest look like."""
 
-    Columns are separated by commas in a `.csv` file (with quotes where needed), else by tabs. In a
-    stream, paths are relative to the working directory.
+    base: bytes
+    """The scanned folder."""
+    prefix: bytes
+    """What its paths begin with in the manifest."""
+    comma: bool
+    """Whether columns are separated by commas (with quotes where needed), else by tabs."""
+    options: ScanOptions
 
-    Raises:
-        UsageError: `folder` is no folder.
-        ManifestError: no image, or one whose path cannot be written in a line.
-        OutputError: `out` exists, or cannot be written.
-    """
-    base = os.fsencode(folder)
-    if not os.path.isdir(base):
-        found = "a file" if os.path.exists(base) else "no such folder"
-        raise UsageError(f"{folder}: expected a folder, found {found}")
-    if options.index:
-        if not isinstance(out, Path):
-            raise UsageError("--index is written beside the manifest: name a file with --out")
-        check(index_of(out), INDEX)
-    if isinstance(out, Path):
-        check(out, MANIFEST)
-        if not options.overwrite and os.path.lexists(out):
-            raise OutputError(f"{out}: exists; --overwrite replaces it")
-        name, home = str(out), out.parent
-    else:
-        name, home = "standard output", Path()
-    comma = isinstance(out, Path) and out.suffix.lower() == ".csv"
-    tally = Tally()
-    try:
-        prefix = _prefix(base, os.fsencode(home), absolute=options.absolute)
-        # A file without a name: the scan cannot find it, and it disappears whatever happens.
-        where = home if isinstance(out, Path) else None
-        with tempfile.TemporaryFile(dir=where) as rows, contextlib.ExitStack() as more:
-            records = None
-            if options.index:
-                records = IndexRecords(base, more.enter_context(tempfile.TemporaryFile(dir=where)))
-            rows.writelines(_lines(base, prefix, options, tally, records, comma=comma))
-            _check(folder, tally, options)
-            rows.seek(0)
-            if isinstance(out, Path):
-                write(
-                    out,
-                    lambda file: shutil.copyfileobj(rows, file),
-                    MANIFEST,
-                    replace=options.overwrite,
-                )
-                if records is not None:
-                    sha256 = file_sha256(out)
-                    write(index_of(out), lambda file: records.write(file, sha256), INDEX)
-            else:
-                shutil.copyfileobj(rows, out)
-                out.flush()
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{name}: cannot be written: {error.strerror}") from None
-    return tally
+    @classmethod
+    def of(cls, folder: Path, out: Path | None, options: ScanOptions) -> Form:
+        """Return the form of a manifest; None: of one that goes to standard output."""
+        base, home = os.fsencode(folder), os.fsencode(out.parent if out else Path())
+        return cls(
+            base=os.path.join(base, b""),
+            prefix=_prefix(base, home, absolute=options.absolute),
+            comma=out is not None and out.suffix.lower() == ".csv",
+            options=options,
+        )
+
+    def heading(self) -> bytes:
+        """Return the first line."""
+        names = [b"path"]
+        if self.options.label != "none":
+            names.append(b"label")
+        if self.options.group_level is not None:
+            names.append(b"group")
+        return (b"," if self.comma else b"\t").join(names) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The images among some files."""
+
+    lines: bytes
+    """Of the manifest."""
+    records: bytes
+    """Of its index, if it is to have one."""
+    tally: Tally
+
+
+class FolderScan:
+    """What of a scan takes long: asking the system about many folders, names or files."""
+
+    def __init__(self, form: Form) -> None:
+        """Prepare; looks at nothing."""
+        options = form.options
+        self._form = form
+        self._own_name = os.path.basename(os.path.abspath(form.base)) or b"/"
+        self._recorder = Recorder(form.base) if options.index else None
+        limit = decode.HEAD_BYTES if options.index else HEAD_BYTES
+        self._files = Prefetcher(form.base, limit=limit)
+        # Images of a folder come together.
+        self._chosen = functools.lru_cache(maxsize=1024)(self._label_and_group)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(None, None, None)
+
+    def folders(self, paths: list[bytes]) -> list[Folder]:
+        """Return what is in each of these folders."""
+        look = functools.partial(look_into, hidden=self._form.options.hidden)
+        return self._files.each(look, paths)
+
+    def names(self, paths: list[bytes]) -> list[Kind]:
+        """Return what each of these names means."""
+        return self._files.each(kind_of, paths)
+
+    def files(self, paths: list[bytes]) -> Found:
+        """Return the images among these files; paths are relative to the scanned folder."""
+        tally = Tally()
+        lines, records = [], []
+        read = self._files.read(paths) if self._form.options.sniff else repeat(None)
+        for path, file in zip(paths, read, strict=False):
+            if tally.is_image(path, file):
+                lines.append(self._line(path, tally))
+                if self._recorder is not None:
+                    head = (b"", 0) if file is None or isinstance(file, SampleError) else file
+                    records.append(self._recorder.record(path, *head))
+        return Found(b"".join(lines), b"".join(records), tally)
+
+    def _label_and_group(self, folder: bytes) -> tuple[bytes, bytes]:
+        return label_and_group(folder, self._own_name, self._form.options)
+
+    def _line(self, path: bytes, tally: Tally) -> bytes:
+        """Return the line of an image; what no line can hold goes to `tally.refused`."""
+        form, options = self._form, self._form.options
+        label, group = self._chosen(path.rpartition(b"/")[0])
+        cells = [form.prefix + path]
+        if cells[0].isspace():
+            cells[0] = b"./" + cells[0]  # else a blank line
+        if options.label != "none":
+            tally.classes.add(label)
+            cells.append(label)
+        if options.group_level is not None:
+            tally.groups[group] += 1
+            cells.append(group)
+            if not group:
+                note(tally.refused, f"no folder of level {options.group_level}", path)
+        line = b",".join(map(_quoted, cells)) if form.comma else b"\t".join(cells)
+        if b"\n" in line or b"\r" in line:
+            note(
+                tally.refused,
+                "a line end in the name or its folder's, which no manifest can hold",
+                cells[0],
+            )
+        elif not form.comma and line.count(b"\t") >= len(cells):
+            note(
+                tally.refused,
+                "a tab in the name or its folder's, which only a .csv manifest can hold",
+                cells[0],
+            )
+        return line + b"\n"
 
 
 def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
@@ -119,65 +180,18 @@ def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
     return b"" if real == b"." else os.path.join(real, b"")
 
 
-def _lines(
-    base: bytes,
-    prefix: bytes,
-    options: ScanOptions,
-    tally: Tally,
-    records: IndexRecords | None,
-    *,
-    comma: bool,
-) -> Iterator[bytes]:
-    """Yield the lines of the manifest; paths that no line can hold go to `tally.refused`."""
-    own_name = os.path.basename(os.path.abspath(base)) or b"/"
-    delimiter = b"," if comma else b"\t"
-
-    @functools.lru_cache(maxsize=1024)  # images of a folder come together
-    def chosen(folder: bytes) -> tuple[bytes, bytes]:
-        return label_and_group(folder, own_name, options)
-
-    header = [b"path"]
-    if options.label != "none":
-        header.append(b"label")
-    if options.group_level is not None:
-        header.append(b"group")
-    yield delimiter.join(header) + b"\n"
-    for path in Scan(base, options, tally, records.add if records else None):
-        label, group = chosen(path.rpartition(b"/")[0])
-        cells = [prefix + path]
-        if cells[0].isspace():
-            cells[0] = b"./" + cells[0]  # else a blank line
-        if options.label != "none":
-            tally.classes.add(label)
-            cells.append(label)
-        if options.group_level is not None:
-            tally.groups[group] += 1
-            cells.append(group)
-            if not group:
-                note(tally.refused, f"no folder of level {options.group_level}", path)
-        line = delimiter.join(map(_quoted, cells) if comma else cells)
-        if b"\n" in line or b"\r" in line:
-            note(
-                tally.refused,
-                "a line end in the name or its folder's, which no manifest can hold",
-                cells[0],
-            )
-        elif not comma and line.count(b"\t") >= len(cells):
-            note(
-                tally.refused,
-                "a tab in the name or its folder's, which only a .csv manifest can hold",
-                cells[0],
-            )
-        yield line + b"\n"
-
-
 def _quoted(cell: bytes) -> bytes:
     if b'"' in cell or b"," in cell:
         return b'"' + cell.replace(b'"', b'""') + b'"'
     return cell
 
 
-def _check(folder: Path, tally: Tally, options: ScanOptions) -> None:
+def check(folder: Path, tally: Tally, options: ScanOptions) -> None:
+    """Check that a manifest can hold what has been found.
+
+    Raises:
+        ManifestError: no image, or one whose path cannot be written in a line.
+    """
     if tally.refused:
         raise ManifestError(
             "\n".join([f"{folder}: nothing written, rename or move:", *_by_name(tally.refused)])
@@ -223,9 +237,9 @@ def _skipped(tally: Tally) -> list[str]:
 
 def _by_name(noted: Noted) -> list[str]:
     lines = []
-    for reason, (count, paths) in noted.items():
+    for reason, (count, paths) in sorted(noted.items()):
         lines.append(f"  {count:,} x {reason}")
-        lines += [f"    {_show(path)}" for path in paths]
+        lines += [f"    {_show(path or b'.')}" for path in paths]
         if count > len(paths):
             lines.append(f"    … and {count - len(paths):,} more")
     return lines

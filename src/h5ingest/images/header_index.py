@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +35,16 @@ def index_of(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.name}.index")
 
 
-class IndexRecords:
-    """The records of an index, collected while its manifest is written."""
+class Recorder:
+    """Makes the records of an index."""
 
-    def __init__(self, folder: bytes, file: BinaryIO) -> None:
-        """Begin with none.
-
-        Args:
-            folder: that paths are relative to.
-            file: an empty one, for the records.
-        """
+    def __init__(self, folder: bytes) -> None:
+        """Begin; `folder` is what paths are relative to."""
         self._folder = folder
-        self._file = file
         self._probe = Prober()
-        self.n = 0
 
-    def add(self, path: bytes, head: bytes, size: int) -> None:
-        """Note what one image is.
+    def record(self, path: bytes, head: bytes, size: int) -> bytes:
+        """Return what one image is, as a record.
 
         Args:
             path: of its file.
@@ -68,16 +61,13 @@ class IndexRecords:
                 record[()] = (*_numbers(spec), size)
         except SampleError:
             pass  # an ingest says why
-        self._file.write(record.tobytes())
-        self.n += 1
+        return record.tobytes()
 
-    def write(self, file: BinaryIO, manifest_sha256: str) -> None:
-        """Write the index."""
-        about = {"format": FORMAT, "manifest_sha256": manifest_sha256, "images": self.n}
-        file.write(json.dumps(about).encode() + b"\n")
-        self._file.seek(0)
-        while block := self._file.read(2**20):
-            file.write(block)
+
+def heading(manifest_sha256: str, n_images: int) -> bytes:
+    """Return the first line of an index."""
+    about = {"format": FORMAT, "manifest_sha256": manifest_sha256, "images": n_images}
+    return json.dumps(about).encode() + b"\n"
 
 
 def load(manifest: Path, sha256: str, n_rows: int, rows: range) -> NDArray[np.void] | None:

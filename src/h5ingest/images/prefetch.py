@@ -10,19 +10,22 @@ May not: know what an image is, know ranks.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from h5ingest.core.errors import SampleError
 from h5ingest.images import source_files
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+T = TypeVar("T")
 
 READERS: Final = 16
 """Threads, if files turn out to be slow."""
@@ -37,6 +40,10 @@ _SECONDS: Final = 0.02
 """Most files read at once without threads."""
 _TASK_FILES: Final = 4
 """Most files that a thread reads at once: several, since handing over takes some 50 µs."""
+_TASKS: Final = 2
+_MOST_TASKS: Final = 8
+"""Tasks for each thread, handed over before they are needed: more of small files, so that threads
+go on while a batch is decoded and written."""
 _NAP_S: Final = 0.02
 
 Read = tuple[bytes, int] | SampleError
@@ -72,6 +79,8 @@ class Prefetcher:
         self._waiting = waiting
         self._readers = readers
         self._n_threads = readers or READERS
+        self._ahead = bool(readers)
+        self._asks_ahead = False
         self._pool: ThreadPoolExecutor | None = None
         self._folder: int | None = None
         with contextlib.suppress(OSError):  # each file will give the error
@@ -104,9 +113,9 @@ class Prefetcher:
         if self._folder is None:
             left = (os.path.join(self._source_folder, path) for path in left)
         tasks: deque[tuple[list[bytes], Future[_Some]]] = deque()
-        ahead, n_files = bool(self._readers), 1
+        n_files, n_tasks = 1, _TASKS * self._n_threads
         while True:
-            while ahead and len(tasks) < 2 * self._n_threads:
+            while self._ahead and len(tasks) < n_tasks:
                 if not (task := list(islice(left, n_files))):
                     break
                 tasks.append((task, self._start(task)))
@@ -117,12 +126,26 @@ class Prefetcher:
                 return
             yield from some.files
             if self._readers is None:
-                ahead = some.seconds > len(some.files) * (SLOW_S / 4 if ahead else SLOW_S)
-            room = AHEAD_BYTES * len(some.files) // (2 * self._n_threads * max(1, some.n_bytes))
-            n_files = min(max(1, room), _TASK_FILES)
+                limit_s = SLOW_S / 4 if self._ahead else SLOW_S
+                self._ahead = some.seconds > len(some.files) * limit_s
+            room = AHEAD_BYTES * len(some.files) // (self._n_threads * max(1, some.n_bytes))
+            n_files = min(max(1, room // _TASKS), _TASK_FILES)
+            n_tasks = min(max(_TASKS, room // n_files), _MOST_TASKS) * self._n_threads
 
-    def _some(self, paths: Iterator[bytes]) -> _Some:
-        """Read the next few files."""
+    def each(self, ask: Callable[[bytes], T], paths: Sequence[bytes]) -> list[T]:
+        """Return what `ask` says of each path; threads ask once it has turned out to be slow."""
+        found: list[T] = []
+        while len(found) < len(paths) and not self._asks_ahead:
+            started_s = time.perf_counter()
+            some = [ask(path) for path in paths[len(found) : len(found) + _TASK_FILES]]
+            self._asks_ahead = time.perf_counter() - started_s > len(some) * SLOW_S
+            found += some
+        if len(found) < len(paths):
+            found += self._threads().map(ask, paths[len(found) :])
+        return found
+
+    def _some(self, paths: Iterator[bytes], most_s: float = _SECONDS) -> _Some:
+        """Read the next few files, and no more after so many seconds."""
         found: list[Read] = []
         read, folder, end, limit = source_files.read, self._folder, self._end, self.limit
         n_bytes, started_s = 0, time.perf_counter()
@@ -133,17 +156,20 @@ class Prefetcher:
                 found.append(file)
             except SampleError as error:
                 found.append(error)
-            if n_bytes >= _BYTES or time.perf_counter() - started_s >= _SECONDS:
+            if n_bytes >= _BYTES or time.perf_counter() - started_s >= most_s:
                 break
         seconds = time.perf_counter() - started_s
         return _Some(found, n_bytes, seconds)
 
     def _start(self, paths: list[bytes]) -> Future[_Some]:
+        return self._threads().submit(self._some, iter(paths), math.inf)
+
+    def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor  # 15 files; few ranks need it
 
             self._pool = ThreadPoolExecutor(self._n_threads, "read ahead")
-        return self._pool.submit(self._some, iter(paths))
+        return self._pool
 
     def _finish(self, paths: list[bytes], future: Future[_Some]) -> _Some:
         """Wait for a thread's results; files it left out, to save memory, are read here."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from h5ingest.core.layout import Filter
+from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.sample_columns import SampleColumns
+from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher
@@ -26,14 +27,14 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
-from h5ingest.pipeline.output_checks import about_input, refuse_sources
+from h5ingest.pipeline.output_checks import OF_LAYOUT, about_input, about_job, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.earlier_runs import Earlier
-from h5ingest.storage.job_files import refuse_other
+from h5ingest.storage.job_files import about_left, refuse_other
 
 if TYPE_CHECKING:
     from h5ingest.pipeline.recoding import Recoder
@@ -96,6 +97,9 @@ class ImageFiles(Source):
             layout, runs = build_layout(
                 local, probed, manifest, known.outputs, of_groups, options, comm
             )
+        if self._seen is not None and self._is_left_by_another_look(job, about, layout, runs):
+            job.options = replace(options, probe="all")
+            return self.plan(job, filters)
         return Plan(
             layout=layout,
             runs=runs,
@@ -105,6 +109,24 @@ class ImageFiles(Source):
             conversions=known.conversions,
             **_of_recoding(options),
         )
+
+    def _is_left_by_another_look(
+        self, job: Job, about: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
+    ) -> bool:
+        """Return whether this job is here unfinished, but with other datasets. Collective.
+
+        It has found an image that was not like those looked at first, and begun anew.
+        """
+        left: dict[str, object] = {}
+        with agreeing(job.comm):
+            if job.comm.rank == 0 and not job.options.restart:
+                left = about_left(job.paths)
+        left = job.comm.bcast(left)
+        if not left:
+            return False
+        now = about_job(job, about, layout, runs)  # empty elsewhere than on rank 0
+        differing = {key for key, value in now.items() if left.get(key) != value}
+        return job.comm.bcast(bool(differing) and differing <= OF_LAYOUT)
 
     def _begin_recoding(
         self, job: Job, recode: str, local: LocalSamples, about: Mapping[str, object]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from h5ingest.storage.job_files import begin, discard
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice
+
+OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of the images"}
+"""What `about_job` says besides `about_input`."""
 
 
 def keep_freed_memory() -> None:
