@@ -5,9 +5,10 @@
     flips.py --show                      `h5ingest show`, of one file after the other
 
 A file for each way of storing images and each filter is made, damaged anew for each case (one byte
-mostly; also some bytes, a sector, the end), and verified in this process. The number of the case
-under way stands in FOLDER/progress, should the process end by a signal; the last line on stdout is
-JSON: how often each came out, and the cases that came out wrong.
+mostly; also some bytes, a sector, the end), and verified in this process. On several ranks, all of
+them verify it together, root has done so alone before, and the outcome has to be the same. The
+number of the case under way stands in FOLDER/progress, should the process end by a signal; the last
+line on stdout is JSON: how often each came out, and the cases that came out wrong.
 
 Launched by tests; never imported.
 """
@@ -224,15 +225,14 @@ class Server:
 # --- the cases -----------------------------------------------------------------------------------
 
 
-def judged(path: Path) -> tuple[str, str]:
-    """What `verify` makes of a file, and its words."""
+def judged(path: Path, comm: Any = None) -> tuple[str, str]:
+    """What `verify` makes of a file on these ranks, alone if there are none, and its words."""
     from h5ingest.core.errors import IngestError
     from h5ingest.inspect.verify import verify
-    from h5ingest.mpi.comm import SerialComm
 
     started_s = time.monotonic()
     try:
-        report = verify(path, SerialComm())
+        report = verify(path, comm)
     except IngestError as error:
         outcome, said = "found", f"refused: {error}"
     except Exception:
@@ -243,6 +243,14 @@ def judged(path: Path) -> tuple[str, str]:
             [*report.problems, *(f"row {bad.row}: {bad.reason}" for bad in report.bad)]
         )
     return ("HANG" if time.monotonic() - started_s > LONGEST_S else outcome), said
+
+
+def judged_by_all(path: Path, comm: Any, alone: tuple[str, str]) -> tuple[str, str]:
+    """What root made of it `alone`, or that the ranks together make something else of it."""
+    told = comm.allgather(judged(path, comm))
+    if {outcome for outcome, _ in told} == {alone[0]}:
+        return alone
+    return "RANKS DIFFER", f"alone {alone}, together {told}"
 
 
 def cases(
@@ -268,8 +276,15 @@ def main() -> None:
     folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     from h5ingest.inspect import judge_process
     from h5ingest.inspect.judge_process import keeping_judges
+    from h5ingest.mpi.world import world
 
     vars(judge_process)["CPU_S"] = 2  # the files are small
+    comm = world()
+    if comm.rank > 0:
+        with keeping_judges():
+            for _ in range(count):
+                judged_by_all(folder / "damaged.h5", comm, comm.bcast(None))
+        return
     reader, shower = Server("--read"), Server("--show") if sys.argv[4:] else None
     outcomes: Counter[str] = Counter()
     shown: Counter[str] = Counter()
@@ -279,6 +294,8 @@ def main() -> None:
     with keeping_judges():
         for number, kind, whole, path, done in cases(folder, first, count):
             outcome, said = judged(path)
+            if comm.size > 1:
+                outcome, said = judged_by_all(path, comm, comm.bcast((outcome, said)))
             died += "the library that reads it" in said
             if outcome == "ok":
                 if whole not in truths:
@@ -291,7 +308,7 @@ def main() -> None:
                 if differs.endswith("SIGNAL") and h5py.version.hdf5_version_tuple < (1, 12, 0):
                     outcome, said = "not seen, ends its reader", differs
             outcomes[f"{kind[0]} | {kind[1]} | {outcome}"] += 1
-            if outcome.isupper():
+            if outcome.isupper():  # as those that must not be are written
                 wrong.append(f"{number} {kind} {done}: {outcome}: {said}")
             if shower is not None:
                 answer = shower.ask(path)
@@ -302,7 +319,9 @@ def main() -> None:
     for server in (reader, shower):
         if server is not None:
             server.end()
-    print(json.dumps({"outcomes": outcomes, "wrong": wrong, "died": died, "shown": shown}))
+    print(
+        json.dumps({"outcomes": outcomes, "wrong": wrong, "died": died, "shown": shown}), flush=True
+    )
 
 
 def differences(truth: dict[str, str], found: Any) -> str:

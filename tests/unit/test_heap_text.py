@@ -54,7 +54,7 @@ def test_texts_are_those_that_hdf5_reads(seed: int, tmp_path: Path) -> None:
     with h5py.File(path) as file:
         for name in names:
             expected = file[name][:].tolist()
-            texts = HeapText.of(opened(path), file[name])
+            texts = HeapText.of(opened(path), file[name], file.id.get_create_plist())
             assert texts is not None
             assert texts.read(np.arange(n)) == expected
             for _ in range(30):
@@ -72,7 +72,10 @@ def test_what_is_stored_otherwise_is_left_to_hdf5(tmp_path: Path) -> None:
         file.create_dataset("nothing yet", (3,), TEXT)
         file.flush()
         for name in file:
-            assert HeapText.of(opened(tmp_path / "a.h5"), file[name]) is None
+            assert (
+                HeapText.of(opened(tmp_path / "a.h5"), file[name], file.id.get_create_plist())
+                is None
+            )
 
 
 @pytest.mark.parametrize("seed", range(3))

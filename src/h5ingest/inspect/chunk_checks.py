@@ -18,7 +18,7 @@ from h5ingest.core import schema
 from h5ingest.core.schema import FileHeader
 from h5ingest.inspect.findings import Unread
 from h5ingest.inspect.readable import Readable, attempt
-from h5ingest.reading.checks import chunking_of, filter_ids, fit_chunks, fit_image
+from h5ingest.reading.checks import chunking_of, fit_chunks, fit_image
 
 
 def chunk_problems(
@@ -65,7 +65,7 @@ def _of_rows(
         return _compared(readable, name, sum_of, bounds, 1)
     images = readable.open(pixels.at(prefix))
     if sums is None:
-        return f"expected a dataset {name}, found none" if filter_ids(images) else None
+        return f"expected a dataset {name}, found none" if images.filters else None
     if not fit_chunks(sums, images):
         return None
     if len(pixels.dims) == 1:

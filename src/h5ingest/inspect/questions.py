@@ -184,6 +184,8 @@ class Questions:
 
     def _kind(self, name: Any) -> str:
         """Return type and shape of an image; empty without one: its row has been named."""
+        if isinstance(name, Unread):
+            return ""
 
         def kind() -> str:
             dataset = self._readable.open(name)

@@ -14,7 +14,7 @@ from h5ingest.core import schema
 from h5ingest.core.errors import one_line
 from h5ingest.core.schema import FileHeader
 from h5ingest.inspect.findings import Facts, Unread
-from h5ingest.reading.dataset_rule import check_claim, kind_of
+from h5ingest.reading.dataset_rule import StoredDataset, check_claim, kind_of
 from h5ingest.reading.forksafe_file import FileBytes, identity_of
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.open_file import find
@@ -49,7 +49,7 @@ class Readable:
         self._bytes = FileBytes(file.filename, identity_of(file.id.get_vfd_handle()))
         self._texts: dict[str, HeapText | None] = {}
 
-    def open(self, name: str | bytes) -> h5py.Dataset:
+    def open(self, name: str | bytes) -> StoredDataset:
         """Return a dataset: the only way to one for whoever judges rows and values.
 
         Raises:
@@ -58,14 +58,14 @@ class Readable:
         found = find(self._file, name, self._groups)
         if found is None:
             raise KeyError(f"there is no {name!r}")
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(found, StoredDataset):
             raise TypeError(f"expected a dataset, found {kind_of(found)}")
         if found.external or found.is_virtual:
             raise OSError("its values are not in this file")
         check_claim(self._file, name, found, whole=name not in self._in_parts)
         return found
 
-    def dataset(self, name: str) -> h5py.Dataset | Unread | None:
+    def dataset(self, name: str) -> StoredDataset | Unread | None:
         """Return a dataset by its HDF5 path; None if there is none of this name."""
         present = attempt(lambda: name in self._file)
         if isinstance(present, Unread):
@@ -111,7 +111,8 @@ class Readable:
         if name not in self._texts:
             text = h5py.check_string_dtype(dataset.dtype)
             is_heap = text is not None and text.length is None
-            self._texts[name] = HeapText.of(self._bytes, dataset) if is_heap else None
+            how = self._bytes, dataset, self._file.id.get_create_plist()
+            self._texts[name] = HeapText.of(*how) if is_heap else None
         texts, wanted = self._texts[name], rows[: max(0, len(dataset) - rows.start)]
         if texts is not None and wanted:  # HDF5 1.10 would take the memory that a wrong length says
             texts.read(np.array(wanted))

@@ -25,8 +25,8 @@ from h5ingest.core.layout_kinds import KINDS, LayoutKind
 from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
 from h5ingest.core.units import size
 from h5ingest.inspect.filter_names import filter_names
+from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.open_file import (
-    Attributes,
     datasets,
     open_checked,
     open_dataset,

@@ -27,8 +27,8 @@ from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.source import Plan, Source
 from h5ingest.pipeline.stored_parts import Part, check_parts, layout_of, look
+from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
-from h5ingest.reading.open_file import Attributes
 from h5ingest.reading.stored_group import StoredGroup
 
 _CHANGED: Final = SIZE + 1

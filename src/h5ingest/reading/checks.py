@@ -12,7 +12,8 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
-from h5ingest.reading.open_file import Attributes
+from h5ingest.reading.attributes import Attributes
+from h5ingest.reading.dataset_rule import StoredDataset
 
 Verify = Literal["auto", "never", "first", "always"]
 """When checksums are compared: see `ImageStore`."""
@@ -104,19 +105,13 @@ class Checks:
             )
 
 
-def filter_ids(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """Return the registered numbers of a dataset's filters, in order."""
-    creation = dataset.id.get_create_plist()
-    return tuple(creation.get_filter(k)[0] for k in range(creation.get_nfilters()))
-
-
 def chunking_of(sums: h5py.Dataset) -> str | None:
     """Return what was summed, in the words of `schema.CHUNKING`; None: it does not say."""
     found = Attributes(sums).get(schema.CHUNKING)
     return found if isinstance(found, str) else None
 
 
-def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
+def fit_chunks(sums: h5py.Dataset | None, images: StoredDataset) -> bool:
     """Return whether the chunks of a dataset have checksums.
 
     If another program has made the chunks since (`h5repack`), they are not those of the checksums.
@@ -128,7 +123,7 @@ def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
     Raises:
         OutputError: there are more or fewer checksums than chunks.
     """
-    wanted = schema.chunking(images.id.get_create_plist())
+    wanted = schema.chunking(images.creation)
     if sums is None or chunking_of(sums) != wanted:
         return False
     n_chunks = -(-images.shape[0] // images.chunks[0])
@@ -140,11 +135,11 @@ def fit_chunks(sums: h5py.Dataset | None, images: h5py.Dataset) -> bool:
     return True
 
 
-def fit_image(filters: str, image: h5py.Dataset) -> bool:
+def fit_image(filters: str, image: StoredDataset) -> bool:
     """Return whether a tree's `chunk_checksums` have one of this image's only chunk.
 
     Args:
         filters: their attribute `CHUNKING`.
         image: a dataset.
     """
-    return image.chunks == image.shape and repr(filter_ids(image)) == filters
+    return image.chunks == image.shape and repr(image.filters) == filters

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final
 
 import h5py
@@ -16,11 +18,11 @@ from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
 from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
 from h5ingest.reading.chunked_rows import ChunkedRows
-from h5ingest.reading.dataset_rule import most_bytes, naming, refuse
+from h5ingest.reading.dataset_rule import StoredDataset, most_bytes, naming, refuse
 from h5ingest.reading.forksafe_file import SIZE, FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
-from h5ingest.reading.open_file import column_names, open_dataset
+from h5ingest.reading.open_file import open_dataset
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
@@ -53,14 +55,12 @@ class Contents:
     """(B + 1,) first rows of blocks that are best read together, and n_rows."""
     label_names: Strings | None
     """Names of the classes."""
-    paths: HeapText | None
-    """Paths of the source files; None: HDF5 has to read them."""
+    paths: Callable[[], HeapText | None]
+    """Opens the paths of the source files, once; None: HDF5 has to read them."""
     handle: ForkSafeFile
     """The file."""
     bytes: FileBytes
     """The same file."""
-    columns: dict[str, str]
-    """Column -> full name of its dataset."""
 
 
 class Opener:
@@ -88,14 +88,14 @@ class Opener:
         self._threads = Threads(n_threads)
         self._handle, self._file, self._prefix = handle, file, prefix
         self._creation = file.id.get_create_plist()
-        self._known = set[bytes]()
-        """HDF5 paths of groups that are of this file."""
+        self._known = set[bytes]()  # HDF5 paths of groups that are of this file
         self._cache_bytes, self._verify = cache_bytes, verify
         assert handle.identity is not None, "the file is open"
         self._bytes = FileBytes(handle.path, handle.identity)
         self._file_bytes = handle.identity[SIZE]
         self._n_rows: int | None = None
-        self._opened: dict[StandardDataset, h5py.Dataset | None] = {}
+        self._opened: dict[str, StoredDataset | None] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def contents(self, layout: str) -> Contents:
         """Return what the group holds.
@@ -110,20 +110,18 @@ class Opener:
         self._n_rows = n_rows = len(status)
         if n_rows and status.max() > schema.STATUS_FAILED:
             refuse(self._file, schema.STATUS.at(self._prefix), "0, 1 or 2", f"{status.max()}")
-        paths = self._dataset(schema.PATHS)
+        about = self._handle, self._bytes, self._prefix, n_rows
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
             sizes=self._sizes(layout), bounds=bounds, **self._classes(),
-            handle=self._handle, bytes=self._bytes, paths=paths and HeapText.of(self._bytes, paths),
-            columns={
-                name: schema.column(self._prefix, name)
-                for name in column_names(self._file, self._prefix)
-            },
+            handle=self._handle, bytes=self._bytes, paths=cache(partial(_paths, *about)),
         )  # fmt: skip
 
     def array(self, wanted: StandardDataset) -> NDArray[Any] | None:
         """Return a dataset of numbers, read-only; the mapped file itself if that is large."""
+        if wanted.name in self._arrays:
+            return self._arrays[wanted.name]
         dataset = self._dataset(wanted)
         if dataset is None:
             return None
@@ -137,6 +135,7 @@ class Opener:
             get = self._bytes.read if dataset.nbytes <= _COPIED_BYTES else self._bytes.mapped
             values = get(offset, dataset.size, dtype).reshape(dataset.shape)
         values.flags.writeable = False
+        self._arrays[wanted.name] = values
         return values
 
     def rows(self, wanted: StandardDataset) -> Rows:
@@ -157,12 +156,12 @@ class Opener:
             return ChunkedRows(*how, sums, self._verify)
         return PlainRows(self._handle, dataset)
 
-    def _dataset(self, wanted: StandardDataset) -> h5py.Dataset | None:
-        if wanted not in self._opened:
-            self._opened[wanted] = open_dataset(
+    def _dataset(self, wanted: StandardDataset) -> StoredDataset | None:
+        if wanted.name not in self._opened:
+            self._opened[wanted.name] = open_dataset(
                 self._file, wanted, self._prefix, self._n_rows, self._known
             )
-        return self._opened[wanted]
+        return self._opened[wanted.name]
 
     def _missing(self, wanted: StandardDataset) -> OutputError:
         return OutputError(f"{self._handle.path}: {wanted.at(self._prefix)} is missing")
@@ -178,8 +177,8 @@ class Opener:
                 refuse(self._file, name, f"0 to {len(names) - 1:,}, which have names", f"{found:,}")
         return {"labels": labels, "label_names": names}
 
-    def _strings(self, dataset: h5py.Dataset) -> Strings:
-        heap = HeapText.of(self._bytes, dataset)
+    def _strings(self, dataset: StoredDataset) -> Strings:
+        heap = HeapText.of(self._bytes, dataset, self._creation)
         return Strings(self._handle, dataset.name, len(dataset), None, heap)
 
     def _stack(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
@@ -265,12 +264,12 @@ class Opener:
 
     def _compare(self, wanted: StandardDataset, images: StandardDataset) -> Checks:
         """Return what compares images with one of the datasets of checksums."""
-        sums, status = self.array(wanted), self.array(schema.STATUS)
-        if sums is None or status is None:
+        sums = self.array(wanted)
+        if sums is None:
             raise self._missing(wanted)
-        if sums.shape != status.shape:
+        if sums.shape != (self._n_rows,):
             raise OutputError(
-                f"{self._handle.path}: {wanted.at(self._prefix)}: expected {len(status):,} "
+                f"{self._handle.path}: {wanted.at(self._prefix)}: expected {self._n_rows:,} "
                 f"checksums, found {sums.shape}"
             )
         name, once = images.at(self._prefix), self._verify == "first"
@@ -293,3 +292,9 @@ class Opener:
 
 def _every(step: int, n_rows: int) -> NDArray[np.int64]:
     return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)
+
+
+def _paths(handle: ForkSafeFile, data: FileBytes, prefix: str, n_rows: int) -> HeapText | None:
+    with handle as file:  # now: few readers want them
+        paths = open_dataset(file, schema.PATHS, prefix, n_rows)
+        return None if paths is None else HeapText.of(data, paths, file.id.get_create_plist())

@@ -26,6 +26,33 @@ _MOST_TIMES: Final = 1032
 """Bytes that deflate can make of one."""
 
 
+class StoredDataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
+    """A dataset of a file that nobody writes to: HDF5 is asked once what it says of it."""
+
+    shape: Any = None
+    """A tuple; None: it has no elements at all."""
+    dtype: Any = None
+    """NumPy's."""
+    chunks: Any = None
+    """Shape of a chunk, a tuple; None: it has none."""
+
+    def __init__(self, opened: h5py.h5d.DatasetID) -> None:
+        """Ask HDF5.
+
+        Raises:
+            Exception: whatever h5py makes of a header that cannot be read.
+        """
+        super().__init__(opened, readonly=True)
+        self.shape, self.dtype = opened.shape, opened.dtype
+        self.creation: Final = opened.get_create_plist()
+        """Properties of its creation."""
+        if self.creation.get_layout() == h5py.h5d.CHUNKED:
+            self.chunks = self.creation.get_chunk()
+        n_filters = self.creation.get_nfilters()
+        self.filters: Final = tuple(self.creation.get_filter(k)[0] for k in range(n_filters))
+        """Their registered numbers, in order."""
+
+
 @contextlib.contextmanager
 def naming(file: h5py.HLObject, name: str | bytes) -> Iterator[None]:
     """Turn errors of HDF5 into an `OutputError` that names the object that cannot be read."""
@@ -42,7 +69,7 @@ def naming(file: h5py.HLObject, name: str | bytes) -> Iterator[None]:
 def check_dataset(
     file: h5py.File,
     name: str | bytes,
-    dataset: h5py.Dataset | h5py.Group,
+    dataset: StoredDataset | h5py.Group | h5py.Datatype,
     types: tuple[str, ...],
     shape: tuple[int | None, ...] | None,
     *,
@@ -62,7 +89,7 @@ def check_dataset(
         OutputError: it is another.
         SetupError: a filter is not available here.
     """
-    if not isinstance(dataset, h5py.Dataset):
+    if not isinstance(dataset, StoredDataset):
         refuse(file, name, "a dataset", kind_of(dataset))
     with naming(file, name):
         dtype, found = dataset.dtype, dataset.shape
@@ -71,14 +98,12 @@ def check_dataset(
             refuse(file, name, " or ".join(types) or "numbers or strings", kind)
         if found is None or (shape is not None and not _fits(found, shape)):
             refuse(file, name, f"the shape {_shape(shape or ())}", f"{found}")
-        creation = dataset.id.get_create_plist()
-        layout = creation.get_layout()
-        if layout not in _LAYOUTS or creation.get_external_count():
+        layout = dataset.creation.get_layout()
+        if layout not in _LAYOUTS or dataset.creation.get_external_count():
             what = "external storage" if layout in _LAYOUTS else "a virtual dataset"
             refuse(file, name, "a dataset whose values are in this file", what)
-        filters = [creation.get_filter(k)[0] for k in range(creation.get_nfilters())]
-        if filters:
-            check_available(filters, f"{path_of(file)}: {as_text(name)}: ")
+        if dataset.filters:
+            check_available(dataset.filters, f"{path_of(file)}: {as_text(name)}: ")
         check_claim(file, name, dataset, whole=whole)
 
 
@@ -140,11 +165,9 @@ def _shape(shape: tuple[int | None, ...]) -> str:
 
 def _type_name(dtype: np.dtype[Any]) -> str:
     """Return the NumPy name; `text` for strings of variable length; its words for others."""
-    text = h5py.check_string_dtype(dtype)
-    if text is not None and text.length is None:
-        return "text"
     if dtype.kind == "O":
-        return "references or arrays of any length"
+        is_text = h5py.check_string_dtype(dtype) is not None
+        return "text" if is_text else "references or arrays of any length"
     return dtype.name if dtype.isnative else f"{dtype.name} of the other byte order"
 
 

@@ -57,13 +57,20 @@ class HeapText:
         """Bytes of them."""
 
     @classmethod
-    def of(cls, file: FileBytes, dataset: h5py.Dataset) -> HeapText | None:
-        """Return the strings of a dataset; None: only HDF5 can find them."""
-        creation = dataset.file.id.get_create_plist()
+    def of(
+        cls, file: FileBytes, dataset: h5py.Dataset, file_creation: h5py.h5p.PropFCID
+    ) -> HeapText | None:
+        """Return the strings of a dataset; None: only HDF5 can find them.
+
+        Args:
+            file: the bytes.
+            dataset: text.
+            file_creation: the creation properties of its file.
+        """
         offset = dataset.id.get_offset()
-        if offset is None or creation.get_sizes() != (8, 8):
+        if offset is None or file_creation.get_sizes() != (8, 8):
             return None
-        return cls(file, dataset.name, offset, len(dataset), creation.get_userblock())
+        return cls(file, dataset.name, offset, len(dataset), file_creation.get_userblock())
 
     def read(self, rows: Indices) -> list[bytes]:
         """Return the strings of these rows, (n,), all of which exist.

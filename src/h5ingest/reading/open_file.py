@@ -12,18 +12,19 @@ Whatever does not fit is refused by name: where, what was expected, what was fou
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import h5py
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, one_line
 from h5ingest.core.schema import StandardDataset
+from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import (
     HDF5_ERRORS,
     PIXEL_TYPES,
+    StoredDataset,
     as_text,
     check_dataset,
     check_image,
@@ -69,56 +70,9 @@ def open_checked(path: str | os.PathLike[str]) -> tuple[h5py.File, schema.FileHe
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class NoValue:
-    """Stands for the value of an attribute that is not one number or text."""
-
-    what: str
-    """What it is."""
-
-    def __str__(self) -> str:
-        return self.what
-
-
-class Attributes(Mapping[str, Any]):
-    """The attributes of an object, where each is one number or text, or else a `NoValue`."""
-
-    def __init__(self, holder: h5py.HLObject) -> None:
-        """Read them from `holder` when they are asked for.
-
-        Raises:
-            OutputError: they cannot be seen.
-        """
-        with naming(holder, "attributes"):
-            self._found = holder.attrs
-        self._holder = holder
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            if name in self._found:
-                shape = self._found.get_id(name).shape
-                if shape == ():
-                    return self._found[name]
-                return NoValue(f"an array of the shape {shape}")
-        except HDF5_ERRORS as error:
-            return NoValue(f"what cannot be read: {one_line(error)}")
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        with naming(self._holder, "attributes"):
-            names = list(self._found)
-        return iter(names)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-
-# --- objects ------------------------------------------------------------------------------------
-
-
 def find(
     file: h5py.Group, name: str | bytes, known: set[bytes] | None = None
-) -> h5py.Dataset | h5py.Group | None:
+) -> StoredDataset | h5py.Group | h5py.Datatype | None:
     """Return the object of this name; None: there is none.
 
     Args:
@@ -132,7 +86,12 @@ def find(
     """
     raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
     with naming(file, raw):
-        return file[raw] if _is_here(file, raw, set() if known is None else known) else None
+        if not _is_here(file, raw, set() if known is None else known):
+            return None
+        opened = h5py.h5o.open(file.id, raw)
+        if isinstance(opened, h5py.h5d.DatasetID):
+            return StoredDataset(opened)
+        return (h5py.Group if isinstance(opened, h5py.h5g.GroupID) else h5py.Datatype)(opened)
 
 
 def open_group(file: h5py.File, prefix: str) -> h5py.Group:
@@ -159,7 +118,7 @@ def open_dataset(
     prefix: str = "",
     n_rows: int | None = None,
     known: set[bytes] | None = None,
-) -> h5py.Dataset | None:
+) -> StoredDataset | None:
     """Return a dataset that the format names; None: there is none.
 
     Args:
@@ -194,7 +153,7 @@ def open_dataset(
     return dataset
 
 
-def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> h5py.Dataset:
+def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> StoredDataset:
     """Return a further column of the manifest: numbers or strings, (n_rows,).
 
     Raises:
@@ -209,7 +168,7 @@ def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> 
     return dataset
 
 
-def open_image(file: h5py.File, name: bytes, known: set[bytes]) -> h5py.Dataset:
+def open_image(file: h5py.File, name: bytes, known: set[bytes]) -> StoredDataset:
     """Return the dataset of an image of a tree: pixels, (H, W) or (H, W, C).
 
     One of which not even the size was known when it failed is (0, 0).
@@ -248,7 +207,7 @@ def column_names(file: h5py.File, prefix: str = "") -> list[str]:
         return list(columns)
 
 
-def datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, h5py.Dataset]]:
+def datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, StoredDataset]]:
     """Yield name, below the group's, and dataset of all that a group of samples has.
 
     Those of the format first, then the columns; the images of a tree are not among them. How many

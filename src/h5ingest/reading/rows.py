@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.units import MIB
-from h5ingest.reading.dataset_rule import naming
+from h5ingest.reading.dataset_rule import StoredDataset, naming
 from h5ingest.reading.forksafe_file import LARGE_BYTES, FileBytes, ForkSafeFile, plain_dtype
 
 Indices = NDArray[np.intp]
@@ -209,7 +209,7 @@ class PlainRows:
         return values.view(self.dtype)
 
 
-def flat_offset(dataset: h5py.Dataset, file_creation: h5py.h5p.PropFCID) -> int | None:
+def flat_offset(dataset: StoredDataset, file_creation: h5py.h5p.PropFCID) -> int | None:
     """Return the byte of the file where the dataset begins, if all of it lies there as in memory.
 
     None: it is filtered, scattered, virtual, compact, in another file, or was never allocated.
@@ -223,13 +223,13 @@ def flat_offset(dataset: h5py.Dataset, file_creation: h5py.h5p.PropFCID) -> int 
         dataset: any.
         file_creation: the creation properties of its file.
     """
-    creation = dataset.id.get_create_plist()
+    creation = dataset.creation
     if creation.get_nfilters() or not dataset.size or file_creation.get_userblock():
         return None
     if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
         offset: int | None = dataset.id.get_offset()
         return offset
-    if creation.get_layout() != h5py.h5d.CHUNKED or dataset.chunks[1:] != dataset.shape[1:]:
+    if not dataset.chunks or dataset.chunks[1:] != dataset.shape[1:]:
         return None
     n_chunks = -(-dataset.shape[0] // dataset.chunks[0])
     recent = file_creation.get_version()[0] >= 3 and dataset.shape == dataset.maxshape
@@ -243,7 +243,7 @@ def flat_offset(dataset: h5py.Dataset, file_creation: h5py.h5p.PropFCID) -> int 
     return _common_offset(dataset, looked_at)
 
 
-def _common_offset(dataset: h5py.Dataset, chunks: Iterable[int]) -> int | None:
+def _common_offset(dataset: StoredDataset, chunks: Iterable[int]) -> int | None:
     """Return where chunk 0 would be for each of these chunks, if they agree."""
     n_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
     beyond = (0,) * (len(dataset.shape) - 1)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.schema import PATHS, FileHeader, read_header
 from h5ingest.core.units import MIB
+from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import VERIFY, Verify
 from h5ingest.reading.contents import Contents, Opener
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.images import Batch
-from h5ingest.reading.open_file import Attributes, open_group
+from h5ingest.reading.open_file import column_names, open_group
 from h5ingest.reading.selection import Failed, Selection, is_integer
 from h5ingest.reading.text import Columns, Strings
 
@@ -237,7 +238,7 @@ class ImageStore:
         """As in the manifest; a lazy sequence of strings."""
         found, rows = self._contents, self._selection.rows
         name = PATHS.at(self._header.prefix(self.group))
-        return Strings(found.handle, name, found.n_rows, rows, found.paths)
+        return Strings(found.handle, name, found.n_rows, rows, found.paths())
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -255,7 +256,8 @@ class ImageStore:
     def columns(self) -> Columns:
         """The further columns of the manifest: arrays (n,), or lazy sequences of strings."""
         found, prefix = self._contents, self._header.prefix(self.group)
-        about = found.bytes, found.columns, prefix, found.n_rows
+        with found.handle as file:
+            about = found.bytes, column_names(file, prefix), prefix, found.n_rows
         return Columns(found.handle, *about, self._selection)
 
     @property
@@ -267,8 +269,7 @@ class ImageStore:
     @property
     def blocks(self) -> NDArray[np.int64]:
         """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
-        bounds = self._contents.bounds
-        return self._selection.blocks(bounds)
+        return self._selection.blocks(self._contents.bounds)
 
     # --- life ----------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ from h5ingest.core import column_types, schema
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
+from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import chunking_of
 from h5ingest.reading.contents import Opener
 from h5ingest.reading.dataset_rule import as_text, naming, refuse
 from h5ingest.reading.forksafe_file import ForkSafeFile
-from h5ingest.reading.open_file import Attributes, column_names, find, open_column, open_image
+from h5ingest.reading.open_file import column_names, find, open_column, open_image
 from h5ingest.reading.text import Strings
 
 _CACHE_BYTES: Final = 4 * MIB

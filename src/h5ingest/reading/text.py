@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
 from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
 from h5ingest.reading.heap_text import HeapText
@@ -90,8 +91,7 @@ class Columns(Mapping[str, NDArray[Any] | Strings]):
     _handle: ForkSafeFile
     _bytes: FileBytes
     """The same file."""
-    _names: dict[str, str]
-    """Column -> HDF5 path."""
+    _names: list[str]
     _prefix: str
     """HDF5 path of the group of samples."""
     _n_rows: int
@@ -99,13 +99,15 @@ class Columns(Mapping[str, NDArray[Any] | Strings]):
     _selection: Selection
 
     def __getitem__(self, name: str) -> NDArray[Any] | Strings:
-        full_name, rows = self._names[name], self._selection.rows
+        if name not in self._names:
+            raise KeyError(name)
+        full_name, rows = schema.column(self._prefix, name), self._selection.rows
         with self._handle as file:
             dataset = open_column(file, self._prefix, name, self._n_rows)
             if dataset.dtype.kind != "O":
                 with naming(file, full_name):
                     return self._selection.per_sample(dataset[()])
-            heap = HeapText.of(self._bytes, dataset)
+            heap = HeapText.of(self._bytes, dataset, file.id.get_create_plist())
             return Strings(self._handle, full_name, self._n_rows, rows, heap)
 
     def __iter__(self) -> Iterator[str]:

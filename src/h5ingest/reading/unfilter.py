@@ -12,14 +12,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import HTJ2K
 from h5ingest.reading import coded_images
-from h5ingest.reading.checks import filter_ids
-from h5ingest.reading.dataset_rule import check_available
+from h5ingest.reading.dataset_rule import StoredDataset, check_available
 from h5ingest.reading.forksafe_file import plain_dtype
 
 _SHUFFLE: Final = 2
@@ -37,7 +35,7 @@ _NATIVE: Final = {
 class FilterPipeline:
     """The filters of one dataset, undone."""
 
-    def __init__(self, dataset: h5py.Dataset, *, one_image: bool = False) -> None:
+    def __init__(self, dataset: StoredDataset, *, one_image: bool = False) -> None:
         """Look at the filters.
 
         Args:
@@ -50,7 +48,7 @@ class FilterPipeline:
         """
         self.chunk_shape: tuple[int, ...] = (1, *dataset.chunks) if one_image else dataset.chunks
         self.dtype = plain_dtype(dataset.dtype)
-        self.filters = filter_ids(dataset)
+        self.filters = dataset.filters
         # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
         codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
         codes_images = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
