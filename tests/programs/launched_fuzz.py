@@ -236,7 +236,7 @@ def check_beside(seed: bytes, data: bytes, found: NDArray[Any] | None, *, raw: b
     except SampleError:
         return
     both = np.empty((2, *spec.shape), spec.dtype)
-    if prober.decode_mixed([seed, data], [*both]):
+    if prober.decode_mixed([seed, data], [*both])[1]:
         assert found is not None, "refused, but not beside its seed"
         assert np.array_equal(found, both[1]), "other pixels beside its seed"
     if prober.decode_alike([seed, data], both):

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import tracemalloc
 import zlib
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,21 @@ def test_images_of_any_size_are_decoded_in_one_go() -> None:
     made = [encode(2, 8, tuple(size), seed=seed)[0] for seed, size in enumerate(sizes)]
     images = [np.full_like(decoded(data), 0xA5) for data in made]
     prober = Prober()
-    assert prober.decode_mixed(made, images)
-    for data, pixels in zip(made, images, strict=True):
-        assert_same(pixels, decoded(data))
+
+    def done(files: list[bytes]) -> list[bool]:
+        for image in images:
+            image[...] = 0xA5
+        found = prober.decode_mixed(files, images)
+        for data, pixels, is_done in zip(files, images, found, strict=True):
+            if is_done:
+                assert_same(pixels, decoded(data))
+        return found
+
+    near = Counter(width.bit_length() for _, width in sizes)  # a wider one has room for the others
+    expected = [near[width.bit_length()] > 1 for _, width in sizes]
+    assert done(made) == expected
+    assert expected.count(True) > 18
+    assert expected[4]
     for odd in (
         made[4][:-1],
         made[4][:-20] + b"\0" + made[4][-19:],
@@ -229,11 +242,28 @@ def test_images_of_any_size_are_decoded_in_one_go() -> None:
         b"",
         b"no image",
     ):
-        assert not prober.decode_mixed([*made[:4], odd, *made[5:]], images), odd
-    assert not prober.decode_mixed(made, [image[::-1].copy().T for image in images])
-    long, high = encode(2, 8, (1, 5000))[0], encode(2, 8, (5000, 1))[0]
-    mostly_padding = [np.empty_like(decoded(data)) for data in (long, high)]
-    assert not prober.decode_mixed([long, high], mostly_padding)
+        assert done([*made[:4], odd, *made[5:]]) == [*expected[:4], False, *expected[5:]], odd
+    assert not any(prober.decode_mixed(made, [image[::-1].copy().T for image in images]))
+
+
+def test_of_several_kinds_each_is_decoded_in_one_go() -> None:
+    kinds = [(0, 8), (2, 8), (6, 8), (0, 16), (3, 8), (0, 1)]
+    fast = [True, True, True, True, False, False]
+    made = [encode(*kind, (9, 8 + k), seed=k)[0] for k in range(3) for kind in kinds]
+    images = [np.full_like(decoded(data), 0xA5) for data in made]
+    assert Prober().decode_mixed(made, images) == 3 * fast
+    for data, pixels, is_fast in zip(made, images, 3 * fast, strict=True):
+        assert not is_fast or np.array_equal(pixels, decoded(data))
+    parts = [
+        *chunks(made[8])
+    ]  # the second RGBA image: only its Adler-32 is wrong, its CRC is right
+    streams = [body for kind, body in parts if kind == b"IDAT"]
+    bent = bytes([*streams[-1][:-1], streams[-1][-1] ^ 1])
+    made[8] = SIGNATURE + b"".join(
+        chunk(kind, bent if body is streams[-1] else body) for kind, body in parts
+    )
+    no_rgba = [True, True, False, True, False, False]
+    assert Prober().decode_mixed(made, images) == 3 * no_rgba
 
 
 def test_pixels_in_many_chunks_are_the_same() -> None:

@@ -110,6 +110,18 @@ class Prober:
             self._known[data[8:33]] = template
         return spec
 
+    def alike(self, files: Sequence[bytes]) -> ImageSpec | None:
+        """Return what `probe` returns for each of these files, if that can be said of all at once.
+
+        Args:
+            files: whole, or their first bytes.
+
+        Returns:
+            None: they are not PNGs with the same bytes up to their pixels, of a kind that is known.
+        """
+        template = self._template(files[0]) if files else None
+        return template.spec if template is not None and template.fit(files) else None
+
     def check_intact(self, data: bytes) -> None:
         """See `check_intact`; for the file of a kind that is known, in half of its time."""
         template = self._template_of(data)
@@ -130,20 +142,18 @@ class Prober:
         template = self._template_of(files[0])
         return template is not None and template.decode_into(files, out)
 
-    def decode_mixed(self, files: Sequence[bytes], images: Sequence[NDArray[Any]]) -> bool:
-        """Do what `decode_alike` does for files that may differ in size, of whatever kind.
+    def decode_mixed(self, files: Sequence[bytes], images: Sequence[NDArray[Any]]) -> list[bool]:
+        """Decode whole files that may differ in all, as many in one go as can be.
 
         Args:
-            files: at least one.
+            files: of the images.
             images: (H, W) or (H, W, C) uint8 or uint16 each, C-contiguous.
+
+        Returns:
+            For each whether it holds the pixels. If not, its content is undefined: the file is not
+            like any other, or damaged, or of a kind that cannot be decoded so.
         """
-        templates = []
-        for data in files:
-            template = self._template_of(data)
-            if template is None:
-                return False
-            templates.append(template)
-        return png.decode_mixed(files, images, templates)
+        return png.decode_mixed(files, images, [self._template_of(data) for data in files])
 
 
 def decode_into(

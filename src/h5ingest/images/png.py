@@ -82,24 +82,31 @@ def decode_into(
 
 
 def decode_mixed(
-    files: Sequence[bytes], images: Sequence[NDArray[Any]], templates: Sequence[PngTemplate]
-) -> bool:
-    """Decode files of different sizes in one go; return whether `images` hold their pixels.
+    files: Sequence[bytes], images: Sequence[NDArray[Any]], templates: Sequence[PngTemplate | None]
+) -> list[bool]:
+    """Decode files, several of one kind and about one width in one go.
 
     Args:
-        files: whole files, at least one.
+        files: whole files.
         images: of the spec's shape and dtype each; C-contiguous.
-        templates: that the files fit.
+        templates: that the files fit; None: there is none.
+
+    Returns:
+        For each image whether it holds the pixels of its file.
     """
-    kinds, streams = [], []
-    for data, image, template in zip(files, images, templates, strict=True):
-        kind = template.kind_for(image.shape, image.dtype)
-        stream = only_stream(data, template.start) if kind is not None else None
-        if kind is None or stream is None:
-            return False
-        kinds.append(kind)
-        streams.append(stream)
-    return png_fast.decode_mixed(streams, images, kinds)
+    families: dict[object, list[tuple[int, bytes, png_fast.Kind]]] = {}
+    for i, (data, image, template) in enumerate(zip(files, images, templates, strict=True)):
+        kind = template and template.kind_for(image.shape, image.dtype)
+        stream = only_stream(data, template.start) if template and kind else None
+        if kind and stream is not None:
+            families.setdefault(kind.family, []).append((i, stream, kind))
+    done = [False] * len(files)
+    for some in families.values():
+        which, streams, kinds = zip(*some, strict=True)
+        if len(some) > 1 and png_fast.decode_mixed(streams, [images[i] for i in which], kinds):
+            for i in which:
+                done[i] = True
+    return done
 
 
 class PngTemplate:
@@ -122,7 +129,15 @@ class PngTemplate:
 
     def fits(self, data: bytes) -> bool:
         """Return whether the file that begins with `data` is one of them."""
-        return data.startswith(self._head) and data.startswith(b"IDAT", self.start + 4)
+        return self.fit([data])
+
+    def fit(self, files: Sequence[bytes]) -> bool:
+        """Return whether all files that begin so are of them."""
+        head, kind_at = self._head, self.start + 4
+        for data in files:  # noqa: SIM110 - faster than `all`, and it is done for every file
+            if not (data.startswith(head) and data.startswith(b"IDAT", kind_at)):
+                return False
+        return True
 
     def kind_for(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> png_fast.Kind | None:
         """Return how several are decoded in one go into arrays of this kind; None if they cannot.
@@ -139,7 +154,7 @@ class PngTemplate:
             out: (n, *shape) of the spec's shape and dtype; C-contiguous.
         """
         kind = self.kind_for(out.shape[1:], out.dtype)
-        if kind is None or not all(map(self.fits, files)):
+        if kind is None or not self.fit(files):
             return False
         streams = []
         for data in files:

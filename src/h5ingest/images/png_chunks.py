@@ -31,6 +31,7 @@ _DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 
 """Bit depths allowed for each colour type (PNG specification, table 11.1)."""
 _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _CHUNK: Final = struct.Struct(">I4s")
+_END: Final = struct.Struct(f">I{len(END)}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,11 @@ def only_stream(data: bytes, start: int) -> bytes | None:
     Returns:
         The stream; None if other chunks follow, or the chunk is damaged.
     """
-    crc_at = len(data) - len(END) - 4
-    if int.from_bytes(data[start : start + 4]) != crc_at - start - 8:
+    crc_at = len(data) - _END.size
+    if crc_at < start + 8 or _CHUNK.unpack_from(data, start)[0] != crc_at - start - 8:
         return None
     crc = zlib.crc32(data[start + 4 : crc_at])
-    return data[start + 8 : crc_at] if data[crc_at:] == crc.to_bytes(4) + END else None
+    return data[start + 8 : crc_at] if data[crc_at:] == _END.pack(crc, END) else None
 
 
 def matters(kind: bytes) -> bool:

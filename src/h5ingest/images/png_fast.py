@@ -11,6 +11,7 @@ May not: say what is damaged. That is libpng's, which gets whatever is refused h
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,11 +28,11 @@ _MODES: Final = {0: "mono", 2: "rgb", 6: "rgba"}
 _BLOCK_BYTES: Final = 65535
 """Of a stored block of deflate, at most."""
 _FEW_BYTES: Final = 1024
-"""With fewer, Python's zlib takes less time than a call of libdeflate, which need not be there."""
+"""With fewer, a checksum takes less time in Python's zlib than by a call of libdeflate."""
+_FEW_COMPRESSED_BYTES: Final = 384
+"""With fewer, so does inflating."""
 _SMALL_IMAGE_BYTES: Final = 2048
 """Such an image, by itself, takes libpng less time than two calls and what is between them."""
-_MOST_PADDING: Final = 4
-"""How many times their bytes images of different widths may take side by side in one tall PNG."""
 _LARGEST_BYTES: Final = 2**30
 """Of the scanlines of an image: they are held twice for a moment, and must fit into one chunk."""
 _PASSES: Final = (
@@ -57,6 +58,11 @@ class Kind:
     """Of a scanline, with the byte that names its filter."""
     n_bytes: int
     """Of all scanlines."""
+
+    @property
+    def family(self) -> tuple[object, ...]:
+        """What images have in common that can become one tall PNG: their widths are near."""
+        return self.decode, self.mode, self.width.bit_length()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -102,7 +108,7 @@ def decode_into(stream: bytes, out: NDArray[Any], kind: Kind) -> bool:
     """
     if kind.n_bytes <= _SMALL_IMAGE_BYTES:
         return False
-    scanlines = _inflate([stream], kind.n_bytes)
+    scanlines = _inflate([stream], [kind.n_bytes])
     if scanlines is None:
         return False
     pixels = _undo_filters(_uncompressed(scanlines[0], kind.ihdr), kind.height, kind.width, kind)
@@ -120,7 +126,7 @@ def decode_all(streams: Sequence[bytes], out: NDArray[Any], kind: Kind) -> bool:
         out: (n, H, W) or (n, H, W, C), of the kind's type; C-contiguous.
         kind: of all images; not interlaced.
     """
-    scanlines = _inflate(streams, kind.n_bytes)
+    scanlines = _inflate(streams, [kind.n_bytes] * len(streams))
     if scanlines is None:
         return False
     # One image below the other, and between them what the filters of a first row expect: zeros.
@@ -141,25 +147,17 @@ def decode_mixed(
     Args:
         streams: the zlib stream of each, at least one.
         images: (H, W) or (H, W, C) each, of its kind's type; C-contiguous.
-        kinds: of each; none is interlaced.
+        kinds: of each; with one `family`, and not interlaced.
     """
+    scanlines = _inflate(streams, [kind.n_bytes for kind in kinds])
+    if scanlines is None:
+        return False
+    # As in `decode_all`.
     widest = max(kinds, key=lambda kind: kind.width)
     n_rows = sum(kind.height + 1 for kind in kinds)
-    if any((kind.mode, kind.decode) != (widest.mode, widest.decode) for kind in kinds) or (
-        n_rows * widest.row_bytes > _MOST_PADDING * sum(kind.n_bytes for kind in kinds)
-    ):
-        return False
-    # As in `decode_all`. To the right of a scanline there is room, which has no say in its pixels.
-    canvas = np.zeros((n_rows, widest.row_bytes), np.uint8)
-    row = 0
-    for stream, kind in zip(streams, kinds, strict=True):
-        scanlines = _inflate([stream], kind.n_bytes)
-        if scanlines is None:
-            return False
-        lines = np.frombuffer(scanlines[0], np.uint8).reshape(kind.height, kind.row_bytes)
-        canvas[row : row + kind.height, : kind.row_bytes] = lines
-        row += kind.height + 1
-    tall = _uncompressed(canvas.data.cast("B"), _ihdr(n_rows, widest.width, widest))
+    parts = map(_widened, scanlines, kinds, itertools.repeat(widest.row_bytes))
+    lines = bytes(widest.row_bytes).join([*parts, b""])
+    tall = _uncompressed(lines, _ihdr(n_rows, widest.width, widest))
     pixels = _undo_filters(tall, n_rows, widest.width, widest)
     if pixels is None:
         return False
@@ -169,6 +167,16 @@ def decode_mixed(
         image[...] = found if image.ndim == 3 else found[:, :, 0]
         row += kind.height + 1
     return True
+
+
+def _widened(scanlines: bytes, kind: Kind, row_bytes: int) -> bytes:
+    """Return the scanlines of an image, each with room to its right: that has no say in pixels."""
+    if kind.row_bytes == row_bytes:
+        return scanlines
+    wide = np.zeros((kind.height, row_bytes), np.uint8)
+    lines = np.frombuffer(scanlines, np.uint8).reshape(kind.height, kind.row_bytes)
+    wide[:, : kind.row_bytes] = lines
+    return wide.tobytes()
 
 
 def _undo_filters(data: bytes, height: int, width: int, kind: Kind) -> NDArray[Any] | None:
@@ -192,21 +200,22 @@ def _uncompressed(scanlines: bytes | memoryview, ihdr: bytes) -> bytes:
     return b"".join((SIGNATURE, ihdr, *_chunk(b"IDAT", _stored(scanlines)), END))
 
 
-def _inflate(streams: Sequence[bytes], n_bytes: int) -> list[bytes] | None:
+def _inflate(streams: Sequence[bytes], sizes: Sequence[int]) -> list[bytes] | None:
     """Return what zlib streams hold; None if one is not right, or not of that many bytes."""
-    found: list[bytes] = []
+    pairs = list(zip(streams, sizes, strict=True))
+    # libdeflate takes no notice of the window that a stream declares, 256 bytes to 32 KiB (0x78).
+    if min(streams) < b"\x78" and not all(s and 256 << (s[0] >> 4) >= n for s, n in pairs):
+        return None
     try:
-        for stream in streams:
-            # libdeflate takes no notice of the window that a stream declares, 256 bytes to 32 KiB.
-            if not stream or (stream[0] < 0x78 and 256 << (stream[0] >> 4) < n_bytes):
-                return None
-            if len(stream) < _FEW_BYTES:
-                found.append(zlib.decompress(stream, bufsize=n_bytes))
-            else:
-                found.append(_libdeflate().inflate(stream, out=n_bytes))
+        found = [
+            zlib.decompress(stream, bufsize=n_bytes)
+            if len(stream) < _FEW_COMPRESSED_BYTES
+            else _libdeflate().inflate(stream, out=n_bytes)
+            for stream, n_bytes in pairs
+        ]
     except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError
         return None
-    return found if all(len(one) == n_bytes for one in found) else None
+    return found if list(map(len, found)) == list(sizes) else None
 
 
 def _stored(raw: bytes | memoryview) -> list[bytes | memoryview]:

@@ -15,9 +15,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.images import source_files
@@ -104,7 +107,11 @@ class Prefetcher:
             os.close(self._folder)
 
     def read(self, paths: Iterable[bytes]) -> Iterator[Read]:
-        """Yield the result for each file, in order.
+        """Return the results that `read_some` yields, one by one."""
+        return chain.from_iterable(self.read_some(paths))
+
+    def read_some(self, paths: Iterable[bytes]) -> Iterator[list[Read]]:
+        """Yield the results for all files, in order, as many at a time as were read at once.
 
         Args:
             paths: relative to the source folder, or absolute; consumed ahead of need.
@@ -124,7 +131,7 @@ class Prefetcher:
             self.seconds += time.perf_counter() - started_s
             if not some.files:
                 return
-            yield from some.files
+            yield some.files
             if self._readers is None:
                 limit_s = SLOW_S / 4 if self._ahead else SLOW_S
                 self._ahead = some.seconds > len(some.files) * limit_s
@@ -209,24 +216,35 @@ class FileCache:
         self._files: dict[int, bytes] = {}
         self._left = self.n_bytes = n_bytes
 
-    def __contains__(self, index: int) -> bool:
-        return index in self._files
+    def lacks(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for each index whether its file is not here."""
+        files = self._files
+        return np.fromiter([index not in files for index in indices.data], np.bool_, len(indices))
 
     @property
     def full(self) -> bool:
         """Whether nothing more will be kept."""
         return self._left <= 0
 
-    def keep(self, index: int, data: bytes) -> None:
-        """Keep a file, if the budget allows it."""
-        if len(data) <= self._left:
-            self._files[index] = data
-            self._left -= len(data) + _OBJECT_BYTES
+    def keep(self, indices: Iterable[int], files: Iterable[tuple[bytes, int]]) -> None:
+        """Keep files, as far as the budget allows it.
 
-    def get(self, index: int) -> bytes | None:
-        """Return a file; None if it is not here."""
-        return self._files.get(index)
+        Args:
+            indices: of their samples.
+            files: the bytes and the size of each; one of which only the first bytes are given is
+                not kept.
+        """
+        left = self._left
+        for index, (data, size) in zip(indices, files, strict=True):
+            if len(data) == size <= left:
+                self._files[index] = data
+                left -= size + _OBJECT_BYTES
+        self._left = left
 
-    def take(self, index: int) -> bytes | None:
-        """Return a file and keep it no longer; None if it is not here."""
-        return self._files.pop(index, None)
+    def get(self, index: int) -> bytes:
+        """Return a file that is here."""
+        return self._files[index]
+
+    def take(self, index: int) -> bytes:
+        """Return a file that is here, and keep it no longer."""
+        return self._files.pop(index)

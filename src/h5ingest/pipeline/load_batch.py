@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,7 @@ from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
-from h5ingest.images.prefetch import FileCache, Prefetcher
+from h5ingest.images.prefetch import FileCache, Prefetcher, Read
 from h5ingest.pipeline.loader import Images, Loader
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.seen_kinds import SeenKinds
@@ -37,6 +37,22 @@ def fit_of(options: IngestOptions) -> Fit:
     raw = options.samples == "raw"
     resample = options.resample or ("nearest" if raw else "bicubic")
     return Fit(how=options.fit, pad_value=options.pad_value, resample=resample, raw=raw)
+
+
+def _few_at_a_time(images: Images) -> Iterator[Images]:
+    """Yield the images that are loaded at once, in order."""
+    if isinstance(images, np.ndarray):
+        step = max(1, min(_MOST_IMAGES, _MOST_BYTES // max(1, images[:1].nbytes)))
+        yield from (images[start : start + step] for start in range(0, len(images), step))
+        return
+    start = n_bytes = 0
+    for stop, image in enumerate(images):
+        n_bytes += image.nbytes
+        if stop > start and (n_bytes > _MOST_BYTES or stop - start == _MOST_IMAGES):
+            yield images[start:stop]
+            start, n_bytes = stop, image.nbytes
+    if images:
+        yield images[start:]
 
 
 class FileLoader(Loader[bytes | SampleError]):
@@ -83,25 +99,28 @@ class FileLoader(Loader[bytes | SampleError]):
 
         In place of a file that is recoded come its new bytes.
         """
-        cache, recoded = self._cache, self._recoded
-        n = len(samples.indices)
-        missing = np.fromiter((i not in cache for i in samples.indices.data), np.bool_, n)
-        is_recoded = np.zeros(n, np.bool_)
-        if recoded is not None:
-            is_recoded = samples.places["spool"] >= 0
-            missing &= ~is_recoded
-        read = self._files.read(compress(samples.paths, missing))
-        for k, index in enumerate(samples.indices.data):
-            data = cache.take(index)
-            if recoded is not None and is_recoded[k]:
-                yield recoded(samples.places[k], int(samples.lengths[k]))
+        lacking = self._cache.lacks(samples.indices)
+        recoded = np.zeros(len(lacking), np.bool_)
+        if self._recoded is not None:
+            recoded = samples.places["spool"] >= 0
+        paths = compress(samples.paths, (lacking & ~recoded).data)
+        read = chain.from_iterable(map(self._contents, self._files.read_some(paths)))
+        take = self._cache.take
+        where = zip(samples.indices.data, lacking.data, recoded.data, strict=True)
+        for k, (index, is_lacking, is_recoded) in enumerate(where):
+            if is_recoded:
+                assert self._recoded is not None, "they have places"
+                yield self._recoded(samples.places[k], int(samples.lengths[k]))
                 self._beat()
-            elif data is None:
-                file = next(read)
-                yield file if isinstance(file, SampleError) else file[0]
-                self._beat()
+            elif is_lacking:
+                yield next(read)
             else:
-                yield data
+                yield take(index)
+
+    def _contents(self, files: Sequence[Read]) -> list[bytes | SampleError]:
+        """Return the bytes of files that have just been read, or why they cannot be read."""
+        self._beat()
+        return [file if isinstance(file, SampleError) else file[0] for file in files]
 
     def load_all(
         self,
@@ -115,16 +134,10 @@ class FileLoader(Loader[bytes | SampleError]):
 
         Small images are decoded up to `_MOST_IMAGES` at a time, whose files are in memory at once.
         """
-        stop = 0
-        while (start := stop) < len(images):
-            n_bytes = 0
-            while stop < len(images) and stop - start < _MOST_IMAGES:
-                n_bytes += images[stop].nbytes
-                if n_bytes > _MOST_BYTES and stop > start:
-                    break
-                stop += 1
-            some = images[start:stop]
-            self._load_some(samples, first + start, list(islice(given, len(some))), some, records)
+        for some in _few_at_a_time(images):
+            files = list(islice(given, len(some)))
+            self._load_some(samples, first, files, some, records)
+            first += len(some)
 
     def _load_some(
         self,
@@ -135,35 +148,53 @@ class FileLoader(Loader[bytes | SampleError]):
         records: SampleRecords,
     ) -> None:
         """Do what `load_all` does, for a few whose files are given."""
-        rows = slice(first, first + len(images))
-        intact = [data for data in files if isinstance(data, bytes)]
-        if len(intact) == len(files) > 1 and self._decode_together(intact, images):
-            records.status[rows] = STATUS_OK
-            records.sizes[rows] = images[0].shape[:2]
-            records.checksums[rows] = [
-                xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
-                for image in images
-            ]
-            if self._seen is not None:
-                alike = isinstance(images, np.ndarray)
-                for k, image in enumerate(images[:1] if alike else images, first):
-                    spec = ImageSpec.of(image.shape, image.dtype)
-                    n = len(images) if alike else 1
-                    self._seen.add(samples.group, spec, int(samples.indices[k]), n)
-            self._stats.n_read_bytes += sum(map(len, intact))
-            self._stats.n_done += len(images)
-        else:
-            for k, (data, image) in enumerate(zip(files, images, strict=True), first):
-                size = self.load(samples, k, data, image, records)
-                if image.ndim > 1:
-                    records.sizes[k] = size or image.shape[:2]
+        read = [data if isinstance(data, bytes) else b"" for data in files]
+        is_done = self._decode_together(read, images)
+        if done := [k for k, is_one in enumerate(is_done) if is_one]:
+            self._note(samples, first, images, done, records)
+            self._stats.n_read_bytes += sum(len(read[k]) for k in done)
+            self._stats.n_done += len(done)
+        if len(done) < len(files):
+            for k, (data, image) in enumerate(zip(files, images, strict=True)):
+                if not is_done[k]:
+                    size = self.load(samples, first + k, data, image, records)
+                    if image.ndim > 1:
+                        records.sizes[first + k] = size or image.shape[:2]
         self._beat()
 
-    def _decode_together(self, files: Sequence[bytes], images: Images) -> bool:
-        """Decode several files in one go; return whether `images` hold their pixels."""
-        if isinstance(images, np.ndarray):
-            return self._probe.decode_alike(files, images)
-        return images[0].ndim > 1 and self._probe.decode_mixed(files, images)
+    def _decode_together(self, files: Sequence[bytes], images: Images) -> Sequence[bool]:
+        """Decode several files in one go; return for each image whether it holds its pixels."""
+        if len(files) == 1 or images[0].ndim == 1:
+            return [False] * len(files)
+        if isinstance(images, np.ndarray) and self._probe.decode_alike(files, images):
+            return [True] * len(files)
+        return self._probe.decode_mixed(files, list(images))
+
+    def _note(
+        self,
+        samples: Samples,
+        first: int,
+        images: Images,
+        done: Sequence[int],
+        records: SampleRecords,
+    ) -> None:
+        """Record the images at these positions, which hold the pixels of their files."""
+        alike = isinstance(images, np.ndarray)
+        rows: slice | list[int] = slice(first, first + len(images))
+        if len(done) < len(images):
+            rows, images = [first + k for k in done], [images[k] for k in done]
+        records.status[rows] = STATUS_OK
+        records.checksums[rows] = [
+            xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
+            for image in images
+        ]
+        records.sizes[rows] = images[0].shape[:2] if alike else [each.shape[:2] for each in images]
+        if self._seen is not None:
+            n = len(done) if alike else 1
+            indices = samples.indices[rows].tolist()
+            for index, image in zip(indices[::n], images[::n], strict=True):
+                spec = ImageSpec.of(image.shape, image.dtype)
+                self._seen.add(samples.group, spec, index, n)
 
     def load(
         self,

@@ -86,59 +86,57 @@ def probe_images(
     palettes: set[bytes] = set()
     raw = options.samples == "raw"
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
-    n = len(which)
-    shapes, file_sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
-    stored_sizes = file_sizes.copy()
+    shapes, file_sizes = _of_all(known, len(local.paths))
+    stored_sizes = file_sizes if recoder is None else file_sizes.copy()
     first = local.indices.start
-    spec_of_run: ImageSpec | None = None
-    begin = 0  # of the run of images that have this spec
     files = Prefetcher(
         folder, options.readers, end=END, waiting=heartbeat.beat,
         limit=HEAD_BYTES if cache.full and recoder is None else None,
     )  # fmt: skip
     with files:
-        for i, (at, file) in enumerate(zip(which, _read(files, cache, local, which), strict=True)):
-            stats.n_done = i
+        for at, some in _read(files, cache, local, which):
             heartbeat.beat_if_due()
-            try:
-                if isinstance(file, SampleError):
-                    raise file
-                data, size = file
-                spec = probe(data, whole=len(data) == size)
-                if spec is None:
-                    data, size = source_files.read(os.path.join(folder, local.paths[at]))
-                    spec = probe(data)
-                    assert spec is not None, "the whole file tells"
-                stored = size if recoder is None else recoder(at, data, spec)
-            except SampleError as error:
-                stats.failures.append(error.at(local.indices[at], local.paths[at]))
-                spec, size = None, 0
-            if spec is not spec_of_run:
-                shapes[begin:i] = _shape(spec_of_run)
-                spec_of_run, begin = spec, i
-            if spec is None:
-                continue
-            file_sizes[i], stored_sizes[i] = size, stored
-            if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
-                palettes.add(colours)
-            if len(data) == size == stored:
-                cache.keep(first + at, data)
-                if cache.full and recoder is None:
-                    files.limit = HEAD_BYTES
-    shapes[begin:] = _shape(spec_of_run)
-    stats.n_done = n
-    if len(which) < len(local.paths):
-        shapes, file_sizes = _among_all(which, shapes, file_sizes, known, len(local.paths))
+            found = [file for file in some if not isinstance(file, SampleError)]
+            alike: ImageSpec | None = None
+            if len(found) == len(some) and recoder is None and not raw:
+                alike = probe.alike([data for data, _ in found])
+            if alike is not None:
+                shapes[at], file_sizes[at] = _shape(alike), [size for _, size in found]
+                cache.keep((first + at).tolist(), found)
+                stats.n_done += len(some)
+            else:
+                for i, file in zip(at.tolist(), some, strict=True):
+                    heartbeat.beat_if_due()
+                    stats.n_done += 1
+                    try:
+                        if isinstance(file, SampleError):
+                            raise file
+                        data, size = file
+                        spec = probe(data, whole=len(data) == size)
+                        if spec is None:
+                            data, size = source_files.read(os.path.join(folder, local.paths[i]))
+                            spec = probe(data)
+                            assert spec is not None, "the whole file tells"
+                        stored = size if recoder is None else recoder(i, data, spec)
+                    except SampleError as error:
+                        stats.failures.append(error.at(local.indices[i], local.paths[i]))
+                        continue
+                    shapes[i], file_sizes[i] = _shape(spec), size
+                    stored_sizes[i] = stored
+                    if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
+                        palettes.add(colours)
+                    if stored == size:
+                        cache.keep([first + i], [(data, size)])
+            if cache.full and recoder is None:
+                files.limit = HEAD_BYTES
     kinds = count(local.groups, shapes, first)
     n_bytes = int(file_sizes.sum())
-    if recoder is not None:  # which looks at all
-        file_sizes = stored_sizes
     if KINDS[options.layout].uniform:
-        shapes, file_sizes = shapes[:0].copy(), file_sizes[:0].copy()
+        shapes, stored_sizes = shapes[:0].copy(), stored_sizes[:0].copy()
     return LocalProbe(
         kinds=kinds,
         shapes=shapes,
-        file_sizes=file_sizes,
+        file_sizes=stored_sizes,
         failures=tuple(stats.failures),
         n_bytes=n_bytes,
         palettes=frozenset(palettes),
@@ -146,34 +144,35 @@ def probe_images(
     )
 
 
-def _among_all(
-    which: Sequence[int],
-    shapes: NDArray[np.int32],
-    file_sizes: NDArray[np.int64],
-    known: NDArray[np.void] | None,
-    n: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return shapes and sizes of all n samples, from those looked at and those known before."""
-    every, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
+def _of_all(known: NDArray[np.void] | None, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return shapes and sizes of all n samples as they are known before they are looked at."""
+    shapes, sizes = np.zeros((n, 4), np.int32), np.zeros(n, np.int64)
     if known is not None:
         for column, name in enumerate(("height", "width", "channels", "bytes")):
-            every[:, column] = known[name]
+            shapes[:, column] = known[name]
         sizes[:] = known["size"]
-    every[which], sizes[which] = shapes, file_sizes
-    return every, sizes
+    return shapes, sizes
 
 
 def _read(
     files: Prefetcher, cache: FileCache, local: LocalSamples, which: Sequence[int]
-) -> Iterator[Read]:
-    """Yield the result for each file, in order: from the cache, or read."""
-    first = local.indices.start
-    unread = np.zeros(len(local.paths), np.bool_)
-    unread[which] = [first + i not in cache for i in which]
-    read = files.read(compress(local.paths, unread))
-    for i in which:
-        data = cache.get(first + i)
-        yield next(read) if data is None else (data, len(data))
+) -> Iterator[tuple[NDArray[np.intp], list[Read]]]:
+    """Yield positions and the results for their files, a few at a time: first those in the cache.
+
+    The others are read in order.
+    """
+    at = np.array(which, np.intp)
+    indices = local.indices.start + at
+    lacking = cache.lacks(indices)
+    if not lacking.all():
+        data = [cache.get(index) for index in indices[~lacking].tolist()]
+        yield at[~lacking], [(each, len(each)) for each in data]
+    unread = at[lacking]
+    wanted = np.zeros(len(local.paths), np.bool_)
+    wanted[unread] = True
+    for some in files.read_some(compress(local.paths, wanted.data)):
+        yield unread[: len(some)], some
+        unread = unread[len(some) :]
 
 
 @functools.lru_cache(maxsize=1024)

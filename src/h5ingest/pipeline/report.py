@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import numpy as np
 
 from h5ingest.core.errors import Failure, OutputError
 from h5ingest.core.notes import Note
@@ -30,7 +29,10 @@ class PhaseSeconds:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> PhaseSeconds:
         """Return the spread of one value per rank."""
-        return cls(min=min(seconds), median=float(np.median(seconds)), max=max(seconds))
+        ordered, half = sorted(seconds), (len(seconds) - 1) / 2
+        # np.median imports all of numpy.ma first, on every rank.
+        median = (ordered[math.floor(half)] + ordered[math.ceil(half)]) / 2
+        return cls(min=ordered[0], median=median, max=ordered[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
-from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.writer import Image, TreeWriter, Writer
 
 
 class DatasetLoop(WriteLoop):
-    """Decodes and writes one image after the other; a batch is what is noted together."""
+    """Decodes a batch into an array for each image, and writes them one after the other."""
 
     @staticmethod
     def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:
@@ -24,20 +25,24 @@ class DatasetLoop(WriteLoop):
         group, samples = self._layout.groups[shard.group], shard.samples
         records = SampleRecords.of(samples)
         given = self._loader.read(samples)
-        writer, buffer = self._writer, Buffer()
+        writer = self._writer
         assert isinstance(writer, TreeWriter)
         for span, rows, _ in self._element_batches(shard, 1, 1):
-            for row in rows:
-                k = row - samples.rows.start
-                with self._decoding():
-                    image = buffer.array(samples.image_shape(k), samples.image_dtype(k))
-                    self._loader.load(samples, k, next(given), image, records)
-                with self._writing():
-                    records.chunk_checksums[k] = writer.write_image(shard.group, row, image)
-                    self._stats.n_written_bytes += image.nbytes
+            cut = slice(rows.start - samples.rows.start, rows.stop - samples.rows.start)
+            with self._decoding():
+                images = [
+                    np.empty(samples.image_shape(k), samples.image_dtype(k))
+                    for k in range(cut.start, cut.stop)
+                ]
+                self._loader.load_all(samples, cut.start, given, images, records)
+            with self._writing():
+                records.chunk_checksums[cut] = [
+                    writer.write_image(shard.group, row, image)
+                    for row, image in zip(rows, images, strict=True)
+                ]
+                self._stats.n_written_bytes += len(span)
             self._write_records(group, samples, rows, records)
             if rows and group.chunk_checksums is not None:
-                cut = slice(rows.start - samples.rows.start, rows.stop - samples.rows.start)
                 with self._writing():
                     sums = records.chunk_checksums[cut]
                     writer.write(group.chunk_checksums.name, rows, sums)

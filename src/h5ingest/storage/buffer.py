@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from typing import Any
 
@@ -18,7 +19,7 @@ class Buffer:
 
     def array(self, shape: tuple[int, ...], dtype: str, begin: int = 0) -> NDArray[Any]:
         """Return an array in it, `begin` bytes behind a page, its content undefined."""
-        n_bytes = begin + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        n_bytes = begin + math.prod(shape) * np.dtype(dtype).itemsize
         if n_bytes > len(self._memory):
             self._memory = mmap.mmap(-1, n_bytes)
         return np.ndarray(shape, dtype, self._memory, begin)

@@ -121,7 +121,7 @@ class MpioWriter(Writer):
                 n = math.prod(count)
                 in_file = dataset.get_space()
                 in_file.select_hyperslab(at, count)
-                dataset.write(h5py.h5s.create_simple((n,)), in_file, values[:n])
+                dataset.write(h5py.h5s.create_simple(count), in_file, values[:n])
                 values = values[n:]
 
     def close(self) -> None:
