@@ -17,6 +17,8 @@ from helpers.faults import say
 from helpers.support import FLAVOURS, PROGRAMS, WHEELS, Flavour, explain, run
 from programs.flips import Files, damaged
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENTS = {"mpich": FLAVOURS["mpich"], "wheels": WHEELS}
 """HDF5 1.10 and 2."""
 

@@ -204,6 +204,7 @@ def check(found: list[dict[str, Any]]) -> None:
             assert line["reader"] == "show" or (line["reader"] == "verify" and harmless), line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "seeds", [range(192), pytest.param(range(192, 692), marks=pytest.mark.soak)]
 )

@@ -172,7 +172,7 @@ def test_a_second_interrupt_ends_the_job_at_once(runner: Runner, tmp_path: Path)
     started_s = time.monotonic()
     completed = runner.run("stack", out, 1, faults)
     assert completed.returncode == -signal.SIGINT, explain(completed)
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 25, "it should not have slept to the end"
     runner.check("stack", out, runner.run("stack", out), resumed=True)
 
 
@@ -343,6 +343,7 @@ def hunters(images: Images, folder: Path) -> Iterator[dict[str, Runner]]:
         yield runners
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_random_job_hangs_or_loses_anything(images: Images, tmp_path: Path) -> None:
     dice = random.Random(11)

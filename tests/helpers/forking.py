@@ -2,7 +2,8 @@
 
 A job then takes milliseconds, and is a process of its own all the same, with an exit code, standard
 streams, a folder and an environment. What a program does when it starts is not seen: its imports,
-and variables that these read.
+and variables that these read. What one job had to import of other libraries the next one finds
+there. (Not of h5ingest: whoever arranges faults there does so before it is imported.)
 
 Both sides are here: the server asks nothing of the tests' other helpers.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_EACH_ANEW = {"h5ingest", "mpi4py", "programs", "torch"}
+"""Packages that no job finds imported because an earlier one has."""
 
 Job = dict[str, Any]
 """What is asked for: `cwd`, `env` (added), `out` and `err` (files; may be one), `timeout_s`; and
@@ -81,10 +85,14 @@ def serve(work: Callable[[Job], int]) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
+        told, tell = os.pipe()
         child = os.fork()
         if child == 0:
+            _tell_imports(tell)
             _do(work, job)
+        os.close(tell)
         print(json.dumps({"code": _wait(child, job["timeout_s"])}), flush=True)
+        _import(told)
 
 
 def _do(work: Callable[[Job], int], job: Job) -> None:
@@ -107,6 +115,32 @@ def _do(work: Callable[[Job], int], job: Job) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _tell_imports(pipe: int) -> None:
+    """Let this process say at its end, however it ends by itself, what it has imported."""
+    os.set_blocking(pipe, False)
+    before, end = {*sys.modules}, os._exit
+
+    def telling(code: int) -> None:
+        new = [name for name in [*sys.modules] if name not in before]
+        with contextlib.suppress(OSError):
+            os.write(pipe, json.dumps(new).encode())
+        end(code)
+
+    vars(os)["_exit"] = telling
+
+
+def _import(pipe: int) -> None:
+    """Import what a process has told; nothing if it was killed, or told too much for a pipe."""
+    os.set_blocking(pipe, False)  # what it has started may have the pipe still
+    with open(pipe, "rb") as file:
+        said = file.read(2**16) or b""
+    with contextlib.suppress(json.JSONDecodeError):
+        for name in json.loads(said):
+            if name.partition(".")[0] not in _EACH_ANEW:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
 
 
 def _redirect(fd: int, path: str, flags: int) -> None:

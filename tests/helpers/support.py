@@ -45,13 +45,16 @@ _COLOURS = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE")
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a user's shell: no launcher around us, no colours, long lines."""
+    """The environment of a user's shell: no launcher around us, no colours, long lines.
+
+    And no threads for linear algebra, which nothing needs, and starting them takes a while.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(_LAUNCHERS) and name not in _COLOURS
     }
-    return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **(more or {})}
+    return {**kept, "COLUMNS": "200", "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1", **(more or {})}
 
 
 def need_space_to_be_taken(folder: Path) -> None:
@@ -220,7 +223,7 @@ class Flavour:
         """The same where its start and its imports do not matter: see `forking`."""
         if self.name not in _FORKERS or _FORKERS[self.name].ended:
             server = (self.bin / "python", PROGRAMS / "forking_command.py")
-            _FORKERS[self.name] = Forker(server, clean_environment({"OPENBLAS_NUM_THREADS": "1"}))
+            _FORKERS[self.name] = Forker(server, clean_environment())
         words = [str(word) for word in arguments]
         with tempfile.TemporaryDirectory(prefix="forked-") as folder:
             out, err = Path(folder, "out"), Path(folder, "err")

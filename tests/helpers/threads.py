@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.errors import IngestError
 from h5ingest.mpi.comm import Request
 from h5ingest.mpi.watchdog import Watchdog
 from h5ingest.storage import writer_choice
@@ -116,8 +117,18 @@ class _Sum:
 def on_ranks(size: int, work: Callable[[ThreadComm], T]) -> list[T]:
     """What `work` returns on each rank; raises what the first rank raised."""
     world = _World(size)
+
+    def on_rank(rank: int) -> T:
+        comm = ThreadComm(world, rank)
+        try:
+            return work(comm)
+        except BaseException as error:
+            if not (isinstance(error, IngestError) and error.agreed):  # as `abort_on_crash`
+                comm.abort(1)
+            raise
+
     with _placed(), ThreadPoolExecutor(size) as pool:
-        futures = [pool.submit(work, ThreadComm(world, rank)) for rank in range(size)]
+        futures = [pool.submit(on_rank, rank) for rank in range(size)]
     errors = [error for future in futures if (error := future.exception()) is not None]
     first = [e for e in errors if not isinstance(e, threading.BrokenBarrierError)] or errors
     if first:

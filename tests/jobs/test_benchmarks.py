@@ -13,6 +13,8 @@ import h5py
 import pytest
 from helpers.support import ROOT, Flavour, explain, make_pixels, run, write_images
 
+pytestmark = pytest.mark.long
+
 BENCHMARKS = ROOT / "benchmarks"
 WAYS = {
     "decoded": ["h5ingest", "expert", "pool", "notebook"],

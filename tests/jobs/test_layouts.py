@@ -326,6 +326,7 @@ def assert_losses(losses: Sequence[str], wanted: Wanted) -> None:
     assert counted == wanted.losses
 
 
+@pytest.mark.long
 @given(job=jobs(), n_ranks=st.integers(1, 6), chunk_bytes=st.sampled_from([16, 100, 1000, 2**19]))
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_set_of_images_in_any_layout_on_any_number_of_ranks(

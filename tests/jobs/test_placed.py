@@ -243,6 +243,7 @@ EVERY_PAIR = [(f, d) for f in range(len(FILTERS)) for d in range(len(DATA))]
 PLACES = [(name, n_ranks) for name in ("mpich", "openmpi", "wheels") for n_ranks in (1, 2, 3, 5)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("name", "n_ranks"), [("wheels", 2), ("openmpi", 3)])
 def test_every_filter_gives_back_all_pixels(

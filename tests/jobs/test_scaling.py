@@ -32,7 +32,10 @@ from h5ingest.bench.scaling import Plan
 from h5ingest.core.errors import SetupError
 from h5ingest.core.options import IngestOptions
 
-pytestmark = pytest.mark.timeout(450)  # a dozen launches one after the other, on a busy machine
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(450),  # a dozen launches one after the other, on a busy machine
+]
 STEPS = ["start-up", "manifest", "probe", "store", "finish"]
 SIZES = {"12x10x1": 120, "9x7x3": 189}
 """Name of the drawn images -> bytes of one."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.support import Flavour, explain, make_pixels, write_images, write_manifest
+from helpers.support import Flavour, explain, make_pixels, run, write_images, write_manifest
 
 MOST_FILES = {"mpich": 490, "openmpi": 600}
 """Opened by a rank other than 0, by the MPI library too. The kernel's own (/proc, /sys, /dev) do
@@ -52,6 +53,16 @@ def test_a_rank_imports_only_what_it_needs(
     assert "kornia_rs" in imported, "this rank has decoded an image"
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     assert not imported & ROOT_ONLY
+
+
+def test_numpy_starts_no_threads() -> None:
+    """It starts one for each further core, so on one core this proves nothing."""
+    program = (
+        "import os, sys; from h5ingest.cli.main import run; run(['--version']); "
+        "print('numpy' in sys.modules, len(os.listdir('/proc/self/task')))"
+    )
+    done = run(["env", "-u", "OPENBLAS_NUM_THREADS", sys.executable, "-c", program])
+    assert done.stdout.split()[-2:] == ["True", "1"], explain(done)
 
 
 def test_rank_0_imports_no_library_for_pictures(

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("numbers", type=int, nargs="*", help="FIRST COUNT")
     asked = parser.parse_args()
     comm = world()
-    for module in ("imagecodecs", "kornia_rs", "PIL.Image"):  # once, not in each process
+    for module in ("imagecodecs._png", "kornia_rs", "PIL.Image"):  # once, not in each process
         importlib.import_module(module)
     launched = Launched(comm)
     if comm.rank:

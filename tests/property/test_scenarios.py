@@ -63,6 +63,7 @@ def played_alone(seed: str, numbers: range, folder: Path) -> tuple[list[str], Co
     return problems, codes
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", [0, A_BLOCK, 2 * A_BLOCK])
 def test_sixty_random_jobs_end_as_documented(first: int, tmp_path: Path) -> None:

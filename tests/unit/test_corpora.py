@@ -166,6 +166,7 @@ def options_for(wanted: Wanted) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_all_corpora_are_exact_in_every_layout_on_one_and_three_ranks(
     samples: dict[tuple[str, bool], list[Sample]], mpich: Flavour, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 import time
@@ -48,6 +49,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Do what the arguments say and return the exit code, the same on all ranks. Collective."""
     end_at_once()
+    # Else NumPy starts a thread for each core on each rank, for linear algebra that nobody needs.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from h5ingest.mpi.comm import abort_on_crash
     from h5ingest.mpi.world import world  # takes most of the time until here (numpy)
 
