@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import one_line
+from h5ingest.reading.dataset_rule import StoredDataset
 from h5ingest.reading.unfilter import FilterPipeline
 from h5ingest.storage.auto_codec import CANDIDATES, Part
 from h5ingest.storage.compress import compressor
@@ -69,7 +70,7 @@ def _differing(codec: str, images: NDArray[Any]) -> list[str]:
     try:
         create(file, spec).write_direct_chunk((0,) * images.ndim, data, mask)
         # Opened anew: HDF5 1.10.8 forgets the filters of an only chunk that it did not make itself.
-        dataset = h5py.Dataset(open_dataset(file, spec.name))
+        dataset = StoredDataset(open_dataset(file, spec.name))
         found = {"HDF5's filter": dataset[()]}
         pipeline = FilterPipeline(dataset)
         if pipeline.native:
