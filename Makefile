@@ -14,7 +14,7 @@ COMPILED := env -u PYTHONDONTWRITEBYTECODE
 BENCH_DATA ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo check lint types test soak bench cluster-test fs-test dist image image-test format clean venvs
+.PHONY: help demo check lint types test test-long soak bench cluster-test fs-test dist image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
@@ -32,7 +32,7 @@ demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no comp
 	@echo "  .venv/wheels/bin/h5ingest verify $(DEMO)/digits.h5 --sources"
 	@echo "  .venv/wheels/bin/mpiexec -n 2 .venv/wheels/bin/h5ingest YOUR_MANIFEST.csv out.h5"
 
-check: lint types test ## everything that must pass before a merge
+check: lint types test test-long ## everything that must pass before a merge
 
 lint: venv-mpich ## style and spelling of all sources, which folder imports which
 	@.venv/mpich/bin/ruff check
@@ -46,8 +46,13 @@ types: venv-mpich ## strict type check
 	@.venv/mpich/bin/mypy
 
 # Four at a time: each waits much of its time. PYTEST_ARGS='-n 0' runs them one after the other.
-test: venvs ## all tests, on both MPIs and on PyPI's wheels
-	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist worksteal $(PYTEST_ARGS)
+test: venvs ## the tests, on both MPIs and on PyPI's wheels (two cores: 8 minutes)
+	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist worksteal \
+	  -m "not long and not soak and not cluster and not fs" $(PYTEST_ARGS)
+
+test-long: venvs ## a few hundred kills, random jobs and flipped bytes, every filter (two cores: 6 minutes)
+	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist load -m long $(PYTEST_ARGS) tests/property tests
+
 
 soak: venvs ## the tests that take minutes: every filter, all data, all ranks, all MPIs
 	@.venv/mpich/bin/pytest -m soak $(PYTEST_ARGS)

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from helpers import drawn
 from helpers.groups import group_lines
-from helpers.order import long_first
 from helpers.support import FLAVOURS, PROGRAMS, REAL, SHARED, Flavour, end_forkers, explain, run
 from hypothesis import HealthCheck, settings
 
@@ -99,17 +98,6 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def mpich() -> Flavour:
     """One MPI, where a second one would tell nothing new."""
     return FLAVOURS["mpich"].checked()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each worker of `-n N --dist worksteal` begin with some of the long tests.
-
-    Its share is a piece of the list. A test of a minute that comes last would be waited for.
-    """
-    n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if n_workers > 1:
-        items[:] = long_first(items, n_workers)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

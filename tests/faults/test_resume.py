@@ -248,6 +248,7 @@ def finish(runner: Runner, layout: str, out: Path, dice: random.Random, story: l
     runner.check(layout, out, completed, resumed=resumed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_job_that_is_killed_goes_on_and_loses_nothing(
     runner: Runner, layout: str, tmp_path: Path
@@ -269,6 +270,7 @@ LATE_MISFIT = [
 """Site, when and which call: of a job that stores 76 images of 80 before one does not fit."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["stack", "stack zstd"])
 def test_killed_around_an_image_that_is_not_like_those_looked_at_first(
     alone: Runner, layout: str, tmp_path: Path

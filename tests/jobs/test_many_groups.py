@@ -108,6 +108,7 @@ def test_each_dataset_and_each_image_of_a_tree_is_a_beat(tmp_path: Path) -> None
     placer.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("n_ranks", "compression", "writer"),
     [(1, "none", "placed rows (many groups)"), (2, "none", "placed rows (many groups)"),
