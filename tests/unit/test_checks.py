@@ -333,6 +333,21 @@ def test_files_of_version_1_are_read_and_have_the_same_digest(
         assert_reads(store, made, [0, 1])
 
 
+@pytest.mark.parametrize("compression", ["gzip:1", "zstd:1"])
+def test_every_checksum_of_a_tree_counts(compression: str, tmp_path: Path) -> None:
+    """Also those of images that are too small to be filtered: here the first five."""
+    made = make(tmp_path, "tree", (1, 3), compression=compression)
+    assert verify(made.path).ok
+    with h5py.File(made.path, "r+") as file:
+        unfiltered = [file[name].chunks is None for name in file["datasets"]]
+        assert unfiltered == [row < 5 for row in range(N)]
+        file["chunk_checksums"][:] ^= np.uint64(1)
+    report = verify(made.path)
+    found = [*report.problems, *map(str, report.bad)]
+    for row in range(N):
+        assert any(f"chunk_checksums: chunk {row}: expected" in text for text in found), found
+
+
 def test_an_image_of_an_old_tree_is_not_taken_for_checksums(tmp_path: Path) -> None:
     made = make(tmp_path, "tree", (N, 3))
     with h5py.File(made.path, "r+") as file:

@@ -69,6 +69,8 @@ GROUP_NAME: Final = "name"
 CHUNKING: Final = "chunking"
 """Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images when it was written; of a tree's images,
 the numbers of their filters."""
+FEWEST_FILTERED: Final = 16
+"""Values of the smallest image that a tree filters; of a smaller one its bytes are summed."""
 PALETTE: Final = "palette"
 """Attribute of the pixels, or of a tree's group: (n, 3) RGB, where samples are its indices."""
 

@@ -123,6 +123,8 @@ def _of_tree(
         if not (isinstance(name, bytes) and name):
             return None
         image = readable.open(name)
+        if image.chunks is None and image.size < schema.FEWEST_FILTERED:
+            return xxh3_64_intdigest(image[()].tobytes())
         return _sum(image, (0,) * image.ndim) if fit_image(filters, image) else None
 
     return found

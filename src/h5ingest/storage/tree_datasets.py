@@ -6,19 +6,16 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import h5py
 import numpy as np
 
 from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import DatasetSpec, Group, group_prefix
-from h5ingest.core.schema import IN_TREES
+from h5ingest.core.schema import FEWEST_FILTERED, IN_TREES
 from h5ingest.storage.datasets import create, create_group
 from h5ingest.storage.writer import Image
-
-_FEWEST_FILTERED: Final = 16
-"""Values of the smallest image that is filtered; szip takes 16 at a time."""
 
 
 class TreeDatasets:
@@ -48,7 +45,7 @@ class TreeDatasets:
         self.names[image.group].append((name, f"{image.dtype}{image.shape}"))
         # No chunk holds nothing; a few values do not get smaller, and szip refuses them.
         filters = self._filters[image.group]
-        if math.prod(image.shape) < _FEWEST_FILTERED:
+        if math.prod(image.shape) < FEWEST_FILTERED:
             filters = ()
         spec = DatasetSpec(
             name=name,
