@@ -178,12 +178,11 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
     with _shown(request, comm) as watch:
         report = verify(request.out, comm, sources=request.sources, root=request.root, watch=watch)
-    found = comm.bcast(len(report.bad) + len(report.problems))
     if comm.rank == 0:
         from h5ingest.cli.messages import tell_verification
 
         tell_verification(report, request)
-    return SamplesFailedError.exit_code if found else EXIT_OK
+    return EXIT_OK if report.ok else SamplesFailedError.exit_code
 
 
 def _manifest(request: ManifestRequest, comm: Comm) -> int:

@@ -45,7 +45,7 @@ class VerifyReport:
     n_failed: int
     """Rows that the file itself calls failed."""
     bad: tuple[BadRow, ...]
-    """Rows that differ; all of them, on rank 0."""
+    """Rows that differ."""
     problems: tuple[str, ...]
     """What is wrong with the file as a whole."""
     n_sources: int = 0
@@ -117,7 +117,7 @@ def verify(
         return _report(
             path,
             counts=counts,
-            bad=tuple(bad for found in gathered or () for bad in found.bad),
+            bad=comm.bcast(tuple(bad for found in gathered or () for bad in found.bad)),
             problems=comm.bcast(problems),
         )
 
