@@ -121,8 +121,7 @@ class ImageFiles(Source):
         with agreeing(job.comm):
             if job.comm.rank == 0 and not job.options.restart:
                 left = about_left(job.paths)
-        left = job.comm.bcast(left)
-        if not left:
+        if not job.comm.bcast(bool(left)):
             return False
         now = about_job(job, about, layout, runs)  # empty elsewhere than on rank 0
         differing = {key for key, value in now.items() if left.get(key) != value}

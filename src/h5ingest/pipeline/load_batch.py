@@ -23,7 +23,7 @@ from h5ingest.core.schema import STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher, Read
-from h5ingest.pipeline.loader import Images, Loader
+from h5ingest.pipeline.loader import Images, Loader, few_at_a_time
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.seen_kinds import SeenKinds
 
@@ -37,22 +37,6 @@ def fit_of(options: IngestOptions) -> Fit:
     raw = options.samples == "raw"
     resample = options.resample or ("nearest" if raw else "bicubic")
     return Fit(how=options.fit, pad_value=options.pad_value, resample=resample, raw=raw)
-
-
-def _few_at_a_time(images: Images) -> Iterator[Images]:
-    """Yield the images that are loaded at once, in order."""
-    if isinstance(images, np.ndarray):
-        step = max(1, min(_MOST_IMAGES, _MOST_BYTES // max(1, images[:1].nbytes)))
-        yield from (images[start : start + step] for start in range(0, len(images), step))
-        return
-    start = n_bytes = 0
-    for stop, image in enumerate(images):
-        n_bytes += image.nbytes
-        if stop > start and (n_bytes > _MOST_BYTES or stop - start == _MOST_IMAGES):
-            yield images[start:stop]
-            start, n_bytes = stop, image.nbytes
-    if images:
-        yield images[start:]
 
 
 class FileLoader(Loader[bytes | SampleError]):
@@ -134,7 +118,7 @@ class FileLoader(Loader[bytes | SampleError]):
 
         Small images are decoded up to `_MOST_IMAGES` at a time, whose files are in memory at once.
         """
-        for some in _few_at_a_time(images):
+        for some in few_at_a_time(images, _MOST_BYTES, _MOST_IMAGES):
             files = list(islice(given, len(some)))
             self._load_some(samples, first, files, some, records)
             first += len(some)

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.core.sample_table import Samples
-from h5ingest.pipeline.loader import Images, Loader
+from h5ingest.pipeline.loader import Images, Loader, few_at_a_time
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.reading.checks import ADVICE
 from h5ingest.reading.stored_group import StoredGroup
@@ -66,19 +66,12 @@ class StoredLoader(Loader[int]):
         records: SampleRecords,
     ) -> None:
         """See `Loader.load_all`. Many small images are read at once."""
-        stop = 0
-        while (start := stop) < len(images):
-            n_bytes = 0
-            while stop < len(images):
-                n_bytes += images[stop].nbytes
-                if n_bytes > _MOST_BYTES and stop > start:
-                    break
-                stop += 1
-            rows = list(islice(given, stop - start))
-            some, k = images[start:stop], first + start
-            if len(rows) == 1 or not self._load_together(samples, k, rows, some, records):
-                for at, row, image in zip(count(k), rows, some, strict=False):
-                    records.sizes[at] = self.load(samples, at, row, image, records) or (0, 0)
+        for some in few_at_a_time(images, _MOST_BYTES):
+            rows = list(islice(given, len(some)))
+            if len(rows) == 1 or not self._load_together(samples, first, rows, some, records):
+                for k, row, image in zip(count(first), rows, some, strict=False):
+                    records.sizes[k] = self.load(samples, k, row, image, records) or (0, 0)
+            first += len(some)
             self._beat()
 
     def _load_together(

@@ -6,10 +6,12 @@ know a writer.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
@@ -20,6 +22,30 @@ from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 Images = NDArray[Any] | Sequence[NDArray[Any]]
 """One for each sample to load: (n, H, W) or (n, H, W, C), or n of any size."""
 Given = TypeVar("Given")
+
+
+def few_at_a_time(
+    images: Images, most_bytes: int, most_images: int = sys.maxsize
+) -> Iterator[Images]:
+    """Yield the images that are loaded at once, in order.
+
+    Args:
+        images: all of them.
+        most_bytes: pixels at once, at most, unless one image has more.
+        most_images: images at once, at most.
+    """
+    if isinstance(images, np.ndarray):
+        step = max(1, min(most_images, most_bytes // max(1, images[:1].nbytes)))
+        yield from (images[start : start + step] for start in range(0, len(images), step))
+        return
+    start = n_bytes = 0
+    for stop, image in enumerate(images):
+        n_bytes += image.nbytes
+        if stop > start and (n_bytes > most_bytes or stop - start == most_images):
+            yield images[start:stop]
+            start, n_bytes = stop, image.nbytes
+    if images:
+        yield images[start:]
 
 
 class Loader(ABC, Generic[Given]):

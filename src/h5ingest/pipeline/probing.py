@@ -93,6 +93,29 @@ def probe_images(
         folder, options.readers, end=END, waiting=heartbeat.beat,
         limit=HEAD_BYTES if cache.full and recoder is None else None,
     )  # fmt: skip
+
+    def look_at(i: int, file: Read) -> None:
+        """Note what one file is, and keep it if it is stored as it is."""
+        try:
+            if isinstance(file, SampleError):
+                raise file
+            data, size = file
+            spec = probe(data, whole=len(data) == size)
+            if spec is None:
+                data, size = source_files.read(os.path.join(folder, local.paths[i]))
+                spec = probe(data)
+                assert spec is not None, "the whole file tells"
+            stored = size if recoder is None else recoder(i, data, spec)
+        except SampleError as error:
+            stats.failures.append(error.at(local.indices[i], local.paths[i]))
+            return
+        shapes[i], file_sizes[i] = _shape(spec), size
+        stored_sizes[i] = stored
+        if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
+            palettes.add(colours)
+        if stored == size:
+            cache.keep([first + i], [(data, size)])
+
     with files:
         for at, some in _read(files, cache, local, which):
             heartbeat.beat_if_due()
@@ -108,25 +131,7 @@ def probe_images(
                 for i, file in zip(at.tolist(), some, strict=True):
                     heartbeat.beat_if_due()
                     stats.n_done += 1
-                    try:
-                        if isinstance(file, SampleError):
-                            raise file
-                        data, size = file
-                        spec = probe(data, whole=len(data) == size)
-                        if spec is None:
-                            data, size = source_files.read(os.path.join(folder, local.paths[i]))
-                            spec = probe(data)
-                            assert spec is not None, "the whole file tells"
-                        stored = size if recoder is None else recoder(i, data, spec)
-                    except SampleError as error:
-                        stats.failures.append(error.at(local.indices[i], local.paths[i]))
-                        continue
-                    shapes[i], file_sizes[i] = _shape(spec), size
-                    stored_sizes[i] = stored
-                    if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
-                        palettes.add(colours)
-                    if stored == size:
-                        cache.keep([first + i], [(data, size)])
+                    look_at(i, file)
             if cache.full and recoder is None:
                 files.limit = HEAD_BYTES
     kinds = count(local.groups, shapes, first)
@@ -176,8 +181,6 @@ def _read(
 
 
 @functools.lru_cache(maxsize=1024)
-def _shape(spec: ImageSpec | None) -> NDArray[np.int32]:
-    """Return (4,) height, width, channels, bytes of a value; zeros for what cannot be read."""
-    if spec is None:
-        return np.zeros(4, np.int32)
+def _shape(spec: ImageSpec) -> NDArray[np.int32]:
+    """Return (4,) height, width, channels, bytes of a value."""
     return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
