@@ -259,7 +259,15 @@ def test_an_interrupt_of_one_rank_while_mpi_starts_ends_the_job(
 ) -> None:
     out = tmp_path / "out.h5"
     fault: Fault = {"act": "int", "rank": 1, "after_s": after_s}
-    ended(launch(flavour, runner.images, "stack", out, 2, [fault]), 60)
+    with launch(flavour, runner.images, "stack", out, 2, [fault]) as process:
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # 1 in 25: mpirun of Open MPI 4.1 waits for a lock in PMIx's pmix_rte_finalize for ever,
+            # where a rank ended as it connected. Its ranks have ended; nothing can be done in them.
+            assert (flavour.name, session(process.pid)) == ("openmpi", [process.pid])
+        finally:
+            end_session(process)
     if not out.exists():
         runner.check("stack", out, runner.run("stack", out), resumed=False)
 
