@@ -287,6 +287,7 @@ def no_space(network: Network, volume: str, folder: Path) -> Iterator[None]:
         wait_until(is_full, f"{bricks}: next to no space")
         yield
         Gluster.resize(network, BRICKS_BYTES)
+        time.sleep(6)  # every 5 s a brick looks whether it has room again (storage.reserve)
 
 
 @pytest.mark.parametrize(
