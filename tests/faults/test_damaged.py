@@ -264,6 +264,7 @@ def test_a_chunk_that_ends_the_library_is_a_finding(
     assert [text.partition(":")[0] for text in report.problems] == ["content_digest"]
 
 
+@pytest.mark.long
 def test_other_rows_and_datasets_that_end_the_library_are_findings(
     deadly: Any, tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_what_is_no_lock_is_never_taken_away(runner: Runner, tmp_path: Path) -> 
     runner.check("stack", out, completed, resumed=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_many_that_take_over_at_once_exactly_one_succeeds(seed: int, tmp_path: Path) -> None:
     """In whatever order, and whoever is killed meanwhile; and the next one can always go on."""

@@ -230,6 +230,7 @@ def resumed(runner: Runner, out: Path) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_a_job_that_is_suspended_as_a_whole_goes_on(
     runner: Runner, flavour: Flavour, tmp_path: Path
 ) -> None:

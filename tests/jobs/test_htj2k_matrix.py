@@ -131,6 +131,7 @@ def test_every_kind_and_size_comes_back(
     check(small, name, n_ranks, tmp_path, 60)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_images_of_4000_by_3000_pixels_come_back(tmp_path: Path) -> None:
     kinds = [(3, "uint8", "waves"), (3, "uint8", "noise"), (1, "uint16", "waves"),

@@ -74,6 +74,7 @@ def test_sixty_random_jobs_end_as_documented(first: int, tmp_path: Path) -> None
     assert {"3", "5", "75", "-9"} <= told["codes"].keys(), told["codes"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mpi", "n_ranks"), [("mpich", 3), ("openmpi", 2)])
 def test_random_jobs_of_one_launch_end_as_documented(
     mpi: str, n_ranks: int, tmp_path: Path
