@@ -838,7 +838,7 @@ def test_a_file_costs_little_more_than_to_look_into_it(tmp_path: Path) -> None:
                         file.read(HEAD_BYTES)
 
     scanned_s, looked_s = [], []
-    for _ in range(3):  # in turns, since the machine may be busy with something else
+    for _ in range(5):  # in turns, since the machine may be busy with something else
         before_s = time.process_time()
         tally = write_manifest(tmp_path, tmp_path / "m.csv", ScanOptions(overwrite=True))
         scanned_s.append(time.process_time() - before_s)
@@ -846,7 +846,7 @@ def test_a_file_costs_little_more_than_to_look_into_it(tmp_path: Path) -> None:
         look()
         looked_s.append(time.process_time() - before_s)
     assert tally.n_images == n_folders * n_files
-    assert min(scanned_s) < 4 * min(looked_s)
+    assert min(scanned_s) < 2.5 * min(looked_s)
 
 
 def test_files_that_are_slow_to_open_are_looked_at_by_several_threads(
