@@ -6,15 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from h5ingest.core.options import IngestOptions
+    from h5ingest.exports.options import ExportOptions
+    from h5ingest.exports.run import export
     from h5ingest.inspect.verify import verify
     from h5ingest.pipeline.run import ingest, recompress
     from h5ingest.reading.store import ImageStore
 
-__all__ = ["ImageStore", "IngestOptions", "__version__", "ingest", "recompress", "verify"]
+__all__ = [
+    "ExportOptions", "ImageStore", "IngestOptions", "__version__", "export", "ingest", "recompress",
+    "verify",
+]  # fmt: skip
 
 _MODULES = {
+    "ExportOptions": "h5ingest.exports.options",
     "ImageStore": "h5ingest.reading.store",
     "IngestOptions": "h5ingest.core.options",
+    "export": "h5ingest.exports.run",
     "ingest": "h5ingest.pipeline.run",
     "recompress": "h5ingest.pipeline.run",
     "verify": "h5ingest.inspect.verify",

@@ -10,7 +10,6 @@ May not: write, import mpi4py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 
 from h5ingest.core.errors import UsageError
 from h5ingest.reading.checks import Verify
+from h5ingest.reading.open_files import Paths
 from h5ingest.reading.selection import Failed, is_integer
 from h5ingest.reading.store import ImageStore
 
@@ -47,7 +47,7 @@ class ImageDataset(Dataset[Any]):
 
     def __init__(
         self,
-        store: ImageStore | str | os.PathLike[str],
+        store: ImageStore | Paths,
         *,
         group: str | None = None,
         failed: Failed = "skip",
@@ -58,8 +58,8 @@ class ImageDataset(Dataset[Any]):
         """Open the file.
 
         Args:
-            store: path of the file, or a store, which decides on group, failed rows and checksums
-                itself.
+            store: path of the file, or of several (see `ImageStore`), or a store, which decides on
+                group, failed rows and checksums itself.
             group: name of the group, for a file that has groups.
             failed: what becomes of failed rows. Not shown to the model by default: they are black.
             verify: when what is read is compared with its checksum, see `ImageStore`.

@@ -244,7 +244,7 @@ def test_what_is_damaged_by_a_change_is_said_to_be_changed(
             with path.open("r+b") as file:
                 file.write(bytes(255 - byte for byte in data))
             for look in (*every[:N], lambda: store[:], lambda: store[[3, 1]], *every[-2:]):
-                store._contents.bytes.sure_until_s = math.inf
+                store._contents.check.__self__.sure_until_s = math.inf  # type: ignore[attr-defined]
                 with pytest.raises(OutputError, match="replaced or changed while it was read"):
                     look()
 

@@ -290,7 +290,7 @@ def test_rows_are_numbered_as_it_says(folder: Path, tmp_path: Path) -> None:
 
 
 def test_every_option_extra_target_and_link_exists(mpich: Flavour) -> None:
-    verbs = ("ingest", "manifest", "verify", "show", "recompress", "codecs", "doctor",
+    verbs = ("ingest", "manifest", "verify", "show", "recompress", "export", "codecs", "doctor",
              "bench storage", "bench read", "bench scaling")  # fmt: skip
     code = f"""
 import os, sys

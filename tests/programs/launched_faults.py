@@ -75,6 +75,14 @@ SITES = {
     "rename": "h5ingest.storage.rank0_pass:sync",
     "discard": "h5ingest.pipeline.finalize:discard",
     "release": "h5ingest.storage.lock:Lock.release",
+    "export begin": "h5ingest.exports.folder:_begin",
+    "export mark": "h5ingest.core.outfiles:write",
+    "export image": "h5ingest.exports.stored:Stored.image_file",
+    "export lines": "h5ingest.exports.table:of_all",
+    "export sync": "h5ingest.exports.folder:_sync",
+    "export folder": "h5ingest.core.outfiles:give_folder_name",
+    "export file": "h5ingest.core.outfiles:give_name",
+    "export tidy": "h5ingest.core.outfiles:sync",
 }
 
 SIGNALS = {

@@ -528,6 +528,8 @@ def test_a_manifest_of_a_folder_replaces_only_a_manifest(
 WRITERS = {
     "core.outfiles:write": "the one function, under a name that nobody knows",
     "core.outfiles:give_name": "the only one that gives a file a name that the user chose",
+    "core.outfiles:give_folder_name": "the only one that does so for a folder",
+    "exports.folder:_new": "DIR.partial/files/*, new",
     "storage.lock:Lock._write": "OUT.lock, new",
     "storage.lock:Lock._create": "OUT.lock, new",
     "storage.lock:Lock._take_over": "OUT.lock of a job that is gone, by who has the claim to it",

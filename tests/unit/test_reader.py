@@ -707,13 +707,14 @@ def test_no_hdf5_handle_survives_a_fork(written: Written) -> None:
     store = ImageStore(written.path)
     list(store.paths)
     store[0]
-    assert store._handle is not None
-    with store._handle:
+    assert store._open is not None
+    (handle,) = store._open.handles
+    with handle:
         assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) > 0
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        open_files = store._handle._file is not None
+        open_files = handle._file is not None
         os.write(write, b"%d" % open_files)
         os._exit(0)
     os.waitpid(child, 0)
@@ -773,9 +774,9 @@ def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     other.replace(path)
     with pytest.raises(OutputError, match="not the file that the store was made for"):
         pickle.loads(data)[0]
-    assert store._handle is not None
+    assert store._open is not None
     store[0]  # the old file is still open
-    store._handle.close()  # as before a fork
+    store._open.close()  # as before a fork
     with pytest.raises(OutputError, match="replaced"):
         store[0], store[N - 1]
 

@@ -14,7 +14,9 @@ from h5ingest import __version__
 from h5ingest.cli.requests import Request
 from h5ingest.core.errors import EXIT_INTERNAL, UsageError
 
-VERBS: Final = ("ingest", "manifest", "verify", "show", "recompress", "codecs", "doctor", "bench")
+VERBS: Final = (
+    "ingest", "manifest", "verify", "show", "recompress", "export", "codecs", "doctor", "bench",
+)  # fmt: skip
 _HELP: Final = ("--help", "-h")
 
 
@@ -91,6 +93,10 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
             from h5ingest.cli import bench_commands
 
             app.add_typer(bench_commands.app, name=verb)
+        elif verb == "export":
+            from h5ingest.cli import export_command
+
+            app.command()(export_command.export)
         elif verb in ("ingest", "manifest", "recompress", "verify", "doctor"):
             from h5ingest.cli import collective_commands
 

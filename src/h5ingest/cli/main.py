@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from h5ingest.cli import streams
 from h5ingest.cli.requests import (
     DoctorRequest,
+    ExportRequest,
     IngestRequest,
     ManifestRequest,
     Request,
@@ -31,6 +32,8 @@ from h5ingest.mpi.signals import Interrupt, end_at_once, end_soon
 from h5ingest.mpi.watchdog import exit_within
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from h5ingest.mpi.comm import Comm
     from h5ingest.pipeline.job import ProgressListener
 
@@ -105,14 +108,16 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
             return _manifest(request, comm)
         if isinstance(request, DoctorRequest):
             return _doctor(request, comm)
+        if isinstance(request, ExportRequest):
+            return _export(request, comm)
         return _ingest(request, comm)
     except IngestError as error:
         if not error.agreed and comm.size > 1:
             raise
         if comm.rank == 0:
             _print_error(error)
-        with_hdf5 = not isinstance(request, ManifestRequest)
-        if comm.size == 1 and with_hdf5 and isinstance(error, OutputError):
+        writes_hdf5 = not isinstance(request, (ManifestRequest, ExportRequest))
+        if comm.size == 1 and writes_hdf5 and isinstance(error, OutputError):
             comm.abort(error.exit_code)  # to close a file that it could not write may crash HDF5
         return error.exit_code
 
@@ -152,13 +157,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
                 command=request.command,
             )
     except SamplesFailedError as error:
-        if comm.rank == 0 and request.report is not None:
-            from h5ingest.cli.messages import warn, write_report
-
-            try:
-                write_report(request.report, error)
-            except OutputError as also:  # which images failed matters more
-                warn(str(also))
+        _report_failures(request.report, error, comm)
         raise
     with while_rank_0_works(comm) as beat:
         if comm.rank == 0:
@@ -166,6 +165,17 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
 
             tell(report, request, beat)
     return EXIT_OK
+
+
+def _report_failures(path: Path | None, error: SamplesFailedError, comm: Comm) -> None:
+    """Write which images failed where asked; if that cannot be, only warn. Not collective."""
+    if comm.rank == 0 and path is not None:
+        from h5ingest.cli.messages import warn, write_report
+
+        try:
+            write_report(path, error)
+        except OutputError as also:  # which images failed matters more
+            warn(str(also))
 
 
 def _verify(request: VerifyRequest, comm: Comm) -> int:
@@ -206,6 +216,39 @@ def _manifest(request: ManifestRequest, comm: Comm) -> int:
     return EXIT_OK
 
 
+def _export(request: ExportRequest, comm: Comm) -> int:
+    """Export; rank 0 shows the progress and what was written. Collective.
+
+    Raises:
+        IngestError: see `errors`.
+    """
+    from h5ingest.exports.run import export, export_image
+    from h5ingest.mpi.comm import agreeing
+
+    if request.row is not None:
+        with agreeing(comm):
+            if comm.rank == 0:
+                export_image(request.file, request.row, request.out, request.options.group)
+        return EXIT_OK
+    interrupt = Interrupt()
+    interrupt.install()
+    if comm.size > 1:
+        comm.watch.start(request.options.peer_timeout_s)
+    try:
+        with _shown(request, comm) as watch:
+            report = export(
+                request.file, request.out, request.options, comm, watch=watch, interrupt=interrupt
+            )
+    except SamplesFailedError as error:
+        _report_failures(request.report, error, comm)
+        raise
+    if comm.rank == 0:
+        from h5ingest.cli.export_command import tell_export
+
+        tell_export(report, request)
+    return EXIT_OK
+
+
 def _doctor(request: DoctorRequest, comm: Comm) -> int:
     """Say what this machine is, and what two hosts see of each other's files. Collective.
 
@@ -235,7 +278,9 @@ def _doctor(request: DoctorRequest, comm: Comm) -> int:
 
 
 @contextlib.contextmanager
-def _shown(request: IngestRequest | VerifyRequest, comm: Comm) -> Iterator[ProgressListener | None]:
+def _shown(
+    request: IngestRequest | VerifyRequest | ExportRequest, comm: Comm
+) -> Iterator[ProgressListener | None]:
     """Show the progress of the block, on rank 0."""
     watch = None
     if comm.rank == 0 and not request.quiet:

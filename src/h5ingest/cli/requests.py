@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from h5ingest.core.options import IngestOptions
 
 if TYPE_CHECKING:
+    from h5ingest.exports.options import ExportOptions  # nor does it export
     from h5ingest.images.scan import ScanOptions  # an ingest scans no folder
 
 
@@ -66,4 +67,18 @@ class VerifyRequest:
     quiet: bool
 
 
-Request = IngestRequest | ManifestRequest | DoctorRequest | VerifyRequest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """One call of `export`, as the command line asks for it."""
+
+    file: Path
+    out: Path
+    row: int | None
+    """Of the only image that is wanted; None: `options` say which are."""
+    options: ExportOptions
+    progress: str
+    report: Path | None
+    quiet: bool
+
+
+Request = IngestRequest | ManifestRequest | DoctorRequest | VerifyRequest | ExportRequest

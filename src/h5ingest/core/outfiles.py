@@ -10,6 +10,7 @@ May not: know HDF5, ranks; print.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -47,8 +48,11 @@ FAILURES: Final = _kind("a table of failed images", rb"index\tpath\tkind\treason
 MANIFEST: Final = _kind("a manifest that begins with the heading 'path'", rb"path\b")
 INDEX: Final = _kind("the index of a manifest", rb'\{"format": "h5ingest index ')
 JOURNAL: Final = _kind("the journal of an unfinished job", rb'\{"format": "h5ingest journal ')
+EXPORT: Final = _kind("the mark of an unfinished export", rb'\{"format": "h5ingest export ')
 LOCK: Final = _kind("the lock of a job that is gone", rb'\{"token": ')
 PICTURE: Final = _kind("a picture of h5ingest", rb"\x89PNG\r\n\x1a\n.{,2000}tEXtSoftware\0h5ingest")
+TAR: Final = _kind("a tar file", rb".{257}ustar")
+ZIP: Final = _kind("a zip file", rb"PK[\x03\x05]")
 PAGE: Final = _kind(
     "a page of h5ingest bench", rb"<!DOCTYPE html>.{,400}stored and read in \d+ ways<"
 )
@@ -159,6 +163,23 @@ def give_name(temporary: Path, path: Path, *, replace: bool) -> None:
             return
     with contextlib.suppress(OSError):  # the file has its name; the temporary one is only litter
         temporary.unlink()
+
+
+def give_folder_name(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name: one that is free, or that of an empty folder.
+
+    Raises:
+        FileExistsError: something else has the name.
+        OSError: the file system refuses.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "exists", os.fspath(path))
+    try:
+        temporary.rename(path)  # in one step; the system refuses it for a folder with something in
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, "exists", os.fspath(path)) from error
+        raise
 
 
 def sync(path: Path) -> None:

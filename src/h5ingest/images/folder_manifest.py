@@ -149,7 +149,7 @@ class FolderScan:
             cells.append(group)
             if not group:
                 note(tally.refused, f"no folder of level {options.group_level}", path)
-        line = b",".join(map(_quoted, cells)) if form.comma else b"\t".join(cells)
+        line = b",".join(map(quoted, cells)) if form.comma else b"\t".join(cells)
         if b"\n" in line or b"\r" in line:
             note(
                 tally.refused,
@@ -180,7 +180,8 @@ def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
     return b"" if real == b"." else os.path.join(real, b"")
 
 
-def _quoted(cell: bytes) -> bytes:
+def quoted(cell: bytes) -> bytes:
+    """Return a cell as a table with commas has it: in quotes where that is necessary."""
     if b'"' in cell or b"," in cell:
         return b'"' + cell.replace(b'"', b'""') + b'"'
     return cell

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any, Final
 
 import h5py
@@ -24,7 +23,7 @@ from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
 from h5ingest.reading.open_file import open_dataset
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
-from h5ingest.reading.text import Strings
+from h5ingest.reading.text import FileTexts, Strings, Texts
 from h5ingest.reading.threads import Threads
 
 _BLOCK_BYTES: Final = 2**20
@@ -53,14 +52,12 @@ class Contents:
     """(n_rows, 2) true height and width: of padded images, or where sizes differ."""
     bounds: NDArray[np.int64]
     """(B + 1,) first rows of blocks that are best read together, and n_rows."""
-    label_names: Strings | None
+    label_names: Sequence[str] | None
     """Names of the classes."""
-    paths: Callable[[], HeapText | None]
-    """Opens the paths of the source files, once; None: HDF5 has to read them."""
-    handle: ForkSafeFile
-    """The file."""
-    bytes: FileBytes
-    """The same file."""
+    texts: Texts
+    """Paths and further columns."""
+    check: Callable[[], None]
+    """Raises `OutputError` if a file is not what it was."""
 
 
 class Opener:
@@ -110,12 +107,12 @@ class Opener:
         self._n_rows = n_rows = len(status)
         if n_rows and status.max() > schema.STATUS_FAILED:
             refuse(self._file, schema.STATUS.at(self._prefix), "0, 1 or 2", f"{status.max()}")
-        about = self._handle, self._bytes, self._prefix, n_rows
+        texts = FileTexts(self._handle, self._bytes, self._prefix, n_rows)
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
             sizes=self._sizes(layout), bounds=bounds, **self._classes(),
-            handle=self._handle, bytes=self._bytes, paths=cache(partial(_paths, *about)),
+            texts=texts, check=self._bytes.check,
         )  # fmt: skip
 
     def array(self, wanted: StandardDataset) -> NDArray[Any] | None:
@@ -292,9 +289,3 @@ class Opener:
 
 def _every(step: int, n_rows: int) -> NDArray[np.int64]:
     return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)
-
-
-def _paths(handle: ForkSafeFile, data: FileBytes, prefix: str, n_rows: int) -> HeapText | None:
-    with handle as file:  # now: few readers want them
-        paths = open_dataset(file, schema.PATHS, prefix, n_rows)
-        return None if paths is None else HeapText.of(data, paths, file.id.get_create_plist())

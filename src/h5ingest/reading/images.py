@@ -92,7 +92,7 @@ class Ragged:
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
         row = normal(row, len(self._shapes))
-        return self._image(row, self._values(row))
+        return self._image(row, self.values(row))
 
     def many(self, rows: Indices | slice) -> list[NDArray[Any]]:
         """Return the images, read in the order in which they lie in the file."""
@@ -111,7 +111,7 @@ class Ragged:
             return np.arange(*rows.indices(len(self._shapes)), dtype=np.intp)
         return all_normal(rows, len(self._shapes))
 
-    def _values(self, row: int) -> NDArray[Any]:
+    def values(self, row: int) -> NDArray[Any]:
         """Return the elements of a row, compared."""
         values = self._elements.span(slice(self._offsets[row], self._offsets[row + 1]))
         if self._checks is not None:
@@ -167,7 +167,7 @@ class Encoded(Ragged):
 
     def _together(self, rows: list[int]) -> list[NDArray[Any]]:
         """Return the images of some rows, decoded in one go if they are alike."""
-        values = [self._values(row) for row in rows]
+        values = [self.values(row) for row in rows]
         files = [each.tobytes() for each in values]
         try:
             spec = self._kinds(files[0])

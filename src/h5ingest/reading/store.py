@@ -1,4 +1,4 @@
-"""`ImageStore`: the images and labels of a finished file, for training and analysis.
+"""`ImageStore`: the images and labels of finished files, for training and analysis.
 
 May not: write, import mpi4py.
 """
@@ -6,24 +6,20 @@ May not: write, import mpi4py.
 from __future__ import annotations
 
 import operator
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
-from h5ingest.core.schema import PATHS, FileHeader, read_header
 from h5ingest.core.units import MIB
-from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import VERIFY, Verify
-from h5ingest.reading.contents import Contents, Opener
-from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.contents import Contents
 from h5ingest.reading.images import Batch
-from h5ingest.reading.open_file import column_names, open_group
+from h5ingest.reading.open_files import OpenFiles, Paths, files_of
 from h5ingest.reading.selection import Failed, Selection, is_integer
-from h5ingest.reading.text import Columns, Strings
+from h5ingest.reading.text import Column, LazyStrings
 
 CACHE_BYTES: Final = 64 * MIB
 _NOTHING: Final = Selection(0, None, None, None)
@@ -31,7 +27,7 @@ _NOTHING: Final = Selection(0, None, None, None)
 
 
 class ImageStore:
-    """A sequence of (image, label), read from a file that h5ingest made.
+    """A sequence of (image, label), read from a file that h5ingest made, or from several.
 
         with ImageStore("out.h5") as store:
             image, label = store[42]            # (H, W) or (H, W, C), int
@@ -41,9 +37,15 @@ class ImageStore:
     images of many sizes (`ragged`, `encoded`, `tree`) come as a list of arrays. Without labels in
     the file, labels are None.
 
+    Several files, `ImageStore(["a.h5", "b.h5"])` or `ImageStore("shards/*.h5")`, are read as one:
+    their rows one after the other, labels with one name as one label, whatever its number is in
+    each file. They must have one layout, one shape and type of images where a file has one, and the
+    same columns.
+
     Failed rows (status is not `ok`; their pixels are zeros) are, by `failed`:
     - `include`: samples like any other: sample i is row i of the group;
-    - `skip`: left out: `store[i]` is the i-th image that is good, and `rows[i]` its row;
+    - `skip`: left out: `store[i]` is the i-th image that is good, and `rows[i]` its row, counted
+      over all files;
     - `mask`: included, with the label `masked_label`.
 
     What is read is compared with the checksums of the file, and refused if it differs, by `verify`:
@@ -61,7 +63,7 @@ class ImageStore:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Paths,
         *,
         group: str | None = None,
         failed: Failed = "include",
@@ -73,17 +75,18 @@ class ImageStore:
         """Open the file.
 
         Args:
-            path: of the file.
+            path: of the file; or of several, or a pattern of their names, which are then sorted.
             group: name of the group to read, for a file that has groups (see `groups`).
             failed: what becomes of failed rows.
             masked_label: their label under `mask`.
-            cache_bytes: memory for decoded chunks of a compressed file, in each process.
+            cache_bytes: memory for decoded chunks of compressed files, in each process; each of
+                several files has an equal part of it, and a chunk at least.
             threads: that decode the chunks or files of one batch; None: one per processor in a main
                 process, one in a process that another one started (a DataLoader's, for example).
             verify: when what is read is compared with its checksum, see above.
 
         Raises:
-            OutputError: the file cannot be read, or is not one of h5ingest.
+            OutputError: a file cannot be read, is not one of h5ingest, or does not fit the first.
             UsageError: there is no such group; or `mask` without labels.
             SetupError: a filter of the file is not available here.
         """
@@ -93,16 +96,19 @@ class ImageStore:
             raise UsageError(f"verify: expected {', '.join(VERIFY)}; got {verify!r}")
         if threads is not None and threads < 1:
             raise UsageError(f"threads: expected at least 1, got {threads}")
-        self.path: Final = os.path.abspath(os.fspath(path))
-        """Absolute."""
+        self.files: Final = files_of(path)
+        """Absolute paths."""
+        self.path: Final = self.files[0]
+        """Absolute; of several files the first."""
         self.group: Final = group
         """Name of the group, or None."""
         self._failed, self._masked_label = failed, masked_label
         self._cache_bytes, self._threads, self._verify = cache_bytes, threads, verify
-        self._digest: str | None = None
+        self._digests: tuple[str, ...] | None = None
+        self._open: OpenFiles | None = None
         try:
             self._start()
-            if group is not None or not self._header.groups:
+            if group is not None or not self.groups:
                 self._contents  # noqa: B018  # errors now, not at the first image
                 if failed == "mask" and self._contents.labels is None:
                     raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
@@ -110,36 +116,29 @@ class ImageStore:
             self.close()
             raise
 
-    def _start(self) -> None:
-        """Read the header; in each process that did not inherit a store that has done so."""
-        self._handle: ForkSafeFile | None = ForkSafeFile(self.path)
-        with self._handle as file:
-            self._header: FileHeader = read_header(Attributes(file), self.path)
-        if self._digest not in (None, self._header.content_digest):
-            raise OutputError(f"{self.path}: not the file that the store was made for")
-        self._digest = self._header.content_digest
+    def _start(self) -> OpenFiles:
+        """Read the headers; in each process that did not inherit a store that has done so."""
+        self._open = found = OpenFiles(self.files)
+        for file, was, now in zip(
+            self.files, self._digests or found.digests, found.digests, strict=True
+        ):
+            if was != now:
+                raise OutputError(f"{file}: not the file that the store was made for")
+        self._digests = found.digests
+        self._layout, self._groups = found.layout, found.groups
         self._found: Contents | None = None
         self._label_names: tuple[str, ...] | None = None
         self._selection: Selection = _NOTHING
+        return found
 
     @property
     def _contents(self) -> Contents:
         """What the group holds; opened on first use."""
         if self._found is None:
-            if self._handle is None:
-                if self._digest is None:
-                    raise ValueError(f"{self.path}: the store is closed")
-                self._start()
-            assert self._handle is not None
-            prefix = self._header.prefix(self.group)
-            with self._handle as file:
-                open_group(file, prefix)
-                how = self._cache_bytes, self._threads, self._verify
-                found = Opener(self._handle, file, prefix, *how).contents(self._header.layout)
-            n_samples = self._header.n_samples
-            if n_samples not in (None, found.n_rows) and not self._header.groups:
-                wrong = f"expected {found.n_rows:,}, found {n_samples:,}"
-                raise OutputError(f"{self.path}: n_samples: {wrong}")
+            if self._digests is None:
+                raise ValueError(f"{self.path}: the store is closed")
+            how = self._cache_bytes, self._threads, self._verify
+            found = (self._open or self._start()).contents(self.group, *how)
             policy = self._failed, self._masked_label
             self._selection = Selection.of(found.status, found.labels, *policy)
             self._found = found
@@ -175,7 +174,7 @@ class ImageStore:
             image = found.images.one(index if rows is None else int(rows[index]))
             return image, None if labels is None else labels[index]
         except OutputError:
-            found.bytes.check()  # it may be due to that
+            found.check()  # it may be due to that
             raise
         except (IndexError, OverflowError):
             raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
@@ -186,7 +185,7 @@ class ImageStore:
         try:
             images = found.images.many(chosen if rows is None else rows[chosen])
         except OutputError:
-            found.bytes.check()
+            found.check()
             raise
         except IndexError:
             raise IndexError(f"an index is out of range for {len(self):,} samples") from None
@@ -202,12 +201,12 @@ class ImageStore:
     @property
     def layout(self) -> str:
         """`stack`, `ragged`, `tree` or `encoded`."""
-        return self._header.layout
+        return self._layout
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of the groups in the file; empty if it has none."""
-        return self._header.groups
+        """Names of the groups in the file, or in all files; empty if there are none."""
+        return self._groups
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -234,11 +233,10 @@ class ImageStore:
         return self._label_names
 
     @property
-    def paths(self) -> Strings:
+    def paths(self) -> LazyStrings:
         """As in the manifest; a lazy sequence of strings."""
-        found, rows = self._contents, self._selection.rows
-        name = PATHS.at(self._header.prefix(self.group))
-        return Strings(found.handle, name, found.n_rows, rows, found.paths())
+        texts = self._contents.texts  # opens
+        return texts.paths(self._selection)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -253,16 +251,17 @@ class ImageStore:
         return None if sizes is None else self._selection.per_sample(sizes)
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> Mapping[str, Column]:
         """The further columns of the manifest: arrays (n,), or lazy sequences of strings."""
-        found, prefix = self._contents, self._header.prefix(self.group)
-        with found.handle as file:
-            about = found.bytes, column_names(file, prefix), prefix, found.n_rows
-        return Columns(found.handle, *about, self._selection)
+        texts = self._contents.texts
+        return texts.columns(self._selection)
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """(n,) row of each sample in the file: its line in the manifest (of its group)."""
+        """(n,) row of each sample in the file: its line in the manifest (of its group).
+
+        Rows of several files are counted on from one to the next.
+        """
         n_samples, rows = len(self), self._selection.rows
         return np.arange(n_samples) if rows is None else rows
 
@@ -274,10 +273,10 @@ class ImageStore:
     # --- life ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the file. Arrays that were returned stay good."""
-        if self._handle is not None:
-            self._handle.close()
-        self._handle = self._found = self._digest = None
+        """Let go of the files. Arrays that were returned stay good."""
+        if self._open is not None:
+            self._open.close()
+        self._open = self._found = self._digests = None
         self._selection = _NOTHING
 
     def __enter__(self) -> Self:
@@ -288,13 +287,14 @@ class ImageStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to open the file for itself."""
-        nothing = {"_handle": None, "_found": None, "_selection": _NOTHING, "_label_names": None}
+        nothing = {"_open": None, "_found": None, "_selection": _NOTHING, "_label_names": None}
         return self.__dict__ | nothing
 
     def __repr__(self) -> str:
-        if self._handle is None and self._digest is None:
-            return f"<ImageStore {self.path!r}, closed>"
+        path = repr(self.path) + (f" and {n} more" if (n := len(self.files) - 1) else "")
+        if self._open is None and self._digests is None:
+            return f"<ImageStore {path}, closed>"
         group = f", group={self.group!r}" if self.group else ""
         if self.groups and self.group is None:
-            return f"<ImageStore {self.path!r}: groups {', '.join(self.groups)}>"
-        return f"<ImageStore {self.path!r}{group}: {len(self):,} samples, {self.layout}>"
+            return f"<ImageStore {path}: groups {', '.join(self.groups)}>"
+        return f"<ImageStore {path}{group}: {len(self):,} samples, {self.layout}>"

@@ -136,16 +136,16 @@ class StoredGroup(Opener):
                 refuse(self._file, where, "the path of an image in this group", f"{name!r}")
         return found
 
-    def paths(self, rows: range) -> list[bytes]:
+    def paths(self, rows: range | NDArray[np.int64]) -> list[bytes]:
         """Return the paths of the source files, as the manifest had them."""
-        return self._paths.raw(np.arange(rows.start, rows.stop))
+        return self._paths.raw(_places(rows))
 
-    def samples(self, rows: range) -> NDArray[np.int64]:
+    def samples(self, rows: range | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (n,) the index of each in the manifest."""
         if not self.prefix:
-            return np.arange(rows.start, rows.stop, dtype=np.int64)
+            return _places(rows)
         samples = self._needed(schema.SAMPLES, self.array(schema.SAMPLES))
-        found: NDArray[np.int64] = samples[rows.start : rows.stop].copy()  # it may be mapped
+        found: NDArray[np.int64] = samples[_places(rows)]  # a copy: it may be mapped
         return found
 
     def classes(self) -> tuple[NDArray[np.int64] | None, Strings | None]:
@@ -215,3 +215,7 @@ class StoredGroup(Opener):
         if found is None:
             raise self._missing(wanted)
         return found
+
+
+def _places(rows: range | NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, overload
+from typing import Any, Final, Protocol, overload
 
 import h5py
 import numpy as np
@@ -14,7 +16,7 @@ from h5ingest.core import schema
 from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
 from h5ingest.reading.heap_text import HeapText
-from h5ingest.reading.open_file import open_column
+from h5ingest.reading.open_file import column_names, open_column, open_dataset
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.selection import Selection
 
@@ -23,8 +25,30 @@ _SPARSE: Final = 64
 """Rows of a span for each row wanted, from which they are read one by one."""
 
 
+class LazyStrings(Sequence[str]):
+    """Strings that are read when they are asked for."""
+
+    @abstractmethod
+    def many(self, places: Indices) -> list[str]:
+        """Return the strings at these places, in the order asked."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one string, or the list of a slice."""
+        if isinstance(index, slice):
+            return self.many(np.arange(*index.indices(len(self)), dtype=np.intp))
+        return self.many(np.array([normal(index, len(self))], np.intp))[0]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self[start : start + _BLOCK_ROWS]
+
+
 @dataclass(eq=False, repr=False)
-class Strings(Sequence[str]):
+class Strings(LazyStrings):
     """A dataset of strings; undecodable bytes come as surrogates, as `os.fsdecode` gives them."""
 
     _handle: ForkSafeFile
@@ -42,22 +66,8 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return self._n_rows if self._rows is None else len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return one string, or the list of a slice."""
-        if isinstance(index, slice):
-            return self.many(np.arange(*index.indices(len(self)), dtype=np.intp))
-        return self.many(np.array([normal(index, len(self))], np.intp))[0]
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _BLOCK_ROWS):
-            yield from self[start : start + _BLOCK_ROWS]
-
     def many(self, places: Indices) -> list[str]:
-        """Return the strings at these places, in the order asked."""
+        """See `LazyStrings.many`."""
         return [raw.decode("utf-8", "surrogateescape") for raw in self.raw(places)]
 
     def raw(self, places: Indices) -> list[bytes]:
@@ -84,8 +94,12 @@ class Strings(Sequence[str]):
         return dataset
 
 
+Column = NDArray[Any] | LazyStrings
+"""A further column of the manifest: (n,) numbers, or strings."""
+
+
 @dataclass(eq=False, repr=False)
-class Columns(Mapping[str, NDArray[Any] | Strings]):
+class Columns(Mapping[str, Column]):
     """The further columns of the manifest by name, each read when it is asked for."""
 
     _handle: ForkSafeFile
@@ -98,7 +112,7 @@ class Columns(Mapping[str, NDArray[Any] | Strings]):
     """Rows of the group."""
     _selection: Selection
 
-    def __getitem__(self, name: str) -> NDArray[Any] | Strings:
+    def __getitem__(self, name: str) -> Column:
         if name not in self._names:
             raise KeyError(name)
         full_name, rows = schema.column(self._prefix, name), self._selection.rows
@@ -115,3 +129,60 @@ class Columns(Mapping[str, NDArray[Any] | Strings]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class Texts(Protocol):
+    """Paths and further columns of the samples of a group."""
+
+    def paths(self, selection: Selection) -> LazyStrings:
+        """Return the paths of the source files of samples."""
+
+    def columns(self, selection: Selection) -> Mapping[str, Column]:
+        """Return the further columns of samples: arrays (n,), or sequences of strings."""
+
+    def kinds(self) -> dict[str, str]:
+        """Return column -> its NumPy name; of strings, `text`."""
+
+
+@dataclass(eq=False)
+class FileTexts:
+    """Those of a file."""
+
+    _handle: ForkSafeFile
+    _bytes: FileBytes
+    """The same file."""
+    _prefix: str
+    """HDF5 path of the group of samples."""
+    _n_rows: int
+    """Rows of the group."""
+
+    def paths(self, selection: Selection) -> Strings:
+        """See `Texts.paths`."""
+        name = schema.PATHS.at(self._prefix)
+        return Strings(self._handle, name, self._n_rows, selection.rows, self._heap)
+
+    def columns(self, selection: Selection) -> Columns:
+        """See `Texts.columns`."""
+        with self._handle as file:
+            names = column_names(file, self._prefix)
+        about = self._bytes, names, self._prefix, self._n_rows
+        return Columns(self._handle, *about, selection)
+
+    def kinds(self) -> dict[str, str]:
+        """See `Texts.kinds`."""
+        with self._handle as file:
+            names = column_names(file, self._prefix)
+            found = {name: open_column(file, self._prefix, name, self._n_rows) for name in names}
+            return {
+                name: "text" if dataset.dtype.kind == "O" else str(dataset.dtype.name)
+                for name, dataset in found.items()
+            }
+
+    @functools.cached_property
+    def _heap(self) -> HeapText | None:
+        """Reads the paths without HDF5; opened when they are wanted, as few readers do."""
+        with self._handle as file:
+            paths = open_dataset(file, schema.PATHS, self._prefix, self._n_rows)
+            if paths is None:
+                return None
+            return HeapText.of(self._bytes, paths, file.id.get_create_plist())

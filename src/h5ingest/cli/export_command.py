@@ -1,0 +1,208 @@
+"""The verb `export`: from what is typed to a request, and what is printed. Rank 0 only."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from h5ingest.cli import option_types as opt
+from h5ingest.cli.messages import check_target, warn, write_json
+from h5ingest.cli.option_values import as_typed
+from h5ingest.cli.requests import ExportRequest
+from h5ingest.core.errors import IngestError, OutputError, UsageError
+from h5ingest.core.option_fields import options_of
+from h5ingest.core.options import IngestOptions
+from h5ingest.core.outfiles import RESULTS, check_distinct
+from h5ingest.core.units import size
+from h5ingest.exports.options import SHARD_ROWS, ExportOptions
+
+if TYPE_CHECKING:
+    from h5ingest.exports.run import ExportReport  # not for --help
+
+_ROWS: Final = re.compile(r"(\d*):(\d*)")
+_OF_TROUBLE: Final = ("on_error", "max_pixels")
+"""Options that decide what a file holds only if an image is bad."""
+_MOST_SHOWN: Final = 20
+"""Damaged images that are named; the report has all."""
+
+
+def export(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that h5ingest made.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A folder, new or empty; or an archive, FILE.tar or FILE.zip; or WebDataset "
+            "shards, as in train-%06d.tar; with --row an image file.",
+            show_default=False,
+        ),
+    ],
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:END",
+            help="Only these rows, from 0, of a file without groups or --group.",
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Only rows whose label, path or other column has this value. May be given several "
+            "times; then all must hold.",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this group of the file.")
+    ] = None,
+    row: Annotated[
+        int | None,
+        typer.Option(metavar="I", min=0, help="Write image I (from 0) alone, as an image file."),
+    ] = None,
+    keep_names: Annotated[
+        bool,
+        typer.Option(
+            "--keep-names",
+            help="Let a PNG made of pixels keep the name of its source, such as a.jpg, else it is "
+            "called a.png: so what is ingested again has the same content digest.",
+        ),
+    ] = False,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="Leave out images that are damaged, and name them; else nothing is published.",
+        ),
+    ] = False,
+    shard_rows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Samples in a WebDataset shard.")
+    ] = SHARD_ROWS,
+    peer_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Without a sign of life for so long, another rank or another host's export is "
+            "taken for dead.",
+        ),
+    ] = 300.0,
+    progress: opt.Progress = "auto",
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write what was done as JSON.", show_default=False),
+    ] = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write the images in FILE as image files: pixels as PNG, exactly; stored files as they are.
+
+    Images lie where their sources lay, and a manifest.csv beside them, of which an ingest makes a
+    file with the same content digest. Images that had failed are left out. Names that lead out of
+    OUT are changed, and names that are the same are told apart. In shards, the members of a sample
+    are NAME.png, NAME.cls (its label as a number) and NAME.json (path and columns).
+
+    Nothing is ever replaced. OUT appears when it is complete; of shards the first one appears last.
+    An export that was killed is begun again by the same command, which keeps complete shards.
+
+    Runs on any number of ranks, which make the same bytes: each writes its own files or shards; one
+    archive is written by rank 0, from images that all ranks make.
+
+    Exit codes: 0 written, 2 usage, 3 images are damaged (each is named), 5 FILE or OUT, 6 a codec
+    is missing, 75 stopped by a signal.
+    """
+    try:
+        options = ExportOptions(
+            rows=None if rows is None else _parsed(rows),
+            where=tuple(map(_cell, where or ())),
+            group=group,
+            keep_names=keep_names,
+            skip_damaged=skip_damaged,
+            shard_rows=shard_rows,
+            peer_timeout_s=peer_timeout,
+        )
+        check_distinct(("FILE", file), ("OUT", out), ("--report", report))
+        check_target("--report", report, RESULTS)
+        if row is not None and (rows or where or keep_names or skip_damaged or report):
+            raise UsageError("--row writes one image: only --group goes with it")
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+    ctx.obj.request = ExportRequest(
+        file=file,
+        out=out,
+        row=row,
+        options=options,
+        progress=progress,
+        report=report,
+        quiet=quiet,
+    )
+
+
+def _parsed(rows: str) -> tuple[int, int | None]:
+    match = _ROWS.fullmatch(rows)
+    if match is None or rows == ":":
+        raise UsageError(f"--rows: expected FIRST:END such as 10:20, 10: or :20, got {rows!r}")
+    return int(match[1] or 0), int(match[2]) if match[2] else None
+
+
+def _cell(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--where: expected COLUMN=VALUE such as label=cat, got {text!r}")
+    return column, value
+
+
+def tell_export(report: ExportReport, request: ExportRequest) -> None:
+    """Print what an export did, and write it as JSON where asked: if it cannot be, only warn."""
+    for failure in report.failures[:_MOST_SHOWN]:
+        warn(f"left out: {failure.path}: {failure.reason}")
+    if (n_more := len(report.failures) - _MOST_SHOWN) > 0:
+        warn(f"left out: {n_more:,} more (--report FILE.json lists them all)")
+    if not request.quiet:
+        print("\n".join(_lines(report)))
+    if request.report is not None:
+        content = {"status": "complete", **asdict(report)}
+        try:
+            write_json("--report", request.report, content)
+        except OutputError as error:
+            warn(f"{error}. {report.out} is complete.")
+
+
+def _lines(report: ExportReport) -> Iterator[str]:
+    ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"
+    yield (
+        f"{report.out}: {report.n_images:,} images, {size(report.n_bytes)}, in "
+        f"{report.seconds:.2f} s on {ranks}"
+    )
+    if report.n_failed:
+        yield f"left out: {report.n_failed:,} that failed when they were ingested"
+    if report.failures:
+        yield f"left out: {len(report.failures):,} that are damaged"
+    if report.n_kept:
+        yield f"kept: {report.n_kept:,} shards that were there already"
+    if report.n_renamed:
+        yield (
+            f"renamed: {report.n_renamed:,} whose names led elsewhere, were those of others or of "
+            f"other formats"
+        )
+    if report.n_apart:
+        yield f"told apart: {report.n_apart:,} that would have had the name of another"
+    if report.manifest:
+        flags = "".join(f" {word}" for word in _flags(report.options))
+        yield f"ingested again by: h5ingest {shlex.quote(report.manifest)} NEW.h5{flags}"
+
+
+def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to type for these options, as a file has them, if they are not the defaults."""
+    for each in options_of(IngestOptions):
+        value = options.get(each.name, each.default)
+        if not each.in_file or each.name in _OF_TROUBLE or value == each.default:
+            continue
+        if isinstance(value, list):  # height and width
+            value = "x".join(map(str, value))
+        typed = None if value is True else as_typed(each.form or "", value)
+        yield each.flag if typed is None else f"{each.flag} {shlex.quote(typed)}"

@@ -1,0 +1,1 @@
+"""Image files, archives and tables made of a finished file: the way out."""

@@ -1,0 +1,201 @@
+"""`export`: the images of a finished file as image files: in a folder, an archive, shards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h5ingest.core import outfiles
+from h5ingest.core.errors import Failure, OutputError, SampleError, SamplesFailedError, UsageError
+from h5ingest.core.signatures import format_of
+from h5ingest.exports.chosen import Share, choose
+from h5ingest.exports.names import PNG
+from h5ingest.exports.options import ExportOptions
+from h5ingest.exports.stored import HEAD_BYTES, Stored
+from h5ingest.exports.targets import Target, refuse_file, target_of
+from h5ingest.exports.work import Work
+from h5ingest.images.scan import EXTENSIONS
+from h5ingest.mpi.async_sum import while_rank_0_works
+from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
+from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.job import ProgressListener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did."""
+
+    out: str
+    """The folder, the archive, or the pattern of the shards."""
+    manifest: str
+    """Path of the manifest; empty if it is in an archive, or there is none."""
+    n_images: int
+    """Images that it has."""
+    n_failed: int
+    """Rows left out, as their images failed when they were ingested."""
+    failures: tuple[Failure, ...]
+    """Images left out, as they are damaged."""
+    n_renamed: int
+    """Images whose path in the manifest is not what it was in the file."""
+    n_apart: int
+    """Of these, those that would have had the name of another."""
+    n_kept: int
+    """Shards that an earlier run had written."""
+    n_bytes: int
+    """Of all image files that this run wrote."""
+    options: Mapping[str, Any]
+    """Those of the ingest that made the file, as it has them."""
+    n_ranks: int
+    seconds: float
+
+
+def export(
+    path: Path,
+    out: Path,
+    options: ExportOptions | None = None,
+    comm: Comm | None = None,
+    *,
+    watch: ProgressListener | None = None,
+    interrupt: Interrupt | None = None,
+) -> ExportReport:
+    """Write the images of a finished file as image files. Collective.
+
+    `out` is a folder, which must be new or empty; an archive, by its suffix `.tar` or `.zip`; or
+    WebDataset shards, where its name has a number in it: `train-%06d.tar`. Pixels are written as
+    PNG, stored image files as they are. Beside them, but not in shards, lies `manifest.csv`, of
+    which an ingest makes the same file again. It appears when it is complete; of shards, the first
+    appears last.
+
+    Args:
+        path: the file.
+        out: what to make.
+        options: which images, and their names; None: all.
+        comm: the ranks; None for this process alone.
+        watch: sees the progress.
+        interrupt: whether this rank is asked to stop.
+
+    Raises:
+        UsageError: an option that cannot be, or that chooses nothing.
+        SamplesFailedError: images are damaged.
+        OutputError: the file cannot be read, or `out` not be written, or exists.
+        SetupError: a filter of the file is not available here.
+        StoppedError: a signal asked for it.
+    """
+    started_s = time.perf_counter()
+    comm, options = comm or SerialComm(), options or ExportOptions()
+    target: Target | None = None
+    with abort_on_crash(comm):
+        with agreeing(comm):
+            target = target_of(out)
+            if comm.rank == 0:
+                target.refuse_existing()
+        assert target is not None, "else there is an error"
+        with _opened(path, comm) as stored:
+            share, n_all, n_failed = _dealt_out(stored, options, target, comm)
+            work = Work(
+                stored=stored,
+                options=options,
+                comm=comm,
+                watch=watch or ProgressListener(),
+                interrupt=interrupt or Interrupt(),
+                n_all=n_all,
+                share=share,
+            )
+            n_apart = work.plan(in_shards=target.in_shards, fitted=target.fitted)
+            written = target.write(work)
+            failures = work.refuse_damaged()
+        n_bytes = sum(comm.allgather(work.n_bytes))
+    return ExportReport(
+        out=str(out),
+        manifest=target.manifest,
+        n_images=n_all - len(failures),
+        n_failed=n_failed,
+        failures=failures,
+        n_renamed=written.n_renamed,
+        n_apart=n_apart,
+        n_kept=written.n_kept,
+        n_bytes=n_bytes,
+        options=stored.header.options,
+        n_ranks=comm.size,
+        seconds=time.perf_counter() - started_s,
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, comm: Comm) -> Iterator[Stored]:
+    """Open the file on all ranks. Collective at the beginning."""
+    stored: Stored | None = None
+    with agreeing(comm):
+        stored = Stored(path)
+    assert stored is not None, "else there is an error"
+    try:
+        digest = stored.header.content_digest
+        of_rank_0 = comm.bcast(digest)
+        with agreeing(comm):
+            if digest != of_rank_0:
+                raise OutputError(f"{path}: rank {comm.rank} sees another file than rank 0")
+        yield stored
+    finally:
+        stored.close()
+
+
+def _dealt_out(
+    stored: Stored, options: ExportOptions, target: Target, comm: Comm
+) -> tuple[Share, int, int]:
+    """Return the rows of this rank, and how many there are in all and had failed. Collective."""
+    parts: list[tuple[Share, int, int] | None] = [None] * comm.size
+    with while_rank_0_works(comm) as beat:
+        if comm.rank == 0:
+            all_, n_failed = choose(stored, options, beat)
+            n = len(all_)
+            places = (target.places(n, stored, options, r, comm.size) for r in range(comm.size))
+            parts = [(all_.at(of_rank), n, n_failed) for of_rank in places]
+    mine = comm.exchange(parts)[0]
+    assert mine is not None, "rank 0 has sent it"
+    return mine
+
+
+def export_image(path: Path, row: int, out: Path, group: str | None = None) -> None:
+    """Write one image: pixels as a PNG, or a stored image file as it is. Not collective.
+
+    Args:
+        path: the file.
+        row: of the image in its group.
+        out: the image file; its suffix is that of its format.
+        group: name of the group, for a file that has groups.
+
+    Raises:
+        UsageError: there is no such row, it has failed, or the suffix is of another format.
+        SamplesFailedError: the image is damaged.
+        OutputError: the file cannot be read, or `out` not be written, or exists.
+        SetupError: a filter of the file is not available here.
+    """
+    refuse_file(out)
+    stored = Stored(path)
+    try:
+        stored.header.prefix(group)
+        share, _ = choose(stored, ExportOptions(rows=(row, row + 1), group=group), lambda: None)
+        number = int(share.groups[0])
+        source = stored.group(number).paths(share.rows)[0]
+        try:
+            form = stored.form(number, row, source)
+            data = stored.image_file(number, row, form)
+            wanted = EXTENSIONS.get(os.path.splitext(os.fsencode(out))[1].lower())
+            found = format_of(data[:HEAD_BYTES])
+            if wanted == PNG != found:
+                data = stored.png(number, row)
+            elif wanted != found:
+                raise UsageError(
+                    f"{out}: expected the suffix of PNG, or of what is stored, {found}; found that "
+                    f"of {wanted or 'no format'}"
+                )
+        except SampleError as error:
+            raise SamplesFailedError(f"{path}: row {row:,}: {error.reason}") from None
+    finally:
+        stored.close()
+    outfiles.write(out, data, outfiles.PICTURE, replace=False)

@@ -1,0 +1,180 @@
+"""`Stored`: the finished file that is exported, and its images as image files.
+
+May not: know ranks, write.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from h5ingest.core.errors import OutputError, SampleError
+from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.recoding import Recoding
+from h5ingest.core.schema import FileHeader, read_header
+from h5ingest.core.signatures import format_of
+from h5ingest.exports.names import AS_IT_IS, JPEG, PNG
+from h5ingest.images import encode
+from h5ingest.images.scan import EXTENSIONS
+from h5ingest.reading.attributes import Attributes
+from h5ingest.reading.checks import ADVICE
+from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.images import Ragged
+from h5ingest.reading.stored_group import StoredGroup
+
+HEAD_BYTES: Final = 64
+"""Enough for `format_of`."""
+_FORMATS: Final = {"jxl": "JPEG XL", "webp": "WebP", "htj2k": "JPEG 2000"}
+"""Codec of `--recode` -> the format of what it makes."""
+
+
+class Stored:
+    """A finished file, only read; one group of it is open at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            OutputError: it is no complete file of h5ingest.
+        """
+        self.path: Final = path
+        self._handle: Final = ForkSafeFile(os.path.abspath(path))
+        with self._handle as file:
+            self.header: Final[FileHeader] = read_header(Attributes(file), path)
+        if not (self.header.complete and self.header.content_digest):
+            raise OutputError(f"{path}: expected a complete file of h5ingest, found another")
+        recode = self.header.options.get("recode")
+        self._codec = Recoding.parse(recode).codec if isinstance(recode, str) else None
+        self._opened: tuple[int, StoredGroup] | None = None
+        self._palettes: dict[int, NDArray[np.uint8] | None] = {}
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return os.stat(self._handle.path).st_size
+
+    @property
+    def is_recoded(self) -> bool:
+        """Whether images may have been coded anew: their forms are then not known by the layout."""
+        return self._codec is not None and KINDS[self.header.layout].keeps_files
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._opened = None
+        self._handle.close()
+
+    def group(self, number: int) -> StoredGroup:
+        """Return a group by its position among the file's `prefixes`.
+
+        Raises:
+            OutputError: it is not what the format has there.
+            SetupError: a filter is not available here.
+        """
+        if self._opened is None or self._opened[0] != number:
+            self._opened = None  # before the next one maps the file
+            with self._handle as file:
+                header = self.header
+                found = StoredGroup(self._handle, file, header.prefixes[number], header.layout)
+            self._opened = number, found
+        return self._opened[1]
+
+    def inside(self) -> ForkSafeFile:
+        """Return what to enter for methods of a group that do not do it themselves."""
+        return self._handle
+
+    def form(self, number: int, row: int, path: bytes) -> str:
+        """Return what becomes of an image: PNG, JPEG or AS_IT_IS.
+
+        Args:
+            number: of its group.
+            row: in the group.
+            path: of its source.
+
+        Raises:
+            SampleError: it is damaged.
+        """
+        if not KINDS[self.header.layout].keeps_files:
+            return PNG
+        if self._codec is None:
+            return AS_IT_IS
+        return self._form_of(self._values(number, row), path)
+
+    def image_file(self, number: int, row: int, form: str) -> bytes:
+        """Return an image as the bytes of a file, in the form that `form` says.
+
+        Raises:
+            SampleError: it is damaged.
+            OutputError: the file is not what it was.
+        """
+        if form == PNG:
+            return self.png(number, row)
+        data = self._values(number, row)
+        return encode.jpeg_of(data) if form == JPEG else data
+
+    def png(self, number: int, row: int) -> bytes:
+        """Return the pixels of an image as a PNG; of one that was padded, without the padding.
+
+        Raises:
+            SampleError: it is damaged.
+            OutputError: the file is not what it was.
+        """
+        group = self.group(number)
+        pixels: NDArray[Any] = self._read(group.images.one, row)
+        if not KINDS[self.header.layout].keeps_files:  # else its bytes have been compared
+            self._compare(group, row, pixels)
+        if group.sizes is not None:
+            height, width = group.sizes[row].tolist()
+            if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
+                raise SampleError("damaged", f"a size of {height}x{width} in {pixels.shape}")
+            pixels = pixels[:height, :width]
+        if not pixels.size:
+            raise SampleError("damaged", f"an image of {pixels.shape}")
+        palette = self._palette(number) if pixels.ndim == 2 and pixels.dtype == np.uint8 else None
+        return encode.png(pixels, palette)
+
+    def _form_of(self, data: bytes, path: bytes) -> str:
+        """Return the form of an image of a file whose images may have been coded anew.
+
+        Those that would have grown are as they were; and what has the name of the codec's own
+        format was of it before, or shows the same pixels in it.
+        """
+        found = format_of(data[:HEAD_BYTES])
+        assert self._codec is not None, "else nothing was coded anew"
+        wanted = _FORMATS[self._codec]
+        if found != wanted or EXTENSIONS.get(os.path.splitext(path)[1].lower()) == wanted:
+            return AS_IT_IS
+        return JPEG if encode.is_made_of_jpeg(data) else PNG
+
+    def _values(self, number: int, row: int) -> bytes:
+        group = self.group(number)
+        assert isinstance(group.images, Ragged), "it keeps files"
+        found: NDArray[np.uint8] = self._read(group.images.values, row)
+        self._compare(group, row, found)
+        return found.tobytes()
+
+    def _read(self, read: Any, row: int) -> Any:
+        try:
+            return read(row)
+        except OutputError as error:
+            with self._handle:  # raises if it is due to a change of the file
+                pass
+            reason = str(error).removeprefix(f"{self._handle.path}: ").removesuffix(ADVICE)
+            raise SampleError("damaged", reason) from None
+
+    def _compare(self, group: StoredGroup, row: int, values: NDArray[Any]) -> None:
+        wanted = int(group.checksums[row])
+        found = xxh3_64_intdigest(np.ascontiguousarray(values))  # type: ignore[arg-type]  # a buffer
+        if found != wanted:
+            raise SampleError("damaged", f"expected the checksum {wanted:016x}, found {found:016x}")
+
+    def _palette(self, number: int) -> NDArray[np.uint8] | None:
+        if number not in self._palettes:
+            group = self.group(number)
+            with self._handle:
+                self._palettes[number] = group.palette()
+        return self._palettes[number]
