@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 
@@ -32,6 +32,10 @@ def ingest(
     out: opt.Out,
     *,
     options: IngestOptions,
+    label: opt.Label = "parent",
+    group_by_folder: opt.GroupByFolder = None,
+    sniff: opt.Sniff = True,
+    hidden: opt.Hidden = False,
     progress: opt.IngestProgress = "auto",
     report: opt.Report = None,
     croissant: opt.Croissant = None,
@@ -53,11 +57,21 @@ def ingest(
         manifest.stat()
     except OSError as error:  # before anything is said of OUT
         raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
+    scan = None
+    if (label, group_by_folder, sniff, hidden) != ("parent", None, True, False):
+        from h5ingest.images.scan import ScanOptions  # few jobs scan a folder
+        from h5ingest.pipeline.image_files import is_listed
+
+        if not is_listed(manifest):
+            flags = "--label, --group-by-folder, --no-sniff and --hidden"
+            raise UsageError(f"{flags} go with a folder or archive, {manifest} is none")
+        scan = ScanOptions(label=label, group_level=group_by_folder, hidden=hidden, sniff=sniff)
     ctx.obj.request = IngestRequest(
         source=manifest,
         recompresses=False,
         out=out,
         options=options,
+        scan=scan,
         command=shlex.join(["h5ingest", *sys.argv[1:]]),
         progress=progress,
         report=report,
@@ -100,6 +114,7 @@ def recompress(
         recompresses=True,
         out=out,
         options=options,
+        scan=None,
         command=shlex.join(["h5ingest", *sys.argv[1:]]),
         progress=progress,
         report=report,
@@ -142,7 +157,9 @@ def manifest(
     ctx: typer.Context,
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder with images at any depth."),
+        typer.Argument(
+            metavar="DIR", help="Folder or archive (.tar, .zip) of images, at any depth."
+        ),
     ],
     out: Annotated[
         Path,
@@ -153,30 +170,9 @@ def manifest(
             help="The manifest: commas in .csv, else tabs; - for standard output.",
         ),
     ],
-    label: Annotated[
-        Literal["parent", "path", "none"],
-        typer.Option(
-            help="parent: the name of the image's folder. path: all folders from DIR on, but for "
-            "the group's."
-        ),
-    ] = "parent",
-    group_by_folder: Annotated[
-        int | None,
-        typer.Option(
-            metavar="LEVEL",
-            min=1,
-            help="Write a column group: 1 for the names of the folders in DIR (train, test ...), "
-            "2 for those of the folders in these, and so on.",
-        ),
-    ] = None,
-    sniff: Annotated[
-        bool,
-        typer.Option(
-            "--sniff/--no-sniff",
-            help="The first bytes of a file decide whether it is an image; or its name alone, "
-            "which opens no file: for millions of them on a network file system.",
-        ),
-    ] = True,
+    label: opt.Label = "parent",
+    group_by_folder: opt.GroupByFolder = None,
+    sniff: opt.Sniff = True,
     index: Annotated[
         bool,
         typer.Option(
@@ -185,9 +181,7 @@ def manifest(
             "each file once, whatever its layout.",
         ),
     ] = False,
-    hidden: Annotated[
-        bool, typer.Option("--hidden", help="Look at files and folders that begin with a dot too.")
-    ] = False,
+    hidden: opt.Hidden = False,
     absolute: Annotated[
         bool,
         typer.Option(

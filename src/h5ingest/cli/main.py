@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from h5ingest.cli import streams
@@ -131,7 +132,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     interrupt = Interrupt()
     interrupt.install()
     from h5ingest.mpi.async_sum import while_rank_0_works
-    from h5ingest.pipeline.run import ingest, recompress  # not for --help
+    from h5ingest.pipeline import run  # not for --help
 
     # What has been imported stays for good. The garbage collector would search it again each time
     # that some ten thousand small objects have been made, for 10 ms.
@@ -147,7 +148,8 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
         comm.watch.start(request.options.peer_timeout_s)
     try:
         with _shown(request, comm) as watch:
-            report = (recompress if request.recompresses else ingest)(
+            do = run.recompress if request.recompresses else partial(run.ingest, scan=request.scan)
+            report = do(
                 request.source,
                 request.out,
                 request.options,

@@ -22,6 +22,38 @@ Progress = Annotated[_ProgressStyle, _progress()]
 Quiet = Annotated[bool, _quiet()]
 IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an ingest.")]
 
+# Of `manifest`, and of `ingest` if it is given a folder or archive:
+
+_found = partial(typer.Option, rich_help_panel="What is found in a folder or archive")
+
+Label = Annotated[
+    Literal["parent", "path", "none"],
+    _found(
+        help="parent: the name of the image's folder. path: all folders from the top on, but for "
+        "the group's."
+    ),
+]
+GroupByFolder = Annotated[
+    int | None,
+    _found(
+        metavar="LEVEL",
+        min=1,
+        help="Make groups, or in a manifest a column group: 1 for the names of the folders at the "
+        "top (train, test ...), 2 for those of the folders in these, and so on.",
+    ),
+]
+Sniff = Annotated[
+    bool,
+    _found(
+        "--sniff/--no-sniff",
+        help="The first bytes of a file decide whether it is an image; or its name alone, which "
+        "opens no file: for millions of them on a network file system.",
+    ),
+]
+Hidden = Annotated[
+    bool, _found("--hidden", help="Look at files and folders that begin with a dot too.")
+]
+
 # Of `ingest` and `recompress`:
 
 _TOLD: Final = "What is told"
@@ -32,7 +64,9 @@ Manifest = Annotated[
     typer.Argument(
         metavar="MANIFEST",
         help="Text file with one image a line: a path, or a path, a tab and a label; or a "
-        "table (.csv, .tsv) whose first line names its columns, the first of them 'path'.",
+        "table (.csv, .tsv) whose first line names its columns, the first of them 'path'. Or a "
+        "folder, or an archive (.tar, .zip): all images in it, at any depth. Paths may go on "
+        "behind an archive as behind a folder.",
     ),
 ]
 In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]

@@ -18,11 +18,13 @@ class IngestRequest:
     """One call of `ingest`, or of `recompress`, as the command line asks for it."""
 
     source: Path
-    """The manifest, or the file to recompress."""
+    """The manifest or folder, or the file to recompress."""
     recompresses: bool
     """Whether it is the latter."""
     out: Path
     options: IngestOptions
+    scan: ScanOptions | None
+    """How a folder is scanned, if that is not by default."""
     command: str
     """What the user typed."""
     progress: str

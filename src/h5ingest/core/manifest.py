@@ -49,14 +49,23 @@ class Manifest:
     """Sorted cells of that column; one empty name where there is no such column."""
     group_rows: tuple[int, ...]
     """Samples in each group."""
+    listed: Path | None = None
+    """What a job has made it of; None: the user has written it, and knows its lines."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.listed or self.path)
 
     def lines_of(self, indices: Sequence[int]) -> dict[int, int]:
         """Return the 1-based line of each of these samples, for messages.
 
         Reads the manifest up to the last of them, some million lines a second. Samples that it
-        no longer has are left out.
+        no longer has are left out, and so are all of one that the user has not written.
         """
         found: dict[int, int] = {}
+        if self.listed is not None:
+            return found
         wanted = sorted(set(indices), reverse=True)
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             file.seek(self.dialect.body_start)

@@ -5,15 +5,22 @@ May not: know a communicator, a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.packed_strings import PackedStrings
+
+_BLOCK: Final = 4096
+ARCHIVES: Final = (b".tar", b".zip")
+"""What the names of archives end in, in any case."""
+WITHIN: Final = re.compile(rb"(?:%s)/" % b"|".join(map(re.escape, ARCHIVES)), re.IGNORECASE)
+"""Matches in the path of a file in an archive, and in few others."""
 
 PLACE: Final = np.dtype([("spool", "<i4"), ("at", "<i8"), ("checksum", "<u8")])
 """Where the recoded bytes of an image lie until they are stored: the number of the spool, the first
@@ -25,6 +32,39 @@ NOWHERE: Final = np.array((-1, 0, 0), PLACE)
 def no_places() -> NDArray[np.void]:
     """Return (0,) `PLACE`, where no image is recoded."""
     return np.zeros(0, PLACE)
+
+
+MEMBER: Final = np.dtype(
+    [("archive", "<i4"), ("how", "u1"), ("at", "<i8"), ("stored", "<i8"), ("size", "<i8"),
+     ("crc", "<u4")]
+)  # fmt: skip
+"""Where the file of a sample lies: the number of the archive, -1 if it lies in none; in which form;
+the first byte; bytes there, and as a file; CRC-32 of the file, where the archive has it."""
+
+Within = tuple[bytes, tuple[int, int, int, int, int, int]]
+"""The path of a file, and its `MEMBER`: what is read for a sample where there are archives."""
+
+
+def may_be_within(text: bytes) -> bool:
+    """Return whether one of these paths, one after the other, may be that of a file in an archive.
+
+    >>> may_be_within(b"a.png" b"train.tar/a.png"), may_be_within(b"a.tar.png")
+    (True, False)
+    """
+    return WITHIN.search(text) is not None
+
+
+def no_members() -> NDArray[np.void]:
+    """Return (0,) `MEMBER`, where there are no archives."""
+    return np.zeros(0, MEMBER)
+
+
+def files_of(paths: PackedStrings, members: NDArray[np.void]) -> Iterable[bytes | Within]:
+    """Return what is read for samples: (n,) paths, or, if there are (n,) `MEMBER`, with those."""
+    if not len(members):
+        return paths
+    blocks = (members[k : k + _BLOCK].tolist() for k in range(0, len(members), _BLOCK))
+    return zip(paths, chain.from_iterable(blocks), strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +92,8 @@ class Samples:
     """(n,) HDF5 path of the image's dataset, where it is given; else empty."""
     places: NDArray[np.void] = field(default_factory=no_places)
     """(n,) `PLACE`; (0,) without `--recode`."""
+    members: NDArray[np.void] = field(default_factory=no_members)
+    """(n,) `MEMBER`; (0,) if no sample's file lies in an archive."""
 
     def image_shape(self, k: int) -> tuple[int, ...]:
         """Return (H, W) or (H, W, C) of an image as stored, by its position in these arrays."""
@@ -77,6 +119,7 @@ class Samples:
             folders=self.folders.slice(local) if len(self.folders) else self.folders,
             names=self.names.slice(local) if len(self.names) else self.names,
             places=self.places[cut],
+            members=self.members[cut],
         )
 
     def fingerprint(self) -> int:
@@ -110,4 +153,5 @@ class Samples:
             folders=PackedStrings.concatenate(part.folders for part in parts),
             names=PackedStrings.concatenate(part.names for part in parts),
             places=np.concatenate([part.places for part in parts]),
+            members=np.concatenate([part.members for part in parts]),
         )

@@ -43,7 +43,6 @@ class Attribute(StrEnum):
     SCHEMA = "schema"
     """`h5ingest`, the layout and the version."""
     STATUS = "status"
-    """`complete`."""
     GROUPS = "groups"
     """JSON: names of the HDF5 groups that hold samples; missing: the root group does."""
     N_SAMPLES = "n_samples"
@@ -61,14 +60,15 @@ class Attribute(StrEnum):
     H5INGEST_VERSION = "h5ingest_version"
     MANIFEST_NAME = "manifest_name"
     MANIFEST_SHA256 = "manifest_sha256"
+    SCAN = "scan"
+    """JSON: how the images were found, where the manifest was a folder or an archive."""
     COMMAND = "command"
 
 
 GROUP_NAME: Final = "name"
 """Attribute of an HDF5 group of samples: its name as the manifest has it."""
 CHUNKING: Final = "chunking"
-"""Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images when it was written; of a tree's images,
-the numbers of their filters."""
+"""Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images then; of a tree's, ids of filters."""
 FEWEST_FILTERED: Final = 16
 """Values of the smallest image that a tree filters; of a smaller one its bytes are summed."""
 PALETTE: Final = "palette"

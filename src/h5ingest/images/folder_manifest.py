@@ -15,10 +15,11 @@ from typing import Self
 
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError, SampleError
+from h5ingest.core.sample_table import Within
 from h5ingest.images import decode
 from h5ingest.images.folders import Folder, Kind, kind_of, look_into
 from h5ingest.images.header_index import Recorder
-from h5ingest.images.prefetch import Prefetcher
+from h5ingest.images.prefetch import Prefetcher, Reader
 from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, SHOWN, Noted, ScanOptions, Tally, note
 
 
@@ -92,14 +93,21 @@ class Found:
 class FolderScan:
     """What of a scan takes long: asking the system about many folders, names or files."""
 
-    def __init__(self, form: Form) -> None:
-        """Prepare; looks at nothing."""
+    def __init__(self, form: Form, read: Reader | None = None) -> None:
+        """Prepare; looks at nothing.
+
+        Args:
+            form: of the manifest.
+            read: reads the files of an archive; None: the folder is one.
+        """
         options = form.options
         self._form = form
         self._own_name = os.path.basename(os.path.abspath(form.base)) or b"/"
-        self._recorder = Recorder(form.base) if options.index else None
+        if read is not None:
+            self._own_name = os.path.splitext(self._own_name)[0]
         limit = decode.HEAD_BYTES if options.index else HEAD_BYTES
-        self._files = Prefetcher(form.base, limit=limit)
+        self._files = Prefetcher(form.base, limit=limit, read=read)
+        self._recorder = Recorder(self._files.read_whole) if options.index else None
         # Images of a folder come together.
         self._chosen = functools.lru_cache(maxsize=1024)(self._label_and_group)
 
@@ -118,17 +126,18 @@ class FolderScan:
         """Return what each of these names means."""
         return self._files.each(kind_of, paths)
 
-    def files(self, paths: list[bytes]) -> Found:
+    def files(self, files: list[bytes | Within]) -> Found:
         """Return the images among these files; paths are relative to the scanned folder."""
         tally = Tally()
         lines, records = [], []
-        read = self._files.read(paths) if self._form.options.sniff else repeat(None)
-        for path, file in zip(paths, read, strict=False):
-            if tally.is_image(path, file):
+        read = self._files.read(files) if self._form.options.sniff else repeat(None)
+        for file, found in zip(files, read, strict=False):
+            path = file if isinstance(file, bytes) else file[0]
+            if tally.is_image(path, found):
                 lines.append(self._line(path, tally))
                 if self._recorder is not None:
-                    head = (b"", 0) if file is None or isinstance(file, SampleError) else file
-                    records.append(self._recorder.record(path, *head))
+                    head = (b"", 0) if found is None or isinstance(found, SampleError) else found
+                    records.append(self._recorder.record(file, *head))
         return Found(b"".join(lines), b"".join(records), tally)
 
     def _label_and_group(self, folder: bytes) -> tuple[bytes, bytes]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
-from h5ingest.images import source_files
 from h5ingest.images.decode import Prober
+from h5ingest.images.prefetch import Reader
 
 FORMAT: Final = "h5ingest index 1"
 SEEN: Final = np.dtype(
@@ -38,16 +38,16 @@ def index_of(manifest: Path) -> Path:
 class Recorder:
     """Makes the records of an index."""
 
-    def __init__(self, folder: bytes) -> None:
-        """Begin; `folder` is what paths are relative to."""
-        self._folder = folder
+    def __init__(self, read: Reader) -> None:
+        """Begin; `read` reads all of a file, and tells its size."""
+        self._read = read
         self._probe = Prober()
 
-    def record(self, path: bytes, head: bytes, size: int) -> bytes:
+    def record(self, file: Any, head: bytes, size: int) -> bytes:
         """Return what one image is, as a record.
 
         Args:
-            path: of its file.
+            file: what of it is read.
             head: the first bytes of it, all if there are few.
             size: of the file, in bytes.
         """
@@ -55,7 +55,7 @@ class Recorder:
         try:
             spec = self._probe(head, whole=len(head) == size)
             if spec is None:
-                data, size = source_files.read(os.path.join(self._folder, path))
+                data, size = self._read(file)
                 spec = self._probe(data)
             if spec is not None:
                 record[()] = (*_numbers(spec), size)

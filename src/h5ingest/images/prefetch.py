@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ _MOST_TASKS: Final = 8
 go on while a batch is decoded and written."""
 _NAP_S: Final = 0.02
 
+Reader = Callable[..., tuple[bytes, int]]
 Read = tuple[bytes, int] | SampleError
 """The result for a file: its bytes and its size, or why it cannot be read."""
 
@@ -66,6 +67,7 @@ class Prefetcher:
         *,
         end: bytes = b"",
         limit: int | None = None,
+        read: Reader | None = None,
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; reads nothing.
@@ -75,10 +77,12 @@ class Prefetcher:
             readers: threads that read ahead; 0: none; None: a default number, if files are slow.
             end: see `source_files.read`.
             limit: see `source_files.read`; may be set anew while files are read.
+            read: reads one file, as `source_files.read` does; None: that.
             waiting: called every 20 ms while this waits for a thread.
         """
         self._source_folder = source_folder
         self._end = end
+        self._read = read
         self._waiting = waiting
         self._readers = readers
         self._n_threads = readers or READERS
@@ -106,20 +110,30 @@ class Prefetcher:
         if self._folder is not None:
             os.close(self._folder)
 
-    def read(self, paths: Iterable[bytes]) -> Iterator[Read]:
+    def read(self, paths: Iterable[Any]) -> Iterator[Read]:
         """Return the results that `read_some` yields, one by one."""
         return chain.from_iterable(self.read_some(paths))
 
-    def read_some(self, paths: Iterable[bytes]) -> Iterator[list[Read]]:
+    def read_whole(self, path: Any) -> tuple[bytes, int]:
+        """Return all of one file, and its size; see `source_files.read`."""
+        read = self._read or source_files.read
+        return read(self._full(path), None, folder=self._folder)
+
+    def _full(self, path: Any) -> Any:
+        """Return a path as it is read where the source folder cannot be opened."""
+        if self._folder is not None or self._read is not None:
+            return path
+        return os.path.join(self._source_folder, path)
+
+    def read_some(self, paths: Iterable[Any]) -> Iterator[list[Read]]:
         """Yield the results for all files, in order, as many at a time as were read at once.
 
         Args:
-            paths: relative to the source folder, or absolute; consumed ahead of need.
+            paths: relative to the source folder, or absolute; or what else `read` takes. Consumed
+                ahead of need.
         """
-        left = iter(paths)
-        if self._folder is None:
-            left = (os.path.join(self._source_folder, path) for path in left)
-        tasks: deque[tuple[list[bytes], Future[_Some]]] = deque()
+        left = iter(paths) if self._folder is not None else map(self._full, paths)
+        tasks: deque[tuple[list[Any], Future[_Some]]] = deque()
         n_files, n_tasks = 1, _TASKS * self._n_threads
         while True:
             while self._ahead and len(tasks) < n_tasks:
@@ -151,10 +165,11 @@ class Prefetcher:
             found += self._threads().map(ask, paths[len(found) :])
         return found
 
-    def _some(self, paths: Iterator[bytes], most_s: float = _SECONDS) -> _Some:
+    def _some(self, paths: Iterator[Any], most_s: float = _SECONDS) -> _Some:
         """Read the next few files, and no more after so many seconds."""
         found: list[Read] = []
-        read, folder, end, limit = source_files.read, self._folder, self._end, self.limit
+        read, folder = self._read or source_files.read, self._folder
+        end, limit = self._end, self.limit
         n_bytes, started_s = 0, time.perf_counter()
         for path in islice(paths, _FILES):
             try:
@@ -168,7 +183,7 @@ class Prefetcher:
         seconds = time.perf_counter() - started_s
         return _Some(found, n_bytes, seconds)
 
-    def _start(self, paths: list[bytes]) -> Future[_Some]:
+    def _start(self, paths: list[Any]) -> Future[_Some]:
         return self._threads().submit(self._some, iter(paths), math.inf)
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -178,7 +193,7 @@ class Prefetcher:
             self._pool = ThreadPoolExecutor(self._n_threads, "read ahead")
         return self._pool
 
-    def _finish(self, paths: list[bytes], future: Future[_Some]) -> _Some:
+    def _finish(self, paths: list[Any], future: Future[_Some]) -> _Some:
         """Wait for a thread's results; files it left out, to save memory, are read here."""
         while True:
             try:

@@ -44,7 +44,7 @@ def read(
     try:
         fd = os.open(path, _FLAGS, dir_fd=folder)
     except OSError as error:
-        raise _explain(error) from None
+        raise explained(error) from None
     try:
         if end:
             most = _SMALL if limit is None else limit
@@ -56,7 +56,7 @@ def read(
                 return data, len(data)
         return _read_known(fd, limit)
     except OSError as error:
-        raise _explain(error) from None
+        raise explained(error) from None
     finally:
         os.close(fd)
 
@@ -81,7 +81,8 @@ def _read_known(fd: int, limit: int | None) -> tuple[bytes, int]:
     return data, size
 
 
-def _explain(error: OSError) -> SampleError:
+def explained(error: OSError) -> SampleError:
+    """Return the failure of a sample whose file the system does not give."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SampleError("missing", "no such file")
     return SampleError("unreadable", error.strerror or str(error))

@@ -35,8 +35,9 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.partition import batches, unit
 from h5ingest.core.sampling import evenly, spread
 from h5ingest.core.units import MIB
-from h5ingest.images import source_files
+from h5ingest.images.archives import PathReader
 from h5ingest.images.decode import decode_into, probe
+from h5ingest.images.prefetch import Reader
 from h5ingest.inspect.codec_table import CodecReport, Measured
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.auto_compression import choose_from_files, sample_rows
@@ -95,9 +96,10 @@ def measure(
         IngestError: see `ingest`; a codec that returns other pixels is a `SetupError`.
     """
     manifest, samples = read_manifest(manifest_path, options, SerialComm())
-    source_folder = os.fsencode(os.path.abspath(options.root or manifest_path.parent))
+    root = os.path.abspath(options.root or manifest_path.parent)
+    read = PathReader(os.fsencode(root)).read
     rows = evenly(manifest.n_rows, n_wanted)
-    sample = _decode([(row, samples.paths[row]) for row in rows], source_folder, options, manifest)
+    sample = _decode([(row, samples.paths[row]) for row in rows], read, options, manifest)
     bytes_raw = sum(pixels.nbytes for pixels in sample.stacks.values())
     image_bytes = bytes_raw // sum(map(len, sample.stacks.values()))
     auto = choose_from_files(
@@ -106,7 +108,7 @@ def measure(
             for row in sample_rows(manifest.n_rows, image_bytes, options)
         ],
         [OutputSpec(channels=None, dtype=None, size=None)] * len(manifest.group_names),
-        source_folder,
+        read,
         options,
         names=manifest.group_names,
     )
@@ -152,7 +154,7 @@ def measure(
 
 
 def _decode(
-    rows: list[tuple[int, bytes]], source_folder: bytes, options: IngestOptions, manifest: Manifest
+    rows: list[tuple[int, bytes]], read: Reader, options: IngestOptions, manifest: Manifest
 ) -> _Sample:
     """Read and decode images, evenly spread, until their pixels take `MOST_BYTES`."""
     failures: list[Failure] = []
@@ -161,7 +163,7 @@ def _decode(
     for at in spread(len(rows)):
         index, path = rows[at]
         try:
-            data, _ = source_files.read(os.path.join(source_folder, path))
+            data, _ = read(path)
             spec = probe(data, max_pixels=options.max_pixels)
             assert spec is not None, "probe was given the whole file"
             if images and n_raw + spec.n_bytes > MOST_BYTES:

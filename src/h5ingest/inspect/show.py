@@ -253,7 +253,7 @@ def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
         if name in _SHOWN_ABOVE:
             continue
         text = str(value)
-        if name in (Attribute.OPTIONS, Attribute.LIBRARIES, Attribute.JOB):
+        if name in (Attribute.OPTIONS, Attribute.LIBRARIES, Attribute.JOB, Attribute.SCAN):
             text = _pairs(text)
         yield name, text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} …"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.images import source_files
+from h5ingest.images.archives import PathReader
 from h5ingest.images.conversion import Fit, Losses, convert_into
 from h5ingest.images.decode import check_intact, decode_into, decode_otherwise, probe
 from h5ingest.inspect.expected_specs import Expected
@@ -36,7 +36,7 @@ class Sources:
             folder: the source folder, what relative paths are relative to.
         """
         self.expected = expected
-        self._folder = os.fsencode(folder.absolute())
+        self._files = PathReader(os.fsencode(folder.absolute()))
         self._raw = options["samples"] == "raw"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
         self._fit = Fit(
@@ -64,7 +64,7 @@ class Sources:
         if self._encoded and stored_shape is not None:
             shape = stored_shape if stored_shape[2] > 1 else stored_shape[:2]
         try:
-            data, _ = source_files.read(os.path.join(self._folder, path))
+            data, _ = self._files.read(path)
             spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
             assert spec is not None, "probe was given the whole file"
             size = None

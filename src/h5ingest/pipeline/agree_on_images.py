@@ -150,7 +150,7 @@ def _refuse(
     if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
         first = os.fsdecode(os.path.join(folder, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
-            f"{manifest.path}: none of its {manifest.n_rows:,} files exists; the first was looked "
+            f"{manifest.name}: none of its {manifest.n_rows:,} files exists; the first was looked "
             f"for as {first}. Paths are relative to the manifest's folder unless --root DIR says "
             f"otherwise.",
             failures,
@@ -169,4 +169,4 @@ def _refuse(
     if (n_more := judged.n_misfits - len(judged.misfits)) > 0:
         problems.append(f"… and {n_more:,} groups more whose images do not fit together")
     if problems:
-        raise SamplesFailedError(f"{manifest.path}: " + "\n".join(problems), failures)
+        raise SamplesFailedError(f"{manifest.name}: " + "\n".join(problems), failures)

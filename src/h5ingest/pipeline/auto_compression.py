@@ -22,9 +22,10 @@ from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sampling import neighbours
 from h5ingest.core.units import MIB
-from h5ingest.images import source_files
+from h5ingest.images.archives import PathReader
 from h5ingest.images.conversion import Losses, convert_into
 from h5ingest.images.decode import Prober, decode_into
+from h5ingest.images.prefetch import Reader
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import fit_of
@@ -40,13 +41,14 @@ _MOST_IMAGES: Final = 1024
 _MOST_BYTES: Final = 16 * MIB
 """Pixels of the sample, but for one image: about two seconds of work."""
 
-Candidate = tuple[int, int, bytes]
-"""Index, group and path of an image."""
+Candidate = tuple[int, int, Any]
+"""Index and group of an image, and what of it is read."""
 
 
 def choose_codec(
     job: Job,
     source_folder: bytes,
+    read: Reader | None,
     manifest: Manifest,
     local: LocalSamples,
     probed: LocalProbe,
@@ -57,6 +59,7 @@ def choose_codec(
     Args:
         job: the run.
         source_folder: what relative paths are relative to.
+        read: see `Prefetcher`.
         manifest: of the samples.
         local: those of this rank.
         probed: what it found in their headers.
@@ -77,7 +80,7 @@ def choose_codec(
     first = local.indices.start
     told = job.comm.gather(
         {
-            row: (row, int(local.groups[row - first]), local.paths[row - first])
+            row: (row, int(local.groups[row - first]), local.file(row - first))
             for row in rows
             if row in local.indices
         }
@@ -91,7 +94,7 @@ def choose_codec(
                 chosen = choose_from_files(
                     [candidates[row] for row in rows],
                     outputs,
-                    source_folder,
+                    read or PathReader(source_folder).read,
                     job.options,
                     names=manifest.group_names,
                     not_coded=not_coded,
@@ -118,7 +121,7 @@ def sample_rows(n_rows: int, image_bytes: int, options: IngestOptions) -> list[i
 def choose_from_files(
     candidates: Iterable[Candidate],
     outputs: Sequence[OutputSpec],
-    source_folder: bytes,
+    read: Reader,
     options: IngestOptions,
     *,
     names: Sequence[bytes],
@@ -130,7 +133,7 @@ def choose_from_files(
     Args:
         candidates: those of `sample_rows`, in its order.
         outputs: what the images of each group become.
-        source_folder: what relative paths are relative to.
+        read: returns the bytes of one, and their number.
         options: how images are read, and for which layout.
         names: of all groups.
         not_coded: groups with images that HTJ2K cannot hold.
@@ -143,10 +146,10 @@ def choose_from_files(
     probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
     images: dict[int, tuple[int, int, NDArray[Any]]] = {}
     n_bytes = 0
-    for index, group, path in candidates:
+    for index, group, file in candidates:
         beat()
         try:
-            data, _ = source_files.read(os.path.join(source_folder, path))
+            data, _ = read(file)
             spec = probe(data)
             assert spec is not None, "probe was given the whole file"
             if images and n_bytes + outputs[group].apply(spec).n_bytes > _MOST_BYTES:

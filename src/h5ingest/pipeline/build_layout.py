@@ -151,7 +151,7 @@ def _run(
     elements of the group on the ranks before this one, (2,).
     """
     indices = np.arange(local.indices.start, local.indices.stop, dtype=np.int64)
-    paths, folders = local.paths, local.folders
+    paths, folders, members = local.paths, local.folders, local.members
     if mine is not None:
         indices = indices[mine]
         paths = PackedStrings.pack([paths[i] for i in mine.tolist()])
@@ -160,6 +160,7 @@ def _run(
         shapes = shapes[mine] if len(shapes) else shapes
         lengths = lengths[mine] if len(lengths) else lengths
         places = places[mine] if len(places) else places
+        members = members[mine] if len(members) else members
     first_row, first_element = before.tolist()
     return Samples(
         group=group,
@@ -171,4 +172,5 @@ def _run(
         lengths=lengths,
         folders=folders,
         places=places,
+        members=members,
     )

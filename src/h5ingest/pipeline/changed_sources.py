@@ -31,7 +31,8 @@ def count_changed(
     """Return of how many images the file was changed after the run that stored them began.
 
     The time of the last status change (ctime) counts: it cannot be set back, and every change of
-    content or attributes renews it. A file that is gone counts as changed. Not collective.
+    content or attributes renews it. A file that is gone counts as changed; one in an archive does
+    not: a job goes on only with archives that have not changed. Not collective.
 
     Args:
         shards: the images that this rank would have stored, had there been no other run.
@@ -41,11 +42,14 @@ def count_changed(
     """
     n_changed = 0
     for shard in shards:
+        archives = shard.samples.members["archive"]
         for run in earlier:
             for span in run.done[shard.group]:
                 for row in _begun(shard, span):
-                    path = shard.samples.paths[row - shard.samples.rows.start]
-                    n_changed += _changed(os.path.join(folder, path), run.time_ns)
+                    k = row - shard.samples.rows.start
+                    if not len(archives) or archives[k] < 0:
+                        path = os.path.join(folder, shard.samples.paths[k])
+                        n_changed += _changed(path, run.time_ns)
                     if row % _BEAT_FILES == 0:
                         beat()
     return n_changed

@@ -6,17 +6,19 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from h5ingest.core.errors import ManifestError
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.sample_columns import SampleColumns
-from h5ingest.core.sample_table import Samples
+from h5ingest.core.sample_table import ARCHIVES, Samples, may_be_within
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png_chunks import END
-from h5ingest.images.prefetch import FileCache, Prefetcher
+from h5ingest.images.prefetch import FileCache, Prefetcher, Reader
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.agree_on_images import REMEDY
 from h5ingest.pipeline.build_layout import build_layout
@@ -37,7 +39,19 @@ from h5ingest.storage.earlier_runs import Earlier
 from h5ingest.storage.job_files import about_left, refuse_other
 
 if TYPE_CHECKING:
+    from h5ingest.images.archive_table import Table
+    from h5ingest.images.archives import Archive, Archives
+    from h5ingest.pipeline.locate_members import Located
     from h5ingest.pipeline.recoding import Recoder
+
+_OTHER_ARCHIVES: Final = (b".gz", b".tgz", b".bz2", b".xz", b".zst", b".7z", b".rar")
+"""Of others the user is told what can be read."""
+
+
+def is_listed(path: Path) -> bool:
+    """Return whether this is a folder or an archive: no manifest, but one is to be made of it."""
+    is_packed = os.fsencode(path).lower().endswith((*ARCHIVES, *_OTHER_ARCHIVES))
+    return os.path.isdir(path) or (is_packed and os.path.isfile(path))
 
 
 class ImageFiles(Source):
@@ -57,6 +71,22 @@ class ImageFiles(Source):
     _recoder: Recoder | None = None
     """With `--recode`: has coded the images anew, and reads them."""
 
+    def __init__(self, path: Path) -> None:
+        """Read nothing yet; `path` is that of the manifest, mostly."""
+        super().__init__(path)
+        self._manifest_path = path
+        self._about: dict[str, object] = {}
+        """What a plan says about the source, beside the manifest."""
+        self._located: Located | None = None
+        self._archives: Archives | None = None
+        """Reads files that lie in archives, if there are any."""
+        self._tables: dict[bytes, tuple[Archive, Table]] = {}
+        """Archives whose tables this rank has made already, by their paths."""
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._archives = None
+
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`."""
         options, comm = job.options, job.comm
@@ -70,24 +100,29 @@ class ImageFiles(Source):
             with agreeing(comm):
                 check_available(Recoding.parse(options.recode))
         with job.phase("manifest"):
-            manifest, local = read_manifest(self.path, options, comm)
+            listed = self.path if self.path != self._manifest_path else None
+            manifest, local = read_manifest(self._manifest_path, options, comm, listed)
             self._manifest = manifest
+            local, warnings = self._locate(job, local)
         about = {
             "manifest": manifest.sha256,
             "root": os.fsdecode(self._folder),
             "delimiter": manifest.dialect.delimiter.decode(),
+            **self._about,
         }
         with job.phase("probe"), job.explaining_space(0):
             if options.recode is not None and not options.dry_run:
                 self._recoder = self._begin_recoding(job, options.recode, local, about)
             probed, known, self._seen = look_at_images(
-                job, self._folder, local, manifest, self._cache, self._recoder
+                job, self._folder, self._read, local, manifest, self._cache, self._recoder
             )
         if options.is_auto:
             from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
 
             with job.phase("sample"):
-                job.auto = choose_codec(job, self._folder, manifest, local, probed, known.outputs)
+                job.auto = choose_codec(
+                    job, self._folder, self._read, manifest, local, probed, known.outputs
+                )
             by_codec = {codec: job.filters(codec) for codec in job.auto.codecs}
             names = map(os.fsdecode, manifest.group_names)
             of_groups = [by_codec[job.auto.codec_of(name)] for name in names]
@@ -107,8 +142,35 @@ class ImageFiles(Source):
             n_bytes=known.n_bytes,
             palette=known.palette,
             conversions=known.conversions,
-            **_of_recoding(options),
+            warnings=warnings + _of_recoding(options),
+            image=_kind_recoded(options),
         )
+
+    @property
+    def _read(self) -> Reader | None:
+        """How files are read, if not from the file system."""
+        return None if self._archives is None else self._archives.read
+
+    def _locate(self, job: Job, local: LocalSamples) -> tuple[LocalSamples, tuple[str, ...]]:
+        """Return the samples, with where in archives they lie, and warnings. Collective."""
+        if self._located is None:
+            is_possible = may_be_within(self._folder + b"/") or may_be_within(local.paths.text)
+            if not any(job.comm.allgather(is_possible)):
+                return local, ()
+            from h5ingest.images.archives import Archives  # few jobs read from one
+            from h5ingest.pipeline.locate_members import locate_members
+
+            located = locate_members(local.paths, self._folder, job, self._tables)
+            self._tables.clear()
+            if located is None:
+                return local, ()
+            self._located = located
+            self._archives = Archives(located.archives, self._folder)
+            self._about["archives"] = {
+                os.fsdecode(each.path): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
+                for each in located.archives
+            }
+        return replace(local, members=self._located.members), self._located.warnings
 
     def _is_left_by_another_look(
         self, job: Job, about: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
@@ -149,6 +211,13 @@ class ImageFiles(Source):
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """See `Source.confirm`."""
         refuse_sources(job, self._folder, stats.failures)
+        with agreeing(job.comm):
+            if self._archives is not None and (changed := self._archives.changed()):
+                raise ManifestError(
+                    f"{os.fsdecode(changed[0])}: the archive was changed while the job ran; which "
+                    f"images were read before cannot be told, nothing is published. Begin anew "
+                    f"with --restart."
+                )
         if self._seen is None:
             return plan
         found = confirm(self._seen, stats.n_read_bytes, job.comm)
@@ -162,7 +231,9 @@ class ImageFiles(Source):
         if recoder is not None:
             for note in recoder.notes.to_plain():
                 stats.notes.add(*note)
-        with Prefetcher(self._folder, options.readers, end=END, waiting=heartbeat.beat) as files:
+        with Prefetcher(
+            self._folder, options.readers, end=END, read=self._read, waiting=heartbeat.beat
+        ) as files:
             yield FileLoader(
                 options,
                 files,
@@ -204,14 +275,15 @@ class ImageFiles(Source):
         return self._manifest.lines_of(indices)
 
 
-def _of_recoding(options: IngestOptions) -> dict[str, Any]:
-    """Return what a plan says of `--recode`."""
+def _kind_recoded(options: IngestOptions) -> str:
+    """Return what the images are, in words, with `--recode`."""
     if options.recode is None:
-        return {}
-    to = Recoding.parse(options.recode)
-    said: dict[str, Any] = {"image": f"image files, recoded as {to} where that is smaller"}
-    if options.dry_run:
-        said["warnings"] = (
-            "--dry-run codes no image: with --recode the file is going to be smaller",
-        )
-    return said
+        return ""
+    return f"image files, recoded as {Recoding.parse(options.recode)} where that is smaller"
+
+
+def _of_recoding(options: IngestOptions) -> tuple[str, ...]:
+    """Return what the user should know of `--recode`."""
+    if options.recode is None or not options.dry_run:
+        return ()
+    return ("--dry-run codes no image: with --recode the file is going to be smaller",)

@@ -73,6 +73,8 @@ class Job:
     """What `--compression auto` has chosen; None before, and without it."""
     fence: Fence | None = None
     """Guards the file."""
+    has_scan: bool = False
+    """On rank 0: whether what it found in a folder lies beside the file."""
     file_number: int = 0
     """On rank 0: inode of the unfinished file; 0 before it is there."""
 
@@ -131,7 +133,17 @@ class Job:
             yield
         finally:
             if lock is not None:
+                if self.has_scan:
+                    with contextlib.suppress(OSError, OutputError):  # it would only be litter
+                        self._remove_scan()
                 lock.release()
+
+    def _remove_scan(self) -> None:
+        """Remove what was found in a folder, unless an unfinished job is there to go on with."""
+        if self.fence is not None:
+            self.fence.check(now=True)
+        if not os.path.lexists(self.paths.partial):
+            self.paths.scan.unlink(missing_ok=True)
 
     def check_lock(self) -> None:
         """Raise if another job has taken the output over. Not collective.

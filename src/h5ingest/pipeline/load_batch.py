@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.sample_table import Samples
+from h5ingest.core.sample_table import Samples, files_of
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.images.conversion import Fit, Losses, convert_into, holds
 from h5ingest.images.decode import Prober, decode_into
@@ -87,7 +87,7 @@ class FileLoader(Loader[bytes | SampleError]):
         recoded = np.zeros(len(lacking), np.bool_)
         if self._recoded is not None:
             recoded = samples.places["spool"] >= 0
-        paths = compress(samples.paths, (lacking & ~recoded).data)
+        paths = compress(files_of(samples.paths, samples.members), (lacking & ~recoded).data)
         read = chain.from_iterable(map(self._contents, self._files.read_some(paths)))
         take = self._cache.take
         where = zip(samples.indices.data, lacking.data, recoded.data, strict=True)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, SamplesFailedError
 from h5ingest.core.manifest import Manifest
 from h5ingest.images.header_index import index_of, load
-from h5ingest.images.prefetch import FileCache
+from h5ingest.images.png_chunks import END
+from h5ingest.images.prefetch import FileCache, Prefetcher, Reader
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.agree_on_images import ProbeResult, agree_on_images
 from h5ingest.pipeline.first_look import agree_on_first, looked_at_first, may_begin
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def look_at_images(
     job: Job,
     folder: bytes,
+    read: Reader | None,
     local: LocalSamples,
     manifest: Manifest,
     cache: FileCache,
@@ -43,6 +45,7 @@ def look_at_images(
     Args:
         job: the run.
         folder: that relative paths are relative to.
+        read: see `Prefetcher`.
         local: the samples that this rank has read.
         manifest: all samples.
         cache: takes files that are read whole.
@@ -55,19 +58,19 @@ def look_at_images(
     Raises:
         OutputError, SamplesFailedError: see `_agree_on_images`.
     """
-    options, comm = job.options, job.comm
+    options, comm, source = job.options, job.comm, (folder, read)
     known = _in_index(job, local, manifest) if recoder is None else None
     if known is not None:
         unknown = np.flatnonzero(known["height"] == 0).tolist()
-        probed = _probe(job, folder, local, unknown, cache, known)
+        probed = _probe(job, source, local, unknown, cache, known)
         if seen := agree_on_first(probed, len(known), 0, manifest, options, comm):
             return probed, _expected(seen), seen
     elif may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
-        probed = _probe(job, folder, local, some, cache)
+        probed = _probe(job, source, local, some, cache)
         if seen := agree_on_first(probed, len(some), cache.n_bytes, manifest, options, comm):
             return probed, _expected(seen), seen
-    probed = _probe(job, folder, local, range(len(local.paths)), cache, recoder=recoder)
+    probed = _probe(job, source, local, range(len(local.paths)), cache, recoder=recoder)
     return probed, _agree_on_images(job, folder, probed, local, manifest), None
 
 
@@ -95,7 +98,7 @@ def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.v
 
 def _probe(
     job: Job,
-    folder: bytes,
+    source: tuple[bytes, Reader | None],
     local: LocalSamples,
     which: Sequence[int],
     cache: FileCache,
@@ -106,10 +109,12 @@ def _probe(
     stats, n_images = RankStats(), sum(job.comm.allgather(len(which)))
     heartbeat = Heartbeat(job, "recode" if recoder else "probe", n_images, stats)
     probed: LocalProbe | None = None
-    with contextlib.suppress(StopRequested):
-        probed = probe_images(
-            local, which, known, folder, job.options, cache, stats, heartbeat, recoder
-        )
+    (folder, read), options = source, job.options
+    with (
+        contextlib.suppress(StopRequested),
+        Prefetcher(folder, options.readers, end=END, read=read, waiting=heartbeat.beat) as files,
+    ):
+        probed = probe_images(local, which, known, files, options, cache, stats, heartbeat, recoder)
     heartbeat.finish()
     if recoder is not None:
         recoder.finish()

@@ -6,7 +6,6 @@ Nothing has been written yet.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -20,10 +19,9 @@ from h5ingest.core.errors import Failure, SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.sample_table import no_places
-from h5ingest.images import source_files
+from h5ingest.core.sample_table import files_of, no_places
 from h5ingest.images.decode import HEAD_BYTES, Prober
-from h5ingest.images.png_chunks import END, palette
+from h5ingest.images.png_chunks import palette
 from h5ingest.images.prefetch import FileCache, Prefetcher, Read
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.rank_stats import RankStats
@@ -58,7 +56,7 @@ def probe_images(
     local: LocalSamples,
     which: Sequence[int],
     known: NDArray[np.void] | None,
-    folder: bytes,
+    files: Prefetcher,
     options: IngestOptions,
     cache: FileCache,
     stats: RankStats,
@@ -72,7 +70,7 @@ def probe_images(
         which: positions among them of those to look at, in order.
         known: (n,) `header_index.SEEN`, what is known of the others; None: nothing, and they are
             not counted.
-        folder: that relative paths are relative to.
+        files: reads them; with or without limit.
         options: how headers are read, and for which layout.
         cache: takes the files that are read whole; what is in it is not read again.
         stats: counts the images probed, and those that cannot be read.
@@ -89,10 +87,7 @@ def probe_images(
     shapes, file_sizes = _of_all(known, len(local.paths))
     stored_sizes = file_sizes if recoder is None else file_sizes.copy()
     first = local.indices.start
-    files = Prefetcher(
-        folder, options.readers, end=END, waiting=heartbeat.beat,
-        limit=HEAD_BYTES if cache.full and recoder is None else None,
-    )  # fmt: skip
+    files.limit = HEAD_BYTES if cache.full and recoder is None else None
 
     def look_at(i: int, file: Read) -> None:
         """Note what one file is, and keep it if it is stored as it is."""
@@ -102,7 +97,7 @@ def probe_images(
             data, size = file
             spec = probe(data, whole=len(data) == size)
             if spec is None:
-                data, size = source_files.read(os.path.join(folder, local.paths[i]))
+                data, size = files.read_whole(local.file(i))
                 spec = probe(data)
                 assert spec is not None, "the whole file tells"
             stored = size if recoder is None else recoder(i, data, spec)
@@ -116,24 +111,23 @@ def probe_images(
         if stored == size:
             cache.keep([first + i], [(data, size)])
 
-    with files:
-        for at, some in _read(files, cache, local, which):
-            heartbeat.beat_if_due()
-            found = [file for file in some if not isinstance(file, SampleError)]
-            alike: ImageSpec | None = None
-            if len(found) == len(some) and recoder is None and not raw:
-                alike = probe.alike([data for data, _ in found])
-            if alike is not None:
-                shapes[at], file_sizes[at] = _shape(alike), [size for _, size in found]
-                cache.keep((first + at).tolist(), found)
-                stats.n_done += len(some)
-            else:
-                for i, file in zip(at.tolist(), some, strict=True):
-                    heartbeat.beat_if_due()
-                    stats.n_done += 1
-                    look_at(i, file)
-            if cache.full and recoder is None:
-                files.limit = HEAD_BYTES
+    for at, some in _read(files, cache, local, which):
+        heartbeat.beat_if_due()
+        found = [file for file in some if not isinstance(file, SampleError)]
+        alike: ImageSpec | None = None
+        if len(found) == len(some) and recoder is None and not raw:
+            alike = probe.alike([data for data, _ in found])
+        if alike is not None:
+            shapes[at], file_sizes[at] = _shape(alike), [size for _, size in found]
+            cache.keep((first + at).tolist(), found)
+            stats.n_done += len(some)
+        else:
+            for i, file in zip(at.tolist(), some, strict=True):
+                heartbeat.beat_if_due()
+                stats.n_done += 1
+                look_at(i, file)
+        if cache.full and recoder is None:
+            files.limit = HEAD_BYTES
     kinds = count(local.groups, shapes, first)
     n_bytes = int(file_sizes.sum())
     if KINDS[options.layout].uniform:
@@ -175,7 +169,7 @@ def _read(
     unread = at[lacking]
     wanted = np.zeros(len(local.paths), np.bool_)
     wanted[unread] = True
-    for some in files.read_some(compress(local.paths, wanted.data)):
+    for some in files.read_some(compress(files_of(local.paths, local.members), wanted.data)):
         yield unread[: len(some)], some
         unread = unread[len(some) :]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate
 from operator import or_
@@ -29,6 +29,7 @@ from h5ingest.core.manifest import (
 from h5ingest.core.manifest_dialect import Dialect, LineError, sniff
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
+from h5ingest.core.sample_table import Within, no_members
 from h5ingest.mpi.comm import Comm, agreeing
 
 
@@ -44,10 +45,24 @@ class LocalSamples:
     """(n,) position of each sample's group in `Manifest.group_names`."""
     folders: PackedStrings
     """(n,) names of HDF5 groups, where each image has a dataset of its own; else empty."""
+    members: NDArray[np.void] = field(default_factory=no_members)
+    """(n,) `MEMBER`; (0,) if no file lies in an archive, as far as is known."""
+
+    def file(self, i: int) -> bytes | Within:
+        """Return what is read for a sample, by its position; see `files_of`."""
+        return (self.paths[i], self.members[i].item()) if len(self.members) else self.paths[i]
 
 
-def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manifest, LocalSamples]:
+def read_manifest(
+    path: Path, options: IngestOptions, comm: Comm, listed: Path | None = None
+) -> tuple[Manifest, LocalSamples]:
     """Return the manifest, and the lines that this rank has read. Collective.
+
+    Args:
+        path: the file.
+        options: for its `delimiter`, `group_by` and `layout`.
+        comm: all ranks.
+        listed: see `Manifest`.
 
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
@@ -96,6 +111,7 @@ def read_manifest(path: Path, options: IngestOptions, comm: Comm) -> tuple[Manif
         group_by=options.group_by,
         group_names=group_names,
         group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
+        listed=listed,
     )
     folders = PackedStrings.pack([])
     if coded == "label" and options.group_by is None:

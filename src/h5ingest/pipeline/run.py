@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from h5ingest.core.errors import (
     MisfitError,
@@ -26,7 +27,7 @@ from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.image_files import ImageFiles
+from h5ingest.pipeline.image_files import ImageFiles, is_listed
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
@@ -46,6 +47,9 @@ from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.journal import Run
 from h5ingest.storage.writer_choice import WriterChoice, choose_writer, open_writer
 
+if TYPE_CHECKING:
+    from h5ingest.images.scan import ScanOptions
+
 
 def ingest(
     manifest_path: Path,
@@ -53,21 +57,22 @@ def ingest(
     options: IngestOptions | None = None,
     comm: Comm | None = None,
     *,
+    scan: ScanOptions | None = None,
     watch: ProgressListener | None = None,
     interrupt: Interrupt | None = None,
     command: str = "",
 ) -> IngestReport:
-    """Store all images of a manifest in one HDF5 file. Collective.
+    """Store all images of a manifest, or of a folder, in one HDF5 file. Collective.
 
     `out` appears only when it is complete. An unfinished job is continued, on any number of ranks.
-    On an error that all ranks agree on, every rank raises it; anything that goes wrong on one rank
-    alone ends all ranks.
+    An error that all ranks agree on is raised on all; what goes wrong on one rank ends all ranks.
 
     Args:
-        manifest_path: see `core.manifest_dialect` for its format.
+        manifest_path: see `core.manifest_dialect` for its format; or a folder.
         out: the file to make.
         options: None for the defaults.
         comm: all ranks; None for this process alone.
+        scan: which files in a folder are images, and their labels; None: by default.
         watch: sees the progress.
         interrupt: asks to stop.
         command: what the user typed, for the file's attributes.
@@ -75,7 +80,12 @@ def ingest(
     Raises:
         IngestError: see `core.errors` for its kinds.
     """
-    source = ImageFiles(manifest_path)
+    comm = comm or SerialComm()
+    source: Source = ImageFiles(manifest_path)
+    if scan is not None or comm.bcast(comm.rank == 0 and is_listed(manifest_path)):
+        from h5ingest.pipeline.listed_images import ListedImages  # few jobs list a folder
+
+        source = ListedImages(manifest_path, scan)
     return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 
@@ -112,7 +122,7 @@ def recompress(
         raise agreed(UsageError(said))  # the options are those of all ranks
     from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
 
-    source = StoredFile(path)
+    source, comm = StoredFile(path), comm or SerialComm()
     return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 
@@ -120,13 +130,12 @@ def _run(
     source: Source,
     out: Path,
     options: IngestOptions | None,
-    comm: Comm | None,
+    comm: Comm,
     *,
     watch: ProgressListener | None,
     interrupt: Interrupt | None,
     command: str,
 ) -> IngestReport:
-    comm = comm or SerialComm()
     job = Job(
         paths=JobPaths(out),
         options=options or IngestOptions(),

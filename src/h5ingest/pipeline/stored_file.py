@@ -36,7 +36,7 @@ _CHANGED: Final = SIZE + 1
 _BYTES: Final = "bytes of IN"
 _MOST_NAMED: Final = 10
 """Objects that a warning names."""
-_CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256)
+_CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256, Attribute.SCAN)
 _OF_CHUNKS: Final = ("compression", "shuffle", "chunk_rows")
 """Options that this run decides; all others in the file are those of the ingest."""
 

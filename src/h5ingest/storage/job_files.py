@@ -1,8 +1,8 @@
 """The files beside the output while it is made, and whether a job begins or goes on.
 
 OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are; OUT.recoded
-is a folder (`spool`). The journal exists before the partial file does, so that a partial file
-without one is nobody's.
+is a folder (`spool`), OUT.scan.csv the manifest of a job that was given a folder. The journal
+exists before the partial file does, so that a partial file without one is nobody's.
 """
 
 from __future__ import annotations
@@ -63,9 +63,15 @@ class JobPaths:
         return self._named("recoded")
 
     @property
+    def scan(self) -> Path:
+        """The manifest of what has been found in a folder."""
+        return self._named("scan.csv")
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """The output and the files beside it."""
-        return self.out, self.partial, self.journal, self.lock, self.failed, self.recoded
+        beside = self.partial, self.journal, self.lock, self.failed, self.recoded, self.scan
+        return self.out, *beside
 
     def _named(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")

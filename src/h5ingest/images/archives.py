@@ -1,0 +1,233 @@
+"""Archives: files in which other files lie, which are read from there and never unpacked.
+
+What such a file is, one class for each format says (`Opened`): what is in it, and the bytes of one
+member. The rest needs to know neither: a path goes on behind an archive as behind a folder. Names
+of members are names only; none is ever looked up in the file system.
+
+May not: know what an image is, know ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from h5ingest.core.errors import SampleError
+from h5ingest.core.sample_table import WITHIN, Within, may_be_within
+from h5ingest.images import source_files
+from h5ingest.images.archive_table import NOT_THERE, Member, Opened, Table, reason_of
+
+MOST_OPEN: Final = 64
+"""Archives that a rank holds open at once."""
+_MOST_NAMES: Final = 2_000_000
+"""Names of members that are kept of archives, but for those of the last one: some 400 MB."""
+
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class Finder:
+    """Finds the archives on the ways of paths; asks the file system once for each."""
+
+    def __init__(self, folder: bytes) -> None:
+        """Prepare.
+
+        Args:
+            folder: what paths are relative to; it may be an archive, or lie in one.
+        """
+        self._folder = folder
+        self._known: dict[bytes, bool] = {}
+        self._within = self._find(b"", folder + b"/")
+
+    def find(self, path: bytes) -> tuple[bytes, bytes] | None:
+        """Return the archive that a file lies in, and its name there; None: it lies in none."""
+        if self._within is not None:
+            return self._within[0], self._within[1] + path
+        return self._find(self._folder, path)
+
+    def _find(self, folder: bytes, path: bytes) -> tuple[bytes, bytes] | None:
+        for match in WITHIN.finditer(path):
+            archive = os.path.join(folder, path[: match.end() - 1])
+            if archive not in self._known:
+                self._known[archive] = os.path.isfile(archive)
+            if self._known[archive]:
+                return archive, path[match.end() :]
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """An archive when its table was made."""
+
+    path: bytes
+    """Absolute."""
+    size: int
+    """In bytes."""
+    mtime_ns: int
+    problem: str = ""
+    """See `Table`."""
+
+    def is_unchanged(self) -> bool:
+        """Return whether it still is what it was, by its size and time."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A descriptor, closed when nobody reads from it any more."""
+
+    fd: int
+    opened: Opened
+    status: os.stat_result
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def _open(path: bytes) -> _Held:
+    """Open an archive.
+
+    Raises:
+        SampleError: it cannot be opened, or is no file.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError as error:
+        raise source_files.explained(error) from None
+    status = os.fstat(fd)
+    held = _Held(fd, _format_of(path)(fd, status.st_size), status)
+    if not stat.S_ISREG(status.st_mode):
+        raise SampleError("unreadable", "expected an archive, found no regular file")
+    return held
+
+
+def _format_of(path: bytes) -> type[Opened]:
+    """Return the class of an archive, by its name; each is imported when it is needed."""
+    if path.lower().endswith(b".zip"):
+        from h5ingest.images.zip_archive import ZipArchive
+
+        return ZipArchive
+    from h5ingest.images.tar_archive import TarArchive
+
+    return TarArchive
+
+
+def read_table(path: bytes, beat: Callable[[], None] = lambda: None) -> tuple[Archive, Table]:
+    """Return an archive and what is in it; what cannot be read has a `problem`, and nothing in it.
+
+    Args:
+        path: absolute.
+        beat: called now and then; may raise.
+    """
+    try:
+        held = _open(path)
+        table = held.opened.table(beat)
+        size, mtime_ns = held.status.st_size, held.status.st_mtime_ns
+    except (SampleError, OSError) as error:
+        table, size, mtime_ns = Table(), -1, -1
+        why = error.reason if isinstance(error, SampleError) else error.strerror
+        table.problem = f"cannot be read: {why}"
+    return Archive(path=path, size=size, mtime_ns=mtime_ns, problem=table.problem), table
+
+
+class Archives:
+    """Reads members of archives, and files that lie in none; a few archives are held open."""
+
+    def __init__(self, archives: Sequence[Archive], folder: bytes) -> None:
+        """Open nothing yet.
+
+        Args:
+            archives: by their numbers; more may come.
+            folder: what relative paths of other files are relative to.
+        """
+        self._archives = archives
+        self._folder = folder
+        self.used: set[int] = set()
+        """Numbers of the archives that have been opened."""
+        self._held: dict[int, _Held] = {}  # the one used last is the last
+        self._lock = threading.Lock()
+
+    def _hold(self, number: int) -> _Held:
+        """Return an archive, which stays open as long as the caller has this."""
+        archive = self._archives[number]
+        with self._lock:
+            held = self._held.pop(number, None)
+            if held is None:
+                self.used.add(number)
+                held = _open(archive.path)
+                now = held.status.st_size, held.status.st_mtime_ns
+                if now != (archive.size, archive.mtime_ns):
+                    raise SampleError("changed", "the archive was changed while it was read")
+                if len(self._held) >= MOST_OPEN:
+                    del self._held[next(iter(self._held))]
+            self._held[number] = held
+        return held
+
+    def changed(self) -> list[bytes]:
+        """Return the paths of the archives that have been read, and changed since the beginning."""
+        used = [self._archives[number] for number in sorted(self.used)]
+        return [archive.path for archive in used if not archive.is_unchanged()]
+
+    def read(
+        self, file: Within, limit: int | None = None, *, folder: int | None = None, end: bytes = b""
+    ) -> tuple[bytes, int]:
+        """Do what `source_files.read` does, where `file` is a path and a `MEMBER`.
+
+        Raises:
+            SampleError: see there.
+        """
+        path, where = file
+        if where[0] < 0:
+            full = path if folder is not None else os.path.join(self._folder, path)
+            return source_files.read(full, limit, folder=folder, end=end)
+        member = Member(*where)
+        if member.how == NOT_THERE and (problem := self._archives[member.archive].problem):
+            raise SampleError("damaged", f"not found in the archive, which {problem}")
+        if (wrong := reason_of(member.how)) is not None:
+            raise wrong
+        try:
+            held = self._hold(member.archive)
+            return held.opened.read(member, limit)
+        except OSError as error:
+            raise source_files.explained(error) from None
+        except (MemoryError, OverflowError):
+            reason = f"no memory for a member of {member.size:,} bytes"
+            raise SampleError("too large", reason) from None
+
+
+class PathReader:
+    """Reads files by their paths alone, one after the other: tables of archives are kept."""
+
+    def __init__(self, folder: bytes) -> None:
+        """Read nothing yet; `folder` is that of a `Finder`."""
+        self._folder = folder
+        self._finder = Finder(folder)
+        self._tables: dict[bytes, tuple[int, Table]] = {}
+        self._archives: list[Archive] = []
+        self._files = Archives(self._archives, folder)
+
+    def read(self, path: bytes) -> tuple[bytes, int]:
+        """Return the bytes of a file, and its size.
+
+        Raises:
+            SampleError: see `source_files.read`.
+        """
+        found = self._finder.find(path) if may_be_within(self._folder + b"/" + path) else None
+        if found is None:
+            return source_files.read(os.path.join(self._folder, path))
+        archive, name = found
+        if archive not in self._tables:
+            about, table = read_table(archive)
+            while sum(len(each.rows) for _, each in self._tables.values()) > _MOST_NAMES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[archive] = len(self._archives), table
+            self._archives.append(about)
+        number, table = self._tables[archive]
+        return self._files.read((name, table.find([name], number)[0].item()))
