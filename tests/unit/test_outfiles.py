@@ -560,6 +560,7 @@ WRITERS = {
     "diagnostics.host_trial:_create": "the trial's own folder",
     "mpi.comm:SerialComm.create": "OUT.partial, new, with stripes",
     "pipeline.scan_folder:_Draft._temporary": "no name",
+    "images.tar_archive:TarArchive.table": "only read",
     "cli.main:_manifest": "standard output",
     "cli.streams:keep": "standard streams that the caller closed: /dev/null",
     "inspect.canvas:save": "what the one function has opened",
