@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 def mine(alone: Runner, folder: Path) -> Runner:
     """A runner whose images a test may spoil; their good selves are those of `alone`."""
-    (folder / "made").mkdir()
+    (folder / "made").mkdir(parents=True)
     return Runner(server=alone.server, images=Images.write(folder / "sources"), folder=folder)
 
 
@@ -78,29 +79,78 @@ def assert_only_these_are_blank(alone: Runner, layout: str, out: Path, rows: lis
         np.testing.assert_array_equal(image, other * (row not in rows), f"row {row}")
 
 
-CASES = [
-    *((where, layout, 1) for where in WHERE for layout in ("stack", "ragged gzip", "tree")),
-    *((where, "stack", 3) for where in ("on one rank", "on every rank", "last", "all")),
-    ("on every rank", "ragged gzip", 3), ("first", "tree", 3),
+CASES = [(where, layout) for where in WHERE for layout in ("stack", "ragged gzip", "tree")]
+"""Where images are bad, and the layout: on one rank."""
+ON_THREE = [
+    *((where, "stack") for where in ("on one rank", "on every rank", "last", "all")),
+    ("on every rank", "ragged gzip"), ("first", "tree"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("where", "layout", "n_ranks"), CASES)
-def test_every_corrupt_image_is_listed_and_costs_only_itself(
-    alone: Runner, where: str, layout: str, n_ranks: int, tmp_path: Path
-) -> None:
-    runner, rows = mine(alone, tmp_path), WHERE[where]
-    out = tmp_path / "made" / "out.h5"
-    for row in rows:
+def spoilt(alone: Runner, folder: Path, where: str, layout: str) -> tuple[Runner, Path]:
+    """A runner with bad images, and its output."""
+    runner = mine(alone, folder)
+    for row in WHERE[where]:
         (damage if row % 2 else truncate)(runner.images.file(layout, row))
-    completed = runner.run(layout, out, n_ranks)
+    return runner, folder / "made" / "out.h5"
+
+
+def assert_refused(completed: Completed, out: Path, rows: list[int]) -> None:
     assert completed.returncode == 3, explain(completed)
     assert_all_are_named(completed, out, rows)
     assert not out.exists()
-    completed = runner.run(layout, out, n_ranks, (), "--on-error", "blank")
+
+
+def assert_blank(
+    alone: Runner, layout: str, completed: Completed, out: Path, rows: list[int]
+) -> None:
     assert completed.returncode == 0, explain(completed)
     assert sorted(listed(out)) == rows
     assert_only_these_are_blank(alone, layout, out, rows)
+
+
+@pytest.mark.parametrize(("where", "layout"), CASES)
+def test_every_corrupt_image_is_listed_and_costs_only_itself(
+    alone: Runner, where: str, layout: str, tmp_path: Path
+) -> None:
+    runner, out = spoilt(alone, tmp_path, where, layout)
+    assert_refused(runner.run(layout, out), out, WHERE[where])
+    completed = runner.run(layout, out, 1, (), "--on-error", "blank")
+    assert_blank(alone, layout, completed, out, WHERE[where])
+
+
+@pytest.fixture(scope="module")
+def on_three(
+    alone: Runner, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], tuple[Completed, Path, Completed, Path]]:
+    """What becomes of each of `ON_THREE` on ranks that start but twice: refused, then blank."""
+    folder = tmp_path_factory.mktemp("three")
+    cases = {
+        case: spoilt(alone, folder / str(number), *case) for number, case in enumerate(ON_THREE)
+    }
+    done = []
+    for more in ((), ("--on-error", "blank")):
+        jobs = [runner.arguments(case[1], out, *more) for case, (runner, out) in cases.items()]
+        done.append(alone.flavour.run_many(3, jobs, folder / "told", small_chunks=True))
+        if not more:
+            for _, out in cases.values():
+                shutil.copytree(out.parent, out.parent.with_name("refused"))
+    return {
+        case: (refused, out.parent.with_name("refused") / out.name, blank, out)
+        for (case, (_, out)), refused, blank in zip(cases.items(), *done, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("where", "layout"), ON_THREE)
+def test_every_corrupt_image_of_three_ranks_is_listed_and_costs_only_itself(
+    alone: Runner,
+    on_three: dict[tuple[str, str], tuple[Completed, Path, Completed, Path]],
+    where: str,
+    layout: str,
+) -> None:
+    refused, before, blank, out = on_three[where, layout]
+    assert_refused(refused, before, WHERE[where])
+    assert_blank(alone, layout, blank, out, WHERE[where])
 
 
 SPOIL = {

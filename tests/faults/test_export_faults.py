@@ -224,7 +224,7 @@ def test_a_disk_that_gets_full_is_said_and_with_space_it_works(
     assert "No space left on device" in full.stderr
     assert not out.exists()
     assert not [*tmp_path.glob(".h5ingest-*")]
-    again = flavour.run(3, "export", file, out, *MORE)
+    again = run(server, file, out)
     assert again.returncode == 0, explain(again)
     assert not [*tmp_path.glob("out.*")] or target == "out.tar"
 

@@ -116,10 +116,10 @@ def image(*extra: bytes, width: int = 4, height: int = 4, data: bytes | None = N
 
 
 def bombs() -> dict[str, bytes]:
-    big = zlib_of_zeros(2**30)
+    big = zlib_of_zeros(2**28)
     return {
         "zTXt": image(chunk(b"zTXt", b"Comment\0\0" + big)),
-        "many zTXt": image(*[chunk(b"zTXt", b"k\0\0" + zlib_of_zeros(2**26))] * 30),
+        "many zTXt": image(*[chunk(b"zTXt", b"k\0\0" + zlib_of_zeros(2**24))] * 30),
         "iTXt": image(chunk(b"iTXt", b"Comment\0\1\0\0\0" + big)),
         "iCCP": image(chunk(b"iCCP", b"profile\0\0" + big)),
         "iCCP that lies": image(

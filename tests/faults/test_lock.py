@@ -106,7 +106,7 @@ def abandoned(runner: Runner, out: Path) -> Path:
 
 
 def test_a_second_job_is_refused_at_once_and_told_whose_the_first_is(
-    runner: Runner, flavour: Flavour, tmp_path: Path
+    runner: Runner, mpich: Flavour, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.h5"
     hold = tmp_path / "hold"
@@ -114,7 +114,7 @@ def test_a_second_job_is_refused_at_once_and_told_whose_the_first_is(
     held: Fault = {
         "act": f"sh:while [ -e {hold} ]; do sleep 0.1; done", "site": "decode", "call": 20,
     }  # fmt: skip
-    with slow_job(flavour, runner.images, "stack", out, 2, held) as first:
+    with slow_job(mpich, runner.images, "stack", out, 2, held) as first:
         holder = json.loads((tmp_path / "out.h5.lock").read_bytes())
         assert Path(f"/proc/{holder['pid']}").exists()
         second = runner.run("stack", out)
@@ -122,7 +122,7 @@ def test_a_second_job_is_refused_at_once_and_told_whose_the_first_is(
         (line,) = error_lines(second)
         whose = f"process {holder['pid']} on {socket.gethostname()} since {holder['since']}"
         assert whose in line
-        third = flavour.run(2, runner.images.manifest("stack"), out, "--restart")
+        third = mpich.run(2, runner.images.manifest("stack"), out, "--restart")
         assert third.returncode == 5, explain(third)
         assert first.poll() is None, "it should have been held until now"
         hold.unlink()

@@ -599,26 +599,28 @@ def test_an_image_that_stays_bad_may_be_blank_the_next_time(
     assert [failure["index"] for failure in report["failures"]] == [33]
 
 
-@pytest.mark.parametrize("layout", ["ragged", "ragged gzip", "encoded"])
 def test_missing_images_are_counted_once_however_often_a_job_is_resumed(
-    alone: Runner, layout: str, tmp_path: Path
+    alone: Runner, tmp_path: Path
 ) -> None:
     mine = copy_of(alone.images, tmp_path / "sources")
     runner = Runner(server=alone.server, images=mine, folder=tmp_path)
     missing = [0, 1, 30, 31, 59]
     for row in missing:
-        mine.file(layout, row).unlink()
-    out = tmp_path / "out.h5"
-    for call in (2, 5):
-        fault = {"act": "kill", "site": "mark", "call": call, "when": "after"}
-        assert runner.run(layout, out, 1, [fault], "--on-error", "blank").returncode == -9
-    completed = runner.run(layout, out, 3, (), "--on-error", "blank")
-    assert completed.returncode == 0, explain(completed)
-    stored = read_file(out)
-    assert np.flatnonzero(stored.arrays["status"] == 2).tolist() == missing
-    assert stored.attrs["n_failed"] == len(missing)
-    report = json.loads(out.with_suffix(".json").read_text())
-    assert [failure["index"] for failure in report["failures"]] == missing
+        mine.file("ragged", row).unlink()
+    outs = {layout: tmp_path / f"{layout}.h5" for layout in ("ragged", "ragged gzip", "encoded")}
+    for layout, out in outs.items():
+        for call in (2, 5):
+            fault = {"act": "kill", "site": "mark", "call": call, "when": "after"}
+            assert runner.run(layout, out, 1, [fault], "--on-error", "blank").returncode == -9
+    jobs = [runner.arguments(layout, out, "--on-error", "blank") for layout, out in outs.items()]
+    done = runner.flavour.run_many(3, jobs, tmp_path / "told", small_chunks=True)
+    for out, completed in zip(outs.values(), done, strict=True):
+        assert completed.returncode == 0, explain(completed)
+        stored = read_file(out)
+        assert np.flatnonzero(stored.arrays["status"] == 2).tolist() == missing
+        assert stored.attrs["n_failed"] == len(missing)
+        report = json.loads(out.with_suffix(".json").read_text())
+        assert [failure["index"] for failure in report["failures"]] == missing
 
 
 @pytest.mark.parametrize("n_ranks", [1, 4])

@@ -31,6 +31,7 @@ from helpers.faults import (
     serving,
 )
 from helpers.support import (
+    FLAVOURS,
     Completed,
     Flavour,
     clean_environment,
@@ -112,11 +113,22 @@ def session(leader: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("rank", [0, 2, "all"])
-@pytest.mark.parametrize("phase", AT)
+RANKS = (0, 2, "all")
+
+
+@pytest.mark.parametrize(
+    ("phase", "rank", "which"),
+    [  # each phase with each rank; each MPI with half of them, and later with the others
+        pytest.param(phase, rank, which, marks=[pytest.mark.long] * ((i + j + k) % 2))
+        for i, phase in enumerate(AT)
+        for j, rank in enumerate(RANKS)
+        for k, which in enumerate(FLAVOURS)
+    ],
+)
 def test_a_signal_ends_every_rank_soon_and_the_job_can_go_on(
-    runner: Runner, flavour: Flavour, phase: str, rank: int | str, tmp_path: Path
+    runner: Runner, phase: str, rank: int | str, which: str, tmp_path: Path
 ) -> None:
+    flavour = FLAVOURS[which]
     name = random.Random(f"{flavour.name} {phase} {rank}").choice(list(SIGNALS))
     if phase == "final pass" and rank == 2:  # which only waits there: another place must do
         at: Fault = {"act": f"{name}-later:0.5", "site": "finish", "rank": rank, "when": "after"}
@@ -176,8 +188,17 @@ def test_a_second_interrupt_ends_the_job_at_once(runner: Runner, tmp_path: Path)
     runner.check("stack", out, runner.run("stack", out), resumed=True)
 
 
-@pytest.mark.parametrize("name", SIGNALS)
-@pytest.mark.parametrize("which", ALL_FLAVOURS)
+EACH_ONCE = (("mpich", "int"), ("openmpi", "term"), ("wheels", "usr1"))
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        pytest.param(which, name, marks=[] if (which, name) in EACH_ONCE else pytest.mark.long)
+        for which in ALL_FLAVOURS
+        for name in SIGNALS
+    ],
+)
 def test_a_signal_to_mpirun_reaches_the_ranks(
     runner: Runner, which: str, name: str, tmp_path: Path
 ) -> None:
@@ -202,12 +223,19 @@ def test_a_signal_to_mpirun_reaches_the_ranks(
     runner.check("stack", out, again, resumed=True)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("which", "rank"),
+    [
+        ("mpich", 0), ("openmpi", 1),
+        pytest.param("mpich", 1, marks=pytest.mark.long),
+        pytest.param("openmpi", 0, marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("place", STANDS_STILL)
 def test_a_rank_that_gives_no_sign_of_life_ends_the_others(
-    runner: Runner, flavour: Flavour, place: str, rank: int, tmp_path: Path
+    runner: Runner, which: str, place: str, rank: int, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out.h5"
+    flavour, out = ALL_FLAVOURS[which], tmp_path / "out.h5"
     stop: Fault = {"act": "stop", "rank": rank, **STANDS_STILL[place]}
     started_s = time.monotonic()
     process = launch(flavour, runner.images, "stack", out, 3, [stop], "--peer-timeout", "2")

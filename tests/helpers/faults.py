@@ -225,14 +225,17 @@ class Runner:
         """Start the job of a layout: on one rank without a launcher, else with one."""
         if layout.endswith("direct"):
             need_direct_io(out.parent)
-        arguments: list[str | Path] = [self.images.manifest(layout), out]
-        arguments += [*SMALL, *LAYOUTS[layout]]
-        arguments += ["--report", out.with_suffix(".json"), *more]
+        arguments = self.arguments(layout, out, *more)
         if n_ranks == 1:
             return self.server.run(arguments, faults, out.with_suffix(".log"), timeout_s)
         python = self.flavour.bin / "python"
         command = [python, FAULTS, "run", json.dumps(list(faults)), *arguments]
         return self.flavour.launch(n_ranks, *command, timeout_s=timeout_s, **how)
+
+    def arguments(self, layout: str, out: Path, *more: str | Path) -> list[str | Path]:
+        """Return what the job of a layout is asked for."""
+        given = [*SMALL, *LAYOUTS[layout], "--report", out.with_suffix(".json"), *more]
+        return [self.images.manifest(layout), out, *given]
 
     def one_shot(self, layout: str) -> Path:
         """Return what the job makes if nothing happens; its pixels are checked."""

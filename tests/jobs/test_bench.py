@@ -536,8 +536,13 @@ def test_reading_without_torch_says_so(manifest: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "codec"), [("stack", None), ("stack", "gzip:1"), ("ragged", None), ("encoded", None)]
-)
+    ("layout", "codec"),
+    [
+        ("stack", "gzip:1"), ("encoded", None),
+        pytest.param("stack", None, marks=pytest.mark.long),
+        pytest.param("ragged", None, marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_reading_a_file(layout: str, codec: str | None, tmp_path: Path, mpich: Flavour) -> None:
     images = list(make_pixels(8, (6, 7, 3)))
     if layout != "stack":

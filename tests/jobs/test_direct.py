@@ -315,28 +315,32 @@ def test_where_there_is_no_direct_io_it_is_said(
     ingest(manifest, tmp_path / "out.h5", IngestOptions())
 
 
-@pytest.mark.parametrize(
-    ("before", "site", "after"),
-    [("on", "direct", "off"), ("on", "mark", "off"), ("off", "mark", "on"), ("on", "direct", "on")],
-)
 def test_a_job_that_is_killed_goes_on_in_the_other_way(
-    mpich: Flavour, before: str, site: str, after: str, manifest: Path, tmp_path: Path
+    mpich: Flavour, manifest: Path, tmp_path: Path
 ) -> None:
     """A part of the pixels is safe then, and nobody has said that the others are."""
-    out = tmp_path / "out.h5"
-    faults: list[Fault] = [
-        {"act": "nap:0.03", "site": "write", "rank": 1, "call": 0},  # time for checkpoints
-        {"act": "kill-all", "site": site, "rank": 1, "call": 12},
-    ]
-    killed = launch(mpich, 2, manifest, out, "--direct-io", before, faults=faults)
-    assert killed.returncode != 0, explain(killed)
-    assert not out.exists()
-    completed = launch(mpich, 3, manifest, out, "--direct-io", after)
-    assert completed.returncode == 0, explain(completed)
-    report = json.loads(out.with_name("out.h5.json").read_text())
-    assert 0 < report["n_resumed"] < 80
-    with h5py.File(out) as file:
-        np.testing.assert_array_equal(file["images"][:], make_pixels(80, (97, 101, 3)))
+    jobs: list[list[str | Path]] = []
+    for before, site, after in (
+        ("on", "direct", "off"), ("on", "mark", "off"), ("off", "mark", "on"),
+        ("on", "direct", "on"),
+    ):  # fmt: skip
+        out = tmp_path / f"{before} {site} {after}.h5"
+        faults: list[Fault] = [
+            {"act": "nap:0.03", "site": "write", "rank": 1, "call": 0},  # time for checkpoints
+            {"act": "kill-all", "site": site, "rank": 1, "call": 12},
+        ]
+        killed = launch(mpich, 2, manifest, out, "--direct-io", before, faults=faults)
+        assert killed.returncode != 0, explain(killed)
+        assert not out.exists()
+        jobs.append([manifest, out, *SMALL, "--report", f"{out}.json", "--direct-io", after])
+    for job, completed in zip(
+        jobs, mpich.run_many(3, jobs, tmp_path / "told", small_chunks=True), strict=True
+    ):
+        assert completed.returncode == 0, explain(completed)
+        report = json.loads(Path(f"{job[1]}.json").read_text())
+        assert 0 < report["n_resumed"] < 80
+        with h5py.File(job[1]) as file:
+            np.testing.assert_array_equal(file["images"][:], make_pixels(80, (97, 101, 3)))
 
 
 def test_it_is_chosen_from_16_mib_on_where_it_pays(mpich: Flavour, tmp_path: Path) -> None:

@@ -111,13 +111,13 @@ def test_opens_for_each_image(folder: Folder, n: int) -> None:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("layout", ["stack", "ragged"])
-def test_system_calls_counted_from_outside(folder: Folder, layout: str, flavour: Flavour) -> None:
+def test_system_calls_counted_from_outside(folder: Folder, layout: str, mpich: Flavour) -> None:
     calls = "open,openat,read,pread64,stat,lstat,fstat,newfstatat,statx,close"
     for probe, most in (("auto", LOOKED_AT if layout == "stack" else N), ("all", N)):
         trace, out = folder.folder / probe, folder.folder / f"{probe}.h5"
-        done = flavour.launch(
+        done = mpich.launch(
             2, "strace", "-f", "-ff", "-y", "-qq", "-e", f"trace={calls}", "-o", trace,
-            flavour.bin / "h5ingest", folder.manifest, out, "--cache-bytes", "0",
+            mpich.bin / "h5ingest", folder.manifest, out, "--cache-bytes", "0",
             "--layout", layout, "--probe", probe,
         )  # fmt: skip
         assert done.returncode == 0, explain(done)

@@ -180,20 +180,20 @@ MISTYPED = {
 
 @pytest.fixture(scope="module")
 def mistyped(
-    flavour: Flavour, made: Path, tmp_path_factory: pytest.TempPathFactory
+    mpich: Flavour, made: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Completed]:
     """What three ranks say to each."""
-    done = flavour.run_many(3, [(typed, made) for typed in MISTYPED], tmp_path_factory.mktemp("m"))
+    done = mpich.run_many(3, [(typed, made) for typed in MISTYPED], tmp_path_factory.mktemp("m"))
     return dict(zip(MISTYPED, done, strict=True))
 
 
 @pytest.mark.parametrize("typed", MISTYPED)
 def test_a_mistyped_verb_is_no_manifest(
-    flavour: Flavour, mistyped: dict[str, Completed], tmp_path: Path, typed: str
+    mpich: Flavour, mistyped: dict[str, Completed], tmp_path: Path, typed: str
 ) -> None:
     expected = f"h5ingest: error: no command and no manifest {typed!r}{MISTYPED[typed]}"
     seconds: list[tuple[str | Path, ...]] = [(tmp_path / "new.h5",), (), ("/",)]
-    alone = [flavour.forked(typed, *second) for second in seconds]
+    alone = [mpich.forked(typed, *second) for second in seconds]
     for completed in (mistyped[typed], *alone):
         assert completed.returncode == 2, explain(completed)
         assert error_lines(completed) == [expected], explain(completed)

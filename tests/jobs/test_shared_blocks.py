@@ -15,7 +15,7 @@ from helpers.support import make_pixels, read_file, write_manifest, write_png
 
 from h5ingest.storage.shared_blocks import BLOCK, boxes, forget_cached, split
 
-N_IMAGES = 90
+N_IMAGES = 60
 KINDS = {"equal": "uint8", "deep": "uint16", "any": "uint8"}
 """Images of one size, of 16 bits, of any size."""
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,9 @@ def writers(log: Path) -> dict[str, dict[int, set[str]]]:
     return found
 
 
-@pytest.mark.parametrize("which", list(ALL_FLAVOURS))
+@pytest.mark.parametrize(
+    "which", ["mpich", "wheels", pytest.param("openmpi", marks=pytest.mark.long)]
+)
 def test_a_block_has_one_writer(
     which: str, manifests: dict[str, Path], preload: Path, tmp_path: Path
 ) -> None:

@@ -40,19 +40,40 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_manifest(folder / "manifest.txt", [f"images/{name}" for name in names])
 
 
-@pytest.mark.parametrize("more", [(), ("--layout", "ragged"), ("--compression", "gzip:1")])
-def test_a_rank_imports_only_what_it_needs(
-    manifest: Path, tmp_path: Path, flavour: Flavour, more: tuple[str, ...]
-) -> None:
-    stack = () if "--layout" in more else ("--chunk", "2")
-    done = flavour.run_launched(
-        2, "modules", tmp_path, manifest, tmp_path / "out.h5", *stack, *more
-    )
+Modules = list[set[str]]
+"""Of each rank."""
+
+
+def imported_by(flavour: Flavour, manifest: Path, folder: Path, *more: str) -> Modules:
+    done = flavour.run_launched(2, "modules", folder, manifest, folder / "out.h5", *more)
     assert done.returncode == 0, explain(done)
-    imported = set((tmp_path / "1").read_text().split())
+    return [set((folder / rank).read_text().split()) for rank in "01"]
+
+
+@pytest.fixture(scope="module")
+def modules(manifest: Path, flavour: Flavour, tmp_path_factory: pytest.TempPathFactory) -> Modules:
+    return imported_by(
+        flavour, manifest, tmp_path_factory.mktemp("modules"), "--chunk", "2", "--quiet"
+    )
+
+
+def assert_only_what_it_needs(imported: set[str]) -> None:
     assert "kornia_rs" in imported, "this rank has decoded an image"
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     assert not imported & ROOT_ONLY
+
+
+def test_a_rank_imports_only_what_it_needs(modules: Modules) -> None:
+    assert_only_what_it_needs(modules[1])
+
+
+@pytest.mark.parametrize(
+    "more", [("--layout", "ragged"), ("--chunk", "2", "--compression", "gzip:1")]
+)
+def test_a_rank_imports_only_what_it_needs_for_other_files(
+    manifest: Path, tmp_path: Path, mpich: Flavour, more: tuple[str, ...]
+) -> None:
+    assert_only_what_it_needs(imported_by(mpich, manifest, tmp_path, *more)[1])
 
 
 def test_numpy_starts_no_threads() -> None:
@@ -65,16 +86,9 @@ def test_numpy_starts_no_threads() -> None:
     assert done.stdout.split()[-2:] == ["True", "1"], explain(done)
 
 
-def test_rank_0_imports_no_library_for_pictures(
-    manifest: Path, tmp_path: Path, flavour: Flavour
-) -> None:
-    done = flavour.run_launched(
-        2, "modules", tmp_path, manifest, tmp_path / "out.h5", "--chunk", "2", "--quiet"
-    )
-    assert done.returncode == 0, explain(done)
-    modules = (tmp_path / "0").read_text().split()
-    assert not set(modules) & {"h5ingest.cli.bench_commands", "h5ingest.cli.serial_commands"}
-    imported = {name.partition(".")[0] for name in modules}
+def test_rank_0_imports_no_library_for_pictures(modules: Modules) -> None:
+    assert not modules[0] & {"h5ingest.cli.bench_commands", "h5ingest.cli.serial_commands"}
+    imported = {name.partition(".")[0] for name in modules[0]}
     assert "typer" in imported, "this rank has read the arguments"
     assert not imported & {"imageio", "PIL", "matplotlib", "torch", "hdf5plugin", "lmdb"}
 

@@ -213,18 +213,21 @@ def aligned(
     """For each of `HOW` what 1, 2 and 3 ranks make with --alignment, and 2 without."""
     folder = tmp_path_factory.mktemp("aligned")
     made: dict[str, list[Path]] = {how: [] for how in HOW}
-    for n_ranks, more in ((1, True), (2, True), (3, True), (2, False)):
-        jobs = []
+    plain = {how: folder / f"{how}-plain.h5" for how in HOW}
+    for n_ranks in (1, 2, 3):
+        jobs: list[tuple[str | Path, ...]] = []
         for how, value in HOW.items():
+            option = f"--{how.split()[0]}"
             out = folder / f"{how}.h5"  # always the same: the command is in the file
-            alignment = ("--alignment", "64KiB") if more else ()
-            jobs.append((manifest, out, f"--{how.split()[0]}", value, *alignment))
+            jobs.append((manifest, out, option, value, "--alignment", "64KiB"))
+            if n_ranks == 2:
+                jobs.append((manifest, plain[how], option, value))
         for done in flavour.run_many(n_ranks, jobs, folder / "told", env=MOMENT):
             assert done.returncode == 0, explain(done)
         for how, files in made.items():
             out = folder / f"{how}.h5"
             files.append(out.rename(folder / f"{how}-{len(files)}.h5"))
-    return made
+    return {how: [*files, plain[how]] for how, files in made.items()}
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -133,8 +133,8 @@ def the_same_placements_come_to_the_same_offsets(folder: Path) -> None:
 
 
 def metadata_that_is_evicted_meanwhile_reaches_the_file(folder: Path) -> None:
-    """60,000 chunks: the index is larger than HDF5's cache of metadata."""
-    n = 60_000
+    """50,000 chunks: the index is larger than HDF5's cache of metadata."""
+    n = 50_000
     layout = stack(n)
     compressor = Compressor(layout.groups[0].pixels)
     chunks, places = [], []

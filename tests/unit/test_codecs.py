@@ -252,17 +252,17 @@ def test_root_and_delimiter_are_those_of_an_ingest(manifest: Path, tmp_path: Pat
     assert completed.stdout.startswith("2 of 12 images")
 
 
-def test_it_runs_on_one_rank_only(manifest: Path) -> None:
-    completed = WHEELS.checked().run(3, "codecs", manifest)
+def test_it_runs_on_one_rank_only(manifest: Path, tmp_path: Path) -> None:
+    jobs: list[list[str | Path]] = [["codecs", manifest], ["codecs", "--help"]]
+    completed, helped = WHEELS.checked().run_many(3, jobs, tmp_path / "told")
     assert completed.returncode == 2, explain(completed)
     assert error_lines(completed) == [
         "h5ingest: error: h5ingest codecs runs on one rank, this job has 3: "
         "start it without mpirun or srun"
     ]
     assert completed.stdout == ""
-    completed = WHEELS.run(3, "codecs", "--help")
-    assert completed.returncode == 0
-    assert completed.stdout.count("--sample") == 1
+    assert helped.returncode == 0
+    assert helped.stdout.count("--sample") == 1
 
 
 def test_one_rank_under_a_launcher_is_one_rank(manifest: Path) -> None:
