@@ -152,6 +152,35 @@ def test_small_encoded_images_that_are_alike_are_decoded_together(tmp_path: Path
         np.testing.assert_array_equal(store[alike[0]][0], images[names[alike[0]]])
 
 
+def test_only_what_lies_in_one_piece_of_this_file_has_an_offset(tmp_path: Path) -> None:
+    values = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    (tmp_path / "elsewhere").write_bytes(values.tobytes())
+    virtual = h5py.VirtualLayout((6, 8), np.uint8)
+    virtual[:] = h5py.VirtualSource(tmp_path / "b.h5", "flat", (6, 8))
+    compact = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    compact.set_layout(h5py.h5d.COMPACT)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["flat"] = values
+        file.create_dataset("chunks", data=values, chunks=(6, 8))
+        file.create_dataset("gzip", data=values, compression="gzip")
+        file.create_dataset(
+            "external", (6, 8), np.uint8, external=[(str(tmp_path / "elsewhere"), 0, 48)]
+        )
+        file.create_virtual_dataset("virtual", virtual)
+        space = h5py.h5s.create_simple((6, 8))
+        h5py.h5d.create(file.id, b"compact", h5py.h5t.NATIVE_UINT8, space, compact)
+        file.create_dataset("unwritten", (6, 8), np.uint8)
+    with h5py.File(tmp_path / "a.h5") as file:
+        found = {name: StoredDataset(file[name].id) for name in file}
+        offsets = {name: dataset.offset for name, dataset in found.items()}
+        flat = offsets.pop("flat")
+        assert flat is not None
+        assert (tmp_path / "a.h5").read_bytes()[flat : flat + 48] == values.tobytes()
+        assert set(offsets.values()) == {None}
+        assert found["gzip"].filters == (1,)
+        assert (found["flat"].filters, found["flat"].chunks) == ((), None)
+
+
 def test_a_damaged_name_of_an_image_is_a_finding_of_verify(tmp_path: Path) -> None:
     write_all(tmp_path, {f"{k}.png": image for k, image in enumerate(make_pixels(6, (5, 4)))})
     manifest = write_manifest(tmp_path / "m.csv", [("path",), *((f"{k}.png",) for k in range(6))])

@@ -25,7 +25,7 @@ from PIL import Image
 from h5ingest.core.errors import SampleError
 from h5ingest.core.notes import BEYOND_PALETTE
 from h5ingest.core.options import IngestOptions
-from h5ingest.images.decode import Prober, decode_into, probe
+from h5ingest.images.decode import Prober, decode, decode_into, probe
 from h5ingest.inspect.verify import verify
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.run import ingest
@@ -47,7 +47,16 @@ def decoded(data: bytes, *, raw: bool = False) -> tuple[Pixels, tuple[str, ...]]
     spec = probe(data, raw=raw)
     assert spec is not None
     out = np.full(spec.shape, 0xA5, spec.dtype)
-    return out, decode_into(data, out, raw=raw)
+    try:
+        notes = decode_into(data, out, raw=raw)
+    except SampleError as error:
+        with pytest.raises(SampleError) as again:
+            decode(data, spec)
+        assert again.value.reason == error.reason  # noqa: PT017 - it is raised
+        raise
+    if not raw:
+        np.testing.assert_array_equal(decode(data, spec), out)
+    return out, notes
 
 
 def refusal(data: bytes) -> str | None:

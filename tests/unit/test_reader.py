@@ -479,9 +479,28 @@ def test_a_damaged_file_inside_names_its_row(encoded: tuple[Path, list[NDArray[A
         ImageStore(path, verify="never")[3]
 
 
-def test_a_tree_of_datasets(tmp_path: Path) -> None:
+def test_large_files_inside_are_read_and_one_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    dice = np.random.default_rng(2)
+    images = [dice.integers(0, 256, (side, side, 3), np.uint8) for side in (100, 300, 200)]
+    manifest = write_manifest(tmp_path / "m.txt", write_images(tmp_path, images))
+    out = tmp_path / "out.h5"
+    ingest(manifest, out, IngestOptions(layout="encoded"))
+    with ImageStore(out) as store:
+        for row, image in enumerate(images):
+            np.testing.assert_array_equal(store[row][0], image)
+        for image, found in zip(images, store[:][0], strict=True):
+            np.testing.assert_array_equal(found, image)
+        offset = store._contents.images._elements._byte(store._contents.images._offsets[1] + 9)  # type: ignore[attr-defined]
+        os.truncate(out, offset)
+        for index in (1, slice(0, 3)):
+            with pytest.raises(OutputError, match="was replaced or changed"):
+                store[index]
+
+
+@pytest.mark.parametrize("user_block", [0, 512])
+def test_a_tree_of_datasets(tmp_path: Path, user_block: int) -> None:
     images = ragged_images("uint16")
-    with h5py.File(tmp_path / "a.h5", "w") as file:
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=user_block) as file:
         write_attributes(file, "tree")
         write_beside(file, failed=(N - 1,))
         names = [f"/{'abc'[row % 3]}/img {row}".encode() for row in range(N - 1)]
@@ -493,6 +512,31 @@ def test_a_tree_of_datasets(tmp_path: Path) -> None:
         file["checksums"][:-1] = [xxh3_64_intdigest(image.tobytes()) for image in images[:-1]]
     images[-1] = np.zeros((0, 0), np.uint8)
     check_all(ImageStore(tmp_path / "a.h5"), images, LABELS)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip:1"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_large_batch_of_a_tree_asks_few_times_whose_file_it_is(
+    compression: str | None, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [make_pixels(1, (90 + row % 3, 40, 3))[0] ^ np.uint8(row) for row in range(150)]
+    manifest = write_manifest(tmp_path / "m.txt", write_images(tmp_path, images))
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="tree", compression=compression))
+    asked, fstat = [], os.fstat
+
+    def counted(fd: int) -> os.stat_result:
+        asked.append(fd)
+        return fstat(fd)
+
+    with ImageStore(tmp_path / "out.h5", threads=threads) as store:
+        order = np.random.default_rng(1).permutation(150)
+        monkeypatch.setattr(os, "fstat", counted)
+        found, _ = store[order]
+        monkeypatch.undo()
+        for row, image in zip(order, found, strict=True):
+            np.testing.assert_array_equal(image, images[row])
+            assert image.flags.writeable
+    assert 2 <= len(asked) < 75
 
 
 @pytest.mark.parametrize("compression", [None, "gzip:1"])

@@ -51,7 +51,7 @@ class ImageSpec:
     @property
     def n_bytes(self) -> int:
         """Bytes of the decoded pixels."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return self.height * self.width * self.channels * np.dtype(self.dtype).itemsize
 
     @property
     def colour(self) -> str:

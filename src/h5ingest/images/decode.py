@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
@@ -183,6 +184,27 @@ def decode_into(
         assert spec is not None, "the whole file was given"
         _check_fit(spec.shape, spec.dtype, out)
     return png.decode_into(data, out, spec, raw=raw)
+
+
+def decode(data: bytes, spec: ImageSpec) -> NDArray[Any]:
+    """Return the pixels of the whole file `data`.
+
+    Args:
+        data: as for `decode_into`.
+        spec: what `probe` returned for these very bytes.
+
+    Raises:
+        SampleError: the image is damaged.
+    """
+    is_png = data.startswith(png_chunks.SIGNATURE)
+    pixels = png.decode_fast(data, spec) if is_png else None
+    if pixels is None:
+        pixels = np.empty(spec.shape, spec.dtype)
+        if is_png:
+            png.decode_checked(data, pixels)
+        else:
+            decode_into(data, pixels)
+    return pixels
 
 
 def decode_otherwise(data: bytes) -> NDArray[Any] | None:

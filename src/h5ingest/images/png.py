@@ -63,14 +63,15 @@ def decode_into(
     Raises:
         SampleError: damaged.
     """
-    kind = png_fast.kind_of(data[8:33], spec.channels)
-    stream = only_stream(data, 33) if data[37:41] == b"IDAT" else None
-    if stream is None:
-        contents = check(data, 33)
-        if contents.is_plain:
-            stream = b"".join([data[part] for part in contents.pixels])
-    if kind is not None and stream is not None and png_fast.decode_into(stream, out, kind):
-        return ()
+    pixels = decode_fast(data, spec)
+    if pixels is None:
+        return decode_checked(data, out, raw=raw)
+    out[...] = pixels
+    return ()
+
+
+def decode_checked(data: bytes, out: NDArray[Any], *, raw: bool = False) -> tuple[str, ...]:
+    """Do what `decode_into` does, for a PNG that `decode_fast` has left: its chunks are right."""
     notes: tuple[str, ...] = (MORE_IMAGES,) if is_animated(data) else ()
     colours = palette(data)
     if colours and len(colours) // 3 < 2 ** data[24]:
@@ -79,6 +80,30 @@ def decode_into(
     else:
         _decode_by_libpng(data, out, raw=raw)
     return notes
+
+
+def decode_fast(data: bytes, spec: ImageSpec) -> NDArray[Any] | None:
+    """Return the pixels of a PNG of which nothing is to be noted; None: it is for libpng.
+
+    Args:
+        data: the whole file.
+        spec: what `spec_of` returned.
+
+    Raises:
+        SampleError: damaged.
+    """
+    kind = png_fast.kind_of(data[8:33], spec.channels)
+    stream = only_stream(data, 33) if data[37:41] == b"IDAT" else None
+    if stream is None:
+        contents = check(data, 33)
+        if contents.is_plain:
+            stream = b"".join([data[part] for part in contents.pixels])
+    if kind is None or stream is None:
+        return None
+    plain = png_fast.without_compression(stream, kind)
+    del stream  # what is large is given back before more is taken: fewer new pages
+    pixels = plain and png_fast.undo_filters(plain, kind, kind.height, kind.width)
+    return pixels.reshape(spec.shape) if isinstance(pixels, np.ndarray) else None
 
 
 def decode_mixed(

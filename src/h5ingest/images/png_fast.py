@@ -14,7 +14,7 @@ import functools
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -25,14 +25,14 @@ from h5ingest.images.png_chunks import CHANNELS, END, SIGNATURE
 
 _MODES: Final = {0: "mono", 2: "rgb", 6: "rgba"}
 """What kornia-rs calls the colour types that it hands out as they are."""
+_ZLIB: Final = b"\x78\x01"
+"""What a zlib stream begins with."""
 _BLOCK_BYTES: Final = 65535
 """Of a stored block of deflate, at most."""
 _FEW_BYTES: Final = 1024
 """With fewer, a checksum takes less time in Python's zlib than by a call of libdeflate."""
 _FEW_COMPRESSED_BYTES: Final = 384
 """With fewer, so does inflating."""
-_SMALL_IMAGE_BYTES: Final = 2048
-"""Such an image, by itself, takes libpng less time than two calls and what is between them."""
 _LARGEST_BYTES: Final = 2**30
 """Of the scanlines of an image: they are held twice for a moment, and must fit into one chunk."""
 _PASSES: Final = (
@@ -58,6 +58,11 @@ class Kind:
     """Of a scanline, with the byte that names its filter."""
     n_bytes: int
     """Of all scanlines."""
+    head: bytes
+    """Of a PNG with the scanlines of one image as they are: all before them. Empty: they do not fit
+    into one block."""
+    head_crc: int
+    """CRC of what of it the IDAT chunk's CRC covers."""
 
     @property
     def family(self) -> tuple[object, ...]:
@@ -87,6 +92,9 @@ def kind_of(ihdr: bytes, channels: int) -> Kind | None:
     n_bytes = sum(rows * (1 + columns * pixel_bytes) for rows, columns in passes if columns)
     if n_bytes > _LARGEST_BYTES:
         return None
+    head = b""
+    if n_bytes <= _BLOCK_BYTES:
+        head = b"".join((b"IDAT", _ZLIB, _block_head(n_bytes, is_last=True)))
     return Kind(
         decode=io.decode_image_png_u8 if depth == 8 else io.decode_image_png_u16,
         mode=_MODES[colour],
@@ -95,27 +103,26 @@ def kind_of(ihdr: bytes, channels: int) -> Kind | None:
         ihdr=ihdr,
         row_bytes=1 + width * pixel_bytes,
         n_bytes=n_bytes,
+        head=head and b"".join((SIGNATURE, ihdr, (len(head) + n_bytes).to_bytes(4), head)),
+        head_crc=zlib.crc32(head),
     )
 
 
-def decode_into(stream: bytes, out: NDArray[Any], kind: Kind) -> bool:
-    """Decode an image; return whether `out` holds its pixels. If not, its content is undefined.
+def without_compression(stream: bytes, kind: Kind) -> bytes | None:
+    """Return an image as a PNG for `undo_filters`; None if its stream is not right.
 
     Args:
         stream: the zlib stream of its pixels.
-        out: (H, W) or (H, W, C), of the kind's type; C-contiguous.
         kind: of the image.
     """
-    if kind.n_bytes <= _SMALL_IMAGE_BYTES:
-        return False
-    scanlines = _inflate([stream], [kind.n_bytes])
+    scanlines = _inflate(stream, kind.n_bytes)
     if scanlines is None:
-        return False
-    pixels = _undo_filters(_uncompressed(scanlines[0], kind.ihdr), kind.height, kind.width, kind)
-    if pixels is None:
-        return False
-    out[...] = pixels.reshape(out.shape)
-    return True
+        return None
+    if not kind.head:
+        return _uncompressed(scanlines, kind.ihdr)
+    adler32 = stream[-4:]
+    crc = _crc32(adler32, _crc32(scanlines, kind.head_crc))
+    return b"".join((kind.head, scanlines, adler32, crc.to_bytes(4), END))
 
 
 def decode_all(streams: Sequence[bytes], out: NDArray[Any], kind: Kind) -> bool:
@@ -126,13 +133,13 @@ def decode_all(streams: Sequence[bytes], out: NDArray[Any], kind: Kind) -> bool:
         out: (n, H, W) or (n, H, W, C), of the kind's type; C-contiguous.
         kind: of all images; not interlaced.
     """
-    scanlines = _inflate(streams, [kind.n_bytes] * len(streams))
+    scanlines = _inflate_all(streams, itertools.repeat(kind.n_bytes))
     if scanlines is None:
         return False
     # One image below the other, and between them what the filters of a first row expect: zeros.
     n, rows, gap = len(streams), kind.height + 1, bytes(kind.row_bytes)
     tall = _uncompressed(gap.join([*scanlines, b""]), _ihdr(n * rows, kind.width, kind))
-    pixels = _undo_filters(tall, n * rows, kind.width, kind)
+    pixels = undo_filters(tall, kind, n * rows, kind.width)
     if pixels is None:
         return False
     out[...] = pixels.reshape(n, rows, *out.shape[2:])[:, : kind.height]
@@ -149,7 +156,7 @@ def decode_mixed(
         images: (H, W) or (H, W, C) each, of its kind's type; C-contiguous.
         kinds: of each; with one `family`, and not interlaced.
     """
-    scanlines = _inflate(streams, [kind.n_bytes for kind in kinds])
+    scanlines = _inflate_all(streams, [kind.n_bytes for kind in kinds])
     if scanlines is None:
         return False
     # As in `decode_all`.
@@ -158,7 +165,7 @@ def decode_mixed(
     parts = map(_widened, scanlines, kinds, itertools.repeat(widest.row_bytes))
     lines = bytes(widest.row_bytes).join([*parts, b""])
     tall = _uncompressed(lines, _ihdr(n_rows, widest.width, widest))
-    pixels = _undo_filters(tall, n_rows, widest.width, widest)
+    pixels = undo_filters(tall, widest, n_rows, widest.width)
     if pixels is None:
         return False
     row = 0
@@ -179,8 +186,8 @@ def _widened(scanlines: bytes, kind: Kind, row_bytes: int) -> bytes:
     return wide.tobytes()
 
 
-def _undo_filters(data: bytes, height: int, width: int, kind: Kind) -> NDArray[Any] | None:
-    """Return what kornia-rs makes of a PNG; None if it refuses it."""
+def undo_filters(data: bytes, kind: Kind, height: int, width: int) -> NDArray[Any] | None:
+    """Return what kornia-rs makes of a PNG, (H, W, C); None if it refuses it."""
     try:
         return kind.decode(data, (height, width), kind.mode)
     except BaseException as error:
@@ -200,43 +207,57 @@ def _uncompressed(scanlines: bytes | memoryview, ihdr: bytes) -> bytes:
     return b"".join((SIGNATURE, ihdr, *_chunk(b"IDAT", _stored(scanlines)), END))
 
 
-def _inflate(streams: Sequence[bytes], sizes: Sequence[int]) -> list[bytes] | None:
-    """Return what zlib streams hold; None if one is not right, or not of that many bytes."""
-    pairs = list(zip(streams, sizes, strict=True))
+def _inflate_all(streams: Iterable[bytes], sizes: Iterable[int]) -> list[bytes] | None:
+    """Return what zlib streams hold; None if one is not right."""
+    found = []
+    for each in map(_inflate, streams, sizes):
+        if each is None:
+            return None
+        found.append(each)
+    return found
+
+
+def _inflate(stream: bytes, n_bytes: int) -> bytes | None:
+    """Return what a zlib stream holds; None if it is not right, or not of that many bytes."""
     # libdeflate takes no notice of the window that a stream declares, 256 bytes to 32 KiB (0x78).
-    if min(streams) < b"\x78" and not all(s and 256 << (s[0] >> 4) >= n for s, n in pairs):
+    if stream < b"\x78" and (not stream or 256 << (stream[0] >> 4) < n_bytes):
         return None
     try:
-        found = [
-            zlib.decompress(stream, bufsize=n_bytes)
-            if len(stream) < _FEW_COMPRESSED_BYTES
-            else _libdeflate().inflate(stream, out=n_bytes)
-            for stream, n_bytes in pairs
-        ]
+        if len(stream) < _FEW_COMPRESSED_BYTES:
+            found = zlib.decompress(stream, bufsize=n_bytes)
+        else:
+            found = _libdeflate().inflate(stream, out=n_bytes)
     except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError
         return None
-    return found if list(map(len, found)) == list(sizes) else None
+    return found if len(found) == n_bytes else None
 
 
 def _stored(raw: bytes | memoryview) -> list[bytes | memoryview]:
     """Return the parts of a zlib stream that holds bytes as they are (RFC 1950 and 1951)."""
     view = memoryview(raw)
-    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    parts: list[bytes | memoryview] = [_ZLIB]
     for start in range(0, len(view), _BLOCK_BYTES):
         block = view[start : start + _BLOCK_BYTES]
-        is_last = start + len(block) == len(view)
-        parts += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
+        parts += [_block_head(len(block), is_last=start + len(block) == len(view)), block]
     adler32 = zlib.adler32 if len(raw) < _FEW_BYTES else _libdeflate().adler32
     parts.append(adler32(raw).to_bytes(4))
     return parts
+
+
+def _block_head(n_bytes: int, *, is_last: bool) -> bytes:
+    """Return what precedes the bytes of a block."""
+    return struct.pack("<BHH", is_last, n_bytes, n_bytes ^ 0xFFFF)
+
+
+def _crc32(part: bytes | memoryview, crc: int) -> int:
+    return (zlib.crc32 if len(part) < _FEW_BYTES else _libdeflate().crc32)(part, crc)
 
 
 def _chunk(kind: bytes, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """Return the parts of a chunk."""
     crc = 0
     for part in (kind, *parts):
-        crc32 = zlib.crc32 if len(part) < _FEW_BYTES else _libdeflate().crc32
-        crc = crc32(part, crc)
+        crc = _crc32(part, crc)
     return [sum(map(len, parts)).to_bytes(4), kind, *parts, crc.to_bytes(4)]
 
 

@@ -87,8 +87,15 @@ class ChunkedRows:
         wanted = range(*rows.indices(self.shape[0]))
         if wanted.step != 1:
             return self.many(np.array(wanted, np.intp))
-        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         step = self.chunk_rows
+        first_chunk, place = divmod(wanted.start, step)
+        if wanted and 1 < step >= place + len(wanted):  # as most slices are
+            values = self._cache.hold(first_chunk, self._decode)
+            try:
+                return values[place : place + len(wanted)].copy()
+            finally:
+                self._cache.lock.release()
+        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
 
         def fill(chunk: int) -> None:
             first = chunk * step

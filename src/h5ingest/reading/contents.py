@@ -20,11 +20,12 @@ from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.dataset_rule import StoredDataset, most_bytes, naming, refuse
 from h5ingest.reading.forksafe_file import SIZE, FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.heap_text import HeapText
-from h5ingest.reading.images import Encoded, Images, Ragged, Stack, Tree
+from h5ingest.reading.images import Encoded, Images, Ragged, Stack
 from h5ingest.reading.open_file import open_dataset
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
 from h5ingest.reading.text import FileTexts, Strings, Texts
 from h5ingest.reading.threads import Threads
+from h5ingest.reading.tree_images import Tree
 
 _BLOCK_BYTES: Final = 2**20
 """Of neighbouring images that are read together best, where the file has no chunks."""
@@ -244,7 +245,9 @@ class Opener:
         filters = None if sums is None else chunking_of(sums)  # else it is an image
         if rows is not None and filters is not None:
             chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
-        return Tree(self._handle, names, self._threads, rows, chunks), None, None, _every(1, n_rows)
+        of_file = None if self._creation.get_userblock() else self._bytes
+        images = Tree(self._handle, of_file, names, self._threads, rows, chunks)
+        return images, None, None, _every(1, n_rows)
 
     def _checks(self, rows: Rows | None, images: StandardDataset, *, auto: bool) -> Checks | None:
         """Return what compares the images that are read; None: nothing does, or it does already.

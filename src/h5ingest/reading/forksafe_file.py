@@ -239,6 +239,20 @@ class FileBytes:
         if n_bytes >= LARGE_BYTES or monotonic() > self.sure_until_s:
             self.check()
 
+    def read_bytes(self, offset: int, n_bytes: int) -> bytes:
+        """Return what the file has from byte `offset` on; see `read_into`."""
+        try:
+            found = os.pread(self._fd, n_bytes, offset)
+        except OSError:
+            found = b""
+        if len(found) < n_bytes:  # rare: Linux gives 2 GiB at most, and may give less
+            out = np.empty(n_bytes, np.uint8)
+            self.read_into(out, offset)
+            return out.tobytes()
+        if n_bytes >= LARGE_BYTES or monotonic() > self.sure_until_s:
+            self.check()
+        return found
+
     def _read_on(self, out: NDArray[Any], offset: int, done: int) -> None:
         """Read what is missing: Linux gives 2 GiB at most, and may give less."""
         view = out.reshape(-1).view(np.uint8).data

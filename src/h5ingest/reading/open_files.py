@@ -104,7 +104,8 @@ class OpenFiles:
         for handle, header in zip(self.handles, self._headers, strict=True):
             prefix = header.prefix(group)
             with handle as file:
-                open_group(file, prefix)
+                if prefix:
+                    open_group(file, prefix)
                 part = Opener(handle, file, prefix, *how).contents(header.layout)
             if header.n_samples not in (None, part.n_rows) and not header.groups:
                 wrong = f"expected {part.n_rows:,}, found {header.n_samples:,}"

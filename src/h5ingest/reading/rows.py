@@ -136,6 +136,15 @@ class FlatRows:
         self._file.read_into(out, offset)
         return out
 
+    def raw(self, start: int, stop: int) -> bytes:
+        """Return the bytes of some rows as they are in the file."""
+        n_bytes = (stop - start) * self._row_bytes
+        if n_bytes >= _PREAD_BYTES:
+            return self._file.read_bytes(self._byte(start), n_bytes)
+        if monotonic() > self._file.sure_until_s:
+            self._file.check()
+        return self._view[start:stop].tobytes()
+
     def many(self, rows: Indices) -> NDArray[Any]:
         """Return copies of the rows in the order asked."""
         if self._by_pread:
@@ -223,12 +232,10 @@ def flat_offset(dataset: StoredDataset, file_creation: h5py.h5p.PropFCID) -> int
         dataset: any.
         file_creation: the creation properties of its file.
     """
-    creation = dataset.creation
-    if creation.get_nfilters() or not dataset.size or file_creation.get_userblock():
+    if dataset.filters or not dataset.size or file_creation.get_userblock():
         return None
-    if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
-        offset: int | None = dataset.id.get_offset()
-        return offset
+    if dataset.offset is not None:
+        return dataset.offset
     if not dataset.chunks or dataset.chunks[1:] != dataset.shape[1:]:
         return None
     n_chunks = -(-dataset.shape[0] // dataset.chunks[0])
@@ -237,7 +244,7 @@ def flat_offset(dataset: StoredDataset, file_creation: h5py.h5p.PropFCID) -> int
     if (
         n_chunks > _SAMPLED_CHUNKS
         and recent
-        and creation.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
+        and dataset.creation.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
     ):
         looked_at = np.linspace(0, n_chunks - 1, _SAMPLED_CHUNKS).astype(int).tolist()
     return _common_offset(dataset, looked_at)
