@@ -48,6 +48,7 @@ from h5ingest.images import tar_archive, zip_archive
 from h5ingest.images.archive_table import CUT, NOT_THERE, Table
 from h5ingest.images.archives import Archives, PathReader, read_table
 from h5ingest.images.scan import ScanOptions
+from h5ingest.images.unpacked import Unpacker
 from h5ingest.inspect.codecs import measure
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.mpi.signals import Interrupt
@@ -466,7 +467,10 @@ def test_what_is_no_archive_is_said(place: Place) -> None:
     assert "has no table that can be read" in failed["text.zip/a.png"]
     assert failed["none.tar/a.png"] == "no such file"
     (place.folder / "a.tar.gz").write_bytes(b"\x1f\x8b and so on")
-    with pytest.raises(UsageError, match=r"archive \(\.tar or \.zip, not compressed as a whole"):
+    (place.folder / "a.7z").write_bytes(b"7z\xbc\xaf and so on")
+    with pytest.raises(UsageError, match=r"archive \(\.tar, \.zip, \.tar\.gz or their like\)"):
+        place.ingest(place.folder / "a.7z")
+    with pytest.raises(ManifestError, match="cannot be unpacked beyond 0 bytes"):
         place.ingest(place.folder / "a.tar.gz")
     for name in ("text.tar", "text.zip", "empty.tar"):
         with pytest.raises(ManifestError, match=name):
@@ -607,7 +611,7 @@ def test_any_damage_is_a_failure_by_name(place: Place) -> None:
                     data[at:at] = played.randbytes(played.randint(1, 40))
         path = place.folder / f"broken{PACKERS[how][0]}"
         path.write_bytes(data)
-        archive, table = read_table(os.fsencode(path))
+        archive, table = read_table(os.fsencode(path), Unpacker())
         archives = Archives([archive], os.fsencode(place.folder))
         for name in [*table.rows, b"none"]:
             [member] = table.find([name], 0).tolist()
@@ -627,7 +631,7 @@ def test_heads_of_deflated_members(place: Place, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(zip_archive, "_PIECE", 100)
     data = random.Random(3).randbytes(30_000) + bytes(30_000)
     path = packed(place.folder / "a.zip", [("x", data)], zipfile.ZIP_DEFLATED)
-    archive, table = read_table(os.fsencode(path))
+    archive, table = read_table(os.fsencode(path), Unpacker())
     archives = Archives([archive], b"")
     [member] = table.find([b"x"], 0).tolist()
     for limit in (1, 50, 29_000, 59_999, 60_000, 60_001):
@@ -652,7 +656,7 @@ def test_sizes_that_cannot_be() -> None:
 def test_headers_of_a_tar_are_bounded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar_archive, "_MOST_HEADER", 1100)
     path = tar(place.folder / "a.tar", [("x" * 900 + ".png", b""), ("y" * 1100 + ".png", b"")])
-    archive, table = read_table(os.fsencode(path))
+    archive, table = read_table(os.fsencode(path), Unpacker())
     assert len(table.rows) == 1
     assert "a header of" in archive.problem
 

@@ -111,8 +111,9 @@ def test_the_command(photos: Photos, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
     for wrong in ("--root=.", "--delimiter=;", "--group-by-folder=0", "--label=mother"):
         assert run([*command, "--overwrite", wrong]) == 2
-    assert run([str(photos.out), str(photos.out) + "2", "--hidden"]) == 2
-    assert "--hidden go with a folder or archive" in capfd.readouterr().err
+    notes = str(photos.folder / "notes.txt")
+    assert run([notes, str(photos.out) + "2", "--hidden", "--split=a:1"]) == 2
+    assert "--hidden, --split go with a folder or archive" in capfd.readouterr().err
     (photos.folder.parent / "empty").mkdir()
     assert run([str(photos.folder.parent / "empty"), str(photos.out) + "2"]) == 4
     assert "found:\n  nothing at all" in capfd.readouterr().err
@@ -209,8 +210,9 @@ def test_what_no_manifest_can_hold_is_refused(photos: Photos) -> None:
         photos.ingest()
     (photos.folder / "line\nend.png").rename(photos.folder / 'tab\tand,"quotes".png')
     assert photos.ingest().n_samples == N + 1
+    other = photos.out.with_name("o.h5")
     with pytest.raises(UsageError, match=r"expected a folder or an archive .*, found a file"):
-        ingest(photos.out, photos.folder / "o.h5", comm=SerialComm(), scan=ScanOptions())
+        ingest(photos.folder / "notes.txt", other, comm=SerialComm(), scan=ScanOptions())
 
 
 def test_ranks_share_the_work(photos: Photos, flavour: Flavour) -> None:

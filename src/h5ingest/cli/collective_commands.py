@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,6 +13,7 @@ from h5ingest.cli import option_types as opt
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
+from h5ingest.cli.scan_options import flags_of, scan_options
 from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
@@ -33,9 +34,15 @@ def ingest(
     *,
     options: IngestOptions,
     label: opt.Label = "parent",
+    label_from: opt.LabelFrom = None,
     group_by_folder: opt.GroupByFolder = None,
     sniff: opt.Sniff = True,
     hidden: opt.Hidden = False,
+    sort: opt.Sort = "name",
+    split: opt.Split = None,
+    seed: opt.Seed = 0,
+    stratify: opt.Stratify = None,
+    keep_together: opt.KeepTogether = None,
     progress: opt.IngestProgress = "auto",
     report: opt.Report = None,
     croissant: opt.Croissant = None,
@@ -53,19 +60,22 @@ def ingest(
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
     _check_files(("MANIFEST", manifest), out, report, croissant)
-    try:
-        manifest.stat()
-    except OSError as error:  # before anything is said of OUT
-        raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
-    scan = None
-    if (label, group_by_folder, sniff, hidden) != ("parent", None, True, False):
-        from h5ingest.images.scan import ScanOptions  # few jobs scan a folder
-        from h5ingest.pipeline.image_files import is_listed
+    from h5ingest.images.several import is_listed
 
-        if not is_listed(manifest):
-            flags = "--label, --group-by-folder, --no-sniff and --hidden"
-            raise UsageError(f"{flags} go with a folder or archive, {manifest} is none")
-        scan = ScanOptions(label=label, group_level=group_by_folder, hidden=hidden, sniff=sniff)
+    is_found = is_listed(manifest)
+    if not is_found:
+        try:
+            manifest.stat()
+        except OSError as error:  # before anything is said of OUT
+            raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
+    asked: dict[str, Any] = {
+        "label": label, "label_from": label_from, "group_level": group_by_folder, "sniff": sniff,
+        "hidden": hidden, "sort": sort, "split": split, "seed": seed, "stratify": stratify,
+        "keep_together": keep_together,
+    }  # fmt: skip
+    scan = scan_options(asked)
+    if scan is not None and not is_found:
+        raise UsageError(f"{flags_of(asked)} go with a folder or archive, {manifest} is none")
     ctx.obj.request = IngestRequest(
         source=manifest,
         recompresses=False,
@@ -155,10 +165,13 @@ def _check_files(
 
 def manifest(
     ctx: typer.Context,
-    folder: Annotated[
-        Path,
+    folders: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="DIR", help="Folder or archive (.tar, .zip) of images, at any depth."
+            metavar="DIR",
+            help="Folders or archives (.tar, .zip, .tar.gz ...) of images, at any depth; or what "
+            "an ingest takes in place of a manifest, alone.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -171,6 +184,7 @@ def manifest(
         ),
     ],
     label: opt.Label = "parent",
+    label_from: opt.LabelFrom = None,
     group_by_folder: opt.GroupByFolder = None,
     sniff: opt.Sniff = True,
     index: Annotated[
@@ -182,6 +196,11 @@ def manifest(
         ),
     ] = False,
     hidden: opt.Hidden = False,
+    sort: opt.Sort = "name",
+    split: opt.Split = None,
+    seed: opt.Seed = 0,
+    stratify: opt.Stratify = None,
+    keep_together: opt.KeepTogether = None,
     absolute: Annotated[
         bool,
         typer.Option(
@@ -191,7 +210,7 @@ def manifest(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a manifest of the images below DIR, in the order of their paths.
+    """Write a manifest of the images below DIR, in the order of their paths; of several in turn.
 
     It is ready for h5ingest: labels from the folders' names, paths relative to the manifest.
     What was left out, and why, is printed at the end.
@@ -201,18 +220,16 @@ def manifest(
     """
     from h5ingest.images.scan import ScanOptions  # not for the others
 
+    asked: dict[str, Any] = {
+        "label": label, "label_from": label_from, "group_level": group_by_folder, "sniff": sniff,
+        "hidden": hidden, "sort": sort, "split": split, "seed": seed, "stratify": stratify,
+        "keep_together": keep_together,
+    }  # fmt: skip
+    written = {"index": index, "absolute": absolute, "overwrite": overwrite}
     ctx.obj.request = ManifestRequest(
-        folder=folder,
+        folders=folders,
         out=out,
-        options=ScanOptions(
-            label=label,
-            group_level=group_by_folder,
-            hidden=hidden,
-            sniff=sniff,
-            index=index,
-            absolute=absolute,
-            overwrite=overwrite,
-        ),
+        options=scan_options(asked, **written) or ScanOptions(),
         quiet=quiet,
     )
 

@@ -211,7 +211,7 @@ def _manifest(request: ManifestRequest, comm: Comm) -> int:
     to_stdout = str(request.out) == "-"
     # Never closed: to close it would write once more to a pipe whose reader has gone.
     file = open(1, "wb", closefd=False) if to_stdout else request.out  # noqa: SIM115
-    tally = write_manifest(request.folder, file, request.options, comm, interrupt)
+    tally = write_manifest(request.folders, file, request.options, comm, interrupt)
     if comm.rank == 0 and not request.quiet:
         name = "standard output" if to_stdout else request.out
         print(f"{name}: {describe(tally)}", file=sys.stderr)

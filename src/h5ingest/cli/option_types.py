@@ -33,6 +33,15 @@ Label = Annotated[
         "the group's."
     ),
 ]
+LabelFrom = Annotated[
+    str | None,
+    _found(
+        metavar="REGEX",
+        help="Take the label from the path below the folder instead: the group called label, or "
+        "the first one, or all that matches. Other named groups become columns: "
+        "'(?P<patient>p\\d+)_(?P<label>\\w+)\\.'",
+    ),
+]
 GroupByFolder = Annotated[
     int | None,
     _found(
@@ -54,6 +63,38 @@ Hidden = Annotated[
     bool, _found("--hidden", help="Look at files and folders that begin with a dot too.")
 ]
 
+Sort = Annotated[
+    Literal["name", "natural"],
+    _found(
+        help="name: by the bytes of the paths. natural: numbers by their values, z2 before z10; "
+        "holds all paths in memory."
+    ),
+]
+Split = Annotated[
+    str | None,
+    _found(
+        metavar="NAME:SHARE,...",
+        help="Add a column split, such as train:0.8,val:0.1,test:0.1: by a hash of each path, so "
+        "that images that come later move no others.",
+    ),
+]
+Seed = Annotated[int, _found(metavar="N", help="Of the split: another one for each number.")]
+Stratify = Annotated[
+    str | None,
+    _found(
+        metavar="COLUMN",
+        help="Take the split's shares of each value of a column (label), exactly; images that come "
+        "later may then move a few.",
+    ),
+]
+KeepTogether = Annotated[
+    str | None,
+    _found(
+        metavar="COLUMN",
+        help="Keep together in the split what is equal in a column, or lies in a folder (folder).",
+    ),
+]
+
 # Of `ingest` and `recompress`:
 
 _TOLD: Final = "What is told"
@@ -65,8 +106,9 @@ Manifest = Annotated[
         metavar="MANIFEST",
         help="Text file with one image a line: a path, or a path, a tab and a label; or a "
         "table (.csv, .tsv) whose first line names its columns, the first of them 'path'. Or a "
-        "folder, or an archive (.tar, .zip): all images in it, at any depth. Paths may go on "
-        "behind an archive as behind a folder.",
+        "folder, or an archive (.tar, .zip, .tar.gz ...): all images in it, at any depth. Or "
+        "WebDataset shards ('s-{000..099}.tar'), .parquet, .lmdb, .npz, idx and others, also many "
+        "('data/*.parquet'). Paths may go on behind an archive as behind a folder.",
     ),
 ]
 In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]

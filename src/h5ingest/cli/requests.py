@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ class IngestRequest:
 class ManifestRequest:
     """One call of `manifest`, as the command line asks for it."""
 
-    folder: Path
+    folders: Sequence[Path]
     out: Path
     """The manifest; `-` for standard output."""
     options: ScanOptions

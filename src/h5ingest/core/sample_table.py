@@ -17,9 +17,18 @@ from numpy.typing import NDArray
 from h5ingest.core.packed_strings import PackedStrings
 
 _BLOCK: Final = 4096
-ARCHIVES: Final = (b".tar", b".zip")
+PACKED_TARS: Final = (
+    b".tar.gz", b".tgz", b".tar.zst", b".tzst", b".tar.bz2", b".tar.xz",
+)  # fmt: skip
+ARCHIVES: Final = (b".tar", b".zip", *PACKED_TARS)
 """What the names of archives end in, in any case."""
-WITHIN: Final = re.compile(rb"(?:%s)/" % b"|".join(map(re.escape, ARCHIVES)), re.IGNORECASE)
+CONTAINERS: Final = (
+    b".parquet", b".lmdb", b".npy", b".npz", b"idx3-ubyte", b"idx3-ubyte.gz",
+)  # fmt: skip
+"""What the names of other files end in that have many images in them."""
+WITHIN: Final = re.compile(
+    rb"(?:%s)/" % b"|".join(map(re.escape, ARCHIVES + CONTAINERS)), re.IGNORECASE
+)
 """Matches in the path of a file in an archive, and in few others."""
 
 PLACE: Final = np.dtype([("spool", "<i4"), ("at", "<i8"), ("checksum", "<u8")])
@@ -52,6 +61,16 @@ def may_be_within(text: bytes) -> bool:
     (True, False)
     """
     return WITHIN.search(text) is not None
+
+
+def without_ending(name: bytes) -> bytes:
+    """Return the name of an archive as that of a folder.
+
+    >>> without_ending(b"photos.tar.gz"), without_ending(b"photos.d")
+    (b'photos', b'photos.d')
+    """
+    ends = [end for end in ARCHIVES + CONTAINERS if name.lower().endswith(end)]
+    return name[: -len(max(ends, key=len))] if ends else name
 
 
 def no_members() -> NDArray[np.void]:

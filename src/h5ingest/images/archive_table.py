@@ -116,12 +116,14 @@ class Table:
 class Opened(Protocol):
     """An archive that is open; one class for each format."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, path: bytes, inner: bytes) -> None:
         """Read nothing yet.
 
         Args:
             fd: descriptor of the file, which stays open; only to be read from at offsets.
             size: of the file, in bytes.
+            path: of the file; of the packed one, where this is what has been unpacked.
+            inner: what of it is meant, where the user has said so: a column, an array.
         """
 
     def table(self, beat: Callable[[], None]) -> Table:

@@ -13,13 +13,15 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from h5ingest.core.errors import SampleError
+from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.core.sample_table import WITHIN, Within, may_be_within
 from h5ingest.images import source_files
+from h5ingest.images.archive_formats import file_of, format_of, unpacking
 from h5ingest.images.archive_table import NOT_THERE, Member, Opened, Table, reason_of
+from h5ingest.images.unpacked import Unpacker
 
 MOST_OPEN: Final = 64
 """Archives that a rank holds open at once."""
@@ -52,7 +54,7 @@ class Finder:
         for match in WITHIN.finditer(path):
             archive = os.path.join(folder, path[: match.end() - 1])
             if archive not in self._known:
-                self._known[archive] = os.path.isfile(archive)
+                self._known[archive] = os.path.isfile(file_of(archive))
             if self._known[archive]:
                 return archive, path[match.end() :]
         return None
@@ -69,6 +71,15 @@ class Archive:
     mtime_ns: int
     problem: str = ""
     """See `Table`."""
+    inner: bytes = b""
+    """What of it is meant; see `Opened`."""
+    unpacked: bytes = b""
+    """Path of the file that its members are read from; empty: it is not compressed."""
+
+    @property
+    def name(self) -> bytes:
+        """The path, with what of it is meant."""
+        return self.path + b":" + self.inner if self.inner else self.path
 
     def is_unchanged(self) -> bool:
         """Return whether it still is what it was, by its size and time."""
@@ -80,61 +91,94 @@ class Archive:
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """A descriptor, closed when nobody reads from it any more."""
 
     fd: int
     opened: Opened
     status: os.stat_result
+    """Of the file; where it is compressed, of the packed one."""
 
     def __del__(self) -> None:
         os.close(self.fd)
 
 
-def _open(path: bytes) -> _Held:
-    """Open an archive.
+def _open(path: bytes, inner: bytes = b"", unpacked: bytes = b"") -> Held:
+    """Open an archive; for the arguments see `Archive`.
 
     Raises:
         SampleError: it cannot be opened, or is no file.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        fd = os.open(unpacked or path, _FLAGS)
     except OSError as error:
         raise source_files.explained(error) from None
-    status = os.fstat(fd)
-    held = _Held(fd, _format_of(path)(fd, status.st_size), status)
-    if not stat.S_ISREG(status.st_mode):
-        raise SampleError("unreadable", "expected an archive, found no regular file")
-    return held
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise SampleError("unreadable", "expected an archive, found no regular file")
+        opened = format_of(unpacked or path)(fd, status.st_size, path, inner)
+        return Held(fd, opened, os.stat(path) if unpacked else status)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
-def _format_of(path: bytes) -> type[Opened]:
-    """Return the class of an archive, by its name; each is imported when it is needed."""
-    if path.lower().endswith(b".zip"):
-        from h5ingest.images.zip_archive import ZipArchive
+def open_new(
+    path: bytes, inner: bytes, unpacker: Unpacker, beat: Callable[[], None]
+) -> tuple[Archive, Held]:
+    """Return an archive that has not been looked at before; unpacked if it is compressed.
 
-        return ZipArchive
-    from h5ingest.images.tar_archive import TarArchive
+    Args:
+        path: absolute.
+        inner: see `Opened`.
+        unpacker: unpacks it.
+        beat: called now and then; may raise.
 
-    return TarArchive
+    Raises:
+        SampleError: it cannot be opened.
+        OSError: the system refuses.
+        OutputError, SetupError: see `Unpacker.unpack`.
+    """
+    path = file_of(path)
+    status = os.stat(path)
+    about = status.st_size, status.st_mtime_ns
+    unpacked, problem = b"", ""
+    if (how := unpacking(path, inner)) is not None:
+        ending, stream = how
+        unpacked, problem = unpacker.unpack(path, inner, about, ending, beat, stream)
+    held = _open(path, inner, unpacked)
+    archive = Archive(
+        path=path, size=about[0], mtime_ns=about[1], problem=problem, inner=inner, unpacked=unpacked
+    )
+    return archive, held
 
 
-def read_table(path: bytes, beat: Callable[[], None] = lambda: None) -> tuple[Archive, Table]:
+def read_table(
+    path: bytes, unpacker: Unpacker, beat: Callable[[], None] = lambda: None
+) -> tuple[Archive, Table]:
     """Return an archive and what is in it; what cannot be read has a `problem`, and nothing in it.
 
     Args:
         path: absolute.
+        unpacker: unpacks what is compressed.
         beat: called now and then; may raise.
+
+    Raises:
+        OutputError, SetupError: see `Unpacker.unpack`.
     """
     try:
-        held = _open(path)
+        archive, held = open_new(path, b"", unpacker, beat)
         table = held.opened.table(beat)
-        size, mtime_ns = held.status.st_size, held.status.st_mtime_ns
+        table.problem = archive.problem or table.problem
+        return replace(archive, problem=table.problem), table
     except (SampleError, OSError) as error:
-        table, size, mtime_ns = Table(), -1, -1
+        if isinstance(error, OutputError):
+            raise
+        table = Table()
         why = error.reason if isinstance(error, SampleError) else error.strerror
         table.problem = f"cannot be read: {why}"
-    return Archive(path=path, size=size, mtime_ns=mtime_ns, problem=table.problem), table
+    return Archive(path=path, size=-1, mtime_ns=-1, problem=table.problem), table
 
 
 class Archives:
@@ -151,17 +195,17 @@ class Archives:
         self._folder = folder
         self.used: set[int] = set()
         """Numbers of the archives that have been opened."""
-        self._held: dict[int, _Held] = {}  # the one used last is the last
+        self._held: dict[int, Held] = {}  # the one used last is the last
         self._lock = threading.Lock()
 
-    def _hold(self, number: int) -> _Held:
+    def _hold(self, number: int) -> Held:
         """Return an archive, which stays open as long as the caller has this."""
         archive = self._archives[number]
         with self._lock:
             held = self._held.pop(number, None)
             if held is None:
                 self.used.add(number)
-                held = _open(archive.path)
+                held = _open(archive.path, archive.inner, archive.unpacked)
                 now = held.status.st_size, held.status.st_mtime_ns
                 if now != (archive.size, archive.mtime_ns):
                     raise SampleError("changed", "the archive was changed while it was read")
@@ -207,11 +251,15 @@ class PathReader:
 
     def __init__(self, folder: bytes) -> None:
         """Read nothing yet; `folder` is that of a `Finder`."""
+        self._unpacker = Unpacker()
         self._folder = folder
         self._finder = Finder(folder)
         self._tables: dict[bytes, tuple[int, Table]] = {}
         self._archives: list[Archive] = []
         self._files = Archives(self._archives, folder)
+
+    def __del__(self) -> None:
+        self._unpacker.close()
 
     def read(self, path: bytes) -> tuple[bytes, int]:
         """Return the bytes of a file, and its size.
@@ -224,7 +272,7 @@ class PathReader:
             return source_files.read(os.path.join(self._folder, path))
         archive, name = found
         if archive not in self._tables:
-            about, table = read_table(archive)
+            about, table = read_table(archive, self._unpacker)
             while sum(len(each.rows) for _, each in self._tables.values()) > _MOST_NAMES:
                 del self._tables[next(iter(self._tables))]
             self._tables[archive] = len(self._archives), table

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Self
 
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError, SampleError
-from h5ingest.core.sample_table import Within
+from h5ingest.core.sample_table import Within, without_ending
 from h5ingest.images import decode
 from h5ingest.images.folders import Folder, Kind, kind_of, look_into
 from h5ingest.images.header_index import Recorder
@@ -46,6 +47,20 @@ def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tup
     return parent, group
 
 
+def matched(pattern: re.Pattern[bytes], path: bytes) -> tuple[bytes, list[bytes]]:
+    r"""Return what `--label-from` makes of a path: the label, empty if it does not match, and more.
+
+    >>> matched(re.compile(rb"(?P<patient>\w+)_(?P<label>\w+)[.]"), b"a/p7_cat.png")
+    (b'cat', [b'p7'])
+    """
+    match = pattern.search(path)
+    names = [name for name in pattern.groupindex if name != "label"]
+    if match is None:
+        return b"", [b""] * len(names)
+    label = match["label"] if "label" in pattern.groupindex else match[1 if match.re.groups else 0]
+    return label or b"", [match[name] or b"" for name in names]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """What the lines of a manifest look like."""
@@ -71,12 +86,7 @@ class Form:
 
     def heading(self) -> bytes:
         """Return the first line."""
-        names = [b"path"]
-        if self.options.label != "none":
-            names.append(b"label")
-        if self.options.group_level is not None:
-            names.append(b"group")
-        return (b"," if self.comma else b"\t").join(names) + b"\n"
+        return (b"," if self.comma else b"\t").join(map(str.encode, self.options.columns)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +114,11 @@ class FolderScan:
         self._form = form
         self._own_name = os.path.basename(os.path.abspath(form.base)) or b"/"
         if read is not None:
-            self._own_name = os.path.splitext(self._own_name)[0]
+            self._own_name = without_ending(self._own_name)
         limit = decode.HEAD_BYTES if options.index else HEAD_BYTES
         self._files = Prefetcher(form.base, limit=limit, read=read)
         self._recorder = Recorder(self._files.read_whole) if options.index else None
+        self._pattern = options.pattern
         # Images of a folder come together.
         self._chosen = functools.lru_cache(maxsize=1024)(self._label_and_group)
 
@@ -147,6 +158,11 @@ class FolderScan:
         """Return the line of an image; what no line can hold goes to `tally.refused`."""
         form, options = self._form, self._form.options
         label, group = self._chosen(path.rpartition(b"/")[0])
+        more: list[bytes] = []
+        if self._pattern is not None:
+            label, more = matched(self._pattern, path)
+            if not label:
+                note(tally.refused, "its path does not match --label-from", path)
         cells = [form.prefix + path]
         if cells[0].isspace():
             cells[0] = b"./" + cells[0]  # else a blank line
@@ -158,6 +174,7 @@ class FolderScan:
             cells.append(group)
             if not group:
                 note(tally.refused, f"no folder of level {options.group_level}", path)
+        cells += more
         line = b",".join(map(quoted, cells)) if form.comma else b"\t".join(cells)
         if b"\n" in line or b"\r" in line:
             note(

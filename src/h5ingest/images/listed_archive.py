@@ -15,6 +15,7 @@ from h5ingest.images.archive_table import NO_FILE, Table
 from h5ingest.images.archives import Archive, Archives
 from h5ingest.images.prefetch import Reader
 from h5ingest.images.scan import Tally
+from h5ingest.images.webdataset import has_labels
 
 _AGAIN: Final = "member whose name comes again later, which counts"
 _BLOCK: Final = 4096
@@ -27,6 +28,11 @@ class ListedArchive:
     archive: Archive
     table: Table | None
     """None: another rank has it."""
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether labels lie beside the images, as far as this rank knows."""
+        return self.table is not None and has_labels(self.table.rows)
 
     @property
     def read(self) -> Reader:

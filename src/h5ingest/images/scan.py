@@ -6,6 +6,7 @@ May not: read a file, decode an image (the first bytes of a file tell what it is
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,7 @@ EXTENSIONS: Final = {
     b".jxl": "JPEG XL",
 }  # fmt: skip
 
+SORTS: Final = ("name", "natural")
 LABELS: Final = ("parent", "path", "none")
 
 SHOWN: Final = 10
@@ -52,17 +54,64 @@ class ScanOptions:
     """Whether to write absolute paths; False: relative to the manifest's folder."""
     overwrite: bool = False
     """Whether to replace a manifest that exists."""
+    label_from: str | None = None
+    """A regular expression that is looked for in an image's path below the folder: its group
+    `label`, or the first one, or all of it is the label; further named groups are columns."""
+    sort: str = "name"
+    """`name` (bytes of the paths) or `natural` (z2 before z10)."""
+    split: str | None = None
+    """Names and shares, as in `train:0.8,test:0.2`: a column `split`; see `arrangement`."""
+    seed: int = 0
+    """Of the split."""
+    stratify: str | None = None
+    """Column of each of whose values the split takes the same shares."""
+    keep_together: str | None = None
+    """Column whose equal values the split keeps together; or `folder`."""
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise UsageError(f"--label: expected one of {', '.join(LABELS)}, got {self.label!r}")
         if self.index and not self.sniff:
             raise UsageError("--index looks into every file: no --no-sniff")
+        if self.sort not in SORTS:
+            raise UsageError(f"--sort: expected one of {', '.join(SORTS)}, got {self.sort!r}")
+        if self.split is None and (self.stratify or self.keep_together or self.seed):
+            raise UsageError("--seed, --stratify and --keep-together go with --split")
+        if self.label_from is not None:
+            self._check_label_from()
         if self.group_level is not None and self.group_level < 1:
             raise UsageError(
                 f"--group-by-folder: expected 1 (the folders in DIR) or more, got "
                 f"{self.group_level}"
             )
+
+    def _check_label_from(self) -> None:
+        if self.label != "parent":
+            raise UsageError("--label-from says what labels are: no --label")
+        try:
+            named = self.pattern.groupindex if self.pattern else {}
+        except re.error as error:
+            raise UsageError(f"--label-from: no regular expression: {error}") from None
+        taken = {"path", "split", *(["group"] if self.group_level else [])} & named.keys()
+        if taken:
+            raise UsageError(f"--label-from: no group can be called {', '.join(sorted(taken))}")
+
+    @property
+    def pattern(self) -> re.Pattern[bytes] | None:
+        """What `label_from` means."""
+        text = self.label_from
+        return None if text is None else re.compile(os.fsencode(text))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of a manifest, the split left out."""
+        named = self.pattern.groupindex if self.pattern else {}
+        return (
+            "path",
+            *(["label"] if self.label != "none" else []),
+            *(["group"] if self.group_level is not None else []),
+            *(name for name in named if name != "label"),
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,7 +34,7 @@ _MOST_LINKS: Final = 40
 class TarArchive:
     """See `Opened`."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
         """See `Opened`."""
         self._fd = fd
         self._size = size

@@ -44,7 +44,7 @@ _DAMAGED: Final = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedE
 class ZipArchive:
     """See `Opened`."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
         """See `Opened`."""
         self._fd = fd
         self._size = size

@@ -20,6 +20,7 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import agree, agreeing
 from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.output_checks import discard_made
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import write_failures
@@ -171,11 +172,9 @@ def _tidy(job: Job) -> str:
     Another job may have begun under this name, and left images that it had recoded. Once OUT has
     its name, the job has succeeded: an error here can only be reported.
     """
-    from h5ingest.storage.spool import discard_spools  # opened on one rank
-
     try:
         discard(job.paths)
-        discard_spools(job.paths)
+        discard_made(job.paths)
     except OutputError as error:
         return f"{job.paths.out} is complete, what was beside it stays: {error}"
     return ""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from h5ingest.core.errors import ManifestError
 from h5ingest.core.layout import Filter, Layout
@@ -15,7 +15,7 @@ from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.sample_columns import SampleColumns
-from h5ingest.core.sample_table import ARCHIVES, Samples, may_be_within
+from h5ingest.core.sample_table import Samples, may_be_within
 from h5ingest.core.schema import Attribute
 from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher, Reader
@@ -41,17 +41,9 @@ from h5ingest.storage.job_files import about_left, refuse_other
 if TYPE_CHECKING:
     from h5ingest.images.archive_table import Table
     from h5ingest.images.archives import Archive, Archives
+    from h5ingest.images.unpacked import Unpacker
     from h5ingest.pipeline.locate_members import Located
     from h5ingest.pipeline.recoding import Recoder
-
-_OTHER_ARCHIVES: Final = (b".gz", b".tgz", b".bz2", b".xz", b".zst", b".7z", b".rar")
-"""Of others the user is told what can be read."""
-
-
-def is_listed(path: Path) -> bool:
-    """Return whether this is a folder or an archive: no manifest, but one is to be made of it."""
-    is_packed = os.fsencode(path).lower().endswith((*ARCHIVES, *_OTHER_ARCHIVES))
-    return os.path.isdir(path) or (is_packed and os.path.isfile(path))
 
 
 class ImageFiles(Source):
@@ -80,12 +72,15 @@ class ImageFiles(Source):
         self._located: Located | None = None
         self._archives: Archives | None = None
         """Reads files that lie in archives, if there are any."""
+        self._unpacks: Unpacker | None = None
         self._tables: dict[bytes, tuple[Archive, Table]] = {}
         """Archives whose tables this rank has made already, by their paths."""
 
     def close(self) -> None:
         """See `Source.close`."""
         self._archives = None
+        if self._unpacks is not None:
+            self._unpacks.close()
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`."""
@@ -157,20 +152,36 @@ class ImageFiles(Source):
             is_possible = may_be_within(self._folder + b"/") or may_be_within(local.paths.text)
             if not any(job.comm.allgather(is_possible)):
                 return local, ()
-            from h5ingest.images.archives import Archives  # few jobs read from one
-            from h5ingest.pipeline.locate_members import locate_members
+            from h5ingest.pipeline.locate_members import locate_members  # few read from archives
 
-            located = locate_members(local.paths, self._folder, job, self._tables)
+            located = locate_members(
+                local.paths, self._folder, job, self._tables, self._unpacker(job)
+            )
             self._tables.clear()
             if located is None:
                 return local, ()
-            self._located = located
-            self._archives = Archives(located.archives, self._folder)
-            self._about["archives"] = {
-                os.fsdecode(each.path): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
-                for each in located.archives
-            }
+            self._take(located)
+        assert self._located is not None, "it has just been taken"
         return replace(local, members=self._located.members), self._located.warnings
+
+    def _take(self, located: Located) -> None:
+        """Read samples from archives from now on."""
+        from h5ingest.images.archives import Archives  # few jobs read from one
+
+        self._located, self._archives = located, Archives(located.archives, self._folder)
+        self._about["archives"] = {
+            os.fsdecode(each.name): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
+            for each in located.archives
+        }
+
+    def _unpacker(self, job: Job) -> Unpacker:
+        """Return what unpacks compressed archives: beside the output, or, if none is made, near."""
+        if self._unpacks is None:
+            from h5ingest.images.unpacked import Unpacker  # few jobs need it
+
+            folder = None if job.options.dry_run else os.fsencode(job.paths.unpacked)
+            self._unpacks = Unpacker(folder, near=os.fsencode(job.paths.out.parent))
+        return self._unpacks
 
     def _is_left_by_another_look(
         self, job: Job, about: Mapping[str, object], layout: Layout, runs: Sequence[Samples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,17 +134,27 @@ class Job:
             yield
         finally:
             if lock is not None:
-                if self.has_scan:
+                if self.has_scan or os.path.lexists(self.paths.unpacked):
                     with contextlib.suppress(OSError, OutputError):  # it would only be litter
-                        self._remove_scan()
+                        self._remove_scan(is_stopped=isinstance(sys.exception(), StoppedError))
                 lock.release()
 
-    def _remove_scan(self) -> None:
-        """Remove what was found in a folder, unless an unfinished job is there to go on with."""
+    def _remove_scan(self, *, is_stopped: bool) -> None:
+        """Remove what was found in a folder, unless an unfinished job is there to go on with.
+
+        What a stopped job has unpacked stays: it may be much, and is not unpacked again.
+        """
         if self.fence is not None:
             self.fence.check(now=True)
-        if not os.path.lexists(self.paths.partial):
+        if os.path.lexists(self.paths.partial):
+            return
+        if self.has_scan:
             self.paths.scan.unlink(missing_ok=True)
+            self.paths.places.unlink(missing_ok=True)
+        if not is_stopped and os.path.lexists(self.paths.unpacked):
+            from h5ingest.images.unpacked import discard_unpacked  # few jobs need it
+
+            discard_unpacked(os.fsencode(self.paths.unpacked))
 
     def check_lock(self) -> None:
         """Raise if another job has taken the output over. Not collective.

@@ -12,26 +12,33 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from h5ingest.core.errors import ManifestError, UsageError, agreed
+import numpy as np
+
+from h5ingest.core.errors import ManifestError, OutputError, UsageError, agreed
 from h5ingest.core.layout import Filter
-from h5ingest.core.outfiles import MANIFEST, check
+from h5ingest.core.outfiles import MANIFEST, check, is_same
+from h5ingest.core.sample_table import MEMBER
 from h5ingest.core.schema import Attribute
+from h5ingest.images.archives import Archive
 from h5ingest.images.folder_manifest import describe
-from h5ingest.images.scan import ScanOptions
+from h5ingest.images.scan import ScanOptions, Tally
+from h5ingest.images.several import Several
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.scan_folder import list_images, open_archive
+from h5ingest.pipeline.locate_members import Located
+from h5ingest.pipeline.manifest_draft import REMEDY, Draft
+from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.pipeline.scan_folder import list_images, meant_by, open_archive
 from h5ingest.pipeline.source import Plan
 from h5ingest.storage.job_files import about_left, refuse_other
 from h5ingest.storage.shared_blocks import see_same_file
 
 _OF_WRITING: Final = ("index", "absolute", "overwrite")
 """Options of a manifest that a job writes for itself in one way only."""
-_REMEDY: Final = (
-    "Nothing is stored, as there may be more in it than can be found. Get a whole copy; or take "
-    "what is intact with --on-error blank."
-)
+_SAID: Final = ("label", "group_level", "hidden", "sniff")
+"""Options that are said even if nobody has asked for them."""
 
 
 class ListedImages(ImageFiles):
@@ -47,8 +54,15 @@ class ListedImages(ImageFiles):
         super().__init__(folder)
         self._scan = replace(scan or ScanOptions(), index=False, absolute=False, overwrite=True)
         self._is_found = self._is_private = self._is_archive = False
-        options = asdict(self._scan).items()
-        self._about["scan"] = {name: value for name, value in options if name not in _OF_WRITING}
+        self._listed_archives: tuple[Archive, ...] = ()
+        self._places_path: Path | None = None
+        """Where it is written where the samples lie, if they lie in several files."""
+        usual = asdict(ScanOptions())
+        self._about["scan"] = {
+            name: value
+            for name, value in asdict(self._scan).items()
+            if name in _SAID or (name not in _OF_WRITING and value != usual[name])
+        }
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`. Find the images, and say on rank 0 what there is.
@@ -74,40 +88,105 @@ class ListedImages(ImageFiles):
                 raise agreed(UsageError(f"{flag} goes with a manifest, {self.path} is none"))
         group_by = options.group_by or ("group" if self._scan.group_level else None)
         job.options = replace(options, root=self.path, group_by=group_by)
-        listed, goes_on = job.paths.scan, False
+        listed, goes_on, meant = job.paths.scan, False, meant_by([self.path], comm)
         with agreeing(comm):
             if comm.rank == 0 and options.dry_run:  # there is no lock: the name may be another's
                 listed = job.paths.out.with_name(f".h5ingest-{os.urandom(8).hex()}.csv")
                 self._is_private = True
             elif comm.rank == 0 and not options.restart:
-                root = os.path.abspath(self.path)
+                root = os.path.abspath(self.path if meant is None else os.fsdecode(meant.base))
                 refuse_other(job.paths, {"root": root, **self._about})
                 goes_on = bool(about_left(job.paths)) and os.path.lexists(listed)
             if comm.rank == 0:
                 check(listed, MANIFEST)
-        self._manifest_path = comm.bcast(listed)
-        archive = open_archive(self.path, comm, job.interrupt)
+        self._manifest_path = listed = comm.bcast(listed)
+        unpacker = self._unpacker(job)
+        archive = None
+        if meant is None:
+            archive = open_archive(self.path, unpacker, comm, job.interrupt)
+            if comm.bcast(archive is not None and archive.is_shard):
+                full = os.fsencode(os.path.abspath(self.path))
+                meant = Several(base=full, files=(full,))
+        self._is_archive = not os.path.isdir(self.path)
+        if meant is not None:
+            self._list(job, meant, listed, goes_on=goes_on)
+            return
         if archive is not None:
-            self._is_archive = True
             if archive.archive.problem and options.on_error == "fail":
-                said = f"{self.path} {archive.archive.problem}\n{_REMEDY}"
+                said = f"{self.path} {archive.archive.problem}\n{REMEDY}"
                 raise agreed(ManifestError(said))
             if archive.archive.problem and comm.rank == 0:
                 job.watch.notice(f"{self.path} {archive.archive.problem}")
             if archive.table is not None:
                 self._tables[archive.archive.path] = archive.archive, archive.table
-        listed = self._manifest_path
         tally = list_images(job, self.path, archive, listed, self._scan, goes_on=goes_on)
         job.has_scan = comm.rank == 0 and not self._is_private
-        see_same_file(listed, comm)
-        if comm.rank == 0:
+        self._tell(job, listed, tally)
+
+    def _tell(self, job: Job, listed: Path, tally: Tally) -> None:
+        """Say on rank 0 what has been found, when all see it. Collective."""
+        see_same_file(listed, job.comm)
+        if job.comm.rank == 0:
             job.watch.notice(f"{self.path}: {describe(tally)}")
+
+    def _list(self, job: Job, meant: Several, listed: Path, *, goes_on: bool) -> None:
+        """Find the samples in some files; see `_find`. Collective."""
+        from h5ingest.pipeline import list_samples  # few jobs need it
+
+        comm, places = job.comm, listed.with_suffix(".places")
+        with agreeing(comm):
+            if comm.rank == 0 and any(is_same(os.fsdecode(f), job.paths.out) for f in meant.files):
+                raise OutputError(
+                    f"{job.paths.out}: is one of the files that {self.path} stands for, and is not "
+                    f"replaced: name another OUT"
+                )
+        job.has_scan = comm.rank == 0 and not self._is_private
+        with Draft(self.path, listed, overwrite=True) as draft:
+            found = list_samples.list_samples(
+                meant,
+                self._scan,
+                draft,
+                self._unpacker(job),
+                comm,
+                job.interrupt,
+                takes_damaged=job.options.on_error != "fail",
+            )
+            with while_rank_0_works(comm) as beat:
+                if comm.rank == 0:
+                    job.check_lock()
+                    if goes_on:
+                        draft.compare(listed, beat)
+                    else:
+                        draft.publish(beat)
+                    list_samples.publish_places(draft, places, found.tally.n_images, beat)
+        base = Path(os.fsdecode(meant.base))
+        group_by = job.options.group_by or ("group" if found.has_groups else None)
+        job.options = replace(job.options, root=base, group_by=group_by)
+        self._listed_archives, self._places_path = found.archives, places
+        if comm.rank == 0:
+            for archive in found.archives:
+                if archive.problem:
+                    job.watch.notice(f"{os.fsdecode(archive.path)} {archive.problem}")
+        self._tell(job, listed, found.tally)
+        see_same_file(places, comm)
+
+    def _locate(self, job: Job, local: LocalSamples) -> tuple[LocalSamples, tuple[str, ...]]:
+        """See `ImageFiles._locate`: where they lie has been written down."""
+        if self._places_path is not None and self._located is None:
+            from h5ingest.pipeline.list_samples import read_places
+
+            members = np.zeros(0, MEMBER)
+            with agreeing(job.comm):
+                members = read_places(self._places_path, local.indices)
+            self._take(Located(archives=self._listed_archives, members=members, warnings=()))
+        return super()._locate(job, local)
 
     def close(self) -> None:
         """See `Source.close`."""
         super().close()
         if self._is_private:
             self._manifest_path.unlink(missing_ok=True)
+            self._manifest_path.with_suffix(".places").unlink(missing_ok=True)
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`."""

@@ -20,6 +20,7 @@ from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import MEMBER
 from h5ingest.images.archive_table import Table
 from h5ingest.images.archives import Archive, Finder, read_table
+from h5ingest.images.unpacked import Unpacker
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.pipeline.job import Job
 
@@ -41,7 +42,11 @@ class Located:
 
 
 def locate_members(
-    paths: PackedStrings, folder: bytes, job: Job, known: Mapping[bytes, tuple[Archive, Table]]
+    paths: PackedStrings,
+    folder: bytes,
+    job: Job,
+    known: Mapping[bytes, tuple[Archive, Table]],
+    unpacker: Unpacker,
 ) -> Located | None:
     """Return where the samples of this rank lie; None if none of any rank is in an archive.
 
@@ -52,8 +57,10 @@ def locate_members(
         folder: the source folder; see `Finder`.
         job: the run.
         known: archives whose tables this rank has made already, by their paths.
+        unpacker: unpacks those that are compressed.
 
     Raises:
+        OutputError, SetupError: see `Unpacker.unpack`.
         StoppedError: a rank was asked to stop.
     """
     comm, finder = job.comm, Finder(folder)
@@ -68,7 +75,7 @@ def locate_members(
     if not every:
         return None
     mine = {number: every[number] for number in range(comm.rank, len(every), comm.size)}
-    tables = _make_tables(mine, job, known)
+    tables = _make_tables(mine, job, known, unpacker)
     told = comm.allgather(
         [(n, archive, table.n_repeated) for n, (archive, table) in tables.items()]
     )
@@ -95,7 +102,10 @@ def locate_members(
 
 
 def _make_tables(
-    mine: Mapping[int, bytes], job: Job, known: Mapping[bytes, tuple[Archive, Table]]
+    mine: Mapping[int, bytes],
+    job: Job,
+    known: Mapping[bytes, tuple[Archive, Table]],
+    unpacker: Unpacker,
 ) -> dict[int, tuple[Archive, Table]]:
     """Return the archives of this rank and what is in them, by their numbers. Collective."""
     tables: dict[int, tuple[Archive, Table]] = {}
@@ -107,7 +117,7 @@ def _make_tables(
                 raise StoppedError("stopped as asked: start the same command again")
 
         for number, path in mine.items():
-            tables[number] = known.get(path) or read_table(path, beating)
+            tables[number] = known.get(path) or read_table(path, unpacker, beating)
     return tables
 
 

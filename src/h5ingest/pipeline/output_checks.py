@@ -18,9 +18,9 @@ from h5ingest.images.png import decoder_version
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
-from h5ingest.storage.datasets import hdf5_version
+from h5ingest.storage.datasets import hdf5_version, output_errors
 from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
-from h5ingest.storage.job_files import begin, discard
+from h5ingest.storage.job_files import JobPaths, begin, discard
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice
@@ -38,6 +38,13 @@ def keep_freed_memory() -> None:
     decoding it (docs/performance.md).
     """
     np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
+
+
+def is_listed(path: Path) -> bool:
+    """See `several.is_listed`. Rank 0 only."""
+    from h5ingest.images import several  # opened on one rank
+
+    return several.is_listed(path)
 
 
 def check_output(job: Job, argument: str, source: Path) -> None:
@@ -76,8 +83,6 @@ def check_left(job: Job) -> None:
 
     To be called with the lock held: the files of a job that is just publishing look the same.
     """
-    from h5ingest.storage.spool import discard_spools  # opened on one rank
-
     paths = job.paths
     if not job.options.restart and not os.path.lexists(paths.partial):
         check(paths.journal, JOURNAL)  # a new one is about to take its place
@@ -85,10 +90,24 @@ def check_left(job: Job) -> None:
     if os.path.lexists(paths.out) and not unfinished:
         discard(paths)
         if not job.options.overwrite:  # else they may be of a job that was ended while it recoded
-            discard_spools(paths)
+            discard_made(paths)
     _refuse_existing(job)
     if job.options.restart:
-        discard_spools(paths)
+        discard_made(paths)
+
+
+def discard_made(paths: JobPaths) -> None:
+    """Remove what a job has made of its sources, recoded or unpacked. Rank 0 only.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    from h5ingest.images.unpacked import discard_unpacked  # opened on one rank
+    from h5ingest.storage.spool import discard_spools
+
+    discard_spools(paths)
+    with output_errors(f"{paths.unpacked}: cannot be removed"):
+        discard_unpacked(os.fsencode(paths.unpacked))
 
 
 def _refuse_existing(job: Job) -> None:

@@ -27,13 +27,14 @@ from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.image_files import ImageFiles, is_listed
+from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
     check_left,
     check_output,
+    is_listed,
     keep_freed_memory,
     mpi_hints,
 )
@@ -62,13 +63,13 @@ def ingest(
     interrupt: Interrupt | None = None,
     command: str = "",
 ) -> IngestReport:
-    """Store all images of a manifest, or of a folder, in one HDF5 file. Collective.
+    """Store all images of a manifest, a folder or archives in one HDF5 file. Collective.
 
     `out` appears only when it is complete. An unfinished job is continued, on any number of ranks.
     An error that all ranks agree on is raised on all; what goes wrong on one rank ends all ranks.
 
     Args:
-        manifest_path: see `core.manifest_dialect` for its format; or a folder.
+        manifest_path: see `core.manifest_dialect`; or a folder, or what `images.several` takes.
         out: the file to make.
         options: None for the defaults.
         comm: all ranks; None for this process alone.

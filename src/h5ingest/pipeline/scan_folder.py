@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO
 
 from h5ingest.core.errors import ManifestError, OutputError, StoppedError, UsageError
-from h5ingest.core.manifest import file_sha256
-from h5ingest.core.outfiles import INDEX, MANIFEST, check, write
+from h5ingest.core.outfiles import INDEX, MANIFEST, check
 from h5ingest.core.sample_table import ARCHIVES, Within
 from h5ingest.images import folder_manifest
 from h5ingest.images.folder_manifest import FolderScan, Form
@@ -28,29 +25,30 @@ from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, SerialComm, agreeing
 from h5ingest.mpi.led import Deal, led_by_rank_0
 from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.manifest_draft import Draft, explained
 
 if TYPE_CHECKING:
     from h5ingest.images.listed_archive import ListedArchive
+    from h5ingest.images.several import Several
+    from h5ingest.images.unpacked import Unpacker
     from h5ingest.pipeline.job import Job
-
-_BLOCK: Final = 2**20
-_BEAT_LINES: Final = 4096
 
 
 def write_manifest(
-    folder: Path,
+    folders: Path | Sequence[Path],
     out: Path | BinaryIO,
     options: ScanOptions,
     comm: Comm | None = None,
     interrupt: Interrupt | None = None,
 ) -> Tally:
-    """Write the manifest of the images in a folder or archive. Collective.
+    """Write the manifest of the images in folders or archives, one after the other. Collective.
 
     Columns are separated by commas in a `.csv` file (with quotes where needed), else by tabs. In a
     stream, paths are relative to the working directory.
 
     Args:
-        folder: the folder or archive; all ranks must see it.
+        folders: folders or archives, at least one, or what `images.several` takes, alone; all ranks
+            must see them.
         out: where rank 0 writes.
         options: which files are images, and what is written about them.
         comm: all ranks; None for this process alone.
@@ -60,33 +58,93 @@ def write_manifest(
         Counts of all that was found, on rank 0; elsewhere nothing is counted.
 
     Raises:
-        UsageError: `folder` is neither.
-        ManifestError: no image, or one whose path cannot be written in a line; or the archive is
+        UsageError: one of `folders` is neither.
+        ManifestError: no image, or one whose path cannot be written in a line; or an archive is
             damaged.
         OutputError: `out` exists, or cannot be written.
+        SetupError: a package for what is read is not installed.
         StoppedError: a rank was asked to stop.
     """
+    from h5ingest.images.unpacked import Unpacker
+
     comm, interrupt = comm or SerialComm(), interrupt or Interrupt()
-    archive = open_archive(folder, comm, interrupt)
-    form: Form | None = None
+    folders = [folders] if isinstance(folders, Path) else folders
     with agreeing(comm):
-        if archive is None:
-            _check_folder(folder, comm)
-        elif archive.archive.problem:
-            raise ManifestError(f"{folder} {archive.archive.problem}")
         if comm.rank == 0:
-            with _explained(out):
+            with explained(out):
                 _check_out(out, options)
-                form = Form.of(folder, out if isinstance(out, Path) else None, options)
-    draft = _Draft(folder, archive, out, comm.bcast(form))
-    return draft.fill(comm, interrupt, draft.publish)
+    near = os.fsencode(out.parent) if isinstance(out, Path) else b"."
+    draft = Draft(folders[0], out, overwrite=options.overwrite)
+    with draft, contextlib.closing(Unpacker(near=near)) as unpacker:
+        meant = meant_by(folders, comm)
+        if meant is not None:
+            from h5ingest.pipeline.list_samples import list_samples  # seldom needed
+
+            with agreeing(comm):
+                if options.index:
+                    raise UsageError(f"{folders[0]}: --index goes with folders and archives")
+            form = Form.of(Path(os.fsdecode(meant.base)), _named(out), options)
+            is_file = meant.files == (meant.base,)
+            outer = form.prefix.rstrip(b"/") + b"/" if is_file else form.prefix
+            tally = list_samples(
+                meant, options, draft, unpacker, comm, interrupt, takes_damaged=False, outer=outer,
+                comma=form.comma,
+            ).tally  # fmt: skip
+        else:
+            tally, forms = Tally(), []
+            with agreeing(comm):
+                if comm.rank == 0:
+                    with explained(out):
+                        draft.begin()
+            for folder in folders:
+                archive = open_archive(folder, unpacker, comm, interrupt)
+                with agreeing(comm):
+                    if archive is None:
+                        _check_folder(folder, comm)
+                    elif archive.archive.problem:
+                        raise ManifestError(f"{folder} {archive.archive.problem}")
+                forms.append(Form.of(folder, _named(out), options))
+                tally.add(_scan(folder, archive, forms[-1], draft, comm, interrupt))
+            with while_rank_0_works(comm) as beat:
+                if comm.rank == 0:
+                    _arrange(draft, forms, beat)
+        with while_rank_0_works(comm) as beat:
+            if comm.rank == 0:
+                sha256 = draft.publish(beat)
+                if options.index and isinstance(out, Path):
+                    first = heading(sha256, tally.n_images)
+                    draft.publish_records(index_of(out), INDEX, first, beat)
+    return tally
 
 
-def open_archive(path: Path, comm: Comm, interrupt: Interrupt) -> ListedArchive | None:
+def _named(out: Path | BinaryIO) -> Path | None:
+    return out if isinstance(out, Path) else None
+
+
+def meant_by(paths: Sequence[Path], comm: Comm) -> Several | None:
+    """Return which files are meant by a name, if it is no plain folder or archive. Collective.
+
+    Raises:
+        ManifestError: none.
+    """
+    found: Several | None = None
+    with agreeing(comm):
+        if comm.rank == 0:
+            from h5ingest.images.several import are_several, several
+
+            if len(paths) == 1 and are_several(paths[0]):
+                found = several(paths[0])
+    return comm.bcast((found,))[0]
+
+
+def open_archive(
+    path: Path, unpacker: Unpacker, comm: Comm, interrupt: Interrupt
+) -> ListedArchive | None:
     """Return the archive of this name; None: there is none. Collective.
 
     Args:
         path: the file; all ranks must see it.
+        unpacker: unpacks it where it is compressed.
         comm: all ranks.
         interrupt: asks to stop.
 
@@ -105,7 +163,7 @@ def open_archive(path: Path, comm: Comm, interrupt: Interrupt) -> ListedArchive 
                 if interrupt.requested:
                     raise StoppedError("stopped as asked: start the same command again")
 
-            found = ListedArchive(*read_table(full, beating))
+            found = ListedArchive(*read_table(full, unpacker, beating))
     archive = comm.bcast((found.archive if found else None,))[0]
     if archive is None:
         return None
@@ -144,16 +202,21 @@ def list_images(
             _check_folder(folder, job.comm)
     base = os.path.join(os.fsencode(folder), b"")
     form = Form(base=base, prefix=b"", comma=True, options=replace(options, overwrite=True))
-    draft = _Draft(folder, archive, listed, form)
-
-    def publish(beat: Callable[[], None]) -> None:
-        job.check_lock()
-        if goes_on:
-            draft.compare(listed, beat)
-        else:
-            draft.publish(beat)
-
-    return draft.fill(job.comm, job.interrupt, publish)
+    with Draft(folder, listed, overwrite=True) as draft:
+        with agreeing(job.comm):
+            if job.comm.rank == 0:
+                with explained(listed):
+                    draft.begin()
+        tally = _scan(folder, archive, form, draft, job.comm, job.interrupt)
+        with while_rank_0_works(job.comm) as beat:
+            if job.comm.rank == 0:
+                _arrange(draft, [form], beat)
+                job.check_lock()
+                if goes_on:
+                    draft.compare(listed, beat)
+                else:
+                    draft.publish(beat)
+    return tally
 
 
 def _check_folder(folder: Path, comm: Comm) -> None:
@@ -162,7 +225,7 @@ def _check_folder(folder: Path, comm: Comm) -> None:
         where = f" on {comm.hosts[comm.rank]}" if comm.n_hosts > 1 else ""
         wanted = "a folder"
         if os.path.exists(folder):
-            wanted = "a folder or an archive (.tar or .zip, not compressed as a whole)"
+            wanted = "a folder or an archive (.tar, .zip, .tar.gz or their like)"
         raise UsageError(f"{folder}: expected {wanted}, found {found}{where}")
 
 
@@ -178,114 +241,42 @@ def _check_out(out: Path | BinaryIO, options: ScanOptions) -> None:
         raise OutputError(f"{out}: exists; --overwrite replaces it")
 
 
-@contextlib.contextmanager
-def _explained(out: Path | BinaryIO) -> Iterator[None]:
-    """Run a block that writes the manifest; what the system refuses is an `OutputError`."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        name = out if isinstance(out, Path) else "standard output"
-        raise OutputError(f"{name}: cannot be written: {error.strerror}") from None
+def _arrange(draft: Draft, forms: Sequence[Form], beat: Callable[[], None]) -> None:
+    """See `Draft.arrange`."""
+    options, prefixes = forms[0].options, [form.prefix for form in forms]
+    draft.arrange(options, options.columns[1:], prefixes, comma=forms[0].comma, beat=beat)
 
 
-class _Draft:
-    """The manifest as far as it is known, in files without a name. Rank 0 fills and writes it."""
+def _scan(
+    folder: Path,
+    archive: ListedArchive | None,
+    form: Form,
+    draft: Draft,
+    comm: Comm,
+    interrupt: Interrupt,
+) -> Tally:
+    """Add what is found in a folder or archive to a draft; return the counts. Collective.
 
-    def __init__(
-        self, folder: Path, archive: ListedArchive | None, out: Path | BinaryIO, form: Form
-    ) -> None:
-        """Begin; makes no file yet."""
-        self.tally = Tally()
-        self._folder = folder
-        self._archive = archive
-        self._out = out
-        self._form = form
-        self._files = contextlib.ExitStack()
+    Raises:
+        IngestError: see `write_manifest`.
+    """
+    tally, options = Tally(), form.options
 
-    def fill(
-        self, comm: Comm, interrupt: Interrupt, publish: Callable[[Callable[[], None]], None]
-    ) -> Tally:
-        """Fill it with what is found, then publish it on rank 0; return the counts. Collective.
-
-        Args:
-            comm: all ranks.
-            interrupt: asks to stop.
-            publish: is given what to call now and then.
-
-        Raises:
-            IngestError: see `write_manifest`.
-        """
-        read = self._archive.read if self._archive else None
-        with self._files, FolderScan(self._form, read) as scan:
-            led_by_rank_0(comm, scan, self._collect, interrupt)
-            with while_rank_0_works(comm) as beat:
-                if comm.rank == 0:
-                    publish(beat)
-        return self.tally
-
-    def _collect(self, deal: Deal) -> None:
-        form, options = self._form, self._form.options
-        with _explained(self._out):
-            self._lines, self._records = self._temporary(), self._temporary()
-            self._lines.write(form.heading())
+    def collect(deal: Deal) -> None:
+        with explained(draft.out):
+            if not draft.lines.tell():
+                draft.lines.write(form.heading())
             walk: Iterable[bytes | Within]
-            if self._archive is not None:
-                walk = self._archive.files(self.tally, hidden=options.hidden)
+            if archive is not None:
+                walk = archive.files(tally, hidden=options.hidden)
             else:
-                walk = Walk(form.base, self.tally, deal, hidden=options.hidden)
+                walk = Walk(form.base, tally, deal, hidden=options.hidden)
             for found in deal("files", walk):
-                self._lines.write(found.lines)
-                self._records.write(found.records)
-                self.tally.add(found.tally)
-        folder_manifest.check(self._folder, self.tally, options)
+                draft.lines.write(found.lines)
+                draft.records.write(found.records)
+                tally.add(found.tally)
+        folder_manifest.check(folder, tally, options)
 
-    def publish(self, beat: Callable[[], None]) -> None:
-        """Give it its name; `beat` is called now and then."""
-        out, options = self._out, self._form.options
-        with _explained(out):
-            if not isinstance(out, Path):
-                _copy(self._lines, out, beat)
-                out.flush()
-                return
-            write(out, lambda f: _copy(self._lines, f, beat), MANIFEST, replace=options.overwrite)
-            if options.index:
-                first = heading(file_sha256(out), self.tally.n_images)
-                write(index_of(out), lambda f: _copy(self._records, f, beat, first), INDEX)
-
-    def compare(self, earlier: Path, beat: Callable[[], None]) -> None:
-        """Raise if a manifest is another one; `beat` is called now and then.
-
-        Raises:
-            OutputError: it is, or it cannot be read.
-        """
-        self._lines.seek(0)
-        with _explained(earlier), earlier.open("rb") as file:
-            for number, (then, now) in enumerate(zip_longest(file, self._lines, fillvalue=b"")):
-                if then != now:
-                    raise OutputError(
-                        f"{self._folder}: has changed since the unfinished job here began: where "
-                        f"it had {_shown(then)} there is {_shown(now)} now. Make it as it was, and "
-                        f"start the same command again to go on; or begin anew with --restart."
-                    )
-                if number % _BEAT_LINES == 0:
-                    beat()
-
-    def _temporary(self) -> BinaryIO:
-        # A file without a name: the scan cannot find it, and it disappears whatever happens.
-        home = self._out.parent if isinstance(self._out, Path) else None
-        return self._files.enter_context(tempfile.TemporaryFile(dir=home))
-
-
-def _shown(line: bytes) -> str:
-    return repr(line.decode("utf-8", "backslashreplace").rstrip("\n")) if line else "nothing"
-
-
-def _copy(source: BinaryIO, target: BinaryIO, beat: Callable[[], None], first: bytes = b"") -> None:
-    """Write some bytes and all of `source` to `target`."""
-    source.seek(0)
-    target.write(first)
-    while block := source.read(_BLOCK):
-        target.write(block)
-        beat()
+    with FolderScan(form, archive.read if archive else None) as scan:
+        led_by_rank_0(comm, scan, collect, interrupt)
+    return tally

@@ -1,8 +1,9 @@
 """The files beside the output while it is made, and whether a job begins or goes on.
 
 OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are; OUT.recoded
-is a folder (`spool`), OUT.scan.csv the manifest of a job that was given a folder. The journal
-exists before the partial file does, so that a partial file without one is nobody's.
+(`spool`) and OUT.unpacked (`images.unpacked`) are folders, OUT.scan.csv is the manifest of a job
+that was given no manifest, and OUT.scan.places goes with it. The journal exists before the partial
+file does, so that a partial file without one is nobody's.
 """
 
 from __future__ import annotations
@@ -68,10 +69,20 @@ class JobPaths:
         return self._named("scan.csv")
 
     @property
+    def places(self) -> Path:
+        """Where the samples of that manifest lie, if they lie in archives."""
+        return self._named("scan.places")
+
+    @property
+    def unpacked(self) -> Path:
+        """A folder of what has been unpacked of compressed archives."""
+        return self._named("unpacked")
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """The output and the files beside it."""
         beside = self.partial, self.journal, self.lock, self.failed, self.recoded, self.scan
-        return self.out, *beside
+        return self.out, *beside, self.places, self.unpacked
 
     def _named(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")
