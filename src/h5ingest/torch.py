@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from h5ingest.core.errors import UsageError
 from h5ingest.reading.checks import Verify
@@ -35,6 +35,9 @@ class ImageDataset(Dataset[Any]):
     An image is a tensor (C, H, W) of the stored type, uint8 or uint16; with a `transform`, what
     that makes of the array (H, W) or (H, W, C) that is stored. A label is an int, or what
     `target_transform` makes of it.
+
+    Where a row has several images, an image is a dict of tensors, and `transform` is given the dict
+    of arrays: so it can cut image and mask alike.
 
     Indexed with a list it returns a whole batch, (n, C, H, W) and (n,), without the detour over
     single samples. That is the fastest way to feed a model, for images of one shape:
@@ -89,19 +92,23 @@ class ImageDataset(Dataset[Any]):
         """Return the samples of a batch, read together; what DataLoader's fetcher asks for."""
         images, labels = self.store[indices]
         shown = self._shown(images)
+        if isinstance(shown, dict):
+            shown = _row_by_row(shown)
         if labels is None:
             return list(shown)
         return list(zip(shown, self._targets(labels.tolist()), strict=True))
 
-    def _sample(self, image: NDArray[Any], label: int | None) -> Any:
-        (shown,) = self._shown([image])
+    def _sample(self, image: Any, label: int | None) -> Any:
+        shown = _tensors(image) if self.transform is None else self.transform(image)
         return shown if label is None else (shown, *self._targets([label]))
 
     def _batch(self, images: Any, labels: NDArray[np.int64] | None) -> Any:
-        """Return a tensor where the file has images of one shape, else a list."""
+        """Return a tensor where the file has images of one shape, else a list; or a dict."""
         shown = self._shown(images)
-        if isinstance(images, np.ndarray) and isinstance(shown, list) and shown:
-            shown = torch.stack(shown) if isinstance(shown[0], torch.Tensor) else shown
+        parts = images.values() if isinstance(images, dict) else (images,)
+        of_one_shape = all(isinstance(each, np.ndarray) for each in parts)
+        if of_one_shape and isinstance(shown, list) and shown:
+            shown = default_collate(shown) if isinstance(shown[0], (torch.Tensor, dict)) else shown
         if labels is None:
             return shown
         if self.target_transform is not None:
@@ -111,7 +118,10 @@ class ImageDataset(Dataset[Any]):
     def _shown(self, images: Any) -> Any:
         """Return what the model is to see of each image: a list, or a tensor (n, C, H, W)."""
         if self.transform is not None:
-            return [self.transform(image) for image in images]
+            rows = _row_by_row(images) if isinstance(images, dict) else images
+            return [self.transform(image) for image in rows]
+        if isinstance(images, dict):
+            return {name: self._shown(each) for name, each in images.items()}
         if isinstance(images, np.ndarray):
             return to_tensor(images, batch=True)
         return [to_tensor(image) for image in images]
@@ -220,6 +230,18 @@ def to_tensor(image: NDArray[Any], *, batch: bool = False) -> torch.Tensor:
     if image.ndim == 2 + batch:
         image = image[..., np.newaxis]
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
+
+
+def _tensors(image: Any) -> Any:
+    """Return the tensor of an image, or of each in a dict."""
+    if isinstance(image, dict):
+        return {name: to_tensor(each) for name, each in image.items()}
+    return to_tensor(image)
+
+
+def _row_by_row(batches: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a dict for each row, from a dict of batches."""
+    return [dict(zip(batches, row, strict=True)) for row in zip(*batches.values(), strict=True)]
 
 
 def _replicas(num_replicas: int | None, rank: int | None) -> tuple[int, int]:

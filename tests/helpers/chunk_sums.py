@@ -13,9 +13,10 @@ NAME = "chunk_checksums"
 
 def wrong_chunks(file: h5py.File) -> list[str]:
     """What is wrong with them in a finished file; they must be there where pixels are filtered."""
-    names = json.loads(file.attrs["groups"]) if "groups" in file.attrs else []
+    groups, images = (json.loads(file.attrs.get(name, "[]")) for name in ("groups", "images"))
     found = []
-    for prefix in [f"/{name}" for name in names] or [""]:
+    prefixes = [f"/{name}" for name in groups] or [""]
+    for prefix in [*prefixes, *(f"{each}/{name}" for each in prefixes for name in images)]:
         stored = _stored(file, prefix)
         sums = file.get(f"{prefix}/{NAME}")
         has_sums = sums is not None and "chunking" in sums.attrs

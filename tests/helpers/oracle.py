@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import png
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from xxhash import xxh3_64_intdigest
 
 from helpers.support import Stored
@@ -184,16 +184,29 @@ def resized(pixels: Pixels, size: tuple[int, int], resample: str) -> Pixels:
     return rounded
 
 
+def scaled_size(pixels: Pixels, size: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Height and width to which Pillow scales an image to cover a size, or to fit in it."""
+    outline = Image.new("1", pixels.shape[1::-1])
+    scale = ImageOps.cover if fit == "cover" else ImageOps.contain
+    try:
+        width, height = scale(outline, size[::-1]).size
+    except ValueError:  # a side would be 0: here it is 1
+        width, height = (0, size[0]) if outline.height > outline.width else (size[1], 0)
+    return max(1, height), max(1, width)
+
+
 def fitted(pixels: Pixels, size: tuple[int, int], wanted: Wanted) -> Pixels:
-    height, width = pixels.shape[:2]
-    if (height, width) == size:
+    if pixels.shape[:2] == size:
         return pixels
     if wanted.fit == "resize":
         return resized(pixels, size, wanted.resample)
-    if wanted.fit == "crop":
+    if wanted.fit in ("cover", "contain"):
+        pixels = resized(pixels, scaled_size(pixels, size, wanted.fit), wanted.resample)
+    height, width = pixels.shape[:2]
+    if wanted.fit in ("crop", "cover"):
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
         return pixels[top:, left:][: size[0], : size[1]]
-    assert wanted.fit == "pad"
+    assert wanted.fit in ("pad", "contain")
     extra = [(0, size[0] - height), (0, size[1] - width), (0, 0)]
     return np.pad(pixels, extra[: pixels.ndim], constant_values=wanted.pad_value)
 
@@ -217,12 +230,13 @@ def _fit_in_a_group(every: Sequence[Pixels], wanted: Wanted, reduce_depth: bool)
         return True
     sizes = [pixels.shape[:2] for pixels in every]
     (height, width), _, dtype = kind_of_stack(every, wanted)
-    if wanted.fit == "pad":
+    if wanted.fit in ("pad", "contain"):
         held = wanted.pad_value <= np.iinfo(dtype).max
-        return bool(held) and all(h <= height and w <= width for h, w in sizes)
+        fits = wanted.fit == "contain" or all(h <= height and w <= width for h, w in sizes)
+        return bool(held) and fits
     if wanted.fit == "crop":
         return all(h >= height and w >= width for h, w in sizes)
-    return wanted.fit == "resize" or all(size == (height, width) for size in sizes)
+    return wanted.fit in ("resize", "cover") or all(size == (height, width) for size in sizes)
 
 
 def could_replace(older: Sample, now: Sequence[Sample], wanted: Wanted) -> bool:
@@ -243,7 +257,7 @@ def kind_of_stack(every: Sequence[Pixels], wanted: Wanted) -> tuple[tuple[int, i
     sizes = [pixels.shape[:2] for pixels in every]
     largest = max(h for h, _ in sizes), max(w for _, w in sizes)
     commonest = max(sizes, key=lambda size: (sizes.count(size), size))
-    size = wanted.size or (commonest if wanted.fit == "crop" else largest)
+    size = wanted.size or (commonest if wanted.fit in ("crop", "cover", "contain") else largest)
     dtype = every[0].dtype.name if wanted.dtype == "auto" else wanted.dtype
     return (size[0], size[1]), named.get(wanted.channels, fewest), dtype
 
@@ -329,11 +343,13 @@ def _stack(rows: Sequence[Sample], wanted: Wanted, now: Sequence[Sample]) -> dic
         if sample.pixels is not None and not sample.broken:
             images[row] = fitted(converted(sample.pixels, channels, dtype, wanted), size, wanted)
             sizes[row] = sample.pixels.shape[:2]
+            if wanted.fit == "contain":
+                sizes[row] = scaled_size(sample.pixels, size, wanted.fit)
     found = {
         "images": images,
         "checksums": np.array([checksum(image) for image in images], np.uint64),
     }
-    return found | ({"sizes": sizes} if wanted.fit == "pad" else {})
+    return found | ({"sizes": sizes} if wanted.fit in ("pad", "contain") else {})
 
 
 def converted(pixels: Pixels, channels: int, dtype: str, wanted: Wanted) -> Pixels:

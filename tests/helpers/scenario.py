@@ -213,19 +213,19 @@ def _draw_stack(
     deep: bool | None,
     dice: random.Random,
 ) -> None:
-    fits = ["pad", "crop", "resize"]
+    fits = ["pad", "crop", "resize", "cover", "contain"]
     fit = dice.choice(fits if sizes == "any" else ["error", "error", "error", *fits])
     low, high = edges
     if fit != "error":
         options["fit"] = fit
-    if fit == "pad":
+    if fit in ("pad", "contain"):
         wide = options.get("dtype") == "uint16" or (deep and "dtype" not in options)
         options["pad_value"] = dice.choice((0, 7, 65535 if wide else 255))
-        if dice.random() < 0.3:
+        if fit == "pad" and dice.random() < 0.3:
             options["size"] = (high + 1, high)
     elif fit == "crop":
         options["size"] = (low, dice.randint(1, low))
-    elif fit == "resize":
+    if fit in ("resize", "cover", "contain"):
         options["resample"] = dice.choice((None, "nearest", "bilinear", "lanczos"))
         if dice.random() < 0.5:
             options["size"] = (dice.randint(1, 9), dice.randint(1, 9))
@@ -302,7 +302,7 @@ def _other(
         ways.append(("dtype", "uint16"))
     if layout == "stack":
         ways.append(("chunk_rows", 4))
-    if options.get("fit") == "pad":
+    if options.get("fit") in ("pad", "contain"):
         ways.append(("pad_value", 9))
     if "group_by" in options:
         ways.append(("group_by", None))
@@ -314,7 +314,7 @@ def _many_kinds(seed: str, number: int, dice: random.Random, *, groups: bool) ->
     options: dict[str, Any] = {"group_by": "group"} if groups else {}
     layout = dice.choice(("stack", "stack", "ragged"))
     if layout == "stack" and not groups:
-        options["fit"] = dice.choice(("pad", "resize"))
+        options["fit"] = dice.choice(("pad", "resize", "cover", "contain"))
     return Scenario(
         seed=seed,
         number=number,

@@ -46,7 +46,7 @@ from hypothesis import strategies as st
 
 from h5ingest.cli import messages
 from h5ingest.core import layout_kinds
-from h5ingest.core.layout import group_prefix
+from h5ingest.core.hdf5_names import group_prefix
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 

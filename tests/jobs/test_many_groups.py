@@ -12,7 +12,8 @@ from helpers.support import write_manifest, write_png
 from helpers.threads import ThreadComm, on_ranks
 
 from h5ingest.core.group_datasets import stack_group
-from h5ingest.core.layout import ImageSpec, Layout, group_prefix
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.layout import ImageSpec, Layout
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples

@@ -32,9 +32,26 @@ import h5ingest.pipeline.probing
 import h5ingest.pipeline.stored_columns
 import h5ingest.storage.rank0_pass
 from h5ingest.cli.main import run
+from h5ingest.core.options import IngestOptions
 from h5ingest.images.decode import Prober
 from h5ingest.mpi.launcher import launcher_rank
 from h5ingest.mpi.world import leave
+from h5ingest.pipeline.ways import Way, ways_of
+
+
+class Looking(Prober):
+    """Reads headers before an image is stored: a site that is not decode's."""
+
+
+def looking_ways(options: IngestOptions) -> list[Way]:
+    """Return how images are read whose headers are looked at."""
+    ways = ways_of(options)
+    for way in ways:
+        way.probe.__class__ = Looking
+    return ways
+
+
+vars(h5ingest.pipeline.probing).update(Prober=Looking, ways_of=looking_ways)
 
 SITES = {
     "lock": "h5ingest.storage.lock:Lock._create",
@@ -229,9 +246,6 @@ def make_small(chunk_bytes: int) -> None:
 def go(faults: list[dict[str, Any]], arguments: list[str]) -> int:
     """Arrange this rank's faults and run the command."""
     make_small(512)
-    vars(h5ingest.pipeline.probing)["Prober"] = type(
-        "Prober", (Prober,), {}
-    )  # a site that is not decode's
     for fault in faults:
         if fault.get("rank", 0) in (launcher_rank() or 0, "all"):
             Fault(**fault).arrange()

@@ -318,14 +318,24 @@ COMBINED = list(itertools.product(COLOURS, (8, 16)))
 @pytest.mark.parametrize(("colour", "depth"), COMBINED)
 @pytest.mark.parametrize(
     ("fit", "size"),
-    [("pad", None), ("pad", (13, 11)), ("crop", (1, 1)), ("resize", None), ("resize", (3, 20))],
+    [
+        ("pad", None),
+        ("pad", (13, 11)),
+        ("crop", (1, 1)),
+        ("resize", None),
+        ("resize", (3, 20)),
+        ("cover", (5, 5)),
+        ("cover", (13, 2)),
+        ("contain", (6, 7)),
+        ("contain", (20, 3)),
+    ],
 )
 def test_fit(
     colour: str, depth: int, fit: str, size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     kind = Kind(colour=colour, depth=depth)
     samples = [sample(row, encode(kind, *hw, row)) for row, hw in enumerate(SIZES)]
-    pad_value = 200 if fit == "pad" else 0
+    pad_value = 200 if fit in ("pad", "contain") else 0
     wanted = Wanted(fit=fit, size=size, pad_value=pad_value)
     report = store(
         tmp_path, samples, fit=fit, size=size, pad_value=pad_value, chunk_rows=2, n_ranks=2
@@ -377,7 +387,8 @@ def test_sizes_that_cannot_be_are_refused_with_what_can(tmp_path: Path) -> None:
     message = refusal(tmp_path, samples, fit="pad", size=(8, 8))
     assert "--fit pad --size 8x8 is too small for the largest images (12x9)" in message
     message = refusal(tmp_path, samples, fit="crop", size=(8, 8))
-    assert "--fit crop to 8x8 is larger than some images: --size 1x1 fits all" in message
+    assert "--fit crop to 8x8 is larger than some images" in message
+    assert "--size 1x1" not in message
     assert "--fit crop to 4x9 is larger than some images" in refusal(tmp_path, samples, fit="crop")
     message = refusal(tmp_path, samples, fit="pad", pad_value=256)
     assert "--pad-value 256 is more than 8 bits hold" in message
@@ -442,8 +453,8 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
                      "--layout encoded"]  # fmt: skip
     assert sizes == [
         "--fit pad",
-        "--fit crop --size 4x5",
-        "--fit resize --size 6x8",
+        "--fit cover --size 32",
+        "--fit contain --size 32",
         "--layout ragged",
     ]
     ways = [" ".join(pair) for pair in itertools.product(depth[:2], sizes)] + depth[2:]
@@ -455,14 +466,14 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
             if f"--{name}" in words:
                 options[name] = words[words.index(f"--{name}") + 1]
         if "size" in options:
-            options["size"] = tuple(map(int, options["size"].split("x")))
+            options["size"] = int(options["size"]), int(options["size"])
         ingest(manifest, out, IngestOptions(overwrite=True, **options))
         del options["reduce_depth"]
         assert_holds(read_file(out), expected(samples, replace(Wanted(), **options)))
     assert known.fit == "error"
     done = mpich.forked(manifest, out, "--overwrite", *shlex.split(ways[1]))  # as it is typed
     assert done.returncode == 0, explain(done)
-    assert re.search(r"converted +2 images from 6x8 gray uint8 to 4x5 RGB uint16", done.stdout)
+    assert re.search(r"converted +2 images from 6x8 gray uint8 to 32x32 RGB uint16", done.stdout)
 
 
 def test_the_summary_says_what_was_dropped(mpich: Flavour, tmp_path: Path) -> None:
@@ -481,7 +492,8 @@ def test_options_that_do_not_go_together_are_usage_errors(mpich: Flavour, tmp_pa
     manifest = write_manifest(tmp_path / "m.txt", ["a.png"])
     for arguments, said in (
         (["--layout", "encoded", "--compression", "gzip"], "compressed already"),
-        (["--size", "3"], "expected HEIGHTxWIDTH"),
+        (["--size", "3x"], "expected HEIGHTxWIDTH"),
+        (["--size", "3"], "--size: say how with --fit"),
         (["--fit", "pad", "--size", "3x0"], "at least 1"),
         (["--fit", "pad", "--resample", "box"], "--resample goes with --fit resize"),
         (["--layout", "nonsense"], "nonsense"),

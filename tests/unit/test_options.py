@@ -30,6 +30,7 @@ OPTIONS = options_of(IngestOptions)
 TYPED: dict[str, tuple[str, Any]] = {
     "root": ("--root some/where", Path("some/where")),
     "delimiter": ("--delimiter tab", "\t"),
+    "image": ("--image mask:raw --image depth", ("mask:raw", "depth")),
     "layout": ("--layout stack", "stack"),
     "group_by": ("--group-by split", "split"),
     "channels": ("--channels rgb", "rgb"),
@@ -38,6 +39,8 @@ TYPED: dict[str, tuple[str, Any]] = {
     "samples": ("--samples scaled", "scaled"),
     "fit": ("--fit pad", "pad"),
     "size": ("--size 30x40", (30, 40)),
+    "shortest": ("--shortest 50", 50),
+    "orientation": ("--orientation exif", "exif"),
     "pad_value": ("--pad-value 7", 7),
     "compression": ("--compression zstd:3", "zstd:3"),
     "shuffle": ("--shuffle", True),
@@ -144,9 +147,13 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
     assert options_from(*words, *files) == expected
     resized = options_from("--fit", "resize", "--resample", "box", *files)
     assert resized == replace(IngestOptions(), fit="resize", resample="box")
+    scaled = options_from("--longest", "60", "--layout", "tree", *files)
+    assert scaled == replace(IngestOptions(), longest=60, layout="tree")
+    square = options_from("--fit", "cover", "--size", "224", *files)
+    assert square == replace(IngestOptions(), fit="cover", size=(224, 224))
     recoded = options_from("--layout", "encoded", "--recode", "jxl:1", *files)
     assert recoded == replace(IngestOptions(), layout="encoded", recode="jxl:1")
-    assert {*TYPED, "resample", "recode"} == {option.name for option in OPTIONS}
+    assert {*TYPED, "resample", "recode", "longest"} == {option.name for option in OPTIONS}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,7 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
         ("--cache-bytes 1T", "--cache-bytes: expected a size such as 4MiB, 512k or 1GB, got '1T'"),
         ("--alignment x", "--alignment: expected a size such as 4MiB, 512k or 1GB, got 'x'"),
         ("--stripe-size ''", "--stripe-size: expected a size such as 4MiB, 512k or 1GB, got"),
-        ("--size 3", "--size: expected HEIGHTxWIDTH such as 224x224, got '3'"),
+        ("--size 3x", "--size: expected HEIGHTxWIDTH such as 224x224, or 224, got '3x'"),
         ("--hint cb_nodes", "--hint: expected KEY=VALUE, got 'cb_nodes'"),
         ("--chunk many", "--chunk: expected auto or a number of images, got 'many'"),
         ("--chunk 0", "--chunk: expected auto or at least 1, got 0"),
@@ -217,6 +224,10 @@ def test_what_the_file_tells_of_its_options_keeps_its_order() -> None:
         "pad_value", "resample", "compression", "shuffle", "chunk_rows", "recode", "on_error",
         "max_pixels",
     ]  # fmt: skip
+    given = IngestOptions(image=("mask",), layout="ragged", longest=9, orientation="exif")
+    assert given.content().keys() - IngestOptions().content().keys() == {
+        "image", "longest", "orientation",
+    }  # fmt: skip
 
 
 @given(st.integers(0, 2**70) | st.builds(int.__lshift__, st.integers(0, 99), st.integers(0, 60)))

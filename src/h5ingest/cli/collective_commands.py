@@ -195,6 +195,14 @@ def manifest(
             "each file once, whatever its layout.",
         ),
     ] = False,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="images:masks",
+            help="One line for the files of the same name, but for its ending, in folders of these "
+            "names: a column path, and one named after each further folder, for ingest --image.",
+        ),
+    ] = None,
     hidden: opt.Hidden = False,
     sort: opt.Sort = "name",
     split: opt.Split = None,
@@ -225,7 +233,10 @@ def manifest(
         "hidden": hidden, "sort": sort, "split": split, "seed": seed, "stratify": stratify,
         "keep_together": keep_together,
     }  # fmt: skip
-    written = {"index": index, "absolute": absolute, "overwrite": overwrite}
+    written: dict[str, Any] = {
+        "index": index, "absolute": absolute, "overwrite": overwrite,
+        "pair": tuple(pair.split(":")) if pair is not None else (),
+    }  # fmt: skip
     ctx.obj.request = ManifestRequest(
         folders=folders,
         out=out,

@@ -90,7 +90,7 @@ def _value(option: Option, typed: Any) -> Any:
     """
     parse = PARSERS.get(option.form or "")
     if parse is None:
-        return typed
+        return tuple(typed) if isinstance(typed, list) else typed
     try:
         return tuple(map(parse, typed)) if isinstance(typed, list) else parse(typed)
     except UsageError as error:

@@ -180,7 +180,7 @@ def _print_report(report: IngestReport, *, verbose: bool) -> None:
     if report.auto is not None:
         table.add_row("compression", f"auto: {report.auto}")
     if not report.recompressed:
-        table.add_row("files", f"1 instead of {report.n_samples:,} (inodes)")
+        table.add_row("files", f"1 instead of {report.n_samples * report.n_each:,} (inodes)")
     for text in report.warnings:
         table.add_row("warning", text)
     for text in report.conversions[:_MOST_CONVERSIONS]:

@@ -51,10 +51,10 @@ def as_typed(form: str, value: Any) -> str | None:
 
 
 def _height_and_width(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
     if match is None:
-        raise UsageError(f"expected HEIGHTxWIDTH such as 224x224, got {text!r}")
-    return int(match[1]), int(match[2])
+        raise UsageError(f"expected HEIGHTxWIDTH such as 224x224, or 224, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.geometry import Scale
 from h5ingest.core.layout import ImageSpec
 
 KIND: Final = np.dtype(
@@ -88,6 +89,16 @@ def merge(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
         kinds["count"] = np.add.reduceat(every["count"], starts)
         kinds["first"] = np.minimum.reduceat(every["first"], starts)
     return kinds
+
+
+def scaled(kinds: NDArray[np.void], scale: Scale) -> NDArray[np.void]:
+    """Return merged kinds as they are once each image is scaled, merged."""
+    if not scale:
+        return kinds
+    kinds = kinds.copy()
+    sizes = scale.of_shapes(np.stack([kinds["height"], kinds["width"]], axis=1))
+    kinds["height"], kinds["width"] = sizes.T
+    return merge([kinds])
 
 
 def of_group(kinds: NDArray[np.void], group: int) -> NDArray[np.void]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
+
 Parts = dict[str, tuple[str, str]]
 """Name of a dataset -> its kind, and the SHA-256 of its values."""
 
@@ -59,6 +61,22 @@ class ContentDigest:
     def hexdigest(self) -> str:
         """Return the digest of all that was added."""
         return combined(self._description, self.parts())
+
+
+def digested(layout: str, prefix: str, version: int = schema.VERSION) -> dict[str, tuple[str, str]]:
+    """Return what the digest of attributes has of a group, beside those of the HDF5 root group.
+
+    Returns:
+        Its name there -> (HDF5 path of the object, name of the attribute).
+
+    >>> digested("tree", "/train", 1)
+    {'/train@palette': ('/train', 'palette')}
+    """
+    pixels = schema.PIXELS.get(layout)
+    every = [(pixels.at(prefix) if pixels else prefix or "/", schema.PALETTE)]
+    if version > 1:
+        every.append((schema.CHUNK_CHECKSUMS.at(prefix), schema.CHUNKING))
+    return {f"{path}@{name}": (path, name) for path, name in every}
 
 
 def attributes_digest(attributes: Mapping[str, Any]) -> str:

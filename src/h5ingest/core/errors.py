@@ -147,7 +147,8 @@ class Failure:
     path: str
     """The path as the manifest has it (undecodable bytes as surrogates)."""
     kind: str
-    """`missing`, `unreadable`, `not an image`, `damaged`, `unsupported`, `too large`, `changed`."""
+    """`missing`, `unreadable`, `not an image`, `damaged`, `unsupported`, `too large`, `changed`;
+    `sizes`: of the images of a row."""
     reason: str
     """One sentence for the user."""
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from h5ingest.core import schema
+from h5ingest.core.geometry import Scale
+from h5ingest.core.image_columns import FIRST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -82,7 +84,9 @@ class OutputSpec:
     dtype: str | None
     """`uint8` or `uint16`; None: each image keeps its own."""
     size: tuple[int, int] | None
-    """(height, width); None: each image keeps its own."""
+    """(height, width); None: each image keeps its own, or what `scale` makes of it."""
+    scale: Scale = Scale()  # noqa: RUF009 - immutable
+    """How each image is scaled first."""
 
     @property
     def n_bytes(self) -> int:
@@ -100,7 +104,7 @@ class OutputSpec:
 
     def apply(self, spec: ImageSpec) -> ImageSpec:
         """Return what an image of this spec becomes."""
-        height, width = self.size or (spec.height, spec.width)
+        height, width = self.size or self.scale.of((spec.height, spec.width))
         return ImageSpec(
             height=height,
             width=width,
@@ -224,6 +228,9 @@ class Layout:
     """Whether the groups are HDF5 groups; else there is one, with an empty prefix."""
     alignment: int = 0
     """Bytes: datasets and chunks of that size and more begin at multiples of it; 0: anywhere."""
+    images: tuple[str, ...] = (FIRST,)
+    """Columns of images. Each has groups of its own: of every group of samples come first that of
+    the first column, then those of the others, with the same rows."""
 
     @property
     def schema(self) -> str:
@@ -236,9 +243,28 @@ class Layout:
         return any(group.pixels.filters for group in self.groups)
 
     @property
-    def n_samples(self) -> int:
+    def n_images(self) -> int:
         """Over all groups."""
         return sum(group.n_rows for group in self.groups)
+
+    @property
+    def n_samples(self) -> int:
+        """Over all groups: a sample is a row of images."""
+        return self.n_images // len(self.images)
+
+    @property
+    def rows(self) -> str:
+        """What samples of several images are, in words; empty where each is one image."""
+        n_each = len(self.images)
+        if n_each == 1:
+            return ""
+        parts = []
+        for number, column in enumerate(self.images):
+            of_column = self.groups[number::n_each]
+            specs = dict.fromkeys(str(group.image) for group in of_column if group.image)
+            name = schema.IMAGES.name if column == FIRST else column
+            parts.append(f"{name} of {' or '.join(specs)}" if specs else name)
+        return f"rows of {n_each} images ({', '.join(parts)})"
 
     @property
     def datasets(self) -> tuple[DatasetSpec, ...]:
@@ -270,23 +296,3 @@ class Layout:
         for group in self.groups:
             found.update(repr(group).encode())
         return found.hexdigest()
-
-
-def group_prefix(name: str) -> str:
-    r"""Return an HDF5 path for any group name: one level deep, never empty, reversible.
-
-    What has a meaning in HDF5 paths, or cannot be seen, is percent-encoded, as in URLs.
-
-    >>> group_prefix("train"), group_prefix("a/b"), group_prefix(".."), group_prefix("")
-    ('/train', '/a%2Fb', '/%2E%2E', '/%')
-    >>> group_prefix("a\tb"), group_prefix("a\u2028b")
-    ('/a%09b', '/a%E2%80%A8b')
-    """
-    if name in ("", ".", ".."):
-        return "/" + ("%2E" * len(name) or "%")
-    quoted = name.replace("%", "%25").replace("/", "%2F")
-    return "/" + "".join(c if c.isprintable() else _quote(c) for c in quoted)
-
-
-def _quote(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))

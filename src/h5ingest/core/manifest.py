@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.column_types import all_integers, column_flags
+from h5ingest.core.image_columns import FIRST
 from h5ingest.core.manifest_dialect import LONGEST_LINE, Dialect, LineError, parse
 from h5ingest.core.packed_strings import PackedStrings
 
@@ -49,6 +51,10 @@ class Manifest:
     """Sorted cells of that column; one empty name where there is no such column."""
     group_rows: tuple[int, ...]
     """Samples in each group."""
+    images: tuple[str, ...] = (FIRST,)
+    """The columns that name images: each line is a row of so many."""
+    hints: tuple[str, ...] = ()
+    """What the user may have meant otherwise."""
     listed: Path | None = None
     """What a job has made it of; None: the user has written it, and knows its lines."""
 
@@ -56,6 +62,24 @@ class Manifest:
     def name(self) -> str:
         """What messages call it."""
         return str(self.listed or self.path)
+
+    @property
+    def n_images(self) -> int:
+        """Images of all samples."""
+        return self.n_rows * len(self.images)
+
+    @property
+    def parts(self) -> tuple[tuple[bytes, str], ...]:
+        """(group, column of images) of each group of the layout, in their order."""
+        return tuple(product(self.group_names, self.images))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What messages call these."""
+        if len(self.images) == 1:
+            return tuple(map(os.fsdecode, self.group_names))
+        names = ((os.fsdecode(group), column) for group, column in self.parts)
+        return tuple(f"{group}, {column}" if group else column for group, column in names)
 
     def lines_of(self, indices: Sequence[int]) -> dict[int, int]:
         """Return the 1-based line of each of these samples, for messages.
@@ -91,7 +115,7 @@ class ManifestPart:
     """What one byte range of the manifest says; by default, an empty one."""
 
     paths: PackedStrings = PackedStrings.pack([])  # noqa: RUF009 - immutable
-    """One path a row."""
+    """A path for each image of a row, row by row."""
     n_lines: int = 0
     """Lines in the range, blank ones included."""
     integer_labels: bool = True
@@ -156,7 +180,11 @@ def blocks(file: BinaryIO, start: int, stop: int, *, size: int = BLOCK_BYTES) ->
 
 
 def read_part(
-    path: Path, dialect: Dialect, byte_range: tuple[int, int], coded: str | None = None
+    path: Path,
+    dialect: Dialect,
+    byte_range: tuple[int, int],
+    coded: str | None = None,
+    images: Sequence[str] = (FIRST,),
 ) -> ManifestPart:
     """Return what the lines of one byte range say.
 
@@ -165,6 +193,7 @@ def read_part(
         dialect: how to read it.
         byte_range: start and stop, see `share`.
         coded: the column whose cells are wanted for each row.
+        images: the columns whose cells are paths.
 
     Raises:
         LineError: a line cannot be read (numbered from the start of the range).
@@ -177,7 +206,11 @@ def read_part(
     codes = [np.zeros(0, np.int32)]
     for columns, block_lines in _parsed_blocks(path, dialect, byte_range):
         n_lines += block_lines
-        packed.append(PackedStrings.pack(columns["path"]))
+        paths = columns[FIRST]
+        if len(images) > 1:
+            rows = zip(*(columns[name] for name in images), strict=True)
+            paths = list(chain.from_iterable(rows))
+        packed.append(PackedStrings.pack(paths))
         if "label" in columns:
             integer_labels = integer_labels and all_integers(columns["label"])
         cells = (columns[name] for name in dialect.extra_columns)

@@ -53,6 +53,8 @@ class ManifestColumns:
                         block[column] = np.fromiter(codes, np.int64)
                     else:
                         block[column] = column_types.convert(columns[column], kind)
+                for column in manifest.images[1:]:
+                    block[column] = column_types.convert(columns[column], schema.PATHS.dtype)
                 of_group = np.zeros(n_block, np.int64)
                 if manifest.group_by is not None:
                     wanted = columns[manifest.group_by]

@@ -28,8 +28,8 @@ class Option:
     """The smallest value that is allowed."""
     most: int | None = None
     """The largest value that is allowed."""
-    goes_with: tuple[str, object] | None = None
-    """The field and its value without which this option would have no effect."""
+    goes_with: tuple[object, ...] | None = None
+    """The field and those of its values without which this option would have no effect."""
     in_file: bool = False
     """Whether it decides what the file contains, and is therefore noted in it."""
 
@@ -78,10 +78,10 @@ def check_values(options: object) -> None:
         if each.form == "SECONDS" and not value > 0:
             raise UsageError(f"{each.flag}: expected seconds, got {value}")
         if each.goes_with is not None and value != each.default:
-            other, wanted = each.goes_with
-            if getattr(options, other) != wanted:
-                said = known[other].flag + ("" if wanted is True else f" {wanted}")
-                raise UsageError(f"{each.flag} goes with {said}")
+            other, *wanted = map(str, each.goes_with)
+            if str(getattr(options, other)) not in wanted:
+                said = "" if wanted == ["True"] else f" {' or '.join(wanted)}"
+                raise UsageError(f"{each.flag} goes with {known[other].flag}{said}")
 
 
 def _range(of: Option) -> str:

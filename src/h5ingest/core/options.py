@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.core.errors import UsageError
+from h5ingest.core.geometry import Scale
+from h5ingest.core.image_columns import FILTERS, options_of_images
 from h5ingest.core.option_fields import check_values, option, options_of
+from h5ingest.core.option_rules import check_combinations
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import LAYOUTS
 from h5ingest.core.tuning import check_tuning
@@ -23,6 +26,9 @@ CHANNELS: Final = {"gray": 1, "rgb": 3, "rgba": 4}
 """Value of `channels` -> number of channels."""
 MAX_READERS: Final = 256
 """Threads of one rank: far more than a file system's metadata server can use."""
+
+_IF_GIVEN: Final = ("image", "longest", "shortest", "orientation")
+"""Options that a file names only where they were given: others stay as they were without them."""
 
 _manifest = partial(option, panel="The manifest")
 _look = partial(option, panel="What the file looks like", in_file=True)
@@ -55,6 +61,12 @@ class IngestOptions:
         "Separates the manifest's columns. (default: a comma in .csv, else a tab)",
         form="CHAR",
     )
+    image: tuple[str, ...] = _look(
+        (),
+        "Store the images that another column names, too, row by row: mask, or with how: mask:raw, "
+        "depth:uint16. May be given several times.",
+        form="COLUMN[:HOW]",
+    )
     layout: str = _look(
         "stack",
         "stack: one dataset of equal images. ragged: images of any size, one after the other. "
@@ -85,11 +97,26 @@ class IngestOptions:
     fit: str = _look(
         "error",
         "Images of other sizes: pad at the bottom and right (true sizes in /sizes), crop the "
-        "centre, or resize.",
-        choices=("error", "pad", "crop", "resize"),
+        "centre, resize; cover: scale to fill, then crop the centre; contain: scale to fit in, "
+        "then pad.",
+        choices=("error", "pad", "crop", "resize", "cover", "contain"),
     )
     size: tuple[int, int] | None = _look(
-        None, "Height and width with --fit. (default: the largest; crop: the commonest)", form="HxW"
+        None,
+        "Height and width with --fit, 224 for 224x224. (default: the largest; crop, cover, "
+        "contain: the commonest)",
+        form="HxW",
+    )
+    longest: int | None = _look(
+        None, "Scale each image first, so that its longer side is N.", form="N", least=1
+    )
+    shortest: int | None = _look(
+        None, "Scale each image first, so that its shorter side is N.", form="N", least=1
+    )
+    orientation: str = _look(
+        "as-stored",
+        "exif: turn images as their EXIF orientation says, as viewers do. as-stored: leave them.",
+        choices=("as-stored", "exif"),
     )
     pad_value: int = _look(
         0,
@@ -97,13 +124,12 @@ class IngestOptions:
         form="0-65535",
         least=0,
         most=65535,
-        goes_with=("fit", "pad"),
+        goes_with=("fit", "pad", "contain"),
     )
     resample: str | None = _look(
         None,
-        "Pillow's filter for --fit resize. (default: bicubic; nearest with --samples raw)",
-        choices=("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
-        goes_with=("fit", "resize"),
+        "Pillow's filter for scaling. (default: bicubic; nearest for raw samples)",
+        choices=FILTERS,
     )
     compression: str | None = _chunks(
         None,
@@ -229,53 +255,14 @@ class IngestOptions:
                 f"got {self.delimiter!r}"
             )
         check_values(self)
-        self._check_combinations()
+        check_combinations(self)
+        options_of_images(self)
         check_tuning(self.alignment, self.stripe_count, self.stripe_size, self.hints)
 
-    def _check_combinations(self) -> None:
-        """Refuse what would have no effect: the user expects one."""
-        filtered = self.shuffle or self.compression not in (None, "none")
-        if self.size is not None and min(self.size) < 1:
-            raise UsageError(f"--size: expected height and width of at least 1, got {self.size}")
-        if self.layout != "stack":
-            given = {"--fit": self.fit != "error", "--size": self.size, "--chunk": self.chunk_rows}
-            for flag, wrong in given.items():
-                if wrong:
-                    raise UsageError(f"{flag} is for --layout stack only, got {self.layout}")
-        if self.size is not None and self.fit == "error":
-            raise UsageError("--size: say how with --fit pad, crop or resize")
-        if self.is_auto and self.shuffle:
-            raise UsageError("--compression auto chooses filters by itself: no --shuffle")
-        if (self.compression or "").lower() == "htj2k" and (
-            self.shuffle or self.layout == "ragged"
-        ):
-            raise UsageError(
-                "--compression htj2k codes images, each by itself: --layout tree takes any sizes, "
-                "stack one; not ragged, and no --shuffle"
-            )
-        if self.layout == "encoded":
-            if filtered:
-                raise UsageError(
-                    "--layout encoded stores the image files' own bytes, which are compressed "
-                    "already: --compression and --shuffle would only cost time; --recode jxl makes "
-                    "most of them smaller"
-                )
-            if (self.channels, self.dtype, self.samples) != ("auto", "auto", "scaled"):
-                raise UsageError(
-                    "--layout encoded stores the image files as they are: --channels, --dtype and "
-                    "--samples cannot apply"
-                )
-        if self.recode is not None:
-            Recoding.parse(self.recode)
-        if self.direct_io == "on" and (self.layout == "tree" or filtered):
-            raise UsageError(
-                "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
-                "--compression or --shuffle"
-            )
-        if self.samples == "raw" and self.channels != "auto":
-            raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
-        if self.samples == "raw" and self.reduce_depth:
-            raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
+    @property
+    def scale(self) -> Scale:
+        """How images are scaled before they are fitted."""
+        return Scale(longest=self.longest, shortest=self.shortest)
 
     @property
     def is_auto(self) -> bool:
@@ -290,8 +277,12 @@ class IngestOptions:
 
     def content(self) -> dict[str, object]:
         """Return the options that decide what the file contains: not those of how it is made."""
-        names = [each.name for each in options_of(type(self)) if each.in_file]
-        content = {name: getattr(self, name) for name in names}
+        content = {
+            each.name: getattr(self, each.name)
+            for each in options_of(type(self))
+            if each.in_file
+            and (each.name not in _IF_GIVEN or getattr(self, each.name) != each.default)
+        }
         if self.recode is not None:
             content["recode"] = str(Recoding.parse(self.recode))
         return content

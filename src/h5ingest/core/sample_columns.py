@@ -15,7 +15,8 @@ INDEX: Final = "\0index"
 """Name of the column of the samples' indices: no column of a manifest can have it."""
 
 Block = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
-"""(n,) position of each sample's group in the layout; column -> (n,) numbers, or bytes objects."""
+"""(n,) position of each sample's group in the layout; column -> (n,) numbers, or bytes objects;
+among them those of further images, which are their paths."""
 
 
 class SampleColumns(Protocol):

@@ -95,7 +95,8 @@ class Samples:
     rows: range
     """Rows within the group."""
     indices: NDArray[np.int64]
-    """(n,) global index of each: its data line in the manifest."""
+    """(n,) global index of each image: that of its sample, its data line in the manifest, but where
+    a sample has several: see `n_each`."""
     paths: PackedStrings
     """(n,) as in the manifest."""
     shapes: NDArray[np.int32]
@@ -113,6 +114,12 @@ class Samples:
     """(n,) `PLACE`; (0,) without `--recode`."""
     members: NDArray[np.void] = field(default_factory=no_members)
     """(n,) `MEMBER`; (0,) if no sample's file lies in an archive."""
+    n_each: int = 1
+    """Images of a sample, whose indices follow each other: i * n_each, i * n_each + 1 ..."""
+
+    def sample(self, k: int) -> int:
+        """Return the global index of the sample of an image, by its position in these arrays."""
+        return int(self.indices[k]) // self.n_each
 
     def image_shape(self, k: int) -> tuple[int, ...]:
         """Return (H, W) or (H, W, C) of an image as stored, by its position in these arrays."""
@@ -139,6 +146,7 @@ class Samples:
             names=self.names.slice(local) if len(self.names) else self.names,
             places=self.places[cut],
             members=self.members[cut],
+            n_each=self.n_each,
         )
 
     def fingerprint(self) -> int:
@@ -173,4 +181,5 @@ class Samples:
             names=PackedStrings.concatenate(part.names for part in parts),
             places=np.concatenate([part.places for part in parts]),
             members=np.concatenate([part.members for part in parts]),
+            n_each=parts[0].n_each,
         )

@@ -4,6 +4,8 @@ Every other name in a file is the user's:
 
 - Groups: the attribute `groups` names them. A file with groups has no standard dataset outside.
 - Columns of the manifest lie below `columns`, where nothing else is.
+- Further images of each sample: the attribute `images` names their HDF5 groups in that of the
+  samples. Each has what a group of samples has, but for labels, columns and `samples`.
 - Images and classes of a tree lie in the same HDF5 group as the standard datasets, and never get a
   name of `IN_TREES`.
 
@@ -47,6 +49,8 @@ class Attribute(StrEnum):
     """JSON: names of the HDF5 groups that hold samples; missing: the root group does."""
     N_SAMPLES = "n_samples"
     N_FAILED = "n_failed"
+    IMAGES = "images"
+    """JSON: names of the HDF5 groups, in that of the samples, of their further images, if any."""
     CONTENT_DIGEST = "content_digest"
     ATTRIBUTES_DIGEST = "attributes_digest"
     """Of all these but the two digests, and of palettes: see `core.digest.attributes_digest`."""
@@ -195,22 +199,6 @@ def content_text(layout: str, n_samples: int | None) -> str:
     return f"h5ingest {layout} 1\t{n_samples}"
 
 
-def digested(layout: str, prefix: str, version: int = VERSION) -> dict[str, tuple[str, str]]:
-    """Return what the digest of attributes has of a group, beside those of the HDF5 root group.
-
-    Returns:
-        Its name there -> (HDF5 path of the object, name of the attribute).
-
-    >>> digested("tree", "/train", 1)
-    {'/train@palette': ('/train', 'palette')}
-    """
-    pixels = PIXELS.get(layout)
-    every = [(pixels.at(prefix) if pixels else prefix or "/", PALETTE)]
-    if version > 1:
-        every.append((CHUNK_CHECKSUMS.at(prefix), CHUNKING))
-    return {f"{path}@{name}": (path, name) for path, name in every}
-
-
 def chunking(creation: Any) -> str:
     """Return how a dataset is cut and filtered, of its creation property list.
 
@@ -233,6 +221,8 @@ class FileHeader:
     """One of LAYOUTS."""
     groups: tuple[str, ...]
     """Names of the HDF5 groups that hold samples; empty: the HDF5 root group does."""
+    images: tuple[str, ...]
+    """Names of the HDF5 groups, in each group of samples, of their further images."""
     complete: bool
     """Whether it says that it is; `verify` insists on it."""
     n_samples: int | None
@@ -248,9 +238,18 @@ class FileHeader:
         return int(self.schema.rpartition(" ")[2])
 
     @property
-    def prefixes(self) -> tuple[str, ...]:
+    def group_prefixes(self) -> tuple[str, ...]:
         """HDF5 path of each group of samples: one that is empty, or `/train`, `/test` ..."""
         return tuple(f"/{name}" for name in self.groups) or ("",)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """HDF5 path of each group of images: those of samples, each followed by further ones."""
+        return tuple(path for prefix in self.group_prefixes for path in self.images_of(prefix))
+
+    def images_of(self, prefix: str) -> tuple[str, ...]:
+        """Return the HDF5 paths of all images of the samples in a group: that path is the first."""
+        return (prefix, *(f"{prefix}/{name}" for name in self.images))
 
     def prefix(self, group: str | None) -> str:
         """Return the HDF5 path that the datasets of a group begin with.
@@ -292,6 +291,7 @@ def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> 
         schema=schema,
         layout=layout,
         groups=values.names(Attribute.GROUPS),
+        images=values.names(Attribute.IMAGES),
         complete=values.text(Attribute.STATUS) == "complete",
         n_samples=values.count(Attribute.N_SAMPLES),
         n_failed=values.count(Attribute.N_FAILED),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.core.errors import OutputError, SampleError
+from h5ingest.core.errors import OutputError, SampleError, UsageError
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import FileHeader, read_header
@@ -41,6 +41,7 @@ class Stored:
 
         Raises:
             OutputError: it is no complete file of h5ingest.
+            UsageError: it has several images a row.
         """
         self.path: Final = path
         self._handle: Final = ForkSafeFile(os.path.abspath(path))
@@ -48,6 +49,11 @@ class Stored:
             self.header: Final[FileHeader] = read_header(Attributes(file), path)
         if not (self.header.complete and self.header.content_digest):
             raise OutputError(f"{path}: expected a complete file of h5ingest, found another")
+        if self.header.images:
+            raise UsageError(
+                f"{path}: holds several images a row ({', '.join(self.header.images)} too), "
+                f"which cannot be exported yet: ImageStore reads them"
+            )
         recode = self.header.options.get("recode")
         self._codec = Recoding.parse(recode).codec if isinstance(recode, str) else None
         self._opened: tuple[int, StoredGroup] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
+from h5ingest.core.geometry import Scale, contained, covering
 from h5ingest.core.layout import ImageSpec
 
 
@@ -23,11 +24,14 @@ class Fit:
     """How an image of another size than the dataset's is fitted."""
 
     how: str = "error"
-    """`error`, `pad` (bottom and right), `crop` (the centre) or `resize` (Pillow)."""
+    """`error`, `pad` (bottom and right), `crop` (the centre), `resize` (Pillow), `cover` (resize,
+    then crop) or `contain` (resize, then pad)."""
     pad_value: int = 0
     """Value of the padding, in every channel."""
     resample: str = "bicubic"
-    """Pillow's filter, in lower case, for `resize`."""
+    """Pillow's filter, in lower case, for whatever is scaled."""
+    scale: Scale = Scale()  # noqa: RUF009 - immutable
+    """How images are scaled first."""
     raw: bool = False
     """Whether samples are labels, which keep their values at any depth."""
 
@@ -77,22 +81,31 @@ def convert_into(
     pixels = change_depth(pixels, out.dtype, losses, raw=fit.raw)
     pixels = change_channels(pixels, channels, losses)
     height, width = out.shape[:2]
-    if pixels.shape[:2] == (height, width):
+    h, w = _scaled_size(pixels.shape[:2], (height, width), fit)
+    if (h, w) != pixels.shape[:2]:
+        pixels = resize(pixels, (h, w), fit.resample)
+    if (h, w) == (height, width):
         out[...] = pixels
         return height, width
-    h, w = pixels.shape[:2]
-    if fit.how == "resize":
-        out[...] = resize(pixels, (height, width), fit.resample)
-        return height, width
-    if fit.how == "crop" and h >= height and w >= width:
+    if fit.how in ("crop", "cover") and h >= height and w >= width:
         top, left = (h - height) // 2, (w - width) // 2
         out[...] = pixels[top : top + height, left : left + width]
         return height, width
-    if fit.how == "pad" and h <= height and w <= width:
+    if fit.how in ("pad", "contain") and h <= height and w <= width:
         out[...] = fit.pad_value
         out[:h, :w] = pixels
         return h, w
     raise SampleError("changed", f"expected {height}x{width} pixels, found {h}x{w}")
+
+
+def _scaled_size(size: tuple[int, ...], wanted: tuple[int, int], fit: Fit) -> tuple[int, int]:
+    """Return the (height, width) that an image is scaled to before it is cropped or padded."""
+    size = fit.scale.of((size[0], size[1]))
+    if fit.how == "resize":
+        return wanted
+    if fit.how == "cover":
+        return covering(size, wanted)
+    return contained(size, wanted) if fit.how == "contain" else size
 
 
 def change_depth(

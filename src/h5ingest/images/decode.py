@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.notes import ORIENTED, TURNED
 from h5ingest.core.options import MAX_PIXELS
 from h5ingest.images import png, png_chunks
+from h5ingest.images.orientation import AS_STORED, of_exif, turned, turned_spec
 
 HEAD_BYTES: Final = 4096
 """Bytes a header probe reads first: IHDR and, mostly, everything that precedes the pixels."""
@@ -26,7 +28,12 @@ _MOST_KNOWN: Final = 1024
 
 
 def probe(
-    data: bytes, *, whole: bool = True, max_pixels: int = MAX_PIXELS, raw: bool = False
+    data: bytes,
+    *,
+    whole: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    raw: bool = False,
+    upright: bool = False,
 ) -> ImageSpec | None:
     """Return what the image decodes to, judged by its header alone.
 
@@ -35,6 +42,7 @@ def probe(
         whole: whether `data` is all of the file.
         max_pixels: height times width beyond which the header is refused.
         raw: whether palette indices and low-bit gray are to be kept as they are (PNG only).
+        upright: whether it is turned as its EXIF orientation says.
 
     Returns:
         The spec; None if `data` is only the beginning of the file and more is needed.
@@ -47,6 +55,8 @@ def probe(
         spec = png_chunks.spec_of(data, whole=whole, raw=raw)
         if spec is not None:
             _check_pixels(spec.height, spec.width, max_pixels)
+            if upright:
+                spec = turned_spec(spec, of_exif(png_chunks.exif(data)))
         return spec
     if not data:
         raise SampleError("damaged", "the file is empty")
@@ -54,7 +64,8 @@ def probe(
         return None
     from h5ingest.images import other_formats  # slow to import, and rarely needed
 
-    return other_formats.open_image(data, partial(_check_pixels, max_pixels=max_pixels)).spec
+    image = other_formats.open_image(data, partial(_check_pixels, max_pixels=max_pixels))
+    return turned_spec(image.spec, image.orientation) if upright else image.spec
 
 
 class Prober:
@@ -64,7 +75,12 @@ class Prober:
     """
 
     def __init__(
-        self, max_pixels: int = MAX_PIXELS, *, raw: bool = False, any_palette: bool = True
+        self,
+        max_pixels: int = MAX_PIXELS,
+        *,
+        raw: bool = False,
+        any_palette: bool = True,
+        upright: bool = False,
     ) -> None:
         """Take what `probe` takes.
 
@@ -72,9 +88,11 @@ class Prober:
             max_pixels: as for `probe`.
             raw: as for `probe`.
             any_palette: whether to take palettes also where libpng must not expand them.
+            upright: as for `probe`.
         """
         self._max_pixels = max_pixels
         self._raw = raw
+        self._upright = upright
         self._any_palette = any_palette or raw  # indices are not expanded
         self._known: dict[bytes, png.PngTemplate] = {}
 
@@ -99,12 +117,16 @@ class Prober:
         template = self._template(data)
         if template is not None:
             return template.spec
-        spec = probe(data, whole=whole, max_pixels=self._max_pixels, raw=self._raw)
+        spec = probe(
+            data, whole=whole, max_pixels=self._max_pixels, raw=self._raw, upright=self._upright
+        )
         if spec is not None and data.startswith(png_chunks.SIGNATURE):
             if data[25] == png_chunks.PALETTE and not self._any_palette:
                 from h5ingest.images import libpng  # few jobs need it
 
                 libpng.check_palettes()
+            if of_exif(png_chunks.exif(data)) != AS_STORED:  # it is turned, or a note is made
+                return spec
             template = png.PngTemplate(data, spec)
             if len(self._known) >= _MOST_KNOWN or template.start > HEAD_BYTES:  # for its memory
                 self._known.clear()
@@ -158,7 +180,12 @@ class Prober:
 
 
 def decode_into(
-    data: bytes, out: NDArray[Any], *, raw: bool = False, spec: ImageSpec | None = None
+    data: bytes,
+    out: NDArray[Any],
+    *,
+    raw: bool = False,
+    spec: ImageSpec | None = None,
+    upright: bool = False,
 ) -> tuple[str, ...]:
     """Decode the whole file `data` into `out`; return kinds of notes on it (see `notes`).
 
@@ -168,6 +195,7 @@ def decode_into(
             content is undefined.
         raw: as for `probe`.
         spec: what `probe` returned for these very bytes, if it fits `out`; None: probed here.
+        upright: as for `probe`.
 
     Raises:
         SampleError: the image is damaged, or is not what `out` was made for.
@@ -176,14 +204,34 @@ def decode_into(
         from h5ingest.images import other_formats  # see `probe`, which has judged the size
 
         image = other_formats.open_image(data, lambda *_: None)
-        _check_fit(image.spec.shape, image.spec.dtype, out)
-        out[...], notes = image.load()
-        return notes
+        turns = image.orientation if upright else AS_STORED
+        spec = turned_spec(image.spec, turns)
+        _check_fit(spec.shape, spec.dtype, out)
+        pixels, notes = image.load()
+        out[...] = turned(pixels, turns)
+        return notes + _of_orientation(image.orientation, upright)
+    orientation = of_exif(png_chunks.exif(data))
+    turns = orientation if upright else AS_STORED
     if spec is None:
         spec = png_chunks.spec_of(data, raw=raw)
         assert spec is not None, "the whole file was given"
+        spec = turned_spec(spec, turns)
         _check_fit(spec.shape, spec.dtype, out)
-    return png.decode_into(data, out, spec, raw=raw)
+    if turns == AS_STORED:
+        notes = png.decode_into(data, out, spec, raw=raw)
+    else:
+        spec = turned_spec(spec, turns)  # turned back
+        pixels = np.empty(spec.shape, spec.dtype)
+        notes = png.decode_into(data, pixels, spec, raw=raw)
+        out[...] = turned(pixels, turns)
+    return notes + _of_orientation(orientation, upright)
+
+
+def _of_orientation(orientation: int, upright: bool) -> tuple[str, ...]:
+    """Return the kinds of notes on an image with this orientation."""
+    if orientation == AS_STORED:
+        return ()
+    return (TURNED,) if upright else (ORIENTED,)
 
 
 def decode(data: bytes, spec: ImageSpec) -> NDArray[Any]:

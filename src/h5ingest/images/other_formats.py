@@ -25,7 +25,8 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.core.notes import MORE_IMAGES
 from h5ingest.core.signatures import READ, format_of, other_format_of
 from h5ingest.images import headers, jpegxl, pillow_formats, tiff
-from h5ingest.images.pillow_formats import REMEDY, Check, Loader, silence, unsupported
+from h5ingest.images.orientation import AS_STORED
+from h5ingest.images.pillow_formats import REMEDY, Check, Header, silence, unsupported
 
 _REFUSALS: Final = (
     "cannot handle",
@@ -46,6 +47,8 @@ class Opened:
     """What it decodes to."""
     _format: str
     _load: Callable[[], tuple[NDArray[Any], bool]]
+    orientation: int = AS_STORED
+    """EXIF orientation: of what it decodes to."""
 
     def load(self) -> tuple[NDArray[Any], tuple[str, ...]]:
         """Return (H, W) or (H, W, C) pixels as `spec` says, and kinds of `core.notes`.
@@ -83,8 +86,8 @@ def open_image(data: bytes, check: Check) -> Opened:
             "unsupported", f"expected one of {', '.join(READ)}, found {other}; {REMEDY}"
         )
     with _guarded(name):
-        spec, load = _OPENERS[name](data, check)
-    return Opened(spec, name, load)
+        spec, load, orientation = _OPENERS[name](data, check)
+    return Opened(spec, name, load, orientation)
 
 
 def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
@@ -97,12 +100,16 @@ def read_png(data: bytes, mode: str | None) -> NDArray[Any]:
         return pillow_formats.read_png(data, mode)
 
 
-def _open_tiff(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_tiff(data: bytes, check: Check) -> Header:
     page = tiff.page_of(data, check)
-    return page.spec, lambda: (tiff.pixels_of(data, page, _imagecodecs().tiff_decode), page.more)
+
+    def load() -> tuple[NDArray[Any], bool]:
+        return tiff.pixels_of(data, page, _imagecodecs().tiff_decode), page.more
+
+    return page.spec, load, page.orientation
 
 
-def _open_jpeg2000(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_jpeg2000(data: bytes, check: Check) -> Header:
     header = headers.jpeg2000(data)
     check(header.height, header.width)
     if header.n_channels > 4:
@@ -114,32 +121,32 @@ def _open_jpeg2000(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
             channels=header.n_channels,
             dtype="uint16",
         )
-        return spec, lambda: (_imagecodecs().jpeg2k_decode(data), False)
+        return spec, lambda: (_imagecodecs().jpeg2k_decode(data), False), AS_STORED
     if header.samples != {"uint8"}:
         raise unsupported("JPEG 2000", f"{' and '.join(sorted(header.samples))} samples")
     return pillow_formats.open_image("JPEG 2000", data, check)
 
 
-def _open_webp(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_webp(data: bytes, check: Check) -> Header:
     check(*headers.webp_size(data))  # Pillow allocates the canvas at once
     return pillow_formats.open_image("WebP", data, check)
 
 
-def _open_avif(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_avif(data: bytes, check: Check) -> Header:
     depth = headers.avif_depth(data)
     if depth > 8:
         raise unsupported("AVIF", f"uint{depth} samples")
     return pillow_formats.open_image("AVIF", data, check)
 
 
-def _open_pnm(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_pnm(data: bytes, check: Check) -> Header:
     header = headers.pnm(data)
     check(header.height, header.width)
     end = len(data) if header.n_bytes is None else header.start + header.n_bytes
     more = data[end : end + 64].lstrip()[:1] == b"P"
     if header.highest <= 255:
-        spec, load = pillow_formats.open_image("PNM", data, check)
-        return spec, lambda: (load()[0], more)
+        spec, load, _ = pillow_formats.open_image("PNM", data, check)
+        return spec, lambda: (load()[0], more), AS_STORED
     if header.highest != 65535 or header.n_bytes is None:
         how = "written as text" if header.n_bytes is None else "more than 8 bits, less than 16"
         raise unsupported("PNM", f"samples up to {header.highest} ({how})")
@@ -152,10 +159,10 @@ def _open_pnm(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
     if len(data) < end:
         raise SampleError("damaged", f"the PNM file is truncated: {len(data)} of {end} bytes")
     samples = np.frombuffer(data, ">u2", header.n_bytes // 2, header.start).reshape(spec.shape)
-    return spec, lambda: (samples.astype(np.uint16), more)
+    return spec, lambda: (samples.astype(np.uint16), more), AS_STORED
 
 
-def _open_jpegxl(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def _open_jpegxl(data: bytes, check: Check) -> Header:
     spec, is_jpeg = jpegxl.header(data)
     check(spec.height, spec.width)
 
@@ -169,10 +176,10 @@ def _open_jpegxl(data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
             return pillow_formats.open_image("JPEG", jpeg, check_again)[1]()
         return _imagecodecs().jpegxl_decode(data, numthreads=1), False
 
-    return spec, load
+    return spec, load, AS_STORED  # libjxl has turned it; a JPEG is stored as it lies there
 
 
-_OPENERS: Final[dict[str, Callable[[bytes, Check], tuple[ImageSpec, Loader]]]] = {
+_OPENERS: Final[dict[str, Callable[[bytes, Check], Header]]] = {
     "TIFF": _open_tiff,
     "JPEG 2000": _open_jpeg2000,
     "WebP": _open_webp,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.images.orientation import of_exif
 
 REMEDY: Final = "convert it to PNG"
 """What to do about an image that is not read."""
@@ -25,6 +26,9 @@ Check = Callable[[int, int], None]
 """Called with height and width; raises if they are too large."""
 Loader = Callable[[], tuple[NDArray[Any], bool]]
 """Returns the pixels, and whether the file has more images."""
+
+Header = tuple[ImageSpec, Loader, int]
+"""What an image decodes to, its loader, and its EXIF orientation."""
 
 _CLASSES: Final = {
     "PNG": ("PngImagePlugin", "PngImageFile"),
@@ -51,7 +55,7 @@ _OTHERS: Final = {
 }  # fmt: skip
 
 
-def open_image(name: str, data: bytes, check: Check) -> tuple[ImageSpec, Loader]:
+def open_image(name: str, data: bytes, check: Check) -> Header:
     """Read the header of the whole file `data`.
 
     Args:
@@ -83,7 +87,7 @@ def open_image(name: str, data: bytes, check: Check) -> tuple[ImageSpec, Loader]
         pixels = _plain(image if wanted == mode else image.convert(wanted))
         return pixels, _has_more(image)
 
-    return spec, load
+    return spec, load, of_exif(image.info.get("exif") or b"")
 
 
 def read_png(data: bytes, mode: str | None) -> NDArray[Any]:

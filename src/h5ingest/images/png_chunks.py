@@ -125,6 +125,18 @@ def palette(data: bytes) -> bytes | None:
     return None
 
 
+def exif(data: bytes) -> bytes:
+    """Return the EXIF data of a PNG, from the bytes before its pixels; empty if there are none."""
+    if data.find(b"eXIf", 33, max(33, data.find(b"IDAT", 33))) < 0:  # mostly
+        return b""
+    for kind, start, end in chunks(data, 33):
+        if kind == b"eXIf":
+            return data[start + 8 : end - 4]
+        if kind == b"IDAT":
+            break
+    return b""
+
+
 def is_exact_in_pillow(data: bytes) -> bool:
     """Return whether Pillow gives the same pixels for a whole PNG.
 

@@ -50,6 +50,8 @@ class ScanOptions:
     """Whether the first bytes of each file decide; False: the name does, and no file is opened."""
     index: bool = False
     """Whether to write an index beside the manifest (`header_index`)."""
+    pair: tuple[str, ...] = ()
+    """Names of folders whose files of one stem belong in one line; empty: each has its own."""
     absolute: bool = False
     """Whether to write absolute paths; False: relative to the manifest's folder."""
     overwrite: bool = False
@@ -79,6 +81,11 @@ class ScanOptions:
             raise UsageError("--seed, --stratify and --keep-together go with --split")
         if self.label_from is not None:
             self._check_label_from()
+        if self.pair and (len({*self.pair} - {""}) < max(2, len(self.pair)) or self.index):
+            raise UsageError(
+                "--pair: expected two or more names of folders such as images:masks, and no "
+                f"--index; got {':'.join(self.pair)!r}"
+            )
         if self.group_level is not None and self.group_level < 1:
             raise UsageError(
                 f"--group-by-folder: expected 1 (the folders in DIR) or more, got "

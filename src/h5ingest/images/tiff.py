@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.images import orientation
 
 _TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Code of an integer type -> its format character for `struct`."""
@@ -28,14 +29,15 @@ _OTHERS: Final = {
     32803: "raw camera samples (CFA)", 32844: "LogL", 32845: "LogLuv", 34892: "linear raw",
 }  # fmt: skip
 """Photometric interpretations that are refused."""
+_ORIENTATION: Final = 274
 _JPEG: Final = 7
 _COMPRESSIONS: Final = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 50000)
 """None, CCITT (3), LZW, JPEG, deflate, PackBits, deflate, zstd. (LZMA may need any memory.)"""
 _FORMATS: Final = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
 _REMEDY: Final = "convert it to PNG"
-_USED: Final = {256, 257, 258, 259, 262, 277, 284, 320, 322, 323, 338, 339}
-"""The tags that are read: width, height, bits, compression, photometric interpretation, samples,
-planes, colour map, width and height of a tile, extra samples, sample format."""
+_USED: Final = {256, 257, 258, 259, 262, _ORIENTATION, 277, 284, 320, 322, 323, 338, 339}
+"""The tags that are read: width, height, bits, compression, photometric interpretation,
+orientation, samples, planes, colour map, width and height of a tile, extra samples, sample form."""
 _MOST_VALUES: Final = 1024
 """The most values that one of these may have: a colour map of 8 bits has 768."""
 
@@ -56,6 +58,8 @@ class Page:
     """The palette: 2 ** bits values of red, then of green, then of blue, 0 to 65535; else empty."""
     more: bool
     """Whether there are more pages."""
+    orientation: int
+    """As in EXIF: how the image is to be turned."""
 
 
 def page_of(data: bytes, check_size: Callable[[int, int], None]) -> Page:
@@ -122,6 +126,7 @@ def page_of(data: bytes, check_size: Callable[[int, int], None]) -> Page:
         planar=one(284, 1) == 2 and n > 1,
         colours=colours,
         more=more,
+        orientation=orientation.checked(one(_ORIENTATION, orientation.AS_STORED)),
     )
 
 
@@ -190,6 +195,8 @@ def _tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         if tag in tags or tag not in _USED:  # like libtiff, take the first of several
             continue
         if kind not in _TYPES or not 0 < count <= _MOST_VALUES:
+            if tag == _ORIENTATION:  # which does no harm
+                continue
             raise KeyError(tag)
         form = f"{order}{count}{_TYPES[kind]}"
         place = start + 4 + inline

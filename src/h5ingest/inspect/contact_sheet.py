@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
 from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.schema import STATUS_OK
@@ -87,6 +88,8 @@ def layers(store: ImageStore, index: int, file: Path) -> None:
         image, label = store[index]
     except IndexError as error:
         raise UsageError(f"{store.path}: {error}") from None
+    if isinstance(image, dict):
+        image = image[schema.IMAGES.name]
     if not image.size:
         raise UsageError(f"{store.path}: sample {index} failed: it has no pixels")
     index %= len(store)
@@ -153,6 +156,8 @@ def _lines(name: str, samples: NDArray[np.intp], most: int) -> list[_Line]:
 
 def _thumbnails(store: ImageStore, lines: list[_Line]) -> tuple[list[list[Any]], list[str]]:
     """Return the pictures of each line, and what has to be said about them."""
+    if store.dtype is None and isinstance(store[int(lines[0].samples[0])][0], dict):
+        return [[_side_by_side(store[sample][0]) for sample in line.samples] for line in lines], []
     images = [[_small(store[sample][0]) for sample in line.samples] for line in lines]
     everything = [image for row in images for image in row]
     deep = any(image.dtype != np.uint8 for image in everything)
@@ -167,6 +172,20 @@ def _thumbnails(store: ImageStore, lines: list[_Line]) -> tuple[list[list[Any]],
     if deep:  # of different sources, often: on one scale, most of them would be black
         return thumbs, ["each image shown from its own darkest to its brightest"]
     return thumbs, [str(common)] * common.stretched
+
+
+def _side_by_side(images: dict[str, NDArray[Any]]) -> Any:
+    """Return a picture of the images of one row, each on a scale of its own."""
+    small = [_small(image) for image in images.values()]
+    pictures = [canvas.fitted(Scale.of(image).to_screen(image), _THUMB) for image in small]
+    paper = canvas.canvas(
+        sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    )
+    x = 0
+    for picture in pictures:
+        paper.paste(picture, (x, 0))
+        x += picture.width
+    return paper
 
 
 def _small(image: NDArray[Any]) -> NDArray[Any]:

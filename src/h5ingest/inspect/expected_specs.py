@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from h5ingest.core.geometry import Scale, contained
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import CHANNELS
@@ -31,6 +32,7 @@ class Expected:
         self._kind = KINDS[options["layout"]]
         self._fit: str = options["fit"]
         self._size = tuple(options["size"]) if options["size"] else None
+        self._scale = Scale(longest=options.get("longest"), shortest=options.get("shortest"))
         self._channels = CHANNELS.get(options["channels"])
         self._dtype: str | None = None if options["dtype"] == "auto" else options["dtype"]
         self._reduces: bool = options["reduce_depth"]
@@ -57,7 +59,8 @@ class Expected:
         wanted_dtype, wanted_channels = self._dtype or spec.dtype, self._channels or spec.channels
         if wanted_dtype == "uint8" and not self._reduces:
             wanted_dtype = spec.dtype
-        wanted_size: tuple[int, ...] = spec.height, spec.width
+        own_size = self._scale.of((spec.height, spec.width))
+        wanted_size: tuple[int, ...] = own_size
         if self._kind.uniform:
             self.seen[prefix, spec] += 1
             if self._channels is None and holds(channels, spec):
@@ -72,7 +75,9 @@ class Expected:
                 f"its source is {spec}, which makes {height}x{width} pixels of {wanted_channels} "
                 f"channels, {wanted_dtype}; found {shape}, {dtype}"
             )
-        if size is not None and size != (spec.height, spec.width):
+        if self._fit == "contain":
+            own_size = contained(own_size, (shape[0], shape[1]))
+        if size is not None and size != own_size:
             return f"its source is {spec}, found {size[0]}x{size[1]} in sizes"
         return None
 
@@ -104,7 +109,7 @@ class Expected:
     def _common_size(self, counts: Counter[ImageSpec]) -> Sizes:
         sizes: Counter[Sizes] = Counter()
         for spec, count in counts.items():
-            sizes[spec.height, spec.width] += count
+            sizes[self._scale.of((spec.height, spec.width))] += count
         if self._fit in ("pad", "resize"):
             return max(h for h, _ in sizes), max(w for _, w in sizes)
         return max(sizes, key=lambda size: (sizes[size], size))

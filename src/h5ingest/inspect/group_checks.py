@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from h5ingest.core import column_types, schema
-from h5ingest.core.layout import group_prefix
+from h5ingest.core.hdf5_names import group_prefix
 from h5ingest.core.schema import FileHeader
 
 _BLOCK_ROWS: Final = 256 * 1024
@@ -30,13 +30,13 @@ def group_problems(file: h5py.File, header: FileHeader, beat: Callable[[], None]
     Raises:
         Exception: something in the file cannot be read.
     """
+    problems = _row_problems(file, header, beat)
     group_by = header.options.get("group_by")
     if group_by is None:
-        return []
-    problems = []
+        return problems
     n_samples = header.n_samples or 0
     taken = np.zeros(n_samples, bool)
-    for prefix in header.prefixes:
+    for prefix in header.group_prefixes:
         name, last = schema.SAMPLES.at(prefix), -1
         if name not in file:
             return [f"expected a dataset {name}, found none"]
@@ -63,6 +63,23 @@ def group_problems(file: h5py.File, header: FileHeader, beat: Callable[[], None]
     n_left = n_samples - int(taken.sum())
     if n_left and not problems:
         problems.append(f"samples: expected each of {n_samples:,} in a group, {n_left:,} are not")
+    return problems
+
+
+def _row_problems(file: h5py.File, header: FileHeader, beat: Callable[[], None]) -> list[str]:
+    """Return where the images of a row do not have the same status: it fails as a whole."""
+    problems = []
+    for prefix in header.group_prefixes:
+        first, *others = (file[schema.STATUS.at(path)] for path in header.images_of(prefix))
+        for other in others:
+            beat()
+            if other.shape != first.shape:
+                problems.append(f"{other.name}: expected {len(first)} rows, found {len(other)}")
+            elif n_wrong := int((other[:] != first[:]).sum()):
+                problems.append(
+                    f"{other.name}: expected the status of {first.name} in each row, found another "
+                    f"in {n_wrong:,}"
+                )
     return problems
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import h5py
 
 from h5ingest.core import schema
-from h5ingest.core.digest import attributes_digest
+from h5ingest.core.digest import attributes_digest, digested
 from h5ingest.core.errors import OutputError, one_line
 from h5ingest.core.schema import Attribute, FileHeader
 from h5ingest.inspect.findings import Unread
@@ -96,7 +96,8 @@ def _read(attributes: dict[str, Any], path: str) -> FileHeader:
     try:
         header = schema.read_header(attributes, path)
         options: object = header.options
-        well_made = all(map(str.isprintable, header.groups)) and isinstance(options, dict)
+        names = header.groups + header.images
+        well_made = all(map(str.isprintable, names)) and isinstance(options, dict)
     except OutputError:
         raise
     except Exception as error:  # an attribute has a type that it never has
@@ -147,9 +148,7 @@ def digest_problem(
     digests = Attribute.ATTRIBUTES_DIGEST, Attribute.CONTENT_DIGEST
     found = {name: value for name, value in attributes.items() if name not in digests}
     for prefix in header.prefixes:
-        for name, (path, attribute) in schema.digested(
-            header.layout, prefix, header.version
-        ).items():
+        for name, (path, attribute) in digested(header.layout, prefix, header.version).items():
             value = file[path].attrs.get(attribute) if path in file else None
             if value is not None:
                 found[name] = value

@@ -212,7 +212,8 @@ def digest_problems(
             be compared.
     """
     n_rows = sum(group.n_rows for group in groups)
-    description = schema.content_text(header.layout, n_rows)
+    n_each = 1 + len(header.images)
+    description = schema.content_text(header.layout, n_rows // n_each)
     computed = ContentDigest(description)
     parts: Parts = {}
     pixels = schema.PIXELS.get(header.layout)

@@ -12,6 +12,7 @@ import h5py
 from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest, Parts
 from h5ingest.core.errors import OutputError
+from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.schema import FileHeader
 from h5ingest.inspect.findings import Checked, Facts, Gap, Hashed, Sign, Unread
 from h5ingest.inspect.group_checks import group_problems
@@ -77,16 +78,17 @@ class Questions:
 
     def sources_problem(self) -> str | None:
         """Return why the file's options do not say what sources become, if so."""
-        made = attempt(self._sources)
+        made = attempt(lambda: [self._sources(prefix) for prefix in self._header.prefixes])
         if not isinstance(made, Unread):
             return None
         return f"options: expected those of an ingest, so sources are not compared: {made.reason}"
 
-    def _sources(self) -> Sources:
+    def _sources(self, prefix: str) -> Sources:
         from h5ingest.inspect.expected_specs import Expected
         from h5ingest.inspect.sources import Sources
 
-        options = self._header.options
+        number = self._header.prefixes.index(prefix) % (1 + len(self._header.images))
+        options = content_of_image(self._header.options, number)
         return Sources(options, Expected(options), Path(self._source_folder or ""))
 
     def facts(self, prefix: str, names: list[str]) -> dict[str, Facts | Unread | None]:
@@ -134,7 +136,7 @@ class Questions:
             again: whether the sources are decoded again as well.
         """
         self._sign.allow(n_bytes)
-        sources = self._sources() if again else None
+        sources = self._sources(prefix) if again else None
         return check_rows(self._readable, self._header, prefix, rows, sources, self._sign)
 
     def paths(self, prefix: str, rows: range) -> list[str]:

@@ -79,7 +79,7 @@ class Share:
     ) -> None:
         self._judge = judge
         self._kind = KINDS[header.layout]
-        self._n_samples = header.n_samples or 0
+        self._n_images = (header.n_samples or 0) * (1 + len(header.images))
         self._comm = comm
         self._watch = watch
         self._again = again
@@ -88,7 +88,7 @@ class Share:
 
     def run(self, groups: list[GroupFacts]) -> None:
         """Have this rank's share of all groups judged. Collective."""
-        self._watch.phase("verify", self._n_samples)
+        self._watch.phase("verify", self._n_images)
         progress = AsyncSum(
             self._comm, 3, on_sum=lambda total: self._watch.advance(*total.tolist())
         )

@@ -113,12 +113,20 @@ def tree(path: str | os.PathLike[str], group: str | None = None) -> Any:
                 n_images += len(store)
                 branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
                 prefix = header.prefix(name)
-                _add(branch, _about_images(store, file, prefix, header.options.get("recode")))
+                of_images = zip(
+                    (schema.IMAGES.name, *header.images), header.images_of(prefix), strict=True
+                )
+                for image, where in of_images:
+                    with ImageStore(path, group=name, image=image, verify="never") as one:
+                        about = _about_images(one, file, where, header.options.get("recode"))
+                        named = branch.add(Text(image, "bold")) if header.images else branch
+                        _add(named, about)
                 lines = _datasets(open_group(file, prefix), header.layout)
                 _add(branch.add(Text("datasets", "bold")), lines)
                 _add_classes(branch, store)
                 _add_failed(branch, store)
-        _add(trunk.add(Text("inodes", "bold")), _inodes(n_images, n_bytes))
+        n_files = n_images * (1 + len(header.images))
+        _add(trunk.add(Text("inodes", "bold")), _inodes(n_files, n_bytes))
         _add(trunk.add(Text("provenance", "bold")), _provenance(file))
     return trunk
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
+from h5ingest.core.geometry import Scale
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.images.archives import PathReader
@@ -38,10 +39,12 @@ class Sources:
         self.expected = expected
         self._files = PathReader(os.fsencode(folder.absolute()))
         self._raw = options["samples"] == "raw"
+        self._upright = options.get("orientation") == "exif"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
         self._fit = Fit(
-            how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw
-        )
+            how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw,
+            scale=Scale(longest=options.get("longest"), shortest=options.get("shortest")),
+        )  # fmt: skip
         self._encoded = KINDS[options["layout"]].keeps_files
         self._recoded = options.get("recode") is not None
         self.n_done = 0
@@ -65,7 +68,7 @@ class Sources:
             shape = stored_shape if stored_shape[2] > 1 else stored_shape[:2]
         try:
             data, _ = self._files.read(path)
-            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
+            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw, upright=self._upright)
             assert spec is not None, "probe was given the whole file"
             size = None
             if stored_shape is not None and len(stored_shape) == 2:  # without its padding
@@ -108,11 +111,11 @@ class Sources:
         return pixels
 
     def _decode(self, data: bytes, spec: ImageSpec, stored: NDArray[Any]) -> NDArray[Any]:
-        pixels = None if self._raw else decode_otherwise(data)
+        pixels = None if self._raw or self._upright else decode_otherwise(data)
         self.n_other += pixels is not None
         if pixels is None:
             pixels = np.empty(spec.shape, spec.dtype)
-            decode_into(data, pixels, raw=self._raw)
+            decode_into(data, pixels, raw=self._raw, upright=self._upright)
         expected = np.empty(stored.shape, stored.dtype)
         convert_into(pixels, expected, self._fit, Losses())
         return expected

@@ -7,6 +7,7 @@ the one that wrote it, where both give the same pixels.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from h5ingest.core.errors import OutputError
+from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.schema import IMAGES, FileHeader
 from h5ingest.inspect.findings import BadRow, gap_lines
 from h5ingest.inspect.inventory import (
@@ -103,8 +105,9 @@ def verify(
         groups, wrong = comm.bcast(inspected)
         problems += wrong
         n_rows = sum(group.n_rows for group in groups)
-        if header.n_samples not in (n_rows, None) and not wrong:
-            problems.append(f"n_samples: expected {n_rows}, found {header.n_samples}")
+        n_each = 1 + len(header.images)
+        if header.n_samples not in (n_rows / n_each, None) and not wrong:
+            problems.append(f"n_samples: expected {n_rows / n_each:g}, found {header.n_samples}")
         rows = Share(judge, header, comm, watch or ProgressListener(), again=sources)
         rows.run(groups)
         gathered = comm.gather(rows.found)
@@ -191,12 +194,18 @@ def _of_the_whole(
         shapes = {
             group.prefix: group.datasets[IMAGES.name].shape for group in groups if group.n_rows
         }
-        problems += Expected(header.options).stack_problems(
-            (found.seen for found in gathered), shapes.__getitem__
-        )
-    n_failed = sum(found.n_failed for found in gathered)
+        n_each = 1 + len(header.images)
+        for number in range(n_each):
+            mine = header.prefixes[number::n_each]
+            seen = (
+                Counter({key: n for key, n in found.seen.items() if key[0] in mine})
+                for found in gathered
+            )
+            expected = Expected(content_of_image(header.options, number))
+            problems += expected.stack_problems(seen, shapes.__getitem__)
+    n_failed = sum(found.n_failed for found in gathered) / (1 + len(header.images))
     if header.n_failed not in (n_failed, None) and is_sound:
-        problems.append(f"n_failed: expected {n_failed}, found {header.n_failed}")
+        problems.append(f"n_failed: expected {n_failed:g}, found {header.n_failed}")
     return problems
 
 

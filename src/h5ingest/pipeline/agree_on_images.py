@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import censuses, merge, of_group
+from h5ingest.core.census import censuses, merge, of_group, scaled
 from h5ingest.core.errors import Failure, SamplesFailedError, describe_failures, where
+from h5ingest.core.image_columns import options_of_images
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -41,8 +42,9 @@ class ProbeResult:
     """What that changes without loss, for the summary."""
     n_bytes: int
     """Size of all files."""
-    palette: bytes | None
-    """The one palette of all palette images, RGB entries; None if there are none or several."""
+    palettes: tuple[bytes | None, ...]
+    """Of each column of images, the one palette of all that have one, RGB entries; None if none
+    has, or there are several."""
 
 
 def agree_on_images(
@@ -110,16 +112,19 @@ def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judg
     from h5ingest.pipeline.output_spec import decide, describe_conversions  # opened on one rank
 
     kinds = merge([kinds for kinds, *_ in told])
-    decided = [decide(census, options) for census in censuses(kinds, len(manifest.group_names))]
+    every = censuses(scaled(kinds, options.scale), len(manifest.parts))
+    of_groups = options_of_images(options) * len(manifest.group_names)
+    decided = [decide(each, how) for each, how in zip(every, of_groups, strict=True)]
     outputs = tuple(output for output, _ in decided)
     misfits = [group for group, (_, problems) in enumerate(decided) if problems]
-    palettes = frozenset[bytes]().union(*(palettes for *_, palettes in told))
+    of_columns = zip(*(palettes for *_, palettes in told), strict=True)
+    palettes = [frozenset[bytes]().union(*every) for every in of_columns]
     return _Judged(
         findings=ProbeResult(
             outputs=outputs,
             conversions=() if misfits else describe_conversions(kinds, outputs),
             n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
-            palette=next(iter(palettes)) if len(palettes) == 1 else None,
+            palettes=tuple(next(iter(each)) if len(each) == 1 else None for each in palettes),
         ),
         failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
         nothing=not len(kinds),
@@ -147,25 +152,25 @@ def _refuse(
     from h5ingest.pipeline.output_spec import describe_misfit
 
     failures = judged.failures
-    if len(failures) == manifest.n_rows and all(f.kind == "missing" for f in failures):
+    if len(failures) == manifest.n_images and all(f.kind == "missing" for f in failures):
         first = os.fsdecode(os.path.join(folder, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
-            f"{manifest.name}: none of its {manifest.n_rows:,} files exists; the first was looked "
-            f"for as {first}. Paths are relative to the manifest's folder unless --root DIR says "
-            f"otherwise.",
+            f"{manifest.name}: none of its {manifest.n_images:,} files exists; the first was "
+            f"looked for as {first}. Paths are relative to the manifest's folder unless --root DIR "
+            f"says otherwise.",
             failures,
         )
     problems = []
     if failures and (options.on_error == "fail" or judged.nothing):
         problems.append(
-            f"{len(failures):,} of {manifest.n_rows:,} files cannot be read: "
+            f"{len(failures):,} of {manifest.n_images:,} files cannot be read: "
             f"{describe_failures(failures, manifest.lines_of)}\n{REMEDY}"
         )
-    lines = manifest.lines_of(list(paths))
-    places = {i: f"{where(i, lines)}: {path}" for i, path in paths.items()}
+    sample_of = {i: i // len(manifest.images) for i in paths}
+    lines = manifest.lines_of(list(sample_of.values()))
+    places = {i: f"{where(sample_of[i], lines)}: {path}" for i, path in paths.items()}
     for group, (kinds, lacks) in judged.misfits.items():
-        name = os.fsdecode(manifest.group_names[group])
-        problems.append(describe_misfit(name, kinds, places, lacks))
+        problems.append(describe_misfit(manifest.part_names[group], kinds, places, lacks))
     if (n_more := judged.n_misfits - len(judged.misfits)) > 0:
         problems.append(f"… and {n_more:,} groups more whose images do not fit together")
     if problems:

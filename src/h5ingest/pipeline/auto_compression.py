@@ -24,13 +24,12 @@ from h5ingest.core.sampling import neighbours
 from h5ingest.core.units import MIB
 from h5ingest.images.archives import PathReader
 from h5ingest.images.conversion import Losses, convert_into
-from h5ingest.images.decode import Prober, decode_into
 from h5ingest.images.prefetch import Reader
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.load_batch import fit_of
 from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.pipeline.ways import Way, ways_of
 from h5ingest.storage.auto_codec import AutoCodec, Part, Sample, choose
 from h5ingest.storage.job_files import about_left
 
@@ -76,7 +75,7 @@ def choose_codec(
         if output.channels not in (None, *CODED_CHANNELS)
     )
     n_images, n_bytes = sum(n for n, _, _ in every), sum(n for _, n, _ in every)
-    rows = sample_rows(manifest.n_rows, n_bytes // max(1, n_images), job.options)
+    rows = sample_rows(manifest.n_images, n_bytes // max(1, n_images), job.options)
     first = local.indices.start
     told = job.comm.gather(
         {
@@ -96,7 +95,7 @@ def choose_codec(
                     outputs,
                     read or PathReader(source_folder).read,
                     job.options,
-                    names=manifest.group_names,
+                    names=[os.fsencode(name) for name in manifest.part_names],
                     not_coded=not_coded,
                     beat=beat,
                 )
@@ -142,19 +141,19 @@ def choose_from_files(
     Raises:
         UsageError: a chunk would be larger than HDF5 allows.
     """
-    raw = options.samples == "raw"
-    probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
+    ways = ways_of(options)
     images: dict[int, tuple[int, int, NDArray[Any]]] = {}
     n_bytes = 0
     for index, group, file in candidates:
         beat()
         try:
             data, _ = read(file)
-            spec = probe(data)
+            way = ways[group % len(ways)]
+            spec = way.probe(data)
             assert spec is not None, "probe was given the whole file"
             if images and n_bytes + outputs[group].apply(spec).n_bytes > _MOST_BYTES:
                 break
-            image = _decode(data, spec, outputs[group], options)
+            image = _decode(data, spec, outputs[group], way)
         except SampleError:  # it is going to be reported by whoever stores it
             continue
         images[index] = group, len(data), image
@@ -174,17 +173,15 @@ def choose_from_files(
     return choose(samples, all_coded=not not_coded, beat=beat)
 
 
-def _decode(
-    data: bytes, spec: ImageSpec, output: OutputSpec, options: IngestOptions
-) -> NDArray[Any]:
+def _decode(data: bytes, spec: ImageSpec, output: OutputSpec, way: Way) -> NDArray[Any]:
     """Return the image as it is going to be stored."""
     pixels = np.empty(spec.shape, spec.dtype)
-    decode_into(data, pixels, raw=options.samples == "raw", spec=spec)
+    way.decode_into(data, pixels, spec)
     stored = output.apply(spec)
     if stored == spec:
         return pixels
     image = np.empty(stored.shape, stored.dtype)
-    convert_into(pixels, image, fit_of(options), Losses())
+    convert_into(pixels, image, way.fit, Losses())
     return image
 
 

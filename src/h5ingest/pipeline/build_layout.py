@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.group_datasets import not_coded
-from h5ingest.core.layout import CODED_CHANNELS, Filter, Group, Layout, OutputSpec, group_prefix
+from h5ingest.core.hdf5_names import group_prefix, image_group
+from h5ingest.core.layout import CODED_CHANNELS, Filter, Group, Layout, OutputSpec
 from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -43,9 +44,9 @@ def build_layout(
     Raises:
         UsageError: a chunk would be larger than HDF5 allows (on all ranks).
     """
-    n_groups = len(manifest.group_names)
+    n_groups = len(manifest.parts)
     kind = KINDS[options.layout]
-    shapes = _stored_shapes(local, probed, outputs)
+    shapes = _stored_shapes(local, options.scale.of_shapes(probed.shapes), outputs)
     codes = np.array([any(each.codes_images for each in of_group) for of_group in filters])
     if codes.any():
         with agreeing(comm):
@@ -61,17 +62,17 @@ def build_layout(
     grouped = manifest.group_by is not None
     plans = [
         GroupPlan(
-            name=name,
-            prefix=group_prefix(name) if grouped else "",
+            name=os.fsdecode(name),
+            prefix=(group_prefix(os.fsdecode(name)) if grouped else "") + image_group(column),
             n_rows=n_rows,
             n_elements=n_elements,
             output=output,
             filters=of_group,
             chunk_rows=options.chunk_rows,
-            padded=options.fit == "pad",
+            padded=options.fit in ("pad", "contain"),
         )
-        for name, output, of_group, (n_rows, n_elements) in zip(
-            map(os.fsdecode, manifest.group_names), outputs, filters, total.tolist(), strict=True
+        for (name, column), output, of_group, (n_rows, n_elements) in zip(
+            manifest.parts, outputs, filters, total.tolist(), strict=True
         )
     ]
     groups: tuple[Group, ...] = ()
@@ -82,6 +83,7 @@ def build_layout(
         groups=groups,
         grouped=grouped,
         alignment=options.alignment,
+        images=manifest.images,
     )
     mine: dict[int, NDArray[np.int64] | None] = {0: None}  # group -> positions of its samples
     if n_groups > 1:
@@ -119,10 +121,15 @@ def refuse_not_coded(
 
 
 def _stored_shapes(
-    local: LocalSamples, probed: LocalProbe, outputs: tuple[OutputSpec, ...]
+    local: LocalSamples, shapes: NDArray[np.int32], outputs: tuple[OutputSpec, ...]
 ) -> NDArray[np.int32]:
-    """Return (n, 4) height, width, channels, bytes of a value, as stored; (0, 4) if uniform."""
-    shapes = probed.shapes
+    """Return (n, 4) height, width, channels, bytes of a value, as stored; (0, 4) if uniform.
+
+    Args:
+        local: the samples.
+        shapes: the same of their images, scaled.
+        outputs: what the images of each group become.
+    """
     if not len(shapes):
         return shapes
     # wanted: (n, 2) channels and bytes of a value; 0: the image keeps its own
@@ -173,4 +180,5 @@ def _run(
         folders=folders,
         places=places,
         members=members,
+        n_each=local.n_each,
     )

@@ -63,23 +63,27 @@ def describe_losses(losses: Losses, n_resumed: int, options: IngestOptions) -> t
 
 def join(
     job: Job,
+    source: Source,
     layout: Layout,
     shards: Sequence[Shard],
     stats: RankStats,
     before: Iterable[tuple[int, int]],
     journal: Journal | None,
+    writer: Writer,
 ) -> list[Failure]:
     """Return, on rank 0, all failures: those met on the way, and split images whose parts differ.
 
-    Collective.
+    Where samples have several images, a failure is that of a row. Collective.
 
     Args:
         job: the run.
+        source: of the images.
         layout: the datasets.
         shards: what this rank would have done, had nothing been done before.
         stats: what it has done.
         before: on rank 0, (group, element) of joints in earlier runs.
         journal: on rank 0.
+        writer: closed; knows the datasets of a tree.
     """
     comm = job.comm
     torn: list[TornImage] = []
@@ -97,18 +101,26 @@ def join(
                 journal.append(undo(layout, torn))
                 if job.options.on_error == "blank":
                     blank(job.paths.partial, layout, torn)
-            journal.close()
-    found = {failure.index: failure.to_plain() for failure in stats.failures}
+    found = {(each.index, each.path): each.to_plain() for each in stats.failures}
     for group, row, *_ in comm.bcast(torn):
         for shard in shards:
             if shard.group == group and row in shard.owned:
                 k = row - shard.samples.rows.start
-                index, path = int(shard.samples.indices[k]), shard.samples.paths[k]
+                index, path = shard.samples.sample(k), shard.samples.paths[k]
                 reason = "the file changed, or could be read only once, while it was stored"
                 failure = SampleError("changed", reason).at(index, path)
-                found.setdefault(index, failure.to_plain())
-    told = comm.gather(list(found.values()))
-    return [Failure.from_plain(plain) for plains in told or [] for plain in plains]
+                found.setdefault((index, failure.path), failure.to_plain())
+    if len(layout.images) > 1:
+        from h5ingest.pipeline.image_rows import fail_rows  # few jobs have them
+
+        mine = [Failure.from_plain(plain) for plain in found.values()]
+        failures = fail_rows(job, layout, shards, mine, source.refused, journal, writer.names())
+    else:
+        told = comm.gather(list(found.values()))
+        failures = [Failure.from_plain(plain) for plains in told or [] for plain in plains]
+    if journal is not None:
+        journal.close()
+    return failures
 
 
 def finish(
@@ -142,7 +154,7 @@ def finish(
                 source.columns(),
                 attributes,
                 names=writer.names(),
-                palette=plan.palette,
+                palettes=plan.palettes,
                 beat=lambda: job.final_beat(final_sum),
             )
             source.check(digest, done.failures)

@@ -43,11 +43,13 @@ def may_begin(manifest: Manifest, options: IngestOptions) -> bool:
     """
     return (
         options.probe == "auto"
+        and len(manifest.images) == 1
         and not options.dry_run
         and KINDS[options.layout].uniform
         and (options.fit == "error" or options.size is not None)
         and options.samples != "raw"
-        and manifest.n_rows >= max(_FEW, _LEAST_STEP * len(manifest.group_names))
+        and not options.scale
+        and manifest.n_rows >= max(_FEW, _LEAST_STEP * len(manifest.parts))
     )
 
 
@@ -59,7 +61,7 @@ def looked_at_first(local: LocalSamples, manifest: Manifest, comm: Comm) -> list
     step = max(_LEAST_STEP, -(-manifest.n_rows // _MOST))
     mine, start = local.indices, local.indices.start
     groups, at = np.unique(local.groups, return_index=True)
-    firsts = np.full(len(manifest.group_names), manifest.n_rows)
+    firsts = np.full(len(manifest.parts), manifest.n_rows)
     firsts[groups] = start + at
     firsts = np.min(comm.allgather(firsts), axis=0)
     spread = range(-start % step, len(mine), step)
@@ -94,7 +96,7 @@ def agree_on_first(
         from h5ingest.pipeline.output_spec import decide  # opened on one rank
 
         kinds = merge([kinds for kinds, *_ in told])
-        decided = [decide(each, options) for each in censuses(kinds, len(manifest.group_names))]
+        decided = [decide(each, options) for each in censuses(kinds, len(manifest.parts))]
         n_bytes, n_files, n_kept = np.sum([numbers for _, *numbers in told], axis=0).tolist()
         cached = n_bytes * manifest.n_rows <= n_kept * n_files
         if len(kinds) and not cached and not any(problems for _, problems in decided):
@@ -127,7 +129,7 @@ def confirm(seen: SeenKinds, n_bytes: int, comm: Comm) -> ProbeResult:
                 outputs=outputs,
                 conversions=describe_conversions(kinds, outputs),
                 n_bytes=sum(n_bytes for _, n_bytes in told),
-                palette=None,
+                palettes=(None,),
             )
     result = comm.bcast(result)
     if result is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h5ingest.core.errors import ManifestError
+from h5ingest.core.errors import Failure, ManifestError
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -60,6 +60,7 @@ class ImageFiles(Source):
     """Files that are kept from the look at the headers."""
     _seen: SeenKinds | None
     """Counts the kinds of images, if not all were known. These four are there from the plan on."""
+    _refused: Sequence[Failure] = ()
     _recoder: Recoder | None = None
     """With `--recode`: has coded the images anew, and reads them."""
 
@@ -111,6 +112,7 @@ class ImageFiles(Source):
             probed, known, self._seen = look_at_images(
                 job, self._folder, self._read, local, manifest, self._cache, self._recoder
             )
+        self._refused = probed.failures if local.n_each > 1 else ()
         if options.is_auto:
             from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
 
@@ -119,10 +121,9 @@ class ImageFiles(Source):
                     job, self._folder, self._read, manifest, local, probed, known.outputs
                 )
             by_codec = {codec: job.filters(codec) for codec in job.auto.codecs}
-            names = map(os.fsdecode, manifest.group_names)
-            of_groups = [by_codec[job.auto.codec_of(name)] for name in names]
+            of_groups = [by_codec[job.auto.codec_of(name)] for name in manifest.part_names]
         else:
-            of_groups = [filters] * len(manifest.group_names)
+            of_groups = [filters] * len(manifest.parts)
         with job.phase("layout"):
             layout, runs = build_layout(
                 local, probed, manifest, known.outputs, of_groups, options, comm
@@ -135,10 +136,10 @@ class ImageFiles(Source):
             runs=runs,
             about=about,
             n_bytes=known.n_bytes,
-            palette=known.palette,
+            palettes=known.palettes,
             conversions=known.conversions,
-            warnings=warnings + _of_recoding(options),
-            image=_kind_recoded(options),
+            warnings=warnings + manifest.hints + _of_recoding(options),
+            image=_kind_recoded(options) or layout.rows,
         )
 
     @property
@@ -213,6 +214,11 @@ class ImageFiles(Source):
                 refuse_other(job.paths, about_input(job, about, manifest.n_rows))
         to = Recoding.parse(recode)
         return Recoder(to, local, manifest, job.paths, job.comm, job.fence)
+
+    @property
+    def refused(self) -> Sequence[Failure]:
+        """See `Source.refused`."""
+        return self._refused
 
     @property
     def cache_bytes(self) -> int:

@@ -83,6 +83,8 @@ class Job:
         """Return the options that decide what the file contains, as JSON gives them back."""
         content = self.options.content()
         content["size"] = list(self.options.size or ()) or None
+        if self.options.image:
+            content["image"] = list(self.options.image)
         content["compression"] = canonical(self.options.compression)
         if self.auto is not None:
             content["auto"] = self.auto.to_plain()

@@ -35,7 +35,7 @@ from h5ingest.pipeline.source import Plan
 from h5ingest.storage.job_files import about_left, refuse_other
 from h5ingest.storage.shared_blocks import see_same_file
 
-_OF_WRITING: Final = ("index", "absolute", "overwrite")
+_OF_WRITING: Final = ("index", "pair", "absolute", "overwrite")
 """Options of a manifest that a job writes for itself in one way only."""
 _SAID: Final = ("label", "group_level", "hidden", "sniff")
 """Options that are said even if nobody has asked for them."""
@@ -52,7 +52,9 @@ class ListedImages(ImageFiles):
             scan: which files are images, and what their labels are; None: by default.
         """
         super().__init__(folder)
-        self._scan = replace(scan or ScanOptions(), index=False, absolute=False, overwrite=True)
+        self._scan = replace(
+            scan or ScanOptions(), index=False, absolute=False, overwrite=True, pair=()
+        )
         self._is_found = self._is_private = self._is_archive = False
         self._listed_archives: tuple[Archive, ...] = ()
         self._places_path: Path | None = None

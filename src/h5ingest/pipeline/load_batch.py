@@ -20,23 +20,17 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import Samples, files_of
 from h5ingest.core.schema import STATUS_OK
-from h5ingest.images.conversion import Fit, Losses, convert_into, holds
-from h5ingest.images.decode import Prober, decode_into
+from h5ingest.images.conversion import Losses, convert_into, holds
+from h5ingest.images.decode import decode_into
 from h5ingest.images.prefetch import FileCache, Prefetcher, Read
 from h5ingest.pipeline.loader import Images, Loader, few_at_a_time
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.seen_kinds import SeenKinds
+from h5ingest.pipeline.ways import ways_of
 
 _MOST_IMAGES: Final = 64
 _MOST_BYTES: Final = 256 * 1024
 """Images decoded in one go, at most, and their pixels, if it is more than one."""
-
-
-def fit_of(options: IngestOptions) -> Fit:
-    """Return how images of another size than the dataset's are fitted."""
-    raw = options.samples == "raw"
-    resample = options.resample or ("nearest" if raw else "bicubic")
-    return Fit(how=options.fit, pad_value=options.pad_value, resample=resample, raw=raw)
 
 
 class FileLoader(Loader[bytes | SampleError]):
@@ -64,14 +58,13 @@ class FileLoader(Loader[bytes | SampleError]):
             recoded: reads an image that is recoded; see `Recoder.read`.
         """
         super().__init__(stats, beat)
-        self._options = options
         self._files = files
         self._cache = cache
         self._seen = seen
         self._recoded = recoded
-        self._raw = options.samples == "raw"
-        self._probe = Prober(options.max_pixels, raw=self._raw, any_palette=options.any_palette)
-        self._fit = fit_of(options)
+        self._ways = ways_of(options)
+        self._way = self._ways[0]
+        """How the images of this shard are read."""
 
     @property
     def wait_s(self) -> float:
@@ -83,6 +76,10 @@ class FileLoader(Loader[bytes | SampleError]):
 
         In place of a file that is recoded come its new bytes.
         """
+        self._way = self._ways[samples.group % len(self._ways)]
+        return self._read(samples)
+
+    def _read(self, samples: Samples) -> Iterator[bytes | SampleError]:
         lacking = self._cache.lacks(samples.indices)
         recoded = np.zeros(len(lacking), np.bool_)
         if self._recoded is not None:
@@ -148,11 +145,12 @@ class FileLoader(Loader[bytes | SampleError]):
 
     def _decode_together(self, files: Sequence[bytes], images: Images) -> Sequence[bool]:
         """Decode several files in one go; return for each image whether it holds its pixels."""
-        if len(files) == 1 or images[0].ndim == 1:
+        if len(files) == 1 or images[0].ndim == 1 or self._way.fit.scale:
             return [False] * len(files)
-        if isinstance(images, np.ndarray) and self._probe.decode_alike(files, images):
+        probe = self._way.probe
+        if isinstance(images, np.ndarray) and probe.decode_alike(files, images):
             return [True] * len(files)
-        return self._probe.decode_mixed(files, list(images))
+        return probe.decode_mixed(files, list(images))
 
     def _note(
         self,
@@ -202,7 +200,7 @@ class FileLoader(Loader[bytes | SampleError]):
                 stats.n_read_bytes += len(given)
                 for kind in notes:
                     path = os.fsdecode(samples.paths[k])
-                    stats.notes.add(kind, int(samples.indices[k]), path)
+                    stats.notes.add(kind, samples.sample(k), path)
         except SampleError as error:
             self._fail(samples, k, error, image, records, counts=counts)
         records.checksums[k] = xxh3_64_intdigest(image)  # type: ignore[arg-type]  # it is a buffer
@@ -212,7 +210,7 @@ class FileLoader(Loader[bytes | SampleError]):
 
     def _look(self, data: bytes) -> None:
         """Raise if this is no image; where it was to be recoded, if it cannot be decoded."""
-        spec = self._probe(data)
+        spec = self._way.probe(data)
         if self._recoded is not None and spec is not None:
             decode_into(data, np.empty(spec.shape, spec.dtype), spec=spec)
 
@@ -220,23 +218,25 @@ class FileLoader(Loader[bytes | SampleError]):
         self, samples: Samples, k: int, data: bytes, image: NDArray[Any], counts: bool
     ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
         """Fill `image`; return the size of what is in it, and kinds of notes on it."""
-        options = self._options
+        way, options = self._way, self._way.options
         if image.ndim == 1:
             if not len(image) or len(data) != len(image):
                 self._look(data)  # may know a better reason
                 raise SampleError("changed", f"expected {len(image)} bytes, found {len(data)}")
-            if self._seen is not None and (spec := self._probe(data)):
+            if self._seen is not None and (spec := way.probe(data)):
                 self._compare(self._seen, samples, k, spec, image, counts)
-            self._probe.check_intact(data)
+            way.probe.check_intact(data)
             image[...] = np.frombuffer(data, np.uint8)
             return None, ()
-        spec = self._probe(data)
+        spec = way.probe(data)
         assert spec is not None, "the whole file tells"
         if self._seen is not None:
             self._compare(self._seen, samples, k, spec, image, counts)
-        if spec.shape == image.shape and spec.dtype == image.dtype:
-            notes = decode_into(data, image, raw=self._raw, spec=spec)
-            return (spec.height, spec.width), notes
+        size = spec.height, spec.width
+        is_same = spec.shape == image.shape and spec.dtype == image.dtype
+        if is_same and way.fit.scale.of(size) == size:
+            notes = way.decode_into(data, image, spec)
+            return size, notes
         channels = image.shape[2] if image.ndim == 3 else 1
         lossy = spec.dtype == "uint16" and image.dtype == np.uint8 and not options.reduce_depth
         if (
@@ -246,9 +246,9 @@ class FileLoader(Loader[bytes | SampleError]):
         ):  # what the header said when it was probed did fit
             raise SampleError("changed", f"expected {image.shape} {image.dtype}, found {spec}")
         pixels = np.empty(spec.shape, spec.dtype)
-        notes = decode_into(data, pixels, raw=self._raw, spec=spec)
+        notes = way.decode_into(data, pixels, spec)
         losses = Losses()
-        size = convert_into(pixels, image, self._fit, losses)
+        size = convert_into(pixels, image, way.fit, losses)
         if counts:
             self._stats.losses.add(losses)
         return size, notes

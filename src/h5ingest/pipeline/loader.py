@@ -132,4 +132,4 @@ class Loader(ABC, Generic[Given]):
         records.status[k] = STATUS_FAILED
         records.again[k] = True
         if counts:
-            self._stats.failures.append(error.at(int(samples.indices[k]), samples.paths[k]))
+            self._stats.failures.append(error.at(samples.sample(k), samples.paths[k]))

@@ -76,14 +76,16 @@ def look_at_images(
 
 def _expected(seen: SeenKinds) -> ProbeResult:
     """Return what is known of images of which some have been looked at."""
-    return ProbeResult(outputs=seen.outputs, conversions=(), n_bytes=0, palette=None)
+    return ProbeResult(outputs=seen.outputs, conversions=(), n_bytes=0, palettes=(None,))
 
 
 def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.void] | None:
     """Return what the manifest's index says of this rank's images, if all have it. Collective."""
     options = job.options
-    if options.probe != "auto" or options.dry_run or options.samples == "raw":
+    if options.probe != "auto" or options.dry_run or len(manifest.images) > 1:
         return None
+    if options.samples == "raw" or options.scale or options.orientation == "exif":
+        return None  # it says what images are otherwise
     if not job.comm.bcast(os.path.exists(index_of(manifest.path))):
         return None
     known = load(manifest.path, manifest.sha256, manifest.n_rows, local.indices)
@@ -137,7 +139,7 @@ def _agree_on_images(
         return agree_on_images(probed, local, manifest, folder, job.options, job.comm)
     except SamplesFailedError as error:
         kinds = {failure.kind for failure in error.failures}
-        wrong_folder = kinds == {"missing"} and len(error.failures) == manifest.n_rows
+        wrong_folder = kinds == {"missing"} and len(error.failures) == manifest.n_images
         if kinds and not wrong_folder and not job.options.dry_run:  # on rank 0: others know none
             with contextlib.suppress(OutputError):  # why the images failed matters more
                 write_failures(job.paths.failed, error.failures)

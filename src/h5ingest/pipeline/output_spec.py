@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.census import Census, spec_of
+from h5ingest.core.geometry import Scale
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import CHANNELS, IngestOptions
@@ -23,6 +24,8 @@ _DEEPER: Final = (
     "--layout encoded keeps each as it is"
 )
 
+_SIDES: Final = (224, 128, 64, 32)
+"""Sides of squares that are proposed: of usual ones the largest that most images have."""
 MOST_KINDS: Final = 10
 """Kinds of images that the message for a group shows."""
 
@@ -61,13 +64,14 @@ def decide(census: Census | None, options: IngestOptions) -> tuple[OutputSpec, l
             else "--dtype uint8 would lose half of the bits of 16-bit images: add --reduce-depth "
             "to have that"
         )
-    if options.fit == "pad" and options.pad_value > 255 and dtype == "uint8":
+    if options.fit in ("pad", "contain") and options.pad_value > 255 and dtype == "uint8":
         problems.append(f"--pad-value {options.pad_value} is more than 8 bits hold")
     size = None
     if kind.uniform:
         size, size_problems = _size(census, options)
         problems += size_problems
-    return OutputSpec(channels=channels, dtype=dtype, size=size), problems
+    output = OutputSpec(channels=channels, dtype=dtype, size=size, scale=options.scale)
+    return output, problems
 
 
 def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list[str]]:
@@ -81,22 +85,25 @@ def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list
         size = census.commonest
     if options.fit == "error" and not smallest == size == largest:
         h, w = census.commonest
+        side = next((n for n in _SIDES if n <= min(h, w)), _SIDES[-1])
         return size, [
             f"{census.n_sizes:,} sizes are mixed: --fit pad keeps every pixel (to "
-            f"{largest[0]}x{largest[1]}, true sizes in /sizes); --fit crop --size "
-            f"{smallest[0]}x{smallest[1]} or --fit resize --size {h}x{w} make them one; "
-            f"--layout ragged stores each as it is"
+            f"{largest[0]}x{largest[1]}, true sizes in /sizes); --fit cover --size {side} makes "
+            f"each {side}x{side} (scales it to fill that, crops the centre) and --fit contain "
+            f"--size {side} makes each fit in (scales it, pads); --layout ragged stores each as it "
+            f"is"
             + ("; --group-by COLUMN gives each group its own size" if not options.group_by else "")
         ]
     if options.fit == "pad" and (largest[0] > size[0] or largest[1] > size[1]):
         return size, [
             f"--fit pad --size {size[0]}x{size[1]} is too small for the largest images "
-            f"({largest[0]}x{largest[1]}): leave out --size, or --fit resize"
+            f"({largest[0]}x{largest[1]}): leave out --size, or --fit contain"
         ]
     if options.fit == "crop" and (smallest[0] < size[0] or smallest[1] < size[1]):
         return size, [
-            f"--fit crop to {size[0]}x{size[1]} is larger than some images: --size "
-            f"{smallest[0]}x{smallest[1]} fits all, or --fit pad, or --fit resize"
+            f"--fit crop to {size[0]}x{size[1]} is larger than some images (the least height is "
+            f"{smallest[0]}, the least width {smallest[1]}): --fit cover scales each first, "
+            f"--fit pad keeps every pixel"
         ]
     return size, []
 
@@ -134,7 +141,9 @@ def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec])
     wanted = np.array(numbers, np.int32)[kinds["group"]]
     fields = ("height", "width", "channels", "bytes")
     known = np.stack([kinds[field].astype(np.int32) for field in fields], axis=1)
+    scale = outputs[0].scale if outputs else Scale()
     changed = ((wanted != 0) & (wanted != known)).any(axis=1)
+    changed |= (wanted[:, 0] == 0) & (scale.of_shapes(known) != known).any(axis=1)
     # change: (m, 8) channels and bytes, wanted, height and width
     change = np.hstack([known[:, 2:], wanted, known[:, :2]])[changed]
     order = np.lexsort(change.T[::-1])
@@ -151,6 +160,6 @@ def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec])
             text = f"{n_images:,} images from {spec} to {new}"
         else:
             text = f"{n_images:,} images of {n_sizes:,} sizes from {spec.colour} to "
-            text += str(new) if output.size else new.colour
+            text += str(new) if output.size else f"{new.colour}, {scale}" if scale else new.colour
         found.append((-n_images, text))
     return tuple(text for _, text in sorted(found))

@@ -20,12 +20,13 @@ from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.sample_table import files_of, no_places
-from h5ingest.images.decode import HEAD_BYTES, Prober
+from h5ingest.images.decode import HEAD_BYTES
 from h5ingest.images.png_chunks import palette
 from h5ingest.images.prefetch import FileCache, Prefetcher, Read
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples
+from h5ingest.pipeline.ways import ways_of
 
 if TYPE_CHECKING:
     from h5ingest.pipeline.recoding import Recoder
@@ -46,8 +47,8 @@ class LocalProbe:
     """Images that cannot be read."""
     n_bytes: int
     """Size of the files."""
-    palettes: frozenset[bytes]
-    """Different palettes seen, two at most: RGB entries."""
+    palettes: tuple[frozenset[bytes], ...]
+    """Of each column of images, different palettes seen, two at most: RGB entries."""
     places: NDArray[np.void]
     """(n,) `PLACE` of recoded images; (0,) without `--recode`."""
 
@@ -81,9 +82,8 @@ def probe_images(
         OutputError: what is recoded cannot be written.
         StopRequested: some rank was asked to stop.
     """
-    palettes: set[bytes] = set()
-    raw = options.samples == "raw"
-    probe = Prober(options.max_pixels, raw=raw, any_palette=options.any_palette)
+    ways, n_each = ways_of(options), local.n_each
+    palettes = [set[bytes]() for _ in ways]
     shapes, file_sizes = _of_all(known, len(local.paths))
     stored_sizes = file_sizes if recoder is None else file_sizes.copy()
     first = local.indices.start
@@ -91,23 +91,24 @@ def probe_images(
 
     def look_at(i: int, file: Read) -> None:
         """Note what one file is, and keep it if it is stored as it is."""
+        way, known_palettes = ways[i % n_each], palettes[i % n_each]
         try:
             if isinstance(file, SampleError):
                 raise file
             data, size = file
-            spec = probe(data, whole=len(data) == size)
+            spec = way.probe(data, whole=len(data) == size)
             if spec is None:
                 data, size = files.read_whole(local.file(i))
-                spec = probe(data)
+                spec = way.probe(data)
                 assert spec is not None, "the whole file tells"
             stored = size if recoder is None else recoder(i, data, spec)
         except SampleError as error:
-            stats.failures.append(error.at(local.indices[i], local.paths[i]))
+            stats.failures.append(error.at(local.sample(i), local.paths[i]))
             return
         shapes[i], file_sizes[i] = _shape(spec), size
         stored_sizes[i] = stored
-        if raw and len(palettes) < 2 and (colours := palette(data)) is not None:
-            palettes.add(colours)
+        if way.raw and len(known_palettes) < 2 and (colours := palette(data)) is not None:
+            known_palettes.add(colours)
         if stored == size:
             cache.keep([first + i], [(data, size)])
 
@@ -115,8 +116,8 @@ def probe_images(
         heartbeat.beat_if_due()
         found = [file for file in some if not isinstance(file, SampleError)]
         alike: ImageSpec | None = None
-        if len(found) == len(some) and recoder is None and not raw:
-            alike = probe.alike([data for data, _ in found])
+        if len(found) == len(some) and recoder is None and n_each == 1 and not ways[0].raw:
+            alike = ways[0].probe.alike([data for data, _ in found])
         if alike is not None:
             shapes[at], file_sizes[at] = _shape(alike), [size for _, size in found]
             cache.keep((first + at).tolist(), found)
@@ -128,6 +129,11 @@ def probe_images(
                 look_at(i, file)
         if cache.full and recoder is None:
             files.limit = HEAD_BYTES
+    if n_each > 1:
+        from h5ingest.pipeline.image_rows import refuse_rows, unequal_rows  # few jobs have them
+
+        stats.failures += unequal_rows(local, shapes, options)
+        refuse_rows(local, stats.failures, shapes, stored_sizes)
     kinds = count(local.groups, shapes, first)
     n_bytes = int(file_sizes.sum())
     if KINDS[options.layout].uniform:
@@ -138,7 +144,7 @@ def probe_images(
         file_sizes=stored_sizes,
         failures=tuple(stats.failures),
         n_bytes=n_bytes,
-        palettes=frozenset(palettes),
+        palettes=tuple(map(frozenset, palettes)),
         places=no_places() if recoder is None else recoder.places,
     )
 

@@ -12,6 +12,7 @@ import h5py
 
 from h5ingest import __version__
 from h5ingest.core.errors import UsageError
+from h5ingest.core.hdf5_names import image_group
 from h5ingest.core.layout import Layout
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.recoding import Recoding
@@ -64,7 +65,11 @@ def provenance(
         libraries["encoder"] = encoder(options.recode)
     attributes: dict[str, str | int] = {}
     if layout.grouped:
-        attributes[Attribute.GROUPS] = as_json([group.prefix[1:] for group in layout.groups])
+        attributes[Attribute.GROUPS] = as_json(
+            [group.prefix[1:] for group in layout.groups[:: len(layout.images)]]
+        )
+    if others := layout.images[1:]:
+        attributes[Attribute.IMAGES] = as_json([image_group(column)[1:] for column in others])
     if told is None:
         libraries["MPI"] = comm.library
         attributes[Attribute.JOB] = as_json(_job(comm))

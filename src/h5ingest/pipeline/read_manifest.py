@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from h5ingest.core.attribute_values import MOST_JSON
 from h5ingest.core.column_types import resolve
 from h5ingest.core.errors import ManifestError, agreed
-from h5ingest.core.layout import group_prefix
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.image_columns import columns_of
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import (
     Manifest,
@@ -38,15 +40,21 @@ class LocalSamples:
     """The lines of the manifest that one rank has read."""
 
     indices: range
-    """Global indices of its samples."""
+    """Global indices of its images: those of sample i are i * n_each, i * n_each + 1 ..."""
     paths: PackedStrings
     """(n,) as in the manifest."""
     groups: NDArray[np.int32]
-    """(n,) position of each sample's group in `Manifest.group_names`."""
+    """(n,) position of each image's group in `Manifest.parts`."""
     folders: PackedStrings
     """(n,) names of HDF5 groups, where each image has a dataset of its own; else empty."""
     members: NDArray[np.void] = field(default_factory=no_members)
     """(n,) `MEMBER`; (0,) if no file lies in an archive, as far as is known."""
+    n_each: int = 1
+    """Images of a sample."""
+
+    def sample(self, i: int) -> int:
+        """Return the global index of the sample of an image, by its position."""
+        return self.indices[i] // self.n_each
 
     def file(self, i: int) -> bytes | Within:
         """Return what is read for a sample, by its position; see `files_of`."""
@@ -67,12 +75,17 @@ def read_manifest(
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
     """
-    head: tuple[Dialect, str] | None = None
+    images = tuple(columns_of(options.image))
+    n_each = len(images)
+    head: tuple[Dialect, str, tuple[str, ...]] | None = None
     with agreeing(comm):
         if comm.rank == 0:
-            head = sniff(path, options.delimiter), file_sha256(path)
-            _check_group_column(path, head[0], options.group_by)
-    dialect, sha256 = comm.bcast(head)
+            from h5ingest.pipeline.manifest_hints import hints_on  # on rank 0 only
+
+            dialect = sniff(path, options.delimiter)
+            _check_columns(path, dialect, options.group_by, images)
+            head = dialect, file_sha256(path), hints_on(path, dialect, images)
+    dialect, sha256, hints = comm.bcast(head)
     coded = options.group_by
     if coded is None and KINDS[options.layout].dataset_per_image and "label" in dialect.columns:
         coded = "label"
@@ -80,18 +93,19 @@ def read_manifest(
     with agreeing(comm):
         try:
             byte_range = share(path, dialect, comm.rank, comm.size)
-            part = read_part(path, dialect, byte_range, coded)
+            part = read_part(path, dialect, byte_range, coded, images)
         except OSError as error:
             raise ManifestError(f"{path}: cannot be read by rank {comm.rank}: {error}") from None
         except LineError as error:
             problem = error.line, error.problem
-    told = comm.allgather((part.n_lines, len(part.paths), part.integer_labels, part.flags, problem))
+    n_rows = len(part.paths) // n_each
+    told = comm.allgather((part.n_lines, n_rows, part.integer_labels, part.flags, problem))
     line = dialect.body_line
     for n_lines, *_, found in told:
         if found:
             raise agreed(ManifestError(f"{path}, line {line + found[0]}: {found[1]}"))
         line += n_lines
-    bounds = [0, *accumulate(n_rows for _, n_rows, *_ in told)]
+    bounds = [0, *accumulate(n for _, n, *_ in told)]
     if bounds[-1] == 0:
         raise agreed(ManifestError(f"{path}: expected at least one image, found only the header"))
     class_names = None
@@ -99,41 +113,56 @@ def read_manifest(
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
-    group_names, groups = _agree_on_names(part, path, options.group_by is not None, comm)
+    group_names, groups = _agree_on_names(part, n_rows, path, options.group_by is not None, comm)
     counts = np.bincount(groups, minlength=len(group_names))
+    kinds = dict(zip(dialect.extra_columns, map(resolve, flags), strict=True))
     manifest = Manifest(
         path=path,
         dialect=dialect,
         sha256=sha256,
         n_rows=bounds[-1],
         class_names=class_names,
-        column_kinds=dict(zip(dialect.extra_columns, map(resolve, flags), strict=True)),
+        column_kinds={name: kind for name, kind in kinds.items() if name not in images},
         group_by=options.group_by,
         group_names=group_names,
         group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
+        images=images,
+        hints=hints,
         listed=listed,
     )
+    if n_each > 1:
+        of_each = np.arange(n_each, dtype=np.int32)
+        groups = (groups[:, np.newaxis] * np.int32(n_each) + of_each).ravel()
     folders = PackedStrings.pack([])
     if coded == "label" and options.group_by is None:
-        folders = PackedStrings.pack([part.names[code] for code in part.codes.tolist()])
+        codes = np.repeat(part.codes, n_each).tolist()
+        folders = PackedStrings.pack([part.names[code] for code in codes])
     local = LocalSamples(
-        indices=range(bounds[comm.rank], bounds[comm.rank + 1]),
+        indices=range(bounds[comm.rank] * n_each, bounds[comm.rank + 1] * n_each),
         paths=part.paths,
         groups=groups,
         folders=folders,
+        n_each=n_each,
     )
     return manifest, local
 
 
-def _check_group_column(path: Path, dialect: Dialect, column: str | None) -> None:
-    if column is not None and column not in dialect.columns[1:]:
-        raise ManifestError(
-            f"{path}: expected a column {column!r} to group by, found {', '.join(dialect.columns)}"
-        )
+def _check_columns(
+    path: Path, dialect: Dialect, group_by: str | None, images: Sequence[str]
+) -> None:
+    """Raise if there is no such column to group by, or of images."""
+    found = ", ".join(dialect.columns)
+    if group_by is not None and group_by not in dialect.columns[1:]:
+        raise ManifestError(f"{path}: expected a column {group_by!r} to group by, found {found}")
+    for column in images:
+        if column not in dialect.columns:
+            raise ManifestError(f"{path}: expected a column {column!r} of images, found {found}")
+    if group_by in images:
+        raise ManifestError(f"{path}: expected to group by no column of images, got {group_by!r}")
 
 
 def _agree_on_names(
-    part: ManifestPart, path: Path, grouped: bool, comm: Comm
+    part: ManifestPart, n_rows: int, path: Path, grouped: bool, comm: Comm
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
     """Return the sorted names of all groups, and the group of each local row. Collective.
 
@@ -141,7 +170,7 @@ def _agree_on_names(
         ManifestError: the names are more than readers of the file take.
     """
     if not grouped:
-        return (b"",), np.zeros(len(part.paths), np.int32)
+        return (b"",), np.zeros(n_rows, np.int32)
     names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
     n_letters = len(json.dumps([group_prefix(os.fsdecode(name))[1:] for name in names]))
     if n_letters > MOST_JSON:

@@ -43,6 +43,8 @@ class IngestReport:
     """Path of the file."""
     n_samples: int
     """Rows of the file: lines of the manifest."""
+    n_each: int = 1
+    """Images of each."""
     n_resumed: int = 0
     """Samples that an earlier run had stored already."""
     n_changed: int = 0
@@ -98,7 +100,7 @@ class IngestReport:
             **asdict(self),
             "n_failed": len(self.failures),
             "images_per_s": self.images_per_s,
-            "files_before": 1 if self.recompressed else self.n_samples,
+            "files_before": 1 if self.recompressed else self.n_samples * self.n_each,
             "files_after": 1,
         }
 

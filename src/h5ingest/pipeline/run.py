@@ -220,13 +220,14 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
     return IngestReport(
         out=str(job.paths.out),
         n_samples=layout.n_samples,
+        n_each=len(layout.images),
         n_resumed=done.n_resumed,
         n_changed=done.n_changed,
         image=plan.image or kind.describe(layout.groups),
         conversions=plan.conversions,
         losses=done.losses,
         notes=done.notes,
-        warnings=plan.warnings + kind.warnings(layout.n_samples) + done.warnings,
+        warnings=plan.warnings + kind.warnings(layout.n_images) + done.warnings,
         n_ranks=comm.size,
         writer=choice.why,
         auto=job.auto,
@@ -287,14 +288,14 @@ def _make(
             if journal is not None:
                 journal.close()
             raise
-        failures = join(job, layout, shards, stats, known.joints(), journal)
+        failures = join(job, source, layout, shards, stats, known.joints(), journal, writer)
         losses = Losses(*map(sum, zip(*comm.allgather(astuple(stats.losses)), strict=True)))
-        n_resumed = max(0, layout.n_samples - sum(comm.allgather(stats.n_done)))
+        n_resumed = max(0, layout.n_images - sum(comm.allgather(stats.n_done)))
         finished = StoreOutcome(
             failures=tuple(failures),
             losses=describe_losses(losses, n_resumed, job.options),
             notes=Notes.of_all(comm.allgather(stats.notes.to_plain())),
-            n_resumed=n_resumed,
+            n_resumed=n_resumed // len(layout.images),
             n_changed=sum(comm.allgather(stats.n_changed)),
         )
         return finish(job, source, plan, writer, finished), plan

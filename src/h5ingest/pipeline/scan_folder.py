@@ -70,6 +70,8 @@ def write_manifest(
     comm, interrupt = comm or SerialComm(), interrupt or Interrupt()
     folders = [folders] if isinstance(folders, Path) else folders
     with agreeing(comm):
+        if options.pair and len(folders) > 1:
+            raise UsageError(f"--pair: expected one folder, got {len(folders)}")
         if comm.rank == 0:
             with explained(out):
                 _check_out(out, options)
@@ -81,8 +83,9 @@ def write_manifest(
             from h5ingest.pipeline.list_samples import list_samples  # seldom needed
 
             with agreeing(comm):
-                if options.index:
-                    raise UsageError(f"{folders[0]}: --index goes with folders and archives")
+                for flag, asked in ("--index", options.index), ("--pair", options.pair):
+                    if asked:
+                        raise UsageError(f"{folders[0]}: {flag} goes with folders and archives")
             form = Form.of(Path(os.fsdecode(meant.base)), _named(out), options)
             is_file = meant.files == (meant.base,)
             outer = form.prefix.rstrip(b"/") + b"/" if is_file else form.prefix
@@ -107,7 +110,7 @@ def write_manifest(
                 tally.add(_scan(folder, archive, forms[-1], draft, comm, interrupt))
             with while_rank_0_works(comm) as beat:
                 if comm.rank == 0:
-                    _arrange(draft, forms, beat)
+                    _arrange(draft, forms, tally, beat)
         with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
                 sha256 = draft.publish(beat)
@@ -210,7 +213,7 @@ def list_images(
         tally = _scan(folder, archive, form, draft, job.comm, job.interrupt)
         with while_rank_0_works(job.comm) as beat:
             if job.comm.rank == 0:
-                _arrange(draft, [form], beat)
+                _arrange(draft, [form], tally, beat)
                 job.check_lock()
                 if goes_on:
                     draft.compare(listed, beat)
@@ -241,10 +244,18 @@ def _check_out(out: Path | BinaryIO, options: ScanOptions) -> None:
         raise OutputError(f"{out}: exists; --overwrite replaces it")
 
 
-def _arrange(draft: Draft, forms: Sequence[Form], beat: Callable[[], None]) -> None:
-    """See `Draft.arrange`."""
+def _arrange(draft: Draft, forms: Sequence[Form], tally: Tally, beat: Callable[[], None]) -> None:
+    """Join lines that belong together, then see `Draft.arrange`."""
     options, prefixes = forms[0].options, [form.prefix for form in forms]
-    draft.arrange(options, options.columns[1:], prefixes, comma=forms[0].comma, beat=beat)
+    columns = options.columns
+    if options.pair:
+        from h5ingest.images.pairs import pair_lines  # rarely asked for
+
+        with explained(draft.out):
+            paired = draft.temporary()
+            columns = pair_lines(draft.lines, paired, forms[0], tally)
+            draft.lines, draft.records = paired, draft.temporary()
+    draft.arrange(options, columns[1:], prefixes, comma=forms[0].comma, beat=beat)
 
 
 def _scan(

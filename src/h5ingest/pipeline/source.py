@@ -38,8 +38,8 @@ class Plan:
     """Size of all that is read."""
     image: str = ""
     """What the images are in the file, in words; empty: what their layout says."""
-    palette: bytes | None = None
-    """RGB entries that the samples are indices of, if it is one palette for all."""
+    palettes: tuple[bytes | None, ...] = (None,)
+    """Of each column of images, RGB entries that samples are indices of, if it is one palette."""
     conversions: tuple[str, ...] = ()
     """What is converted without loss, for the summary."""
     warnings: tuple[str, ...] = ()
@@ -82,6 +82,11 @@ class Source(ABC):
         self, job: Job, stats: RankStats, heartbeat: Heartbeat
     ) -> AbstractContextManager[Loader[Any]]:
         """Give the block a loader of pixels. Not collective."""
+
+    @property
+    def refused(self) -> Sequence[Failure]:
+        """Samples of several images that fail by the headers that this rank has read."""
+        return ()
 
     @property
     def cache_bytes(self) -> int:

@@ -110,7 +110,7 @@ class StoredFile(Source):
             ],
             about=about,
             n_bytes=about[_BYTES],
-            palette=None if palette is None else palette.tobytes(),
+            palettes=(None if palette is None else palette.tobytes(),),
             warnings=self._warnings(n_failed, [name for each in parts for name in each.strangers]),
             n_failed=n_failed,
         )
@@ -143,6 +143,11 @@ class StoredFile(Source):
         header = self._header
         if not (header.complete and header.content_digest):
             raise OutputError(f"{self.path}: expected a complete file of h5ingest, found another")
+        if header.images:
+            raise UsageError(
+                f"{self.path}: holds several images a row ({', '.join(header.images)} too), which "
+                f"cannot be recompressed yet: ingest the sources again with --compression"
+            )
         if KINDS[header.layout].keeps_files:
             raise UsageError(
                 f"{self.path}: holds the image files' own bytes (--layout {header.layout}), which "

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.attribute_values import AttributeValues
-from h5ingest.core.digest import attributes_digest
+from h5ingest.core.digest import attributes_digest, digested
 from h5ingest.core.errors import OutputError
-from h5ingest.core.layout import Filter, Layout, OutputSpec, group_prefix
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.layout import Filter, Layout, OutputSpec
 from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Samples
@@ -140,8 +141,8 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
         return  # a file of old
     del found[Attribute.CONTENT_DIGEST]
     for each in parts:
-        digested = schema.digested(header.layout, each.group.prefix, header.version)
-        for name, (_, attribute) in digested.items():
+        of_group = digested(header.layout, each.group.prefix, header.version)
+        for name, (_, attribute) in of_group.items():
             value = each.palette if attribute == schema.PALETTE else each.chunking
             if value is not None:
                 found[name] = value

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core import schema
-from h5ingest.core.errors import OutputError
+from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import StoredDataset
 
@@ -23,6 +23,20 @@ ADVICE: Final = (
     ". `h5ingest verify` tells what else is; ImageStore(verify='never') reads it as it is."
 )
 """What the error about a damaged part ends with."""
+
+
+def check_how(failed: str, verify: str, threads: int | None) -> None:
+    """Check arguments of `ImageStore`, which explains them.
+
+    Raises:
+        UsageError: a value that cannot be.
+    """
+    if failed not in ("include", "skip", "mask"):
+        raise UsageError(f"failed: expected include, skip or mask, got {failed!r}")
+    if verify not in VERIFY:
+        raise UsageError(f"verify: expected {', '.join(VERIFY)}; got {verify!r}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
 
 
 class Checks:

@@ -95,8 +95,12 @@ class Opener:
         self._opened: dict[str, StoredDataset | None] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
 
-    def contents(self, layout: str) -> Contents:
+    def contents(self, layout: str, *, raw: bool = False) -> Contents:
         """Return what the group holds.
+
+        Args:
+            layout: of the file.
+            raw: whether images that are files are read with palette indices as they are.
 
         Raises:
             OutputError: datasets are missing or do not fit together.
@@ -110,6 +114,8 @@ class Opener:
             refuse(self._file, schema.STATUS.at(self._prefix), "0, 1 or 2", f"{status.max()}")
         texts = FileTexts(self._handle, self._bytes, self._prefix, n_rows)
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
+        if raw and isinstance(images, Encoded):
+            images.keep_indices()
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
             sizes=self._sizes(layout), bounds=bounds, **self._classes(),

@@ -143,6 +143,12 @@ class Encoded(Ragged):
 
     _kinds: decode.Prober = field(default_factory=partial(decode.Prober, max_pixels=_NO_LIMIT))
     """Knows the PNGs that are alike."""
+    _raw: bool = False
+    """Whether palette indices and low-bit gray are images as they are."""
+
+    def keep_indices(self) -> None:
+        """Read palette indices and low-bit gray as they are from now on."""
+        self._raw, self._kinds = True, decode.Prober(max_pixels=_NO_LIMIT, raw=True)
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
@@ -207,6 +213,10 @@ class Encoded(Ragged):
             if intact and htj2k.is_lossless(data) and coded_images.is_available():
                 out = np.empty(spec.shape, spec.dtype)
                 coded_images.decode_into(data, out)
+                return out
+            if self._raw:
+                out = np.empty(spec.shape, spec.dtype)
+                decode.decode_into(data, out, raw=True, spec=spec)
                 return out
             return decode.decode(data, spec)
         except ValueError as error:

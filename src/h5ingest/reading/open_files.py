@@ -6,12 +6,16 @@ import glob
 import os
 from collections.abc import Sequence
 
+from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.image_columns import content_of_image
+from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import FileHeader, read_header
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import Verify
 from h5ingest.reading.contents import Contents, Opener
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.image_rows import as_rows
 from h5ingest.reading.many_files import join
 from h5ingest.reading.open_file import open_group
 
@@ -38,6 +42,27 @@ def files_of(paths: Paths) -> tuple[str, ...]:
         if not found:
             raise UsageError("expected the path of a file, or of several, got none")
     return tuple(map(os.path.abspath, found))
+
+
+def _keeps_indices(header: FileHeader, number: int) -> bool:
+    """Return whether image files are read with palette indices as they are.
+
+    Args:
+        header: of a file.
+        number: position among the images of its rows.
+
+    Raises:
+        OutputError: the file does not say how its images were ingested.
+    """
+    if not KINDS[header.layout].keeps_files:
+        return False
+    try:
+        return content_of_image(header.options, number).get("samples") == "raw"
+    except (UsageError, IndexError, TypeError, AttributeError):
+        raise OutputError(
+            f"{header.path}: attribute {schema.Attribute.OPTIONS}: expected `image` to say how the "
+            f"images of each column were ingested"
+        ) from None
 
 
 class OpenFiles:
@@ -70,6 +95,10 @@ class OpenFiles:
                     f"{header.path}: expected layout {self.layout}, as {files[0]} has, found "
                     f"{header.layout}"
                 )
+            if header.images != self._headers[0].images:
+                raise OutputError(
+                    f"{header.path}: expected rows of the same images as in {files[0]}"
+                )
 
     @property
     def layout(self) -> str:
@@ -85,28 +114,52 @@ class OpenFiles:
         )
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images of a sample; empty if it has one."""
+        others = self._headers[0].images
+        return (schema.IMAGES.name, *others) if others else ()
+
+    @property
     def digests(self) -> tuple[str, ...]:
         """Content digests, as the files have them."""
         return tuple(header.content_digest for header in self._headers)
 
     def contents(
-        self, group: str | None, cache_bytes: int, n_threads: int | None, verify: Verify
+        self,
+        group: str | None,
+        image: str | None,
+        cache_bytes: int,
+        n_threads: int | None,
+        verify: Verify,
     ) -> Contents:
         """Return what a group of all files holds; see `ImageStore` for the arguments.
 
         Raises:
-            UsageError: there is no such group.
+            UsageError: there is no such group, or no such image.
             OutputError: a file is not what the format has, or they do not fit together.
             SetupError: a filter is not available here.
         """
-        how = cache_bytes // len(self._files), n_threads, verify
+        names = self.images or (schema.IMAGES.name,)
+        if image is not None and image not in names:
+            raise UsageError(
+                f"{self._files[0]}: image: expected one of {', '.join(names)}, got {image!r}"
+            )
+        wanted = names if image is None else (image,)
+        how = cache_bytes // (len(self._files) * len(wanted)), n_threads, verify
+        return as_rows({name: self._of_images(names.index(name), group, how) for name in wanted})
+
+    def _of_images(
+        self, number: int, group: str | None, how: tuple[int, int | None, Verify]
+    ) -> Contents:
+        """Return what a group of all files holds of the images at one place in its rows."""
         found = []
         for handle, header in zip(self.handles, self._headers, strict=True):
-            prefix = header.prefix(group)
+            prefix = header.images_of(header.prefix(group))[number]
             with handle as file:
                 if prefix:
                     open_group(file, prefix)
-                part = Opener(handle, file, prefix, *how).contents(header.layout)
+                raw = _keeps_indices(header, number)
+                part = Opener(handle, file, prefix, *how).contents(header.layout, raw=raw)
             if header.n_samples not in (None, part.n_rows) and not header.groups:
                 wrong = f"expected {part.n_rows:,}, found {header.n_samples:,}"
                 raise OutputError(f"{handle.path}: n_samples: {wrong}")

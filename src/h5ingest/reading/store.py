@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.units import MIB
-from h5ingest.reading.checks import VERIFY, Verify
+from h5ingest.reading.checks import Verify, check_how
 from h5ingest.reading.contents import Contents
 from h5ingest.reading.images import Batch
 from h5ingest.reading.open_files import OpenFiles, Paths, files_of
@@ -42,6 +42,9 @@ class ImageStore:
     each file. They must have one layout, one shape and type of images where a file has one, and the
     same columns.
 
+    Where a row has several images (`ingest --image mask`), they come as a dict, those of a batch as
+    a dict of batches: {"images": (H, W, C), "mask": (H, W)}; unless `image="mask"` chooses one.
+
     Failed rows (status is not `ok`; their pixels are zeros) are, by `failed`:
     - `include`: samples like any other: sample i is row i of the group;
     - `skip`: left out: `store[i]` is the i-th image that is good, and `rows[i]` its row, counted
@@ -66,6 +69,7 @@ class ImageStore:
         path: Paths,
         *,
         group: str | None = None,
+        image: str | None = None,
         failed: Failed = "include",
         masked_label: int = -1,
         cache_bytes: int = CACHE_BYTES,
@@ -77,6 +81,7 @@ class ImageStore:
         Args:
             path: of the file; or of several, or a pattern of their names, which are then sorted.
             group: name of the group to read, for a file that has groups (see `groups`).
+            image: name of the only image of each row to read, of several.
             failed: what becomes of failed rows.
             masked_label: their label under `mask`.
             cache_bytes: memory for decoded chunks of compressed files, in each process; each of
@@ -87,22 +92,17 @@ class ImageStore:
 
         Raises:
             OutputError: a file cannot be read, is not one of h5ingest, or does not fit the first.
-            UsageError: there is no such group; or `mask` without labels.
+            UsageError: there is no such group or image; or `mask` without labels.
             SetupError: a filter of the file is not available here.
         """
-        if failed not in ("include", "skip", "mask"):
-            raise UsageError(f"failed: expected include, skip or mask, got {failed!r}")
-        if verify not in VERIFY:
-            raise UsageError(f"verify: expected {', '.join(VERIFY)}; got {verify!r}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads: expected at least 1, got {threads}")
+        check_how(failed, verify, threads)
         self.files: Final = files_of(path)
         """Absolute paths."""
         self.path: Final = self.files[0]
         """Absolute; of several files the first."""
         self.group: Final = group
         """Name of the group, or None."""
-        self._failed, self._masked_label = failed, masked_label
+        self._image, self._failed, self._masked_label = image, failed, masked_label
         self._cache_bytes, self._threads, self._verify = cache_bytes, threads, verify
         self._digests: tuple[str, ...] | None = None
         self._open: OpenFiles | None = None
@@ -137,7 +137,7 @@ class ImageStore:
         if self._found is None:
             if self._digests is None:
                 raise ValueError(f"{self.path}: the store is closed")
-            how = self._cache_bytes, self._threads, self._verify
+            how = self._image, self._cache_bytes, self._threads, self._verify
             found = (self._open or self._start()).contents(self.group, *how)
             policy = self._failed, self._masked_label
             self._selection = Selection.of(found.status, found.labels, *policy)
@@ -210,7 +210,7 @@ class ImageStore:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, H, W) or (n, H, W, C); (n,) where images differ."""
+        """(n, H, W) or (n, H, W, C); (n,) where images differ, or are several."""
         return len(self), *(self._contents.row_shape or ())
 
     @property

@@ -38,7 +38,7 @@ def finalize(
     attributes: dict[str, str | int],
     *,
     names: dict[int, list[tuple[str, str]]] | None = None,
-    palette: bytes | None = None,
+    palettes: Sequence[bytes | None] = (None,),
     beat: Callable[[], None] = lambda: None,
 ) -> str:
     """Write labels, names, paths, columns and attributes; return the content digest.
@@ -51,7 +51,7 @@ def finalize(
         columns: what goes with the samples.
         attributes: of the root group.
         names: group -> (HDF5 path, shape and type) of each row's dataset, in a tree.
-        palette: RGB entries that the samples are indices of.
+        palettes: of each column of images, RGB entries that its samples are indices of.
         beat: called now and then.
 
     Raises:
@@ -81,19 +81,21 @@ def finalize(
                 else:
                     for values in _blocks(dataset, beat):
                         digest.add_numbers(spec.name, values)
+            palette = palettes[number % len(palettes)]
             if palette is not None:  # of a tree, whose images have no dataset in common: the group
                 colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
                 where = group.pixels.name or group.prefix or "/"
                 file[where].attrs[schema.PALETTE] = colours
                 of_others[f"{where}@{schema.PALETTE}"] = colours
+            if number % len(layout.images):  # of further images: what they have in common is once
+                if names is not None:
+                    _write_tree_names(file, group.prefix, names[number], digest)
+                continue
             if layout.grouped:
                 name = group.name.encode("utf-8", "surrogateescape")
                 file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=_TEXT)
             if names is not None:
-                paths = [name.encode("utf-8", "surrogateescape") for name, _ in names[number]]
-                _write_all(file, group.prefix, schema.TREE_NAMES, paths, digest)
-                kinds = (kind for _, kind in names[number])
-                digest.add_pixels(schema.TREE_NAMES.at(group.prefix), kinds)
+                _write_tree_names(file, group.prefix, names[number], digest)
             if columns.class_names is not None:
                 _write_all(file, group.prefix, schema.LABEL_NAMES, columns.class_names, digest)
         _write_tables(file, layout, columns, digest, beat)
@@ -105,6 +107,15 @@ def finalize(
         for key, value in (attributes | digests).items():
             file.attrs[key] = value
     return content_digest
+
+
+def _write_tree_names(
+    file: h5py.File, prefix: str, names: Sequence[tuple[str, str]], digest: ContentDigest
+) -> None:
+    """Write the HDF5 path of each row's dataset; to the digest goes also what is in these."""
+    paths = [name.encode("utf-8", "surrogateescape") for name, _ in names]
+    _write_all(file, prefix, schema.TREE_NAMES, paths, digest)
+    digest.add_pixels(schema.TREE_NAMES.at(prefix), (kind for _, kind in names))
 
 
 def _write_all(
@@ -130,8 +141,12 @@ def _write_tables(
     kinds = dict(columns.kinds)
     if not layout.grouped:
         del kinds[INDEX]
-    for group in layout.groups:
+    n_each, (_, *others) = len(layout.images), layout.images
+    for number, group in enumerate(layout.groups):
         beat()
+        if number % n_each:
+            _create(file, schema.PATHS.at(group.prefix), schema.PATHS.dtype, group.n_rows)
+            continue
         if kinds.keys() - _STANDARD.keys():
             create_group(file.id, f"{group.prefix}/{schema.COLUMNS}")
         for column, kind in kinds.items():
@@ -139,16 +154,19 @@ def _write_tables(
     rows = [0] * len(layout.groups)
     for codes, block in columns.blocks():
         order = np.argsort(codes, kind="stable")
-        ordered = {column: block[column][order] for column in kinds}
+        ordered = {column: block[column][order] for column in (*kinds, *others)}
         numbers, counts = np.unique(codes, return_counts=True)
         ends = np.cumsum(counts)
         for number, start, end in zip(
             *(each.tolist() for each in (numbers, ends - counts, ends)), strict=True
         ):
             beat()
-            for column, values in ordered.items():
-                name = _target(layout.groups[number].prefix, column)
-                _write(file, name, rows[number], values[start:end], digest)
+            of_group = layout.groups[number * n_each : (number + 1) * n_each]
+            names = {column: _target(of_group[0].prefix, column) for column in kinds}
+            for column, group in zip(others, of_group[1:], strict=True):
+                names[column] = schema.PATHS.at(group.prefix)
+            for column, name in names.items():
+                _write(file, name, rows[number], ordered[column][start:end], digest)
             rows[number] += end - start
 
 
@@ -212,9 +230,10 @@ def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[
         for group in layout.groups:
             for status in _blocks(open_dataset(file.id, group.status.name), beat):
                 found += np.bincount(status, minlength=256)
-    if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_samples - n_failed, n_failed):
+    n_failed *= len(layout.images)
+    if (found[STATUS_OK], found[STATUS_FAILED]) != (layout.n_images - n_failed, n_failed):
         raise OutputError(
-            f"{partial}: expected {layout.n_samples - n_failed:,} images stored and {n_failed:,} "
+            f"{partial}: expected {layout.n_images - n_failed:,} images stored and {n_failed:,} "
             f"failed, found {found[STATUS_OK]:,} and {found[STATUS_FAILED]:,}: nothing is "
             f"published.\n"
             f"Start the same command again: it keeps what is stored, and reads the file anew. If "

@@ -7,7 +7,7 @@ compared with the checksum of whoever decoded it for its first part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +23,18 @@ from h5ingest.storage.raw_file import reopened
 
 
 class TornImage(NamedTuple):
-    """An image whose stored pixels are not those of one file."""
+    """An image whose stored pixels are not those of one file, or that fails for another reason."""
 
     group: int
     """Position of the group in the layout."""
     row: int
     """Row within the group."""
     start: int
-    """First element in `pixels`."""
+    """First element in `pixels`; in a stack its row."""
     stop: int
     """Behind the last."""
+    name: str = ""
+    """HDF5 path of its dataset, in a tree."""
 
 
 def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) -> list[TornImage]:
@@ -58,7 +60,7 @@ def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) 
 def undo(layout: Layout, torn: Iterable[TornImage]) -> bytes:
     """Return the journal's records that have the images made again if the job ends here."""
     records = []
-    for group, _, start, stop in torn:
+    for group, _, start, stop, _ in torn:
         spec = layout.groups[group].pixels
         chunk = spec.chunk_rows or 1
         end = min(-(-stop // chunk) * chunk, spec.shape[0])
@@ -66,28 +68,44 @@ def undo(layout: Layout, torn: Iterable[TornImage]) -> bytes:
     return b"".join(record.pack() for record in records)
 
 
-def blank(partial: Path, layout: Layout, torn: Sequence[TornImage]) -> None:
-    """Store zeros and status 2 in place of images. Not collective: rank 0 only.
+def blank(
+    partial: Path,
+    layout: Layout,
+    torn: Sequence[TornImage],
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Store zeros and status 2 in place of images; `beat` for each. Not collective: rank 0 only.
 
     Raises:
         OutputError: the file system refuses.
     """
     with reopened(partial, "the final pass") as file:
-        for number, row, start, stop in torn:
+        for number, row, start, stop, name in torn:
+            beat()
             group = layout.groups[number]
-            zeros = np.zeros(stop - start, group.pixels.dtype)
-            file[group.pixels.name][start:stop] = zeros
+            pixels = file[name or group.pixels.name]
+            place = slice(None) if name else slice(start, stop)
+            n_rows, *row_shape = pixels.shape
+            zeros = np.zeros((n_rows if name else stop - start, *row_shape), pixels.dtype)
+            pixels[place] = zeros
             file[group.checksums.name][row] = xxh3_64_intdigest(zeros.data)
             file[group.status.name][row] = STATUS_FAILED
-            if group.chunk_checksums is not None:
+            if group.sizes is not None and group.image is not None:
+                file[group.sizes.name][row] = group.image.shape[:2]
+            if group.chunk_checksums is not None and not name:
                 _sum_chunks(file, group.pixels, group.chunk_checksums, range(start, stop))
+            elif group.chunk_checksums is not None:
+                stored = zeros.tobytes()
+                if pixels.chunks:
+                    _, stored = pixels.id.read_direct_chunk((0,) * pixels.ndim)
+                file[group.chunk_checksums.name][row] = xxh3_64_intdigest(stored)
 
 
 def _sum_chunks(file: h5py.File, pixels: DatasetSpec, sums: DatasetSpec, changed: range) -> None:
-    """Store the checksums of the chunks that have these elements."""
+    """Store the checksums of the chunks that have these elements, or rows."""
     dataset, each = file[pixels.name].id, pixels.chunk_rows or 1
     for chunk in range(changed.start // each, -(-changed.stop // each)):
-        _, stored = dataset.read_direct_chunk((chunk * each,))
+        _, stored = dataset.read_direct_chunk((chunk * each, *(0 for _ in pixels.shape[1:])))
         file[sums.name][chunk] = xxh3_64_intdigest(stored)
 
 

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from h5ingest.core.errors import OutputError
-from h5ingest.core.layout import DatasetSpec, Group, group_prefix
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.layout import DatasetSpec, Group
 from h5ingest.core.schema import FEWEST_FILTERED, IN_TREES
 from h5ingest.storage.datasets import create, create_group
 from h5ingest.storage.writer import Image
@@ -27,6 +28,7 @@ class TreeDatasets:
         self._prefixes = prefixes
         self._filters = [group.pixels.filters for group in groups]
         self._taken = {f"{prefix}/{name}" for prefix in prefixes for name in IN_TREES}
+        self._taken |= {*prefixes}  # of further images
         self._folders: dict[str, str] = {}
         """Path wanted -> path given."""
         self._numbers: dict[str, int] = {}
