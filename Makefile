@@ -7,14 +7,14 @@ SHELL := bash
 
 DEMO := build/demo
 SCRIPTS := .ci/run $(wildcard scripts/*.sh) jobs/env.sh $(wildcard jobs/*.sbatch) docker/smoke-test
-WORDS := src tests benchmarks docs docker examples jobs scripts .ci Makefile pyproject.toml $(wildcard *.md *.cff)
+WORDS := src tests benchmarks docs mkdocs.yml docker examples jobs scripts .ci Makefile pyproject.toml $(wildcard *.md *.cff)
 PYTEST_ARGS ?=
 # Every rank that a test starts would otherwise compile our modules anew.
 COMPILED := env -u PYTHONDONTWRITEBYTECODE
 BENCH_DATA ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo check lint types test test-long soak bench cluster-test fs-test dist image image-test format clean venvs
+.PHONY: help demo docs check lint types test test-long soak bench cluster-test fs-test dist image image-test format clean venvs
 .PHONY: venv-mpich venv-openmpi venv-wheels
 
 help: ## list the targets
@@ -32,7 +32,11 @@ demo: venv-wheels ## put 1,797 small images into one HDF5 file (no root, no comp
 	@echo "  .venv/wheels/bin/h5ingest verify $(DEMO)/digits.h5 --sources"
 	@echo "  .venv/wheels/bin/mpiexec -n 2 .venv/wheels/bin/h5ingest YOUR_MANIFEST.csv out.h5"
 
-check: lint types test test-long ## everything that must pass before a merge
+docs: venv-mpich ## the documentation as a site in build/site, with every link looked at (no network)
+	@.venv/mpich/bin/python scripts/cli_page.py docs/cli.md
+	@scripts/docs.sh
+
+check: lint types test test-long docs ## everything that must pass before a merge
 
 lint: venv-mpich ## style and spelling of all sources, which folder imports which
 	@.venv/mpich/bin/ruff check

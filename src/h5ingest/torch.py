@@ -78,6 +78,7 @@ class ImageDataset(Dataset[Any]):
             self.store = store
         else:
             self.store = ImageStore(store, group=group, failed=failed, verify=verify)
+        len(self.store)  # if a group has to be chosen, that is said now
         self.transform, self.target_transform = transform, target_transform
 
     def __len__(self) -> int:

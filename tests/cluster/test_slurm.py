@@ -121,7 +121,7 @@ def test_an_ingest_job_makes_the_file(
         "ranks": 4, "hosts": 1, "slurm_job": str(job), "slurm_nodes": "n[1-2]"
     }  # fmt: skip
     assert json.loads(out.with_name("out.h5.report.json").read_text())["n_ranks"] == 4
-    assert "store: 300 of 300 images (100%)" in log
+    assert "storing: 300 of 300 images (100%)" in log
     assert "on 4 ranks" in log
 
 

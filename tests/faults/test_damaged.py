@@ -349,7 +349,7 @@ def test_the_command_names_what_is_hurt_and_leaves_nothing_behind(tmp_path: Path
     overwrite(out, offset, b"\xde\xad\xbe\xef")
     completed = WHEELS.checked().alone("verify", out)
     assert completed.returncode == 3, explain(completed)
-    lines = [line for line in completed.stderr.splitlines() if not line.startswith("verify: ")]
+    lines = [line for line in completed.stderr.splitlines() if not line.startswith("checking: ")]
     assert len(lines) == 4, explain(completed)
     assert all(re.match("h5ingest: error: ", line) for line in lines), explain(completed)
     assert completed.stdout.splitlines()[-1] == "4 differences"

@@ -20,8 +20,8 @@ from helpers.threads import on_ranks
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.cli import messages
 from h5ingest.cli.progress import BarProgress, LineProgress
+from h5ingest.cli.summary import summary
 from h5ingest.core import group_datasets
 from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, agreed
 from h5ingest.core.options import IngestOptions
@@ -244,7 +244,7 @@ def rows_of(out: Path) -> list[bytes]:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("name", EVERY_LAYOUT)
 def test_of_a_file_that_changed_there_is_the_old_image_or_the_new_one_and_it_is_counted(
-    name: str, tmp_path: Path, cut: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, cut: Callable[..., None]
 ) -> None:
     """Row 9 is damaged at first; rows 2 and 10 change when they are stored, row 8 before that."""
     old, new = make_pixels(12, (16, 32)), 255 - make_pixels(12, (16, 32))  # chunks end with images
@@ -282,8 +282,7 @@ def test_of_a_file_that_changed_there_is_the_old_image_or_the_new_one_and_it_is_
     assert sums == [xxh3_64_intdigest(image) for image in found]
     assert report.n_changed == len({*changed, 11} - set(stored_anew))
     assert report.to_json()["n_changed"] == report.n_changed
-    messages._print_report(report, verbose=False)
-    assert f"{report.n_changed} of the files of these were changed since" in capsys.readouterr().out
+    assert f"{report.n_changed} of the files of these were changed since" in summary(report)
     differing = [bad.row for bad in verify(out, SerialComm(), sources=True).bad]
     assert differing == [k for k in changed if k not in stored_anew]
 
@@ -317,6 +316,6 @@ def test_a_job_with_nothing_left_to_store_shows_its_progress(
     watch.close()
     assert report.n_resumed == 1
     if style is LineProgress:
-        assert "store: 0 of 0 images, 0 images/s\n" in stream.getvalue()
+        assert "storing: 0 of 0 images, 0 images/s\n" in stream.getvalue()
     else:
-        assert "store" in stream.getvalue()
+        assert "storing" in stream.getvalue()

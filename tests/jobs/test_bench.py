@@ -574,7 +574,7 @@ def test_reading_a_file(layout: str, codec: str | None, tmp_path: Path, mpich: F
         (["storage", "m.txt", "--runs", "0"], 2, "--runs"),
         (["storage", "m.txt", "--out", "m.txt"], 5, "--out m.txt: File exists"),
         (["storage", "missing.txt"], 4, "missing.txt"),
-        (["storage", "bad.txt"], 3, "1 images cannot be read: 1 damaged"),
+        (["storage", "bad.txt"], 3, "1 image cannot be read: 1 damaged"),
         (["read", "missing.h5"], 4, "missing.h5"),
         (["read", "other.h5"], 5, "other.h5"),
         (["read", "m.txt", "--images", "0"], 2, "--images"),

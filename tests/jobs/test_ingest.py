@@ -390,10 +390,10 @@ def test_the_command_needs_no_launcher(images: Images, mpich: Flavour) -> None:
     assert done.returncode == 0, explain(done)
     np.testing.assert_array_equal(read_file(images.out).arrays["images"], images.pixels)
     assert "holds 9 images of 6x5 gray uint8" in done.stdout
-    assert "files" in done.stdout
+    assert "of image files: 1 file instead of 9\n" in done.stdout
     assert [line.split(" (")[0] for line in done.stderr.splitlines()] == [
-        "probe: 9 of 9 images",
-        "store: 9 of 9 images",
+        "reading headers: 9 of 9 images",
+        "storing: 9 of 9 images",
     ]
     report = json.loads((images.out.parent / "report.json").read_text())
     assert (report["n_ranks"], report["n_samples"], report["n_failed"]) == (1, 9, 0)

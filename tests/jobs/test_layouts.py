@@ -44,7 +44,7 @@ from helpers.support import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from h5ingest.cli import messages
+from h5ingest.cli.summary import summary
 from h5ingest.core import layout_kinds
 from h5ingest.core.hdf5_names import group_prefix
 from h5ingest.core.options import IngestOptions
@@ -584,12 +584,12 @@ def test_a_large_tree_is_warned_about(tmp_path: Path, monkeypatch: pytest.Monkey
     assert warnings("ragged") == warnings("stack") == ()
 
 
-def test_the_warning_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_is_printed(tmp_path: Path) -> None:
     data, pixels = gray(2, 3, 0)
     manifest = write_samples(tmp_path, [Sample(path="a.png", data=data, pixels=pixels)])
     report = ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="tree"))
-    messages._print_report(replace(report, warnings=("costs much",)), verbose=False)
-    assert re.search(r"warning +costs much", capsys.readouterr().out)
+    printed = summary(replace(report, warnings=("costs much",)))
+    assert re.search(r"^warning +costs much$", printed, re.MULTILINE)
 
 
 # --- balance -------------------------------------------------------------------------------------

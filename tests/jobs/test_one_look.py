@@ -73,6 +73,7 @@ class Folder:
         assert verify(self.folder / "one.h5").ok
         for name in (
             "conversions",
+            "changes",
             "losses",
             "notes",
             "n_samples",
@@ -175,8 +176,8 @@ def test_an_image_that_does_not_fit_is_refused_as_before(
     with pytest.raises(SamplesFailedError) as found:
         folder.ingest(n, "out.h5")
     assert str(found.value).removesuffix(
-        "\nWhat has been stored stays, for the case that these images are mended; to go on with "
-        "another option, add --restart."
+        "\nWhat has been stored stays, in case these images are repaired; to go on with another "
+        "option, add --restart."
     ) == str(wanted.value)
     assert not (folder.folder / "out.h5").exists()
     for k in PLACES[place]:
@@ -313,7 +314,7 @@ def test_with_an_index_each_file_is_opened_once(tmp_path: Path, kind: str, n: in
     assert N <= _opened.total() <= N + parts
     wanted = folder.ingest(n, "all.h5", probe="all", **options)
     assert report.content_digest == wanted.content_digest
-    for name in ("conversions", "losses", "notes", "bytes_in", "image"):
+    for name in ("conversions", "changes", "losses", "notes", "bytes_in", "image"):
         assert getattr(report, name) == getattr(wanted, name), name
 
 

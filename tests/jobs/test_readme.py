@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -33,6 +34,12 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 
 README = (ROOT / "README.md").read_text()
+IMAGES, READING, FORMAT, TROUBLE = (
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("images", "reading", "format", "troubleshooting")
+)
+HAPPENS = TROUBLE[TROUBLE.index("## What may happen") : TROUBLE.index("## First")]
+"""What may happen to a job: with commands in its sentences."""
 ELSEWHERE = (
     "python examples/cifar10_to_png.py", "h5ingest cifar10/manifest.csv", "h5ingest bench",
     "h5ingest codecs",
@@ -43,10 +50,10 @@ import json, os, sys
 import h5ingest.cli.app, h5ingest.pipeline.run, h5ingest.cli.progress
 from h5ingest.cli.main import run
 for words in json.load(sys.stdin):
-    if not words[0].startswith("-") and words[0].endswith((".csv", ".txt")):
+    if words[0] in ("photos", "masks", "manifest.csv", "cifar10.csv"):
         for beside in ("", ".failed.tsv"):
             if os.path.exists(words[1] + beside):
-                os.remove(words[1] + beside)
+                os.rename(words[1] + beside, "before" + beside)
     print("$ h5ingest", *words, flush=True)
     child = os.fork()
     if not child:
@@ -60,22 +67,27 @@ for words in json.load(sys.stdin):
             sys.stdout.flush()
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if "--dry-run" in words:
+        os.rename("before", words[1])
     print("exit code", code, flush=True)
 """
 """One start of the interpreter for all commands, each in a process of its own."""
 
 
-def blocks(language: str) -> list[str]:
-    """The code blocks in a language; indented by nothing."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str) -> list[str]:
+    """The code blocks of a page in a language; indented by nothing."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     return [text for name, text in found if name == language]
 
 
 def commands() -> list[str]:
-    """All command lines of h5ingest, in code blocks and in sentences."""
-    lines = "\n".join(blocks("") + blocks("bash")).splitlines()
-    lines += re.findall(r"`(h5ingest [^`]+)`", README.replace("doctor OUT", "doctor out.h5"))
-    return [line for line in lines if line.startswith(("h5ingest ", "mpirun ", "python examples"))]
+    """All command lines of h5ingest, in code blocks and in sentences, of each page in turn."""
+    lines: list[str] = []
+    for page in (README, IMAGES, READING, HAPPENS):
+        lines += "\n".join(blocks("", page) + blocks("bash", page)).splitlines()
+        lines += re.findall(r"`(h5ingest [^`]+)`", page.replace("doctor OUT", "doctor out.h5"))
+    begin = ("h5ingest ", "mpirun ", "python examples")
+    return list(dict.fromkeys(line for line in lines if line.startswith(begin)))
 
 
 def run_all(mpich: Flavour, folder: Path, jobs: list[list[str]]) -> list[int]:
@@ -96,15 +108,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands name: a manifest as it is shown, and folders of images."""
     folder = tmp_path_factory.mktemp("readme")
     names = write_images(folder / "cats", make_pixels(60, (12, 10, 3)))
-    header, *_ = next(text for text in blocks("") if text.startswith("path,label")).splitlines()
+    header, *_ = next(
+        text for text in blocks("", IMAGES) if text.startswith("path,label")
+    ).splitlines()
     rows = [
         (f"cats/{name}", ("cat", "dog")[row % 2], ("train", "validation")[row % 3 == 0], row)
         for row, name in enumerate(names)
     ]
     write_manifest(folder / "manifest.csv", [tuple(header.split(",")), *rows])
     write_manifest(folder / "manifest.txt", [path for path, *_ in rows])
-    for place in ("photos/ant", "cifar10/train/cat", "cifar10/test/dog"):
-        write_images(folder / place, make_pixels(3, (4, 4, 3)))
+    for place in ("photos/ant", "masks", "cifar10/train/cat", "cifar10/test/dog"):
+        write_images(folder / place, make_pixels(4, (4, 4, 3)))
     return folder
 
 
@@ -121,7 +135,7 @@ def test_every_command_works(mpich: Flavour, folder: Path) -> None:
             launched.append(words[words.index("h5ingest") + 1 :])
         else:
             here.append(words[1:])
-    assert len(here) >= 12
+    assert len(here) >= 24
     assert len(launched) >= 2
     run_all(mpich, folder, here)
     for words in launched:  # on fewer ranks
@@ -130,13 +144,13 @@ def test_every_command_works(mpich: Flavour, folder: Path) -> None:
         completed = mpich.run(2, *words, cwd=folder)
         assert completed.returncode == 0, explain(completed)
     assert len(ImageStore(folder / "out.h5")) == 60
-    assert len(ImageStore(folder / "cifar10.h5", group="train")) == 3
+    assert len(ImageStore(folder / "cifar10.h5", group="train")) == 4
     for picture in ("sheet.png", "out-layers-7.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_way_out_for_images_that_do_not_fit_together(mpich: Flavour, tmp_path: Path) -> None:
-    (table,) = re.findall(r"\| your images \| options \|\n(.*?)\n\n", README, re.DOTALL)
+    (table,) = re.findall(r"\| your images \| options \|\n(.*?)\n\n", IMAGES, re.DOTALL)
     kinds: dict[str, list[Any]] = {  # shapes of uint8, or depths
         "gray and colour mixed": [(6, 5), (6, 5, 3)],
         "many sizes": [(230, 240, 3), (240, 230, 3)],
@@ -173,7 +187,7 @@ def test_every_way_out_for_images_that_do_not_fit_together(mpich: Flavour, tmp_p
 
 
 def test_every_compression_that_is_named_gives_the_pixels_back(folder: Path) -> None:
-    (section,) = re.findall(r"### Compression\n(.*?)\n###", README, re.DOTALL)
+    (section,) = re.findall(r"## Compression\n(.*)", IMAGES, re.DOTALL)
     sentence = section[: section.index("and `--shuffle`")]
     names = [name.removeprefix("--compression ") for name in re.findall(r"`([^`]+)`", sentence)]
     assert len(names) == 11
@@ -206,18 +220,19 @@ def test_the_demo_and_what_it_says_to_type_next(tmp_path: Path) -> None:
 
 
 def test_every_block_of_python_works(mpich: Flavour, folder: Path, tmp_path: Path) -> None:
-    plain, store, torch = blocks("python")
-    for out, code, group_by in (("plain", plain, None), ("store", store, None),
-                                ("torch", torch, "split")):  # fmt: skip
-        if code == torch:
-            pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
-        (tmp_path / out).mkdir()
-        options = IngestOptions(group_by=group_by, compression="zstd:3")
-        ingest(folder / "manifest.csv", tmp_path / out / "out.h5", options)
+    codes = blocks("python", README) + blocks("python", READING)
+    assert len(codes) == 5
+    for number, code in enumerate(codes):
+        if "torch" in code and importlib.util.find_spec("torch") is None:
+            continue  # it is the extra 'torch'
+        grouped = "group=" in re.sub("#.*", "", code)
+        options = IngestOptions(group_by="split" if grouped else None, compression="zstd:3")
+        (tmp_path / str(number)).mkdir()
+        ingest(folder / "manifest.csv", tmp_path / str(number) / "out.h5", options)
         code = code.replace("num_workers=2", "num_workers=1").replace("range(10)", "range(2)")
-        completed = run([mpich.bin / "python", "-c", code], cwd=tmp_path / out)
+        completed = run([mpich.bin / "python", "-c", code], cwd=tmp_path / str(number))
         assert completed.returncode == 0, explain(completed)
-        if code == plain:
+        if code.startswith("import h5py"):
             assert completed.stdout == "cats/0042.png (12, 10, 3) 0\n"
 
 
@@ -240,7 +255,7 @@ def test_a_file_with_another_filter_than_hdf5s_own_wants_hdf5plugin(
 
 
 def test_a_file_holds_what_the_tree_shows(folder: Path, tmp_path: Path) -> None:
-    (tree,) = (text for text in blocks("") if text.startswith("/  "))
+    (tree,) = (text for text in blocks("", FORMAT) if text.startswith("/  "))
     ingest(folder / "manifest.csv", tmp_path / "out.h5", IngestOptions(fit="pad"))
     stored = read_file(tmp_path / "out.h5")
     shown = re.findall(r"^/(\w[\w/*]*) +\(([^)]*)\)", tree, re.MULTILINE)
@@ -306,16 +321,18 @@ for words in {[[*verb.split(), "--help"] for verb in verbs]!r}:
     others = {"--kill-on-bad-exit", "--mpi", "--nodes", "--ntasks-per-node", "--time",
               "--mem-per-cpu", "--no-cache-dir", "--no-binary", "--no-build-isolation", "--no-deps",
               "--help"}  # fmt: skip
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    pages = README + IMAGES + READING + HAPPENS
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", pages))
     assert named - others - known == set()
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = set(re.findall(r"pip install '[^\[']*\[(\w+)\]'", README))
+    pages += (ROOT / "docs/benchmarks.md").read_text()
+    extras = set(re.findall(r"pip install '[^\[']*\[(\w+)\]'", pages))
     assert {"bench", "torch"} == extras <= project["optional-dependencies"].keys()
     assert "pip install 'h5ingest" not in README, "there is no release yet"
 
     targets = set(re.findall(r"make (\w[\w-]*)[`\n]", README))
-    assert {"demo", "test"} <= targets
+    assert {"demo", "test", "docs"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     assert {target for target in targets if f"\n{target}:" not in makefile} == set()
 
@@ -325,7 +342,11 @@ for words in {[[*verb.split(), "--help"] for verb in verbs]!r}:
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    (table,) = re.findall(r"\| code \| meaning \|\n(.*?)\n\n", README, re.DOTALL)
+    (table,) = re.findall(r"\| code \| meaning \|\n(.*?)\n\n", TROUBLE, re.DOTALL)
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
     raised = {cls.exit_code for cls in IngestError.__subclasses__()}
     assert codes == sorted({EXIT_OK, EXIT_INTERNAL, *raised})
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1200

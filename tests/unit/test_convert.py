@@ -168,7 +168,8 @@ def test_mixed_depths_are_refused_and_each_way_out_works(kind: str, tmp_path: Pa
     ]
     message = refusal(tmp_path, samples, layout=kind)
     assert "8 and 16 bits are mixed" in message
-    assert "1 x 4x3 gray uint16 (first: line 3: 1.png)" in message
+    what = "4x3 gray uint16" if kind == "stack" else "gray uint16"  # sizes do not matter there
+    assert f"1 x {what} (first: line 3: 1.png)" in message
     ways: list[dict[str, Any]] = [
         {"layout": kind, "dtype": "uint16"},
         {"layout": kind, "dtype": "uint8", "reduce_depth": True},
@@ -385,11 +386,12 @@ def test_sizes_that_cannot_be_are_refused_with_what_can(tmp_path: Path) -> None:
     kind = Kind(colour="gray", depth=8)
     samples = [sample(row, encode(kind, *hw, row)) for row, hw in enumerate(SIZES)]
     message = refusal(tmp_path, samples, fit="pad", size=(8, 8))
-    assert "--fit pad --size 8x8 is too small for the largest images (12x9)" in message
+    assert "--fit pad --size 8x8 is too small for these images: leave out --size" in message
+    assert "(then all become 12x9)" in message
     message = refusal(tmp_path, samples, fit="crop", size=(8, 8))
-    assert "--fit crop to 8x8 is larger than some images" in message
+    assert "--fit crop to 8x8 is larger than these images" in message
     assert "--size 1x1" not in message
-    assert "--fit crop to 4x9 is larger than some images" in refusal(tmp_path, samples, fit="crop")
+    assert "--fit crop to 4x9 is larger than these images" in refusal(tmp_path, samples, fit="crop")
     message = refusal(tmp_path, samples, fit="pad", pad_value=256)
     assert "--pad-value 256 is more than 8 bits hold" in message
     deep = [*samples, sample(9, encode(Kind(colour="gray", depth=16), 2, 2, 1))]
@@ -473,6 +475,11 @@ def test_a_mixed_folder_is_refused_in_one_message_and_each_way_out_works(
     assert known.fit == "error"
     done = mpich.forked(manifest, out, "--overwrite", *shlex.split(ways[1]))  # as it is typed
     assert done.returncode == 0, explain(done)
+    for text in ("2 of 4 images became RGB, because 2 are in colour",
+                 "3 of 4 images became 16 bits, times 257 (--dtype uint16)",
+                 "4 of 4 images, of 3 sizes, were scaled and cropped to 32x32"):  # fmt: skip
+        assert f"converted  {text}\n" in done.stdout, explain(done)
+    done = mpich.forked(manifest, out, "-v", "--overwrite", *shlex.split(ways[1]))
     assert re.search(r"converted +2 images from 6x8 gray uint8 to 32x32 RGB uint16", done.stdout)
 
 

@@ -438,7 +438,7 @@ def test_a_verbose_run_begins_with_the_facts_once(flavour: Flavour, few: Path) -
         rows = [line.split()[0] for line in one.stderr.splitlines() if line]
         for name in ("program", "ranks", "h5py", "HDF5", "mpi4py", "output", "free"):
             assert rows.count(name) == (more == ("-v",)), explain(one)
-    assert done.stderr.index("program ") < done.stderr.index("probe: 9 of 9")
+    assert done.stderr.index("program ") < done.stderr.index("reading headers: 9 of 9")
     assert "2 on 1 host\n" in done.stderr
     assert "HDF5_USE_FILE_LOCKING" in done.stderr
 

@@ -452,14 +452,14 @@ def test_a_manifest_tells_its_rows_digest_and_kinds(tmp_path: Path) -> None:
         (
             "m.txt",
             b"\na.png\tcat\t3\n",
-            ", line 2: expected 'path' or 'path<TAB>label', or a first line of column names "
-            r"beginning with path; found 3 columns: 'a.png\tcat\t3'",
+            ", line 2: expected 'path' or 'path<TAB>label', or a first line of column names, "
+            r"one of them path; found 3 columns: 'a.png\tcat\t3'",
         ),
         (
             "m.csv",
             b"a.png,cat\n",
-            ", line 1: expected the names of the columns, the first of them one of "
-            "path, filepath, file, filename, image; found 'a.png,cat'. Add such a first line, "
+            ", line 1: expected the names of the columns, one of them "
+            "path, filepath, file, filename or image; found 'a.png,cat'. Add such a first line, "
             "or name the file .txt and separate path and label by a tab.",
         ),
         (
@@ -594,7 +594,10 @@ def test_a_line_too_long_to_be_a_path_is_refused(tmp_path: Path, first: bytes) -
 
 def test_an_image_is_no_manifest(tmp_path: Path) -> None:
     image = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0 \0\0\0 \x08\0\0\0\0V\x11%(\0\0\0\0IEND\xaeB`\x82"
-    assert "NUL byte" in refusal(write(tmp_path, image, "image.png"))
+    assert refusal(write(tmp_path, image, "image.png")) == (
+        ": expected a text file, found an image (PNG); give the folder that it lies in, or a list "
+        "of such files"
+    )
 
 
 def test_a_quoted_cell_may_be_as_long_as_a_line(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from h5ingest.cli.messages import tell
+from h5ingest.cli.summary import summary
 from h5ingest.core.census import KIND, censuses, count, merge, of_group, spec_of
 from h5ingest.core.errors import SamplesFailedError
 from h5ingest.core.options import IngestOptions
@@ -155,7 +153,7 @@ def test_a_message_shows_ten_groups_and_counts_the_rest(sizes: Path) -> None:
     assert message.endswith("… and 4 groups more whose images do not fit together")
 
 
-def test_the_summary_says_how_many_conversions_it_does_not_show(sizes: Path) -> None:
+def test_the_summary_counts_all_conversions_in_one_line(sizes: Path) -> None:
     paths = sizes.read_text().splitlines()
     # group k: two images of each size, and one of the next
     rows = [(paths[k + more], f"{k:02}") for k in range(13) for more in (0, 0, 1)]
@@ -163,13 +161,8 @@ def test_the_summary_says_how_many_conversions_it_does_not_show(sizes: Path) -> 
     report = dry(manifest, 1, group_by="cls", fit="resize")
     assert len(report.conversions) == 13
     assert "2 images from 1x1 gray uint8 to 2x1 gray uint8" in report.conversions
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        tell(report, Quietly())  # type: ignore[arg-type]  # what of a request is looked at
-    assert printed.getvalue().count(" images from ") == 10
-    assert "… and 3 kinds more" in printed.getvalue()
-
-
-class Quietly:
-    quiet = verbose = False
-    report = croissant = None
+    changed = "26 of 39 images, of 13 sizes, were resized to the size of their group"
+    assert report.changes == (changed,)
+    assert f"converted  {changed}\n" in summary(report)
+    assert summary(report, verbose=True).count(" images from ") == 13
+    assert "changes" not in report.to_json()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from h5ingest.core.errors import SampleError
-from h5ingest.core.notes import BEYOND_PALETTE
+from h5ingest.core.notes import BEYOND_PALETTE, EXPANDED
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.decode import Prober, decode, decode_into, probe
 from h5ingest.inspect.verify import verify
@@ -318,14 +318,14 @@ def test_indices_without_a_colour_are_black_and_said(
         indices = random_.integers(0, highest + 1, (9, 13), np.uint8)
         indices[3, 4] = highest
         data = paletted(indices, colours.astype(np.uint8).tobytes(), depth, alphas)
-        expected = (BEYOND_PALETTE,) if highest >= n_colours else ()
+        beyond = (BEYOND_PALETTE,) if highest >= n_colours else ()
         pixels, notes = decoded(data)
         assert np.array_equal(pixels, table[indices][:, :, : 3 if alphas is None else 4])
         assert np.array_equal(pixels, imagecodecs.png_decode(data))
-        assert notes == expected
+        assert notes == (EXPANDED, *beyond)
         pixels, notes = decoded(data, raw=True)
         assert np.array_equal(pixels, indices)
-        assert notes == expected
+        assert notes == beyond
 
 
 def test_more_alphas_than_colours_are_refused() -> None:
@@ -342,9 +342,10 @@ def test_indices_without_a_colour_are_counted_and_verify_agrees(
         (tmp_path / f"{number}.png").write_bytes(paletted(indices, b"abcdef", 4))
     manifest = write_manifest(tmp_path / "m.txt", [f"{number}.png" for number in range(4)])
     report = ingest(manifest, tmp_path / "out.h5", IngestOptions(samples=samples))
+    expanded = [(EXPANDED, 4, 0, "0.png")] if samples == "scaled" else []
     assert [(note.kind, note.count, note.index, note.path) for note in report.notes] == [
-        (BEYOND_PALETTE, 2, 1, "1.png")
-    ]
+        *expanded, (BEYOND_PALETTE, 2, 1, "1.png"),
+    ]  # fmt: skip
     assert report.failures == ()
     checked = verify(tmp_path / "out.h5", SerialComm(), sources=True)
     assert (checked.bad, checked.problems, checked.n_sources) == ((), (), 4)

@@ -13,7 +13,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from helpers.support import make_pixels
+from helpers.support import make_pixels, write_images, write_manifest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -104,6 +104,16 @@ def test_samples_and_batches_are_channels_first(
     assert [label for _image, label in fetched] == [18, 0]
     np.testing.assert_array_equal(fetched[0][0].numpy(), wanted[6])
     assert len(dataset) == 7
+
+
+def test_a_group_has_to_be_chosen_at_once(tmp_path: Path) -> None:
+    names = write_images(tmp_path, make_pixels(4, (3, 4)))
+    rows = [("path", "set"), *((name, "ab"[row % 2]) for row, name in enumerate(names))]
+    manifest = write_manifest(tmp_path / "m.csv", rows)
+    ingest(manifest, tmp_path / "g.h5", IngestOptions(group_by="set"))
+    with pytest.raises(UsageError, match="expected a group, one of a, b; got none: say --group"):
+        ours.ImageDataset(tmp_path / "g.h5")
+    assert len(ours.ImageDataset(tmp_path / "g.h5", group="b")) == 2
 
 
 def test_transforms_are_given_what_is_stored(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from h5ingest.bench.machine import memory_available
 from h5ingest.core.errors import SampleError, SamplesFailedError, UsageError, describe_failures
 from h5ingest.core.options import MAX_PIXELS, IngestOptions
 from h5ingest.core.sampling import evenly
-from h5ingest.core.units import size
+from h5ingest.core.units import counted, size
 from h5ingest.images import source_files
 from h5ingest.images.decode import decode_into, probe
 from h5ingest.mpi.comm import SerialComm
@@ -178,7 +178,7 @@ def gather(
             )
     if failures:
         raise SamplesFailedError(
-            f"{len(failures):,} images cannot be read: "
+            f"{counted(len(failures), 'images')} cannot be read: "
             f"{describe_failures(failures, manifest.lines_of)}",
             failures,
         )

@@ -18,27 +18,30 @@ from h5ingest.bench.report import Description
 from h5ingest.inspect.canvas import signed
 
 COLOURS: Final = {
-    "png": "#6b7280", "lmdb-raw": "#1d4ed8", "lmdb-files": "#60a5fa", "hdf5-loop": "#b45309",
-    "hdf5-stack": "#f59e0b", "h5ingest-raw": "#047857", "h5ingest-zstd": "#34d399",
-    "png-fast": "#9ca3af", "h5ingest-file": "#047857", "h5ingest-zstd-small": "#a7f3d0",
-    "h5ingest-file-small": "#a7f3d0", "loader-store": "#065f46", "loader-png": "#6b7280",
-    "memmap": "#d1d5db",
+    "png": "#4d4d4d", "lmdb-raw": "#0072b2", "lmdb-files": "#56b4e9", "hdf5-loop": "#d55e00",
+    "hdf5-stack": "#e69f00", "h5ingest-raw": "#009e73", "h5ingest-zstd": "#cc79a7",
+    "png-fast": "#999999", "h5ingest-file": "#009e73", "h5ingest-zstd-small": "#e8b8d3",
+    "h5ingest-file-small": "#7fd1ba", "loader-store": "#004d38", "loader-png": "#4d4d4d",
+    "memmap": "#bdbdbd",
 }  # fmt: skip
-"""One colour for a backend or reader in all pictures; what is h5ingest's is green."""
-_OTHER: Final = "#fcd34d"
+"""One colour for a backend or reader in all pictures: of Okabe and Ito's, which people who do not
+see red or green tell apart; marks differ, too."""
+_OTHER: Final = "#f0e442"
 _MARKERS: Final = "oDdsvP*Xh"
+_TEXT: Final = 11
+"""Points: it can be read at half size, too."""
 
 
 def figure(width: float, height: float, title: str) -> Any:
     """Return a figure with no axes yet, of so many inches."""
     made = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
-    made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    made.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=_TEXT + 2)
     return made
 
 
 def heading(axes: Any, text: str) -> None:
     """Write what a panel shows above it."""
-    axes.set_title(text, loc="left", fontsize=10)
+    axes.set_title(text, loc="left", fontsize=_TEXT + 1)
 
 
 def to_png(figure: Any) -> bytes:
@@ -58,7 +61,7 @@ def colour(key: str) -> str:
 def lines(
     axes: Any, curves: Sequence[tuple[str, str, list[int], list[Spread]]], *, scale: str
 ) -> None:
-    """Draw times against numbers of images, with the range of all runs behind each line.
+    """Draw times against numbers of images, with the range of all runs at each point.
 
     Args:
         axes: the panel.
@@ -67,20 +70,18 @@ def lines(
     """
     for place, (key, name, counts, spreads) in enumerate(curves):
         ours = key.startswith("h5ingest")
-        axes.fill_between(
-            counts, [s.low for s in spreads], [s.high for s in spreads],
-            color=colour(key), alpha=0.18, linewidth=0,
-        )  # fmt: skip
+        lows, highs = [s.low for s in spreads], [s.high for s in spreads]
+        axes.vlines(counts, lows, highs, color=colour(key), linewidth=1)
         axes.plot(
             counts, [s.median for s in spreads], color=colour(key), label=name,
-            marker=_MARKERS[place % len(_MARKERS)], markersize=5, linewidth=2.4 if ours else 1.5,
+            marker=_MARKERS[place % len(_MARKERS)], markersize=6, linewidth=2.4 if ours else 1.5,
             zorder=3 if ours else 2,
         )  # fmt: skip
     axes.set(xscale=scale, yscale=scale, xlabel="images")
     if scale == "linear":
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.xaxis.set_major_formatter(lambda x, _: amount(x))
     axes.yaxis.set_major_formatter(lambda y, _: tick(y))
     tidy(axes)
 
@@ -97,79 +98,121 @@ def tick(value: float) -> str:
     return "0" if not value else f"{value:.3g} s"
 
 
+def amount(value: float) -> str:
+    """Return a number for an axis, short enough that it never meets its neighbour.
+
+    >>> amount(0.0), amount(20.0), amount(100_000.0), amount(2_500_000.0)
+    ('0', '20', '100k', '2.5M')
+    """
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:g}{unit}"
+    return f"{value:g}"
+
+
 def legend(figure: Any, axes: Any) -> None:
     """Name the lines below all panels."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False,
-        fontsize=9,
+        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
+        fontsize=_TEXT,
     )  # fmt: skip
 
 
-def panels_of_bars(
+def panels_of_dots(
     figure: Any,
     measured: Sequence[Description],
     panels: Sequence[tuple[str, Sequence[Spread | None]]],
     words: Callable[[float], str],
     ticks: Callable[[float], str],
 ) -> None:
-    """Draw medians as bars, in panels from left to right that share the names of the bars.
+    """Draw medians as dots on one logarithmic axis, in panels that share it and the names.
+
+    Dots and no bars: a logarithmic axis has no place where bars would begin.
 
     Args:
         figure: with no axes yet.
-        measured: who has a bar in each panel.
+        measured: who has a dot in each panel.
         panels: (heading, one spread for each that was measured, None where there is none).
-        words: from a median to the text at its bar.
+        words: from a median to the text at its dot.
         ticks: from a value to its text on the axis.
     """
-    all_axes = figure.subplots(1, len(panels))
+    all_axes = figure.subplots(1, len(panels), sharex=True)
     for i, (axes, (text, spreads)) in enumerate(zip(all_axes, panels, strict=True)):
         values = [
             (one.key, one.name, s.median if s else 0.0, words(s.median) if s else "")
             for one, s in zip(measured, spreads, strict=True)
         ]
-        bars(axes, values, spreads=spreads, names=i == 0)
+        dots(axes, values, spreads=spreads, names=i == 0)
         heading(axes, text)
         axes.xaxis.set_major_formatter(lambda x, _: ticks(x))
+    found = [spread for _, spreads in panels for spread in spreads if spread]
+    low, high = min(s.low for s in found), max(s.high for s in found)
+    all_axes[0].set_xlim(low / 2, high * max(6.0, (high / low) ** 0.5))  # with room for the words
+
+
+def dots(
+    axes: Any,
+    values: Sequence[tuple[str, str, float, str]],
+    *,
+    spreads: Sequence[Spread | None],
+    names: bool = True,
+) -> None:
+    """Draw values on a logarithmic axis, from the top down, each with its words and its range.
+
+    Args:
+        axes: the panel.
+        values: (key, name, value, words); nothing is drawn for 0.
+        spreads: what the values are medians of, drawn as thin lines; None where there is nothing.
+        names: whether they are named on the left.
+    """
+    axes.set_xscale("log")
+    for place, ((key, _, value, words), spread) in enumerate(zip(values, spreads, strict=True)):
+        if not value:
+            continue
+        low, high = (spread.low, spread.high) if spread else (value, value)
+        axes.plot([low, high], [place, place], color="#111827", linewidth=1, zorder=2)
+        axes.plot(
+            [value], [place], color=colour(key), marker=_MARKERS[place % len(_MARKERS)],
+            markersize=9, linestyle="", zorder=3,
+        )  # fmt: skip
+        _words(axes, words, high, place)
+    _rows(axes, values, names=names)
 
 
 def bars(
     axes: Any,
     values: Sequence[tuple[str, str, float, str]],
     *,
-    spreads: Sequence[Spread | None] | None = None,
     names: bool = True,
-    scale: str = "log",
 ) -> None:
-    """Draw horizontal bars from the top down, each with its value in words.
+    """Draw horizontal bars from the top down, from 0 on, each with its value in words.
 
     Args:
         axes: the panel.
         values: (key, name, length, words).
-        spreads: what the lengths are medians of, drawn as thin lines; None where there is nothing.
         names: whether the bars are named on the left.
-        scale: `linear` or `log`.
     """
     lengths = [length for _, _, length, _ in values]
-    ranges = [
-        (spread.low, spread.high) if spread else (length, length)
-        for length, spread in zip(lengths, spreads or [None] * len(lengths), strict=True)
-    ]
     places, colours = range(len(values)), [colour(key) for key, *_ in values]
     axes.barh(places, lengths, color=colours, height=0.72, zorder=2)
-    for place, ends in enumerate(ranges):
-        axes.plot(ends, [place, place], color="#111827", linewidth=ends[0] < ends[1], zorder=3)
-    low, high = min(low for low, _ in ranges if low), max(high for _, high in ranges)
-    axes.set_xscale(scale)  # with room on the right for the words
-    if scale == "log":
-        axes.set_xlim(low / 2, high * max(4.0, (high / low) ** 0.45))
-    else:
-        axes.set_xlim(0, high * 1.25)
-    for place, (_, _, _, words) in enumerate(values):
-        axes.annotate(
-            words, (ranges[place][1] or low, place), xytext=(4, 0), textcoords="offset points",
-            va="center", fontsize=8.5,
-        )  # fmt: skip
+    axes.set_xlim(0, max(lengths) * 1.35)  # with room on the right for the words
+    for place, (_, _, length, words) in enumerate(values):
+        _words(axes, words, length, place)
+    _rows(axes, values, names=names)
+
+
+def _words(axes: Any, words: str, x: float, place: int) -> None:
+    """Write what a mark or bar stands for on its right, on white, so that no line goes through."""
+    axes.annotate(
+        words, (x, place), xytext=(9, 0), textcoords="offset points", va="center",
+        fontsize=_TEXT - 1, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+    )  # fmt: skip
+
+
+def _rows(axes: Any, values: Sequence[tuple[str, str, float, str]], *, names: bool) -> None:
+    """Name the rows of a panel, the first one above."""
+    axes.set_ylim(-0.6, len(values) - 0.4)
     axes.set_yticks(
         range(len(values)), [name for _, name, *_ in values] if names else [""] * len(values)
     )
@@ -181,8 +224,10 @@ def bars(
 
 def tidy(axes: Any) -> None:
     """Give axes the looks of all pictures."""
+    axes.tick_params(labelsize=_TEXT)
     for axis in (axes.xaxis, axes.yaxis):  # a log axis of less than a decade would name them all
         axis.set_minor_formatter(NullFormatter())
+        axis.label.set_fontsize(_TEXT)
     axes.grid(color="0.92", which="major", zorder=0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

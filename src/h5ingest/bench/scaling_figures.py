@@ -8,7 +8,7 @@ from typing import Any, Final
 from h5ingest.bench import figures
 from h5ingest.bench.scaling_report import SCALINGS, Result, ScalingReport
 
-_COLOURS: Final = ("#047857", "#1d4ed8", "#b45309", "#7c3aed", "#be123c", "#6b7280")
+_COLOURS: Final = ("#009e73", "#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#4d4d4d")
 _STYLES: Final = ("-", "--", ":", "-.")
 """A colour for each set of images, a style for each number of readers."""
 

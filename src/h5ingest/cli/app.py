@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
 from h5ingest import __version__
+from h5ingest.cli.help import Verb, VerbGroup
 from h5ingest.cli.requests import Request
-from h5ingest.core.errors import EXIT_INTERNAL, UsageError
+from h5ingest.core.errors import EXIT_INTERNAL, EXIT_OK, UsageError
 
-VERBS: Final = (
-    "ingest", "manifest", "verify", "show", "recompress", "export", "codecs", "doctor", "bench",
-)  # fmt: skip
+_MAKE: Final = "Make a file"
+_USE: Final = "Look at it, check it, use it"
+_CHOOSE: Final = "Before you choose"
+VERBS: Final = {
+    "ingest": _MAKE, "manifest": _MAKE, "recompress": _MAKE,
+    "show": _USE, "verify": _USE, "export": _USE,
+    "codecs": _CHOOSE, "doctor": _CHOOSE, "bench": _CHOOSE,
+}  # fmt: skip
+"""Each verb, with the heading under which it is listed."""
 _HELP: Final = ("--help", "-h")
+_OF_GROUP: Final = (*_HELP, "--version", "--show-completion", "--install-completion")
+_WRONG: Final[Any] = typer.BadParameter.__base__
+"""What typer raises if the arguments are wrong: its own class or click's, depending on its age."""
 
 
-class _DefaultVerb(TyperGroup):
+class _DefaultVerb(VerbGroup):
     """A group in which a first argument that is no verb belongs to `ingest`."""
 
+    usage = "h5ingest MANIFEST OUT [OPTIONS]\n       h5ingest VERB ..."
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*VERBS, *_HELP, "--version"):
-            _check_is_no_verb(args[0], VERBS)
+        if args and args[0] not in (*VERBS, *_OF_GROUP):
+            if not ctx.resilient_parsing:  # as while the shell completes a line
+                _check_is_no_verb(args[0], VERBS)
             args = ["ingest", *args]
         return super().parse_args(ctx, args)
 
@@ -63,13 +76,26 @@ def parse(arguments: list[str], n_ranks: int) -> Request | int:
         IngestError: it failed.
     """
     call = _Call(n_ranks)
+    app = make_app(*arguments[:1])
     try:
-        make_app(*arguments[:1])(arguments, prog_name="h5ingest", obj=call)
-    except SystemExit as exit_:
-        if call.request is not None and not exit_.code:
-            return call.request
+        code = app(arguments, prog_name="h5ingest", obj=call, standalone_mode=False)
+    except SystemExit as exit_:  # of typer's completion
         return exit_.code if isinstance(exit_.code, int) else EXIT_INTERNAL
-    raise AssertionError("typer leaves by SystemExit")
+    except _WRONG as error:
+        _explain(error)
+        return UsageError.exit_code
+    return code or EXIT_OK if call.request is None else call.request
+
+
+def _explain(error: Any) -> None:
+    """Print what is wrong with the arguments, and where it is explained what they may be."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    named = isinstance(error, typer.BadParameter) and error.param is None and not error.param_hint
+    said = error.message if named else error.format_message()  # which begins: Invalid value
+    verb = error.ctx.command_path if error.ctx else "h5ingest"
+    print(f"h5ingest: error: {said}\nTry '{verb} --help'.", file=sys.stderr, flush=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -83,28 +109,29 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
     app = typer.Typer(
         cls=_DefaultVerb,
         no_args_is_help=True,
-        add_completion=False,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": list(_HELP[::-1])},
     )
     app.callback()(_group)
-    for verb in VERBS if first in _HELP else (first if first in VERBS else VERBS[0],):
+    for verb in VERBS if first in _HELP else (first if first in VERBS else "ingest",):
+        add = app.command(cls=Verb, rich_help_panel=VERBS[verb])
         if verb == "bench":
             from h5ingest.cli import bench_commands
 
-            app.add_typer(bench_commands.app, name=verb)
+            app.add_typer(bench_commands.app, name=verb, rich_help_panel=VERBS[verb])
         elif verb == "export":
             from h5ingest.cli import export_command
 
-            app.command()(export_command.export)
+            add(export_command.export)
         elif verb in ("ingest", "manifest", "recompress", "verify", "doctor"):
             from h5ingest.cli import collective_commands
 
-            app.command()(getattr(collective_commands, verb))
+            add(getattr(collective_commands, verb))
         else:
             from h5ingest.cli import serial_commands
 
-            app.command()(getattr(serial_commands, verb))
+            add(getattr(serial_commands, verb))
     return app
 
 
@@ -116,7 +143,9 @@ def _group(
 ) -> None:
     """Turn millions of small image files into one HDF5 file, in parallel.
 
-    [bold]h5ingest [OPTIONS] MANIFEST OUT[/bold] is the main job, short for `h5ingest ingest`;
-    its options are listed by [bold]h5ingest ingest --help[/bold]. On several cores or nodes:
-    [bold]mpirun -n 64 h5ingest manifest.txt out.h5[/bold].
+      h5ingest photos out.h5                    a folder; folders are labels
+      h5ingest train.csv out.h5 --fit resize --size 224x224 --group-by split
+      mpirun -n 64 h5ingest photos.tar out.h5   an archive, on 64 cores
+
+    The verb ingest may be left out, as here: its options are those of h5ingest ingest --help.
     """

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from h5ingest.cli.bench_results import make_folder, publish, require_packages
+from h5ingest.cli.help import Verb, VerbGroup
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import Status
 from h5ingest.cli.option_types import IngestedManifest
@@ -17,7 +18,7 @@ from h5ingest.core.errors import UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.mpi.launcher import launcher_rank
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True)
 
 _SIZES: Final = "28x28x1,32x32x3,480x360x3"
 
@@ -37,7 +38,7 @@ def _group() -> None:
     """Measure, on your own images: what a store takes, how fast it is read, how ingest scales."""
 
 
-@app.command()
+@app.command(cls=Verb)
 @takes_options("root", "delimiter")
 def storage(
     ctx: typer.Context,
@@ -46,7 +47,7 @@ def storage(
         str,
         typer.Option(
             metavar="N,N,...",
-            help="Numbers of images. What is more than the manifest has means all; one image is "
+            help="Numbers of images; one that is larger than the manifest means all. One image is "
             "always measured.",
         ),
     ] = "10,100,1000,10000",
@@ -80,7 +81,7 @@ def storage(
     publish(out, report.to_json(), files)
 
 
-@app.command()
+@app.command(cls=Verb)
 @takes_options("root", "delimiter")
 def read(
     ctx: typer.Context,
@@ -127,7 +128,7 @@ def read(
     publish(out, report.to_json(), {"read.png": picture})
 
 
-@app.command()
+@app.command(cls=Verb)
 @takes_options("root", "delimiter")
 def scaling(
     ctx: typer.Context,
@@ -163,6 +164,7 @@ def scaling(
         Literal["strong", "weak", "both"],
         typer.Option(
             "--scaling",
+            metavar="strong|weak|both",
             help="strong: the same images on every number of ranks. weak: the same number of "
             "images for each rank.",
         ),

@@ -15,6 +15,7 @@ from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
 from h5ingest.cli.scan_options import flags_of, scan_options
 from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
+from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
 
@@ -65,7 +66,8 @@ def ingest(
     is_found = is_listed(manifest)
     if not is_found:
         try:
-            manifest.stat()
+            if str(manifest) != STDIN:
+                manifest.stat()
         except OSError as error:  # before anything is said of OUT
             raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
     asked: dict[str, Any] = {
@@ -297,7 +299,7 @@ def doctor(
         Path | None, typer.Argument(help="Where a file is to be made.", show_default=False)
     ] = None,
 ) -> None:
-    """Say which libraries and file system are in use, and what of them is known to go wrong.
+    """Say which libraries and file system are in use, and which problems with them are known.
 
     Everything that a bug report should hold. On several ranks two of them, of different hosts if
     there are, also try in a few seconds what they see of each other's files in OUT's folder.

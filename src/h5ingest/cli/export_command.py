@@ -19,7 +19,7 @@ from h5ingest.core.errors import IngestError, OutputError, UsageError
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import RESULTS, check_distinct
-from h5ingest.core.units import size
+from h5ingest.core.units import counted, size
 from h5ingest.exports.options import SHARD_ROWS, ExportOptions
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def tell_export(report: ExportReport, request: ExportRequest) -> None:
 def _lines(report: ExportReport) -> Iterator[str]:
     ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"
     yield (
-        f"{report.out}: {report.n_images:,} images, {size(report.n_bytes)}, in "
+        f"{report.out}: {counted(report.n_images, 'images')}, {size(report.n_bytes)}, in "
         f"{report.seconds:.2f} s on {ranks}"
     )
     if report.n_failed:

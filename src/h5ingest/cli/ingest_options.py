@@ -74,7 +74,7 @@ def _parameter(option: Option, place: inspect.Parameter, *, in_panel: bool) -> i
     info = typer.Option(
         option.flag,
         help=option.help,
-        metavar=option.form,
+        metavar=option.form or "|".join(option.choices) or None,
         min=least,
         max=most,
         rich_help_panel=option.panel if in_panel else None,

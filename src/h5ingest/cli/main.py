@@ -43,6 +43,8 @@ _ERROR_GRACE_S: Final = 2.0
 
 def main() -> None:
     """Run the `h5ingest` command. Collective; does not return."""
+    if "_H5INGEST_COMPLETE" in os.environ:  # the shell asks what may be typed: no MPI for that
+        sys.exit(cast("int", _parse([], 1)))
     streams.keep()
     code = run(sys.argv[1:])
     from h5ingest.mpi.world import leave
@@ -72,10 +74,8 @@ def run(arguments: list[str]) -> int:
         timeout_s = IngestOptions().peer_timeout_s  # until --peer-timeout is known
         if comm.size > 1:
             comm.watch.start(timeout_s)
-        request: Request | int | None = None
-        if comm.rank == 0:
-            request = _parse(arguments, comm.size)
-        request = cast("Request | int", comm.bcast(request))
+        parsed = _parse(arguments, comm.size) if comm.rank == 0 else None
+        request = cast("Request | int", comm.bcast(parsed))
         code = _carry_out(request, comm)
         if comm.size > 1:
             end_soon(code)

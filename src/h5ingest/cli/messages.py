@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from h5ingest.core.errors import OutputError, SamplesFailedError, UsageError
 from h5ingest.core.outfiles import RESULTS, Kind, check, write
-from h5ingest.core.units import size
+from h5ingest.core.units import counted
 from h5ingest.pipeline.report import IngestReport
 
 if TYPE_CHECKING:
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN: Final = 20
 """Bad rows that are printed; the report has all."""
-_MOST_CONVERSIONS: Final = 10
-"""Kinds of conversions that are printed; the report has all."""
 
 
 def check_target(option: str, file: Path | None, kind: Kind) -> None:
@@ -43,7 +43,15 @@ def check_target(option: str, file: Path | None, kind: Kind) -> None:
 
 
 class Status:
-    """A line on the terminal that says what is being done, and disappears in the end."""
+    """Says what is being done: in a line on the terminal that disappears in the end.
+
+    Without a terminal it prints a line now and then, as long as the work goes on.
+    """
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        """Print a line so often, if there is no terminal."""
+        self._every_s, self._text = every_s, ""
+        self._ended = threading.Event()
 
     def __enter__(self) -> Status:
         from rich.console import Console
@@ -51,20 +59,30 @@ class Status:
         self._status = Console(stderr=True).status("")
         if sys.stderr.isatty():
             self._status.start()
+        else:
+            threading.Thread(target=self._print, daemon=True).start()
         return self
 
     def __call__(self, text: str) -> None:
         """Say what is being done."""
+        self._text = text
         self._status.update(text)
 
+    def _print(self) -> None:
+        started_s = time.monotonic()
+        while not self._ended.wait(self._every_s):
+            seconds = time.monotonic() - started_s
+            print(f"h5ingest: {self._text} ({seconds:,.0f} s)", file=sys.stderr, flush=True)
+
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._status.stop()
 
 
 def tell(
     report: IngestReport, request: IngestRequest, beat: Callable[[], None] = lambda: None
 ) -> None:
-    """Write the report and the metadata where asked, and print the report as a short table.
+    """Write the report and the metadata where asked, and print a summary.
 
     The HDF5 file is complete, so the job has succeeded: a report that cannot be written only makes
     a warning.
@@ -86,7 +104,11 @@ def tell(
         with _warning_only(report):
             croissant.write(request.croissant, request.out, beat)
     if not request.quiet:
-        _print_report(report, verbose=request.verbose)
+        from h5ingest.cli.summary import summary
+        from h5ingest.inspect.compression_hint import compression_hint
+
+        hint = compression_hint(report, request.options)
+        print(summary(report, verbose=request.verbose, hint=hint), flush=True)
 
 
 @contextlib.contextmanager
@@ -122,14 +144,14 @@ def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
         )
     if not request.quiet:
         failed = f", {report.n_failed:,} of them failed when it was made" * bool(report.n_failed)
-        print(f"{report.path}: {report.n_samples:,} images checked{failed}")
+        print(f"{report.path}: {counted(report.n_samples, 'images')} checked{failed}")
         if request.sources:
             print(
                 f"sources: {report.n_sources:,} decoded again, {report.n_other:,} of them by "
                 f"another decoder"
             )
         n_wrong = len(report.bad) + len(report.problems)
-        print("all is well" if report.ok else f"{n_wrong:,} differences")
+        print("all is well" if report.ok else counted(n_wrong, "differences"))
     if request.report is not None:
         write_json("--report", request.report, {"ok": report.ok, **asdict(report)})
 
@@ -158,54 +180,3 @@ def write_json(option: str, path: Path, content: dict[str, object]) -> None:
         write(path, (json.dumps(content, indent=2) + "\n").encode(), RESULTS)
     except OutputError as error:
         raise OutputError(f"{option} {error}") from None
-
-
-def _print_report(report: IngestReport, *, verbose: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=None, show_header=False, box=None, pad_edge=False)
-    verb = "would hold" if report.dry_run else "holds"
-    table.add_row(f"{report.out}", f"{verb} {report.n_samples:,} {report.image}")
-    if report.n_resumed:
-        table.add_row("resumed", f"{report.n_resumed:,} of them were stored by an earlier run")
-    if report.n_changed:
-        table.add_row(
-            "changed",
-            f"{report.n_changed:,} of the files of these were changed since then: stored may be "
-            f"what they were; h5ingest verify --sources compares, --restart reads all anew",
-        )
-    of_files = "" if report.recompressed else " of image files"
-    table.add_row("size", f"{size(report.bytes_out)} from {size(report.bytes_in)}{of_files}")
-    if report.auto is not None:
-        table.add_row("compression", f"auto: {report.auto}")
-    if not report.recompressed:
-        table.add_row("files", f"1 instead of {report.n_samples * report.n_each:,} (inodes)")
-    for text in report.warnings:
-        table.add_row("warning", text)
-    for text in report.conversions[:_MOST_CONVERSIONS]:
-        table.add_row("converted", text)
-    if (n_more := len(report.conversions) - _MOST_CONVERSIONS) > 0:
-        table.add_row("converted", f"… and {n_more:,} kinds more (--report has all)")
-    for text in report.losses:
-        table.add_row("dropped", text)
-    for note in report.notes:
-        table.add_row("note", str(note))
-    if report.notes and report.n_resumed:
-        table.add_row("note", f"not looked at: the {report.n_resumed:,} images stored earlier")
-    if report.failures:
-        table.add_row("failed", f"{len(report.failures):,}, stored as zeros with status 2")
-    ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"
-    table.add_row("time", f"{report.seconds:.2f} s on {ranks}: {report.images_per_s:,.0f} images/s")
-    for number, (phase, spread) in enumerate(report.phases.items()):
-        table.add_row(
-            f"  {phase}",
-            f"{spread.min:.2f} / {spread.median:.2f} / {spread.max:.2f} s"
-            + (" (min / median / max over ranks)" if number == 0 else ""),
-        )
-    if verbose:
-        table.add_row("writer", report.writer)
-    if report.content_digest:
-        table.add_row("content", f"sha256 {report.content_digest}")
-    # Not the terminal's width: a digest or a path that is cut is of no use, in a log even less.
-    Console(width=200, highlight=False, markup=False).print(table)

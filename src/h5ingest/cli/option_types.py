@@ -11,7 +11,13 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-_progress = partial(typer.Option, help="auto: a bar on a terminal, else a line every 10 s.")
+from h5ingest.core.option_fields import COMMON
+
+_progress = partial(
+    typer.Option,
+    metavar="auto|bar|line|off",
+    help="auto: a bar on a terminal, else a line every 10 s.",
+)
 _quiet = partial(typer.Option, "-q", "--quiet", help="Print errors only.")
 
 # Of several verbs:
@@ -29,8 +35,9 @@ _found = partial(typer.Option, rich_help_panel="What is found in a folder or arc
 Label = Annotated[
     Literal["parent", "path", "none"],
     _found(
+        metavar="parent|path|none",
         help="parent: the name of the image's folder. path: all folders from the top on, but for "
-        "the group's."
+        "the group's.",
     ),
 ]
 LabelFrom = Annotated[
@@ -97,7 +104,7 @@ KeepTogether = Annotated[
 
 # Of `ingest` and `recompress`:
 
-_TOLD: Final = "What is told"
+_TOLD: Final = "What is printed and reported"
 _told = partial(typer.Option, rich_help_panel=_TOLD)
 
 Manifest = Annotated[
@@ -105,17 +112,23 @@ Manifest = Annotated[
     typer.Argument(
         metavar="MANIFEST",
         help="Text file with one image a line: a path, or a path, a tab and a label; or a "
-        "table (.csv, .tsv) whose first line names its columns, the first of them 'path'. Or a "
-        "folder, or an archive (.tar, .zip, .tar.gz ...): all images in it, at any depth. Or "
-        "WebDataset shards ('s-{000..099}.tar'), .parquet, .lmdb, .npz, idx and others, also many "
-        "('data/*.parquet'). Paths may go on behind an archive as behind a folder.",
+        "table (.csv, .tsv) whose first line names its columns, one of them 'path'. Or a folder, "
+        "or an archive (.tar, .zip, .tar.gz ...): all images in it, at any depth. Or WebDataset "
+        "shards ('s-{000..099}.tar'), .parquet, .lmdb, .npz, idx and others, also many "
+        "('data/*.parquet'). Or - for standard input. Paths may go on behind an archive as behind "
+        "a folder.",
     ),
 ]
 In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The HDF5 file to make.")]
 IngestProgress = Annotated[_ProgressStyle, _progress(rich_help_panel=_TOLD)]
 Report = Annotated[
-    Path | None, _told(metavar="FILE.json", help="Write the report as JSON, failures by name.")
+    Path | None,
+    typer.Option(
+        metavar="FILE.json",
+        help="Write the report as JSON, failures by name.",
+        rich_help_panel=COMMON,
+    ),
 ]
 Croissant = Annotated[
     Path | None,

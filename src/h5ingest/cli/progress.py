@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any, Final, TextIO
 
+from h5ingest.core.units import size
 from h5ingest.pipeline.job import ProgressListener
 
 LINE_EVERY_S: Final = 10.0
+_SAID: Final = {
+    "probe": "reading headers", "store": "storing", "verify": "checking", "export": "exporting",
+}  # fmt: skip
+"""Phase -> what is done in it, in words."""
 
 
 class LineProgress(ProgressListener):
@@ -22,7 +27,7 @@ class LineProgress(ProgressListener):
         """Whether the last line of the phase is printed; the same sums may still come again."""
 
     def phase(self, name: str, n_images: int) -> None:
-        self._phase, self._n_images = name, n_images
+        self._phase, self._n_images = _SAID.get(name, name), n_images
         self._started_s = time.monotonic()
         self._next_s = self._started_s + LINE_EVERY_S
         self._finished = False
@@ -38,7 +43,7 @@ class LineProgress(ProgressListener):
         left = (
             f", {(self._n_images - n_images) / rate:,.0f} s left" if rate and not finished else ""
         )
-        volume = f", {n_bytes / seconds / 1e6:,.1f} MB/s" if n_bytes else ""
+        volume = f", {size(n_bytes / seconds)}/s" if n_bytes else ""
         failed = f", {n_failed:,} failed" if n_failed else ""
         share = f" ({n_images / self._n_images:.0%})" if self._n_images else ""
         print(
@@ -56,7 +61,7 @@ class LineProgress(ProgressListener):
 
 
 class BarProgress(ProgressListener):
-    """A live bar: for terminals."""
+    """A live bar, one for all phases: for terminals."""
 
     def __init__(self, stream: TextIO) -> None:
         """Draw on `stream`."""
@@ -70,11 +75,11 @@ class BarProgress(ProgressListener):
         )
 
         self._bar = Progress(
-            TextColumn("{task.description:>6}"),
-            BarColumn(),
+            TextColumn("{task.description:<15}"),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=Console(file=stream),
         )
         self._bar.start()
@@ -82,23 +87,27 @@ class BarProgress(ProgressListener):
         self._started_s = 0.0
 
     def phase(self, name: str, n_images: int) -> None:
-        self._task = self._bar.add_task(name, total=n_images, rate="")
+        what = _SAID.get(name, name)
+        if self._task is None:
+            self._task = self._bar.add_task(what, total=n_images, rate="")
+        else:
+            self._bar.reset(self._task, total=n_images, description=what, rate="")
         self._started_s = time.monotonic()
 
     def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
         seconds = max(time.monotonic() - self._started_s, 1e-6)
         rate = f"{n_images / seconds:,.0f} images/s"
         if n_bytes:
-            rate += f" {n_bytes / seconds / 1e6:,.1f} MB/s"
+            rate += f", {size(n_bytes / seconds)}/s"
         if n_failed:
-            rate += f" [red]{n_failed:,} failed[/red]"
+            rate += f", [red]{n_failed:,} failed[/red]"
         self._bar.update(self._task, completed=n_images, rate=rate)
 
     def notice(self, text: str) -> None:
         self._bar.console.print(f"h5ingest: {text}", markup=False, highlight=False)
 
     def close(self) -> None:
-        """Stop drawing; the last state of the bar stays on the terminal."""
+        """Stop drawing; the last state of the bar stays on the terminal, as one line."""
         self._bar.stop()
 
 

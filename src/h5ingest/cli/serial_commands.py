@@ -81,8 +81,12 @@ def show(
     group: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this group of the file.")
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Show all groups, datasets and attributes, in full."),
+    ] = False,
 ) -> None:
-    """Show what is in OUT: images, storage, classes, failed rows, provenance, inodes saved.
+    """Show what is in OUT: images, storage, classes, failed rows, where it comes from.
 
     Exit codes: 0 shown, 2 usage (no such group or image), 5 OUT cannot be read or is no file of
     h5ingest, 6 a codec is missing.
@@ -93,7 +97,8 @@ def show(
     check_distinct(("OUT", out), ("--sheet", sheet), ("--layers-to", layers_to))
     check_target("--sheet", sheet, PICTURE)
     check_target("--layers-to", layers_to, PICTURE)
-    showing.show(out, group=group)
+    if sheet is None and layers is None:
+        showing.show(out, group=group, every=every)
     for file in showing.draw(out, group=group, sheet=sheet, layers=layers, layers_to=layers_to):
         print(file)
 

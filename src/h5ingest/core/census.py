@@ -156,6 +156,15 @@ def spec_of(kind: Any) -> ImageSpec:
     )
 
 
+def in_words(kind: Any) -> str:
+    """Return what the images of a kind are; their colour alone where height and width are 0."""
+    if kind["height"]:
+        return str(spec_of(kind))
+    sized = kind.copy()
+    sized["height"] = sized["width"] = 1
+    return spec_of(sized).colour
+
+
 def _runs(rows: NDArray[np.void], names: Sequence[str]) -> NDArray[np.intp]:
     """Return where rows begin that differ, in one of these fields, from the one before."""
     new = np.zeros(len(rows), np.bool_)

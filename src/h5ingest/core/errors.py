@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -182,7 +182,7 @@ def describe_failures(
       line 5: a.png: gone
     """
     counts = Counter(failure.kind for failure in failures).most_common()
-    lines = [", ".join(f"{n:,} {kind}" for kind, n in counts)]
+    lines = [", ".join(f"{n:,} {kind}" for kind, n in counts), *odd_names(failures)]
     shown = sorted(failures, key=lambda failure: failure.index)[:first]
     numbers = lines_of([failure.index for failure in shown])
     lines += [f"  {where(f.index, numbers)}: {f.path}: {f.reason}" for f in shown]
@@ -191,6 +191,28 @@ def describe_failures(
             f"  … and {len(failures) - len(shown):,} more (--report FILE.json lists them all)"
         )
     return "\n".join(lines)
+
+
+def odd_names(failures: Sequence[Failure]) -> Iterator[str]:
+    """Yield why files may be missing whose names look like what other programs write in lists."""
+    paths = [failure.path for failure in failures if failure.kind == "missing"]
+    if any(path.startswith(('"', "'")) and path.endswith(path[0]) for path in paths):
+        yield (
+            "(quotes are part of a path in a list of paths: take them away; in a .csv with a first "
+            "line of column names, double quotes enclose a cell)"
+        )
+    if any(path.startswith("#") for path in paths):
+        yield "(a manifest has no comments: take away lines that begin with #)"
+
+
+def one_of(names: Sequence[str], *, most: int = 10) -> str:
+    """Return the names that may be chosen, for a message; of many, the first.
+
+    >>> one_of(["a", "b"]), one_of(["a", "b", "c"], most=1)
+    ('one of a, b', 'one of a, … (3)')
+    """
+    shown = ", ".join(names[:most])
+    return f"one of {shown}, … ({len(names):,})" if len(names) > most else f"one of {shown}"
 
 
 def where(index: int, lines: Mapping[int, int]) -> str:

@@ -16,7 +16,9 @@ from typing import Final
 from h5ingest.core.errors import ManifestError
 
 PATH_COLUMNS: Final = ("path", "filepath", "file", "filename", "image")
-"""Names, in any case, that make a first line a header when they come first in it."""
+"""Names, in any case, that make a first line a header (see `_path_column`)."""
+STDIN: Final = "-"
+"""What the user gives as manifest to mean standard input."""
 
 _QUOTES: Final = (
     "expected closed double quotes (a quote inside is doubled, a line end cannot be quoted)"
@@ -39,7 +41,7 @@ class Dialect:
     delimiter: bytes
     """One byte between columns."""
     columns: tuple[str, ...]
-    """Column names in order; the first is `path`, a label column is named `label`."""
+    """Column names in order; one is `path`, a label column is named `label`."""
     has_header: bool
     """Whether the first line gave those names."""
     body_start: int
@@ -50,7 +52,7 @@ class Dialect:
     @property
     def extra_columns(self) -> tuple[str, ...]:
         """Names of the columns beyond path and label."""
-        return tuple(name for name in self.columns[1:] if name != "label")
+        return tuple(name for name in self.columns if name not in ("path", "label"))
 
     @property
     def quoted(self) -> bool:
@@ -69,17 +71,23 @@ class LineError(Exception):
         """What was expected, what was found, what to do."""
 
 
-def sniff(path: Path, delimiter: str | None = None) -> Dialect:
+def sniff(path: Path, delimiter: str | None = None, name: str | None = None) -> Dialect:
     """Return how to read the manifest `path`, judged by its name and its first line.
+
+    Args:
+        path: the file.
+        delimiter: between columns, if the user has said so.
+        name: what the user calls it, if not by its path.
 
     Raises:
         ManifestError: unreadable, empty, not text, or a header that cannot be.
     """
-    name = str(path)
+    name = name or str(path)
     start = number = 0
     try:
         with path.open("rb") as file:
-            line = b"\n"
+            head, line = file.read(1024), b"\n"
+            file.seek(0)
             while line.isspace():  # blank lines may come first
                 start, number = file.tell(), number + 1
                 line = file.readline(LONGEST_LINE)
@@ -89,9 +97,11 @@ def sniff(path: Path, delimiter: str | None = None) -> Dialect:
         raise ManifestError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not line:
         raise ManifestError(f"{name}: expected one image path a line, found no line at all")
-    if b"\0" in line:
-        raise ManifestError(f"{name}: expected a text file, found a NUL byte in line {number}")
-    comma = path.suffix.lower() == ".csv"
+    if (found := _binary(head)) or b"\0" in line:
+        raise ManifestError(
+            f"{name}: expected a text file, found {found or f'a NUL byte in line {number}'}"
+        )
+    comma = path.suffix.lower() == ".csv" or (name == STDIN and _is_table(line))
     separator = delimiter.encode() if delimiter else (b"," if comma else b"\t")
     first = line.rstrip(b"\r\n")
     where = f"{name}, line {number}"
@@ -100,28 +110,68 @@ def sniff(path: Path, delimiter: str | None = None) -> Dialect:
     except csv.Error:
         raise ManifestError(f"{where}: {_QUOTES}, found {_show(first)}") from None
     names = [cell.decode("utf-8", "surrogateescape").strip() for cell in cells]
-    if names[0].lower() in PATH_COLUMNS:
-        columns = _check_header(names, where)
+    at = _path_column(names, may_lack_header=not comma)
+    if at is not None:
+        columns = _check_header(names, at, where)
         return Dialect(name=name, delimiter=separator, columns=columns, has_header=True,
                        body_start=start + len(line), body_line=number + 1)  # fmt: skip
     if comma and delimiter is None:
         raise ManifestError(
-            f"{where}: expected the names of the columns, the first of them one of "
-            f"{', '.join(PATH_COLUMNS)}; found {_show(first)}. Add such a first line, "
-            f"or name the file .txt and separate path and label by a tab."
+            f"{where}: expected the names of the columns, one of them "
+            f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}; found {_show(first)}. Add such "
+            f"a first line, or name the file .txt and separate path and label by a tab."
         )
     cells = first.split(separator)  # quotes mean something in tables only
     if len(cells) > 2:
         raise ManifestError(
-            f"{where}: expected 'path' or 'path<TAB>label', or a first line of column names "
-            f"beginning with path; found {len(cells)} columns: {_show(first)}"
+            f"{where}: expected 'path' or 'path<TAB>label', or a first line of column names, one "
+            f"of them path; found {len(cells)} columns: {_show(first)}"
         )
     return Dialect(name=name, delimiter=separator, columns=("path", "label")[: len(cells)],
                    has_header=False, body_start=start, body_line=number)  # fmt: skip
 
 
-def _check_header(names: list[str], where: str) -> tuple[str, ...]:
-    columns = ("path", *(n.lower() if n.lower() in ("label", "group") else n for n in names[1:]))
+def _path_column(names: list[str], *, may_lack_header: bool) -> int | None:
+    """Return where the column of the paths is, if the first line gives names; None: it does not.
+
+    Such a name makes a header where it comes first. Elsewhere it may as well be a class that is
+    called image: so nothing beside it may look like a file's name, and of two columns, where the
+    first line may be a sample, the other has to be the label.
+    """
+    lower = [name.lower() for name in names]
+    if lower[0] in PATH_COLUMNS:
+        return 0
+    known = [lower.index(name) for name in PATH_COLUMNS if name in lower]
+    if not known or any("." in name or "/" in name for name in names):
+        return None
+    if may_lack_header and len(names) == 2 and lower[0] != "label":
+        return None
+    return known[0]
+
+
+def _is_table(line: bytes) -> bool:
+    """Return whether a line is a header with commas."""
+    names = os.fsdecode(line.strip()).split(",")
+    return len(names) > 1 and _path_column(names, may_lack_header=False) is not None
+
+
+def _binary(head: bytes) -> str:
+    """Return what a file is that is no text, and what to do with it; empty: that is not known."""
+    from h5ingest.core.signatures import format_of, other_format_of  # on one rank
+
+    if b"\0" not in head:  # a path may begin like an image
+        return ""
+    if found := format_of(head):
+        return f"an image ({found}); give the folder that it lies in, or a list of such files"
+    if (other := other_format_of(head)) == "an HDF5 file":
+        return f"{other}; h5ingest show, verify, export and recompress take what h5ingest has made"
+    return other or ""
+
+
+def _check_header(names: list[str], at: int, where: str) -> tuple[str, ...]:
+    """Return the columns, of which the one at `at` has the paths."""
+    columns = tuple(n.lower() if n.lower() in ("label", "group") else n for n in names)
+    columns = (*columns[:at], "path", *columns[at + 1 :])
     for i, column in enumerate(columns):
         if not column or "/" in column or "\0" in column or column in (".", ".."):
             raise ManifestError(
@@ -182,9 +232,8 @@ def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
 
 
 def _has_empty(columns: list[Sequence[bytes]], dialect: Dialect) -> bool:
-    return b"" in columns[0] or (
-        "label" in dialect.columns and b"" in columns[dialect.columns.index("label")]
-    )
+    needed = (name for name in ("path", "label") if name in dialect.columns)
+    return any(b"" in columns[dialect.columns.index(name)] for name in needed)
 
 
 def _split_line(line: bytes, delimiter: bytes, *, quoted: bool) -> list[bytes]:

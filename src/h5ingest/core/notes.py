@@ -16,6 +16,8 @@ TURNED: Final = "an EXIF orientation, and are stored turned as it says"
 """Viewers turn such images; decoders do not."""
 BEYOND_PALETTE: Final = "palette indices that the palette has no colour for"
 """The PNG specification calls that an error; decoders make black of it."""
+EXPANDED: Final = "a palette, which became colours (--samples raw keeps indices)"
+"""Of PNGs: RGB, or RGBA if a colour is transparent."""
 
 NOT_SMALLER: Final = "no fewer bytes when recoded: own bytes kept"
 NOT_TAKEN: Final = "a form that the codec does not take: own bytes kept"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 from h5ingest.core.errors import UsageError
+
+COMMON: Final = "Used most"
+"""The panel of the options that `--help` lists first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

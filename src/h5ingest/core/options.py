@@ -10,7 +10,7 @@ from typing import Final
 from h5ingest.core.errors import UsageError
 from h5ingest.core.geometry import Scale
 from h5ingest.core.image_columns import FILTERS, options_of_images
-from h5ingest.core.option_fields import check_values, option, options_of
+from h5ingest.core.option_fields import COMMON, check_values, option, options_of
 from h5ingest.core.option_rules import check_combinations
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import LAYOUTS
@@ -30,6 +30,8 @@ MAX_READERS: Final = 256
 _IF_GIVEN: Final = ("image", "longest", "shortest", "orientation")
 """Options that a file names only where they were given: others stay as they were without them."""
 
+_common = partial(option, panel=COMMON)
+_common_look = partial(_common, in_file=True)
 _manifest = partial(option, panel="The manifest")
 _look = partial(option, panel="What the file looks like", in_file=True)
 _chunks = partial(option, panel="Chunks and compression", in_file=True)
@@ -51,7 +53,7 @@ class IngestOptions:
         UsageError: a value that cannot be, or an option that would have no effect.
     """
 
-    root: Path | None = _manifest(  # noqa: RUF009 - it is a field, as all are
+    root: Path | None = _common(  # noqa: RUF009 - it is a field, as all are
         None,
         "Folder that relative paths are relative to. (default: the manifest's folder)",
         form="DIR",
@@ -67,13 +69,13 @@ class IngestOptions:
         "depth:uint16. May be given several times.",
         form="COLUMN[:HOW]",
     )
-    layout: str = _look(
+    layout: str = _common_look(
         "stack",
         "stack: one dataset of equal images. ragged: images of any size, one after the other. "
         "tree: a dataset for each image. encoded: the files' bytes.",
         choices=LAYOUTS,
     )
-    group_by: str | None = _look(
+    group_by: str | None = _common_look(
         None, "Make an HDF5 group for each value of this column (train, test ...).", form="COLUMN"
     )
     channels: str = _look(
@@ -94,14 +96,14 @@ class IngestOptions:
         "raw: keep palette indices and unscaled 1-, 2-, 4-bit gray, as label masks need.",
         choices=("scaled", "raw"),
     )
-    fit: str = _look(
+    fit: str = _common_look(
         "error",
         "Images of other sizes: pad at the bottom and right (true sizes in /sizes), crop the "
         "centre, resize; cover: scale to fill, then crop the centre; contain: scale to fit in, "
         "then pad.",
         choices=("error", "pad", "crop", "resize", "cover", "contain"),
     )
-    size: tuple[int, int] | None = _look(
+    size: tuple[int, int] | None = _common_look(
         None,
         "Height and width with --fit, 224 for 224x224. (default: the largest; crop, cover, "
         "contain: the commonest)",
@@ -131,7 +133,7 @@ class IngestOptions:
         "Pillow's filter for scaling. (default: bicubic; nearest for raw samples)",
         choices=FILTERS,
     )
-    compression: str | None = _chunks(
+    compression: str | None = _common_look(
         None,
         "gzip:9, lzf, szip, zstd:3, lz4, bzip2:9, blosc:lz4:5, blosc2:zstd:5:bitshuffle, "
         "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). auto: what is read as "
@@ -205,7 +207,7 @@ class IngestOptions:
         least=0,
         most=MAX_READERS,
     )
-    on_error: str = _trouble(
+    on_error: str = _common(
         "fail",
         "If an image cannot be read: publish nothing and exit with 3, or store zeros and status 2 "
         "in its place. The run goes on either way and names all.",
@@ -231,7 +233,7 @@ class IngestOptions:
         form="SECONDS",
     )
     restart: bool = _trouble(False, "Discard what an unfinished job left, and begin anew.")
-    overwrite: bool = _trouble(
+    overwrite: bool = _common(
         False,
         "Replace OUT, once the new file is complete, if h5ingest wrote it. What is no HDF5 file is "
         "never replaced.",
@@ -242,7 +244,7 @@ class IngestOptions:
         "that is damaged.",
         goes_with=("overwrite", True),
     )
-    dry_run: bool = _run(
+    dry_run: bool = _common(
         False, "Check the manifest and all headers, say what would be made, write nothing."
     )
 

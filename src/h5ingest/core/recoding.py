@@ -42,3 +42,14 @@ class Recoding:
 
     def __str__(self) -> str:
         return f"{self.codec}:{self.effort}" if self.effort else self.codec
+
+
+def in_words(recode: str | None) -> str:
+    """Return what images are in a file with this value of `--recode`; empty: what they are without.
+
+    >>> in_words("jxl"), in_words(None)
+    ('image files, recoded as jxl:3 where that is smaller', '')
+    """
+    if recode is None:
+        return ""
+    return f"image files, recoded as {Recoding.parse(recode)} where that is smaller"

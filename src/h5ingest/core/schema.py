@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from h5ingest.core.attribute_values import SHOWN, AttributeValues
-from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.errors import OutputError, UsageError, one_of
 
 VERSION: Final = 2
 """The version of the format that is written, the same for all layouts."""
@@ -265,7 +265,7 @@ class FileHeader:
             raise UsageError(f"{self.path}: expected no group, as the file has none, got {group!r}")
         got = "none" if group is None else repr(group)
         raise UsageError(
-            f"{self.path}: expected a group, one of {', '.join(self.groups)}; got {got}"
+            f"{self.path}: expected a group, {one_of(self.groups)}; got {got}: say --group NAME"
         )
 
 

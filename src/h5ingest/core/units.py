@@ -20,3 +20,15 @@ def size(n_bytes: float) -> str:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     raise AssertionError("unreachable")
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number with a noun, given as plural that comes first.
+
+    >>> counted(1, "images of 2x3 gray"), counted(2000, "ranks"), counted(1, "classes")
+    ('1 image of 2x3 gray', '2,000 ranks', '1 class')
+    """
+    if n == 1:
+        noun, space, rest = what.partition(" ")
+        what = noun.removesuffix("es" if noun.endswith("sses") else "s") + space + rest
+    return f"{n:,} {what}"

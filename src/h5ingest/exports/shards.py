@@ -79,7 +79,7 @@ def places_of_shards(n: int, shard_rows: int, rank: int, size: int) -> NDArray[n
 def _mark(work: Work, time_s: int) -> str:
     """Return what the shards of an export begin with: equal only for equal ones.
 
-    Without damaged images they have none: once these are mended, the same export makes others.
+    Without damaged images they have none: once these are repaired, the same export makes others.
     """
     if work.options.skip_damaged:
         return ""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import SampleError
 from h5ingest.core.geometry import Scale, contained, covering
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.units import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Losses:
             (self.colour, "lost their colour"),
             (self.depth, "lost depth (16 to 8 bits)"),
         )
-        return tuple(f"{count:,} images {what}" for count, what in kinds if count)
+        return tuple(f"{counted(count, 'images')} {what}" for count, what in kinds if count)
 
 
 def convert_into(

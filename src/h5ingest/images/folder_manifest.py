@@ -17,6 +17,7 @@ from typing import Self
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError, SampleError
 from h5ingest.core.sample_table import Within, without_ending
+from h5ingest.core.units import counted
 from h5ingest.images import decode
 from h5ingest.images.folders import Folder, Kind, kind_of, look_into
 from h5ingest.images.header_index import Recorder
@@ -237,7 +238,7 @@ def check(folder: Path, tally: Tally, options: ScanOptions) -> None:
 def describe(tally: Tally) -> str:
     """Return what was found and what was left out, a line each."""
     formats = ", ".join(f"{n:,} {name}" for name, n in tally.formats.most_common())
-    lines = [f"{tally.n_images:,} images ({formats})"]
+    lines = [f"{counted(tally.n_images, 'images')} ({formats})"]
     if tally.classes:
         n = len(tally.classes)
         lines.append(f"{n:,} classes" if n > 1 else "1 class (--label none leaves labels out)")
@@ -246,7 +247,7 @@ def describe(tally: Tally) -> str:
     if tally.groups:
         counts = [f"{_show(name)[1:-1]} {n:,}" for name, n in sorted(tally.groups.items())]
         more = [f"… {len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
-        lines.append(f"{len(counts):,} groups: {', '.join(counts[:SHOWN] + more)}")
+        lines.append(f"{counted(len(counts), 'groups')}: {', '.join(counts[:SHOWN] + more)}")
     skipped = _skipped(tally)
     return "\n".join([*lines, *(["not taken, or in doubt:"] if skipped else []), *skipped])
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError, one_line
 from h5ingest.core.layout import ImageSpec
-from h5ingest.core.notes import BEYOND_PALETTE, MORE_IMAGES
+from h5ingest.core.notes import BEYOND_PALETTE, EXPANDED, MORE_IMAGES
 from h5ingest.images import png_fast
 from h5ingest.images.png_chunks import (
     as_plain_gray,
@@ -74,6 +74,8 @@ def decode_checked(data: bytes, out: NDArray[Any], *, raw: bool = False) -> tupl
     """Do what `decode_into` does, for a PNG that `decode_fast` has left: its chunks are right."""
     notes: tuple[str, ...] = (MORE_IMAGES,) if is_animated(data) else ()
     colours = palette(data)
+    if colours and not raw:
+        notes += (EXPANDED,)
     if colours and len(colours) // 3 < 2 ** data[24]:
         if _decode_few_colours(data, out, colours, raw=raw):
             notes += (BEYOND_PALETTE,)

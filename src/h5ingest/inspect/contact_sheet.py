@@ -17,6 +17,7 @@ from h5ingest.core import schema
 from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.schema import STATUS_OK
+from h5ingest.core.units import counted
 from h5ingest.inspect import canvas
 from h5ingest.inspect.canvas import DIM, INK, Scale
 from h5ingest.reading.store import ImageStore
@@ -219,9 +220,12 @@ def _about(store: ImageStore) -> list[str]:
     """Return what the file has and the sheet shows."""
     shape, dtype = store.shape[1:], store.dtype
     kind = f" of {ImageSpec.of(shape, dtype)}" if shape and dtype is not None else ""
-    said = [f"{len(store):,} images{kind}"]
+    with ImageStore(store.files, group=store.group, verify="never") as every:
+        n_failed = int((every.status != STATUS_OK).sum())
+    failed = f", {n_failed:,} failed" if n_failed else ""
+    said = [f"{counted(len(store) + n_failed, 'images')}{kind}{failed}"]
     if store.labels is not None:
         n_classes = len(np.unique(store.labels))
         shown = f"{MAX_CLASSES} of " if n_classes > MAX_CLASSES else ""
-        said.append(f"{shown}{n_classes:,} class{'es' * (n_classes > 1)}")
+        said.append(f"{shown}{counted(n_classes, 'classes')}")
     return said

@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.census import censuses, merge, of_group, scaled
-from h5ingest.core.errors import Failure, SamplesFailedError, describe_failures, where
+from h5ingest.core.errors import Failure, SamplesFailedError, describe_failures, odd_names, where
 from h5ingest.core.image_columns import options_of_images
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import counted
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 REMEDY: Final = (
-    "Mend them or take them out of the manifest, or store zeros and status 2 in their place with "
-    "--on-error blank."
+    "Repair these files or take them out of the manifest; or add --on-error blank, which stores "
+    "zeros and status 2 in their place."
 )
 """What to do about images that cannot be read."""
 
@@ -39,12 +40,14 @@ class ProbeResult:
     outputs: tuple[OutputSpec, ...]
     """What the images of each group become."""
     conversions: tuple[str, ...]
-    """What that changes without loss, for the summary."""
+    """What that changes without loss, a line for each kind."""
     n_bytes: int
     """Size of all files."""
     palettes: tuple[bytes | None, ...]
     """Of each column of images, the one palette of all that have one, RGB entries; None if none
     has, or there are several."""
+    changes: tuple[str, ...] = ()
+    """The conversions in three lines at most, for the summary."""
 
 
 def agree_on_images(
@@ -109,7 +112,8 @@ class _Judged:
 
 def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judged:
     """Judge what all ranks found. Rank 0 only."""
-    from h5ingest.pipeline.output_spec import decide, describe_conversions  # opened on one rank
+    from h5ingest.pipeline.changes import describe_changes, describe_conversions  # on one rank
+    from h5ingest.pipeline.output_spec import decide, in_question
 
     kinds = merge([kinds for kinds, *_ in told])
     every = censuses(scaled(kinds, options.scale), len(manifest.parts))
@@ -125,10 +129,14 @@ def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judg
             conversions=() if misfits else describe_conversions(kinds, outputs),
             n_bytes=sum(n_bytes for _, _, n_bytes, _ in told),
             palettes=tuple(next(iter(each)) if len(each) == 1 else None for each in palettes),
+            changes=() if misfits else describe_changes(kinds, outputs, options),
         ),
         failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
         nothing=not len(kinds),
-        misfits={g: (of_group(kinds, g), decided[g][1]) for g in misfits[:_MOST_GROUPS]},
+        misfits={
+            g: (in_question(of_group(kinds, g), *decided[g], options), decided[g][1])
+            for g in misfits[:_MOST_GROUPS]
+        },
         n_misfits=len(misfits),
     )
 
@@ -155,9 +163,9 @@ def _refuse(
     if len(failures) == manifest.n_images and all(f.kind == "missing" for f in failures):
         first = os.fsdecode(os.path.join(folder, os.fsencode(failures[0].path)))
         raise SamplesFailedError(
-            f"{manifest.name}: none of its {manifest.n_images:,} files exists; the first was "
-            f"looked for as {first}. Paths are relative to the manifest's folder unless --root DIR "
-            f"says otherwise.",
+            f"{manifest.name}: none of its {counted(manifest.n_images, 'files')} exists; the first "
+            f"was looked for as {first}. Paths are relative to the manifest's folder unless --root "
+            f"DIR says otherwise." + "".join(f"\n{line}" for line in odd_names(failures)),
             failures,
         )
     problems = []

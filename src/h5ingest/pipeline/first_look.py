@@ -119,7 +119,8 @@ def confirm(seen: SeenKinds, n_bytes: int, comm: Comm) -> ProbeResult:
     told = comm.gather((seen.kinds(), n_bytes))
     result: ProbeResult | None = None
     if told is not None:
-        from h5ingest.pipeline.output_spec import decide, describe_conversions
+        from h5ingest.pipeline.changes import describe_changes, describe_conversions
+        from h5ingest.pipeline.output_spec import decide
 
         outputs = seen.outputs
         kinds = merge([kinds for kinds, _ in told])
@@ -130,6 +131,7 @@ def confirm(seen: SeenKinds, n_bytes: int, comm: Comm) -> ProbeResult:
                 conversions=describe_conversions(kinds, outputs),
                 n_bytes=sum(n_bytes for _, n_bytes in told),
                 palettes=(None,),
+                changes=describe_changes(kinds, outputs, seen.options),
             )
     result = comm.bcast(result)
     if result is None:

@@ -13,7 +13,7 @@ from h5ingest.core.errors import Failure, ManifestError
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.recoding import Recoding
+from h5ingest.core.recoding import Recoding, in_words
 from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.sample_table import Samples, may_be_within
 from h5ingest.core.schema import Attribute
@@ -29,6 +29,7 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
+from h5ingest.pipeline.manifest_warnings import manifest_warnings
 from h5ingest.pipeline.output_checks import OF_LAYOUT, about_input, about_job, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
@@ -100,6 +101,7 @@ class ImageFiles(Source):
             manifest, local = read_manifest(self._manifest_path, options, comm, listed)
             self._manifest = manifest
             local, warnings = self._locate(job, local)
+            warnings += manifest_warnings(manifest, local, comm)
         about = {
             "manifest": manifest.sha256,
             "root": os.fsdecode(self._folder),
@@ -138,8 +140,9 @@ class ImageFiles(Source):
             n_bytes=known.n_bytes,
             palettes=known.palettes,
             conversions=known.conversions,
+            changes=known.changes,
             warnings=warnings + manifest.hints + _of_recoding(options),
-            image=_kind_recoded(options) or layout.rows,
+            image=in_words(options.recode) or layout.rows,
         )
 
     @property
@@ -238,7 +241,9 @@ class ImageFiles(Source):
         if self._seen is None:
             return plan
         found = confirm(self._seen, stats.n_read_bytes, job.comm)
-        return replace(plan, n_bytes=found.n_bytes, conversions=found.conversions)
+        return replace(
+            plan, n_bytes=found.n_bytes, conversions=found.conversions, changes=found.changes
+        )
 
     @contextlib.contextmanager
     def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
@@ -290,13 +295,6 @@ class ImageFiles(Source):
     def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:
         """See `Source.lines_of`."""
         return self._manifest.lines_of(indices)
-
-
-def _kind_recoded(options: IngestOptions) -> str:
-    """Return what the images are, in words, with `--recode`."""
-    if options.recode is None:
-        return ""
-    return f"image files, recoded as {Recoding.parse(options.recode)} where that is smaller"
 
 
 def _of_recoding(options: IngestOptions) -> tuple[str, ...]:

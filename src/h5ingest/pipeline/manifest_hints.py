@@ -10,19 +10,17 @@ from h5ingest.core.manifest_dialect import Dialect, LineError, parse
 
 _LOOKED_AT: Final = 64 * 1024
 """Bytes of lines, from the first on."""
-_LABELS: Final = ("class", "target", "category", "labels", "class_name", "class_id")
-"""Names of columns that may be the label."""
 
 
 def hints_on(path: Path, dialect: Dialect, images: Sequence[str]) -> tuple[str, ...]:
-    """Return a line for each column that looks like images, or like the label, and is not taken so.
+    """Return a line for each column that looks like images and is not taken so.
 
     Args:
         path: the manifest.
         dialect: how to read it.
         images: the columns that are taken for images.
     """
-    columns = [name for name in dialect.columns[1:] if name not in (*images, "label")]
+    columns = [name for name in dialect.columns if name not in ("path", *images, "label")]
     if not columns:
         return ()
     from h5ingest.images.scan import EXTENSIONS  # few manifests have such columns
@@ -34,11 +32,6 @@ def hints_on(path: Path, dialect: Dialect, images: Sequence[str]) -> tuple[str, 
             found.append(
                 f"column {name!r} names image files and is stored as text: --image {name} stores "
                 f"the images beside the others, --image {name}:raw label masks"
-            )
-        if name in columns and name.lower() in _LABELS and "label" not in dialect.columns:
-            found.append(
-                f"column {name!r} is stored as a column: if it is the label, call it 'label' in "
-                f"the first line"
             )
     return tuple(found)
 

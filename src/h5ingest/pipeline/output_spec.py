@@ -6,14 +6,12 @@ This is the only place where that is decided. May not: read files, know ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import Census, spec_of
-from h5ingest.core.geometry import Scale
+from h5ingest.core.census import Census, in_words, merge
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import CHANNELS, IngestOptions
@@ -96,16 +94,44 @@ def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list
         ]
     if options.fit == "pad" and (largest[0] > size[0] or largest[1] > size[1]):
         return size, [
-            f"--fit pad --size {size[0]}x{size[1]} is too small for the largest images "
-            f"({largest[0]}x{largest[1]}): leave out --size, or --fit contain"
+            f"--fit pad --size {size[0]}x{size[1]} is too small for these images: leave out --size "
+            f"(then all become {largest[0]}x{largest[1]}), or --fit contain"
         ]
     if options.fit == "crop" and (smallest[0] < size[0] or smallest[1] < size[1]):
         return size, [
-            f"--fit crop to {size[0]}x{size[1]} is larger than some images (the least height is "
+            f"--fit crop to {size[0]}x{size[1]} is larger than these images (the least height is "
             f"{smallest[0]}, the least width {smallest[1]}): --fit cover scales each first, "
-            f"--fit pad keeps every pixel"
+            f"--fit pad keeps every pixel; or take them out of the manifest"
         ]
     return size, []
+
+
+def in_question(
+    kinds: NDArray[np.void], output: OutputSpec, problems: Sequence[str], options: IngestOptions
+) -> NDArray[np.void]:
+    """Return the kinds that a message should show: of one problem, those that it is about.
+
+    Args:
+        kinds: (k,) of a group.
+        output: what they were to become.
+        problems: as `decide` returns them.
+        options: what is to become of images that differ.
+
+    Returns:
+        (m,) the commonest first; height and width are 0 where sizes do not matter.
+    """
+    if len(problems) == 1 and options.fit in ("crop", "pad") and output.size is not None:
+        height, width = output.size
+        sign = 1 if options.fit == "pad" else -1
+        odd = (sign * (kinds["height"] - height) > 0) | (sign * (kinds["width"] - width) > 0)
+        if odd.any():
+            return kinds[odd]
+    if len(problems) == 1 and (options.fit != "error" or output.size is None):
+        kinds = kinds.copy()
+        kinds["height"] = kinds["width"] = 0
+        kinds = merge([kinds])
+        return kinds[np.lexsort([kinds["first"], -kinds["count"]])]
+    return kinds
 
 
 def describe_misfit(
@@ -123,43 +149,7 @@ def describe_misfit(
     lines = [f"{where}the images do not fit together; there are"]
     for kind in kinds[:MOST_KINDS]:
         first = int(kind["first"])
-        lines.append(f"  {kind['count']:,} x {spec_of(kind)} (first: {places[first]})")
+        lines.append(f"  {kind['count']:,} x {in_words(kind)} (first: {places[first]})")
     if len(kinds) > MOST_KINDS:
         lines.append(f"  … and {len(kinds) - MOST_KINDS:,} kinds more")
     return "\n".join([*lines, *(f"- {problem}" for problem in problems)])
-
-
-def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-    """Return what is changed, a line for each kind of change, the commonest first.
-
-    Args:
-        kinds: (k,) of all groups.
-        outputs: what the images of each group become.
-    """
-    numbers = [(*(t.size or (0, 0)), t.channels or 0, t.n_bytes) for t in outputs]
-    # wanted: (k, 4), 0: as it is; known: (k, 4); both height, width, channels, bytes of a value
-    wanted = np.array(numbers, np.int32)[kinds["group"]]
-    fields = ("height", "width", "channels", "bytes")
-    known = np.stack([kinds[field].astype(np.int32) for field in fields], axis=1)
-    scale = outputs[0].scale if outputs else Scale()
-    changed = ((wanted != 0) & (wanted != known)).any(axis=1)
-    changed |= (wanted[:, 0] == 0) & (scale.of_shapes(known) != known).any(axis=1)
-    # change: (m, 8) channels and bytes, wanted, height and width
-    change = np.hstack([known[:, 2:], wanted, known[:, :2]])[changed]
-    order = np.lexsort(change.T[::-1])
-    change, rows = change[order], np.flatnonzero(changed)[order]
-    differs = np.diff(change, axis=0, prepend=-1) != 0
-    begin = np.flatnonzero(differs[:, :6].any(axis=1))
-    found = []
-    for start, end in pairwise([*begin.tolist(), len(change)]):
-        n_images = kinds["count"][rows[start:end]].sum()
-        n_sizes = differs[start:end].any(axis=1).sum()
-        output, spec = outputs[kinds["group"][rows[start]]], spec_of(kinds[rows[start]])
-        new = output.apply(spec)
-        if n_sizes == 1:
-            text = f"{n_images:,} images from {spec} to {new}"
-        else:
-            text = f"{n_images:,} images of {n_sizes:,} sizes from {spec.colour} to "
-            text += str(new) if output.size else f"{new.colour}, {scale}" if scale else new.colour
-        found.append((-n_images, text))
-    return tuple(text for _, text in sorted(found))

@@ -75,6 +75,7 @@ def read_manifest(
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
     """
+    name = listed or path
     images = tuple(columns_of(options.image))
     n_each = len(images)
     head: tuple[Dialect, str, tuple[str, ...]] | None = None
@@ -82,8 +83,8 @@ def read_manifest(
         if comm.rank == 0:
             from h5ingest.pipeline.manifest_hints import hints_on  # on rank 0 only
 
-            dialect = sniff(path, options.delimiter)
-            _check_columns(path, dialect, options.group_by, images)
+            dialect = sniff(path, options.delimiter, str(name))
+            _check_columns(dialect, options.group_by, images)
             head = dialect, file_sha256(path), hints_on(path, dialect, images)
     dialect, sha256, hints = comm.bcast(head)
     coded = options.group_by
@@ -95,7 +96,7 @@ def read_manifest(
             byte_range = share(path, dialect, comm.rank, comm.size)
             part = read_part(path, dialect, byte_range, coded, images)
         except OSError as error:
-            raise ManifestError(f"{path}: cannot be read by rank {comm.rank}: {error}") from None
+            raise ManifestError(f"{name}: cannot be read by rank {comm.rank}: {error}") from None
         except LineError as error:
             problem = error.line, error.problem
     n_rows = len(part.paths) // n_each
@@ -103,17 +104,17 @@ def read_manifest(
     line = dialect.body_line
     for n_lines, *_, found in told:
         if found:
-            raise agreed(ManifestError(f"{path}, line {line + found[0]}: {found[1]}"))
+            raise agreed(ManifestError(f"{name}, line {line + found[0]}: {found[1]}"))
         line += n_lines
     bounds = [0, *accumulate(n for _, n, *_ in told)]
     if bounds[-1] == 0:
-        raise agreed(ManifestError(f"{path}: expected at least one image, found only the header"))
+        raise agreed(ManifestError(f"{name}: expected at least one image, found only the header"))
     class_names = None
     if "label" in dialect.columns and not all(integer for _, _, integer, *_ in told):
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
-    group_names, groups = _agree_on_names(part, n_rows, path, options.group_by is not None, comm)
+    group_names, groups = _agree_on_names(part, n_rows, name, options.group_by is not None, comm)
     counts = np.bincount(groups, minlength=len(group_names))
     kinds = dict(zip(dialect.extra_columns, map(resolve, flags), strict=True))
     manifest = Manifest(
@@ -147,22 +148,20 @@ def read_manifest(
     return manifest, local
 
 
-def _check_columns(
-    path: Path, dialect: Dialect, group_by: str | None, images: Sequence[str]
-) -> None:
+def _check_columns(dialect: Dialect, group_by: str | None, images: Sequence[str]) -> None:
     """Raise if there is no such column to group by, or of images."""
-    found = ", ".join(dialect.columns)
-    if group_by is not None and group_by not in dialect.columns[1:]:
-        raise ManifestError(f"{path}: expected a column {group_by!r} to group by, found {found}")
+    name, found = dialect.name, ", ".join(dialect.columns)
+    if group_by is not None and (group_by == "path" or group_by not in dialect.columns):
+        raise ManifestError(f"{name}: expected a column {group_by!r} to group by, found {found}")
     for column in images:
         if column not in dialect.columns:
-            raise ManifestError(f"{path}: expected a column {column!r} of images, found {found}")
+            raise ManifestError(f"{name}: expected a column {column!r} of images, found {found}")
     if group_by in images:
-        raise ManifestError(f"{path}: expected to group by no column of images, got {group_by!r}")
+        raise ManifestError(f"{name}: expected to group by no column of images, got {group_by!r}")
 
 
 def _agree_on_names(
-    part: ManifestPart, n_rows: int, path: Path, grouped: bool, comm: Comm
+    part: ManifestPart, n_rows: int, manifest: Path, grouped: bool, comm: Comm
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
     """Return the sorted names of all groups, and the group of each local row. Collective.
 
@@ -176,9 +175,9 @@ def _agree_on_names(
     if n_letters > MOST_JSON:
         raise agreed(
             ManifestError(
-                f"{path}: expected names of groups that take at most {MOST_JSON:,} letters in the "
-                f"file, all together; found {n_letters:,}, of {len(names):,} names. Is this the "
-                "column to group by?"
+                f"{manifest}: expected names of groups that take at most {MOST_JSON:,} letters in "
+                f"the file, all together; found {n_letters:,}, of {len(names):,} names. Is this "
+                f"the column to group by?"
             )
         )
     codes = {name: code for code, name in enumerate(names)}

@@ -54,6 +54,8 @@ class IngestReport:
     """What the images are in the file, in words."""
     conversions: tuple[str, ...] = ()
     """What was converted without loss, a line for each kind."""
+    changes: tuple[str, ...] = ()
+    """The same in three lines at most, with the reasons: for the summary alone."""
     losses: tuple[str, ...] = ()
     """What conversions dropped, a line for each kind; of the images that this run stored."""
     warnings: tuple[str, ...] = ()
@@ -95,9 +97,11 @@ class IngestReport:
         return self.n_samples / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, object]:
-        """Return all fields as plain values."""
+        """Return all fields as plain values, but for those that say the same in other words."""
+        plain = asdict(self)
+        del plain["changes"]
         return {
-            **asdict(self),
+            **plain,
             "n_failed": len(self.failures),
             "images_per_s": self.images_per_s,
             "files_before": 1 if self.recompressed else self.n_samples * self.n_each,

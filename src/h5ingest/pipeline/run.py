@@ -26,15 +26,14 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline.choose_source import choose_source
 from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
-from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
     begin_file,
     check_left,
     check_output,
-    is_listed,
     keep_freed_memory,
     mpi_hints,
 )
@@ -69,7 +68,8 @@ def ingest(
     An error that all ranks agree on is raised on all; what goes wrong on one rank ends all ranks.
 
     Args:
-        manifest_path: see `core.manifest_dialect`; or a folder, or what `images.several` takes.
+        manifest_path: see `core.manifest_dialect`; or a folder, or what `images.several` takes; or
+            `-`, standard input.
         out: the file to make.
         options: None for the defaults.
         comm: all ranks; None for this process alone.
@@ -82,11 +82,7 @@ def ingest(
         IngestError: see `core.errors` for its kinds.
     """
     comm = comm or SerialComm()
-    source: Source = ImageFiles(manifest_path)
-    if scan is not None or comm.bcast(comm.rank == 0 and is_listed(manifest_path)):
-        from h5ingest.pipeline.listed_images import ListedImages  # few jobs list a folder
-
-        source = ListedImages(manifest_path, scan)
+    source = choose_source(manifest_path, scan, comm)
     return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 
@@ -192,8 +188,8 @@ def _carry_out_anew(job: Job, source: Source) -> IngestReport:
         return _carry_out(job, source)
     except SamplesFailedError as error:
         kept = (
-            "What has been stored stays, for the case that these images are mended; to go on with "
-            "another option, add --restart."
+            "What has been stored stays, in case these images are repaired; to go on with another "
+            "option, add --restart."
         )
         raise extended(error, kept) from None
 
@@ -225,6 +221,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         n_changed=done.n_changed,
         image=plan.image or kind.describe(layout.groups),
         conversions=plan.conversions,
+        changes=plan.changes,
         losses=done.losses,
         notes=done.notes,
         warnings=plan.warnings + kind.warnings(layout.n_images) + done.warnings,

@@ -41,7 +41,9 @@ class Plan:
     palettes: tuple[bytes | None, ...] = (None,)
     """Of each column of images, RGB entries that samples are indices of, if it is one palette."""
     conversions: tuple[str, ...] = ()
-    """What is converted without loss, for the summary."""
+    """What is converted without loss, a line for each kind."""
+    changes: tuple[str, ...] = ()
+    """The same in three lines at most, for the summary."""
     warnings: tuple[str, ...] = ()
     """What the user should know."""
     n_failed: int = 0

@@ -12,6 +12,7 @@ Whatever does not fit is refused by name: where, what was expected, what was fou
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -254,4 +255,10 @@ def _reason(path: str | os.PathLike[str], error: BaseException) -> str:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):
         return "not an HDF5 file"
+    if cut := re.search(r"truncated file: eof = (\d+),.*stored_eof = (\d+)", str(error)):
+        found, expected = map(int, cut.groups())
+        return (
+            f"expected {expected:,} bytes, found {found:,}: the end is missing, as after a copy "
+            f"that was cut short. Copy it again, or make it anew"
+        )
     return one_line(error)

@@ -1,0 +1,97 @@
+"""What is printed when a file has been made: what it is, what was changed on the way, what is next.
+
+Twelve lines at most. All of it is printed with `-v`, with what each phase took.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from h5ingest.core.units import counted, size
+from h5ingest.pipeline.report import IngestReport
+
+MOST_LINES: Final = 12
+
+Line = tuple[str, str]
+"""A word and what is said under it."""
+
+
+def summary(report: IngestReport, *, verbose: bool = False, hint: str = "") -> str:
+    """Return the lines to print.
+
+    Args:
+        report: what was done.
+        verbose: whether to print all of it.
+        hint: which compression would help.
+    """
+    first, last = list(_made(report, hint)), list(_end(report))
+    between = [*_on_the_way(report, verbose=verbose)]
+    if verbose:
+        last += _phases(report)
+    room = MOST_LINES - len(first) - len(last)
+    if len(between) > room and not verbose:
+        n_more = len(between) - room + 1
+        between = [*between[: room - 1], ("more", f"{n_more} lines more: -v prints them all")]
+    lines = [*first, *between, *last]
+    width = max(len(word) for word, _ in lines)
+    return "\n".join(f"{word:<{width}}  {text}".rstrip() for word, text in lines)
+
+
+def _made(report: IngestReport, hint: str) -> Iterator[Line]:
+    """Yield what was made."""
+    verb = "would hold" if report.dry_run else "holds"
+    text = f"{report.out} {verb} {counted(report.n_samples, report.image)}"
+    yield "dry run" if report.dry_run else "made", text
+    text = f"{size(report.bytes_out)} from {size(report.bytes_in)}"
+    if not report.recompressed:
+        text += f" of image files: 1 file instead of {report.n_samples * report.n_each:,}"
+    yield "size", text
+    if hint:
+        yield "", hint
+
+
+def _on_the_way(report: IngestReport, *, verbose: bool) -> Iterator[Line]:
+    """Yield what happened, the gravest first."""
+    if report.failures:
+        yield "failed", f"{counted(len(report.failures), 'images')}, stored as zeros with status 2"
+    if report.n_resumed:
+        yield "resumed", f"{report.n_resumed:,} of them were stored by an earlier run"
+    if report.n_changed:
+        text = (
+            f"{report.n_changed:,} of the files of these were changed since then: h5ingest verify"
+        )
+        yield "changed", f"{text} --sources names those that differ, --restart reads all anew"
+    for text in report.losses:
+        yield "dropped", text
+    for text in report.warnings:
+        yield "warning", text
+    for text in report.changes + report.conversions * verbose:
+        yield "converted", text
+    for note in report.notes:
+        yield "note", str(note)
+    if report.notes and report.n_resumed:
+        yield "note", f"not looked at: the {report.n_resumed:,} images stored earlier"
+    if report.auto is not None:
+        yield "compression", f"auto: {report.auto}"
+
+
+def _end(report: IngestReport) -> Iterator[Line]:
+    """Yield how long it took, and what to do now."""
+    ranks = counted(report.n_ranks, "ranks")
+    yield "time", f"{report.seconds:.2f} s on {ranks}: {report.images_per_s:,.0f} images/s"
+    if report.content_digest:
+        yield "content", f"sha256 {report.content_digest}"
+        out = shlex.quote(report.out)
+        yield "next", f"h5ingest show {out}"
+        yield "", f"h5ingest verify {out}"
+        yield "", f"python: h5ingest.ImageStore({report.out!r})"
+
+
+def _phases(report: IngestReport) -> Iterator[Line]:
+    """Yield what each phase took, and who wrote."""
+    yield "writer", report.writer
+    yield "phases", "seconds of a rank: least, median, most"
+    for phase, spread in report.phases.items():
+        yield f"  {phase}", f"{spread.min:.2f}  {spread.median:.2f}  {spread.max:.2f}"

@@ -1,0 +1,48 @@
+"""`StandardInput`: the samples are the image files in a manifest that comes through a pipe.
+
+A manifest is read several times, so it is copied into a temporary file first. One rank only: a
+launcher gives its standard input to one of them, or to all a part.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from h5ingest.core.errors import UsageError, agreed
+from h5ingest.core.layout import Filter
+from h5ingest.core.manifest_dialect import STDIN
+from h5ingest.pipeline.image_files import ImageFiles
+from h5ingest.pipeline.job import Job
+from h5ingest.pipeline.source import Plan
+
+
+class StandardInput(ImageFiles):
+    """Image files that standard input names; their paths are relative to the current folder."""
+
+    def __init__(self) -> None:
+        """Read nothing yet."""
+        super().__init__(Path(STDIN))
+        self._copy = tempfile.NamedTemporaryFile(prefix="h5ingest-")  # noqa: SIM115
+        self._manifest_path = Path(self._copy.name)
+
+    def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
+        """See `Source.plan`.
+
+        Raises:
+            UsageError: there are several ranks.
+        """
+        if job.comm.size > 1:
+            said = f"MANIFEST {STDIN}: standard input is read by one rank, this job has"
+            raise agreed(UsageError(f"{said} {job.comm.size}: write the manifest into a file"))
+        if not self._copy.tell():  # else this is another plan of the same job
+            shutil.copyfileobj(sys.stdin.buffer, self._copy)
+            self._copy.flush()
+        return super().plan(job, filters)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        super().close()
+        self._copy.close()
