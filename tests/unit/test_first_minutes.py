@@ -146,8 +146,8 @@ WORST = {
         "give the folder that it lies in",
     ),
     "g.h5 o.h5": ("g.h5: ", "expected a text file", "found an HDF5 file", "h5ingest show, verify"),
-    "m.csv o.h5 --size 3": (
-        "--size: ", "expected HEIGHTxWIDTH such as 224x224", "got '3'",
+    "m.csv o.h5 --size 3x": (
+        "--size: ", "expected HEIGHTxWIDTH such as 224x224", "got '3x'",
         "Try 'h5ingest ingest --help'",
     ),
     "verfy g.h5": (
@@ -158,7 +158,7 @@ WORST = {
     ),
     "m.csv o.h5 --fit crop --size 25x25": (
         "4 x 20x50 RGB uint8 (first: line 10: photos/bee/", "the images do not fit together",
-        "--fit crop to 25x25 is larger than these images", "--fit resize makes all 25x25",
+        "--fit crop to 25x25 is larger than these images", "--fit cover scales each first",
     ),
     "show half.h5": ("half.h5: ", "bytes, found 20,000", "the end is missing", "Copy it again"),
     "quoted.txt o.h5": (

@@ -272,8 +272,7 @@ def test_a_column_that_names_images_is_noticed(street: Street, tmp_path: Path) -
     options = IngestOptions(layout="ragged", dry_run=True, image=("mask",))
     report = ingest(street.manifest.parent / "class.csv", tmp_path / "out.h5", options)
     assert report.warnings == (
-        "column 'class' is stored as a column: if it is the label, call it 'label' in the first "
-        "line",
+        "no column is named label: 'class' is stored as columns/class, not as labels",
     )
 
 
@@ -299,7 +298,7 @@ def test_show_tells_of_each_image(
     street: Street, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest(street.manifest, tmp_path / "out.h5", LAYOUTS["resize groups"])
-    showing.show(tmp_path / "out.h5")
+    showing.show(tmp_path / "out.h5", every=True)
     shown = capsys.readouterr().out
     assert "9 images of 20x30 RGB uint8, none failed" in shown
     assert "9 images of 20x30 gray uint8, none failed" in shown

@@ -67,7 +67,7 @@ class IngestOptions:
         (),
         "Store the images that another column names, too, row by row: mask, or with how: mask:raw, "
         "depth:uint16. May be given several times.",
-        form="COLUMN[:HOW]",
+        form="COLUMN:HOW",
     )
     layout: str = _common_look(
         "stack",
