@@ -174,7 +174,7 @@ if [[ $flavour == wheels ]]; then
   without_wheel=()
 else
   extras=dev
-  [[ $flavour == openmpi ]] || extras+=,torch # large, and the same on both
+  [[ $flavour == openmpi ]] || extras+=,ecosystem,torch # large, and the same on both
   without_wheel=(jsonpath-rw) # wanted by mlcroissant; pure Python
   [[ -d $wheels ]] || build_wheels
   compiled=("$wheels"/*.whl)

@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from h5ingest.exports.options import ExportOptions
     from h5ingest.exports.run import export
     from h5ingest.inspect.verify import verify
+    from h5ingest.pipeline.extend import extend
     from h5ingest.pipeline.run import ingest, recompress
     from h5ingest.reading.store import ImageStore
 
 __all__ = [
-    "ExportOptions", "ImageStore", "IngestOptions", "__version__", "export", "ingest", "recompress",
-    "verify",
+    "ExportOptions", "ImageStore", "IngestOptions", "__version__", "export", "extend", "ingest",
+    "recompress", "verify",
 ]  # fmt: skip
 
 _MODULES = {
@@ -22,6 +23,7 @@ _MODULES = {
     "ImageStore": "h5ingest.reading.store",
     "IngestOptions": "h5ingest.core.options",
     "export": "h5ingest.exports.run",
+    "extend": "h5ingest.pipeline.extend",
     "ingest": "h5ingest.pipeline.run",
     "recompress": "h5ingest.pipeline.run",
     "verify": "h5ingest.inspect.verify",

@@ -73,6 +73,8 @@ SITES = {
     # The checksum follows, whichever way an image is decoded.
     "decode": "h5ingest.pipeline.load_batch:xxh3_64_intdigest",
     "copy": "h5ingest.pipeline.load_stored:xxh3_64_intdigest",  # in place of `decode`
+    "known": "h5ingest.pipeline.more_images:find_known",
+    "chunks": "h5ingest.pipeline.write_loop:WriteLoop._count_copied",
     "write": "h5ingest.pipeline.write_loop:WriteLoop._write",
     "book": "h5ingest.pipeline.write_loop:WriteLoop._write_records",
     "mark": "h5ingest.pipeline.write_loop:WriteLoop._mark",
@@ -89,6 +91,7 @@ SITES = {
     "final beat": "h5ingest.pipeline.job:Job.final_beat",
     "digest": "h5ingest.storage.rank0_pass:_blocks",
     "publish": "h5ingest.storage.rank0_pass:publish",
+    "name": "h5ingest.storage.rank0_pass:give_name",
     "rename": "h5ingest.storage.rank0_pass:sync",
     "discard": "h5ingest.pipeline.finalize:discard",
     "release": "h5ingest.storage.lock:Lock.release",

@@ -245,7 +245,7 @@ def test_what_cannot_be_is_said(street: Street, tmp_path: Path) -> None:
                 IngestOptions(image=image, layout="ragged", group_by="split"),
             )  # fmt: skip
     ingest(street.manifest, tmp_path / "out.h5", LAYOUTS["ragged"])
-    with pytest.raises(UsageError, match="cannot be recompressed yet"):
+    with pytest.raises(UsageError, match="can be neither recompressed nor extended yet"):
         recompress(tmp_path / "out.h5", tmp_path / "new.h5", IngestOptions(compression="gzip"))
     with pytest.raises(UsageError, match="cannot be exported yet"):
         Stored(tmp_path / "out.h5")

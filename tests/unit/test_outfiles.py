@@ -560,6 +560,7 @@ WRITERS = {
     "diagnostics.host_trial:_create": "the trial's own folder",
     "mpi.comm:SerialComm.create": "OUT.partial, new, with stripes",
     "pipeline.manifest_draft:Draft.temporary": "no name",
+    "pipeline.standard_input:StandardInput.__init__": "a temporary file",
     "images.unpacked:Unpacker.unpack": "OUT.unpacked/*, or a folder of its own",
     "images.unpacked:Unpacker._made_folder": "a folder of its own",
     "images.tar_archive:TarArchive.table": "a link within an archive: no file",

@@ -19,7 +19,7 @@ _MAKE: Final = "Make a file"
 _USE: Final = "Look at it, check it, use it"
 _CHOOSE: Final = "Before you choose"
 VERBS: Final = {
-    "ingest": _MAKE, "manifest": _MAKE, "recompress": _MAKE,
+    "ingest": _MAKE, "manifest": _MAKE, "extend": _MAKE, "recompress": _MAKE,
     "show": _USE, "verify": _USE, "export": _USE,
     "codecs": _CHOOSE, "doctor": _CHOOSE, "bench": _CHOOSE,
 }  # fmt: skip
@@ -120,6 +120,10 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
             from h5ingest.cli import bench_commands
 
             app.add_typer(bench_commands.app, name=verb, rich_help_panel=VERBS[verb])
+        elif verb == "extend":
+            from h5ingest.cli import extend_command
+
+            add(extend_command.extend)
         elif verb == "export":
             from h5ingest.cli import export_command
 

@@ -60,7 +60,7 @@ def ingest(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 output,
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
-    _check_files(("MANIFEST", manifest), out, report, croissant)
+    check_files(("MANIFEST", manifest), out, report, croissant)
     from h5ingest.images.several import is_listed
 
     is_found = is_listed(manifest)
@@ -120,7 +120,7 @@ def recompress(
     """
     if options.compression is None:
         raise typer.BadParameter("--compression: say which codec, or none")
-    _check_files(("IN", file), out, report, croissant)
+    check_files(("IN", file), out, report, croissant)
     ctx.obj.request = IngestRequest(
         source=file,
         recompresses=True,
@@ -136,7 +136,7 @@ def recompress(
     )
 
 
-def _check_files(
+def check_files(
     source: tuple[str, Path], out: Path, report: Path | None, croissant: Path | None
 ) -> None:
     """Check that the files of a job are different, and that the small ones may be written.

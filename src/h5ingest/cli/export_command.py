@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -39,8 +40,9 @@ def export(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="A folder, new or empty; or an archive, FILE.tar or FILE.zip; or WebDataset "
-            "shards, as in train-%06d.tar; with --row an image file.",
+            help="A folder, new or empty; an archive, FILE.tar or FILE.zip; FILE.lmdb; "
+            "FILE.parquet, for Hugging Face; WebDataset shards, as in train-%06d.tar; with --row "
+            "an image file; with --kerchunk a JSON file.",
             show_default=False,
         ),
     ],
@@ -66,6 +68,22 @@ def export(
         int | None,
         typer.Option(metavar="I", min=0, help="Write image I (from 0) alone, as an image file."),
     ] = None,
+    kerchunk: Annotated[
+        bool,
+        typer.Option(
+            "--kerchunk",
+            help="Write no image, but where the chunks of a stack lie in FILE, as JSON, with which "
+            "zarr and xarray read it.",
+        ),
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --kerchunk: of FILE, as readers name it. (default: its path)",
+            show_default=False,
+        ),
+    ] = None,
     keep_names: Annotated[
         bool,
         typer.Option(
@@ -82,8 +100,14 @@ def export(
         ),
     ] = False,
     shard_rows: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples in a WebDataset shard.")
-    ] = SHARD_ROWS,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"Samples in a WebDataset shard. (default: {SHARD_ROWS:,})",
+            show_default=False,
+        ),
+    ] = None,
     peer_timeout: Annotated[
         float,
         typer.Option(
@@ -129,12 +153,17 @@ def export(
         check_target("--report", report, RESULTS)
         if row is not None and (rows or where or keep_names or skip_damaged or report):
             raise UsageError("--row writes one image: only --group goes with it")
+        if kerchunk and (options != ExportOptions(peer_timeout_s=peer_timeout) or report or row):
+            raise UsageError("--kerchunk writes no images: only --url goes with it")
+        if url is not None and not kerchunk:
+            raise UsageError("--url goes with --kerchunk")
     except IngestError as error:
         raise typer.BadParameter(str(error)) from None
     ctx.obj.request = ExportRequest(
         file=file,
         out=out,
         row=row,
+        url=(url or os.path.abspath(file)) if kerchunk else None,
         options=options,
         progress=progress,
         report=report,

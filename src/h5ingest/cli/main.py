@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from h5ingest.cli import streams
@@ -124,7 +123,7 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
 
 
 def _ingest(request: IngestRequest, comm: Comm) -> int:
-    """Ingest, or recompress; rank 0 shows the progress and the report. Collective.
+    """Ingest, recompress or extend; rank 0 shows the progress and the report. Collective.
 
     Raises:
         IngestError: see `errors`.
@@ -132,7 +131,6 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     interrupt = Interrupt()
     interrupt.install()
     from h5ingest.mpi.async_sum import while_rank_0_works
-    from h5ingest.pipeline import run  # not for --help
 
     # What has been imported stays for good. The garbage collector would search it again each time
     # that some ten thousand small objects have been made, for 10 ms.
@@ -148,8 +146,7 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
         comm.watch.start(request.options.peer_timeout_s)
     try:
         with _shown(request, comm) as watch:
-            do = run.recompress if request.recompresses else partial(run.ingest, scan=request.scan)
-            report = do(
+            report = request.work()(
                 request.source,
                 request.out,
                 request.options,
@@ -224,12 +221,14 @@ def _export(request: ExportRequest, comm: Comm) -> int:
     Raises:
         IngestError: see `errors`.
     """
-    from h5ingest.exports.run import export, export_image
-    from h5ingest.mpi.comm import agreeing
+    from h5ingest.exports.run import export, export_image, export_references
+    from h5ingest.mpi.async_sum import while_rank_0_works
 
-    if request.row is not None:
-        with agreeing(comm):
-            if comm.rank == 0:
+    if request.row is not None or request.url is not None:
+        with while_rank_0_works(comm):
+            if comm.rank == 0 and request.url is not None:
+                export_references(request.file, request.out, request.url)
+            elif comm.rank == 0 and request.row is not None:
                 export_image(request.file, request.row, request.out, request.options.group)
         return EXIT_OK
     interrupt = Interrupt()

@@ -28,6 +28,15 @@ Progress = Annotated[_ProgressStyle, _progress()]
 Quiet = Annotated[bool, _quiet()]
 IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an ingest.")]
 
+# Of `extend`:
+
+MoreManifest = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="A line for each new image.", show_default=False)
+]
+Extended = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)
+]
+
 # Of `manifest`, and of `ingest` if it is given a folder or archive:
 
 _found = partial(typer.Option, rich_help_panel="What is found in a folder or archive")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,21 @@ from h5ingest.core.options import IngestOptions
 if TYPE_CHECKING:
     from h5ingest.exports.options import ExportOptions  # nor does it export
     from h5ingest.images.scan import ScanOptions  # an ingest scans no folder
+    from h5ingest.pipeline.report import IngestReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRequest:
-    """One call of `ingest`, or of `recompress`, as the command line asks for it."""
+    """One call of `ingest`, `recompress` or `extend`, as the command line asks for it."""
 
     source: Path
     """The manifest or folder, or the file to recompress."""
     recompresses: bool
     """Whether it is the latter."""
+    extends: bool = False
+    """Whether the images are added to OUT."""
+    again: bool = False
+    """Whether they take the place of those whose paths they have."""
     out: Path
     options: IngestOptions
     scan: ScanOptions | None
@@ -38,6 +44,16 @@ class IngestRequest:
     """Whether only errors are printed."""
     verbose: bool
     """Whether to say which libraries, file system and writer are used."""
+
+    def work(self) -> Callable[..., IngestReport]:
+        """Return what carries it out."""
+        from h5ingest.pipeline import run  # not for --help
+
+        if self.extends:
+            from h5ingest.pipeline.extend import extend
+
+            return partial(extend, again=self.again)
+        return run.recompress if self.recompresses else partial(run.ingest, scan=self.scan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +94,8 @@ class ExportRequest:
     out: Path
     row: int | None
     """Of the only image that is wanted; None: `options` say which are."""
+    url: str | None
+    """Of the file, for references to its chunks; None: images are wanted."""
     options: ExportOptions
     progress: str
     report: Path | None

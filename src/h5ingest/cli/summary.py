@@ -45,7 +45,7 @@ def _made(report: IngestReport, hint: str) -> Iterator[Line]:
     text = f"{report.out} {verb} {counted(report.n_samples, report.image)}"
     yield "dry run" if report.dry_run else "made", text
     text = f"{size(report.bytes_out)} from {size(report.bytes_in)}"
-    if not report.recompressed:
+    if not report.recompressed and report.added is None:
         text += f" of image files: 1 file instead of {report.n_samples * report.n_each:,}"
     yield "size", text
     if hint:
@@ -56,6 +56,13 @@ def _on_the_way(report: IngestReport, *, verbose: bool) -> Iterator[Line]:
     """Yield what happened, the gravest first."""
     if report.failures:
         yield "failed", f"{counted(len(report.failures), 'images')}, stored as zeros with status 2"
+    if report.added is not None:
+        yield "before", f"{report.added.n_before:,} of them"
+        if report.added.n_skipped:
+            text = f"{report.added.n_skipped:,}, whose paths are in it already"
+            yield "left out", f"{text} (--again stores them anew)"
+        if report.added.n_replaced:
+            yield "replaced", f"{counted(report.added.n_replaced, 'rows')} by new images"
     if report.n_resumed:
         yield "resumed", f"{report.n_resumed:,} of them were stored by an earlier run"
     if report.n_changed:

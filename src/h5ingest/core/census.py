@@ -25,6 +25,9 @@ KIND: Final = np.dtype(
 """A kind of images: its group, height, width, channels and bytes a value; how many there are, and
 the global index of the first."""
 
+STORED: Final = -1
+"""In place of the index of the first image, where that is in the file already."""
+
 _SIZE: Final = ("group", "height", "width")
 _DTYPES: Final = {1: "uint8", 2: "uint16"}
 

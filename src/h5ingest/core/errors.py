@@ -123,6 +123,10 @@ class MisfitError(Exception):
     """
 
 
+class NothingNewError(IngestError):
+    """There is nothing to add to a file. Caught by the job, and never shown."""
+
+
 class SampleError(Exception):
     """One sample cannot be read. Raised in `images/`; caught where a rank goes through samples."""
 

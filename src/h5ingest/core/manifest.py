@@ -57,6 +57,8 @@ class Manifest:
     """What the user may have meant otherwise."""
     listed: Path | None = None
     """What a job has made it of; None: the user has written it, and knows its lines."""
+    first: int = 0
+    """Index of its first sample: so many come before, which the file has already."""
 
     @property
     def name(self) -> str:
@@ -85,15 +87,16 @@ class Manifest:
         """Return the 1-based line of each of these samples, for messages.
 
         Reads the manifest up to the last of them, some million lines a second. Samples that it
-        no longer has are left out, and so are all of one that the user has not written.
+        does not have, or no longer, are left out, and so are all of one that the user has not
+        written.
         """
         found: dict[int, int] = {}
         if self.listed is not None:
             return found
-        wanted = sorted(set(indices), reverse=True)
+        wanted = sorted({index for index in indices if index >= self.first}, reverse=True)
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             file.seek(self.dialect.body_start)
-            index = -1
+            index = self.first - 1
             for number, line in enumerate(file, self.dialect.body_line):
                 index += not line.isspace()
                 if wanted and index == wanted[-1]:

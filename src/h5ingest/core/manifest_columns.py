@@ -47,7 +47,7 @@ class ManifestColumns:
                 block: dict[str, NDArray[Any]] = {}
                 for column, kind in self.kinds.items():
                     if column == INDEX:
-                        block[column] = np.arange(row, row + n_block)
+                        block[column] = manifest.first + np.arange(row, row + n_block)
                     elif column == "label" and labels:
                         codes = map(labels.__getitem__, columns[column])
                         block[column] = np.fromiter(codes, np.int64)

@@ -53,6 +53,9 @@ EXPORT: Final = _kind("the mark of an unfinished export", rb'\{"format": "h5inge
 LOCK: Final = _kind("the lock of a job that is gone", rb'\{"token": ')
 PICTURE: Final = _kind("a picture of h5ingest", rb"\x89PNG\r\n\x1a\n.{,2000}tEXtSoftware\0h5ingest")
 TAR: Final = _kind("a tar file", rb".{257}ustar")
+PARQUET: Final = _kind("a Parquet file", rb"PAR1")
+LMDB: Final = _kind("an LMDB", rb".{16}\xde\xc0\xef\xbe")
+KERCHUNK: Final = _kind("kerchunk references of h5ingest", rb'\{"version": 1, "templates": \{"u": ')
 ZIP: Final = _kind("a zip file", rb"PK[\x03\x05]")
 PAGE: Final = _kind(
     "a page of h5ingest bench", rb"<!DOCTYPE html>.{,400}stored and read in \d+ ways<"

@@ -1,4 +1,4 @@
-"""An export to one tar or zip file: all ranks make image files, rank 0 writes them.
+"""An export to one file, an archive or a table: all ranks make image files, rank 0 writes them.
 
 They do so in turns, in which each rank makes a block of neighbours: so the members are in the order
 of the file, whatever the number of ranks is, and rank 0 holds no more than those of one turn.
@@ -7,7 +7,7 @@ of the file, whatever the number of ranks is, and rank 0 holds no more than thos
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from h5ingest.core import outfiles
 from h5ingest.core.errors import IngestError
 from h5ingest.exports import table
-from h5ingest.exports.members import Archive
+from h5ingest.exports.members import Archive, Cells
 from h5ingest.exports.names import MANIFEST
 from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work, wait_for
@@ -56,15 +56,21 @@ def places_in_turns(n: int, block: int, rank: int, size: int) -> NDArray[np.int6
 
 
 def export_to_archive(
-    work: Work, out: Path, kind: outfiles.Kind, begin: Callable[[BinaryIO], Archive]
+    work: Work,
+    out: Path,
+    kind: outfiles.Kind,
+    begin: Callable[[BinaryIO], Archive],
+    cells: Callable[[Work, range], Sequence[Cells]] | None = None,
 ) -> int:
-    """Write the images and their manifest into an archive. Collective.
+    """Write the images and their manifest into an archive, or into a table. Collective.
 
     Args:
         work: this rank has places as `places_in_turns` deals them out.
         out: the archive.
         kind: of it.
         begin: begins an archive in a file.
+        cells: returns what a table has of images at positions of this rank's share; None: it is no
+            table, and has a manifest.
 
     Returns:
         Images whose path in the manifest is not what it was.
@@ -84,7 +90,7 @@ def export_to_archive(
         nonlocal n_renamed, agreed
         agree(comm, None)  # the file is open
         try:
-            n_renamed = _fill(work, archive, out)
+            n_renamed = _fill(work, archive, out, cells)
             wait_for(comm, sync)
         except IngestError as caught:
             agreed = caught
@@ -120,27 +126,35 @@ def _sync(file: BinaryIO, out: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _fill(work: Work, archive: Archive | None, out: Path) -> int:
+def _fill(
+    work: Work,
+    archive: Archive | None,
+    out: Path,
+    cells: Callable[[Work, range], Sequence[Cells]] | None,
+) -> int:
     """Add all members; return how many paths in the manifest are new. Collective.
 
     Args:
         work: of this rank.
         archive: on rank 0.
         out: its name, for messages.
+        cells: see `export_to_archive`.
     """
     comm, mine = work.comm, range(len(work.share))
     block = block_rows(work.stored, comm.size)
     work.watch.phase("export", work.n_all)
     for turn in range(-(-work.n_all // (block * comm.size))):
-        made: list[tuple[bytes, bytes]] = []
+        made: list[tuple[bytes, bytes, Cells]] = []
         with agreeing(comm):
             here = mine[turn * block : (turn + 1) * block]
-            made = [(work.names[k], data) for k, data in work.images(here, lambda: None)]
+            of_rows = [()] * len(here) if cells is None else cells(work, here)
+            images = work.images(here, lambda: None)
+            made = [(work.names[k], data, of_rows[k - here.start]) for k, data in images]
         told = comm.gather(made)
         with agreeing(comm), output_errors(f"{out}: cannot be written"):
             if told is not None and archive is not None:
-                for name, data in (each for of_rank in told for each in of_rank):
-                    archive.add(name, data)
+                for member in (each for of_rank in told for each in of_rank):
+                    archive.add(*member)
         counts = comm.allgather((work.n_done, work.n_bytes, len(work.failures)))
         work.watch.advance(*np.sum(counts, axis=0).tolist())
         work.stop_if_asked()
@@ -149,7 +163,8 @@ def _fill(work: Work, archive: Archive | None, out: Path) -> int:
     with while_rank_0_works(comm) as beat:
         if found is not None and archive is not None:
             with output_errors(f"{out}: cannot be written"):
-                lines = table.in_order(*found, beat)
-                archive.add(MANIFEST, b"".join([table.heading(columns), *lines]))
+                if cells is None:
+                    lines = table.in_order(*found, beat)
+                    archive.add(MANIFEST, b"".join([table.heading(columns), *lines]))
                 archive.close()
     return n_renamed

@@ -1,4 +1,4 @@
-"""Members of archives, written one after the other: tar and zip, the same bytes every time.
+"""Members of archives, written one after the other: tar, zip and LMDB, the same bytes every time.
 
 Times are those of SOURCE_DATE_EPOCH, or the earliest that the format knows; owners are nobody.
 May not: know what the members are.
@@ -10,7 +10,11 @@ import os
 import tarfile
 import time
 import zipfile
-from typing import BinaryIO, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Final, Protocol
+
+Cells = Sequence[Any]
+"""Of one row, its values in the columns beside its image."""
 
 _MODE: Final = 0o644
 _FIRST_YEAR: Final = (1980, 1, 1, 0, 0, 0)
@@ -22,8 +26,8 @@ _ON_UNIX: Final = 3
 class Archive(Protocol):
     """An archive that is being written."""
 
-    def add(self, name: bytes, data: bytes) -> None:
-        """Add a member."""
+    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
+        """Add a member, with what a table has of it; others have a manifest, which comes last."""
 
     def close(self) -> None:
         """End the archive."""
@@ -47,7 +51,7 @@ class Tar:
         if comment:
             self._write(tarfile.TarInfo.create_pax_global_header({"comment": comment}))
 
-    def add(self, name: bytes, data: bytes) -> None:
+    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
         """See `Archive.add`."""
         member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
         member.size, member.mtime, member.mode = len(data), self._time_s, _MODE
@@ -78,7 +82,7 @@ class Zip:
         self._date = max(_FIRST_YEAR, time.gmtime(time_s)[:6])
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
 
-    def add(self, name: bytes, data: bytes) -> None:
+    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
         """See `Archive.add`; the name is UTF-8."""
         member = zipfile.ZipInfo(name.decode(), self._date)
         member.create_system, member.external_attr = _ON_UNIX, (0o100000 | _MODE) << 16

@@ -8,6 +8,7 @@ from typing import Final
 from h5ingest.core.errors import UsageError
 
 SHARD_ROWS: Final = 10_000
+"""Samples in a shard by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class ExportOptions:
     """Whether a PNG made of pixels keeps a name such as `a.jpg`."""
     skip_damaged: bool = False
     """Whether images that are damaged are left out; else nothing is published."""
-    shard_rows: int = SHARD_ROWS
-    """Samples in a WebDataset shard."""
+    shard_rows: int | None = None
+    """Samples in a WebDataset shard; None: `SHARD_ROWS`, or there are no shards."""
     peer_timeout_s: float = 300.0
     """Seconds without a sign of life, after which another host's job is gone."""
 
@@ -39,7 +40,7 @@ class ExportOptions:
             if start < 0 or (stop is not None and stop <= start):
                 said = f"{start}:{'' if stop is None else stop}"
                 raise UsageError(f"--rows: expected FIRST:END such as 10:20, got {said}")
-        if self.shard_rows < 1:
+        if self.shard_rows is not None and self.shard_rows < 1:
             raise UsageError(f"--shard-rows: expected at least 1, got {self.shard_rows}")
         if not self.peer_timeout_s > 0:
             raise UsageError(f"--peer-timeout: expected seconds, got {self.peer_timeout_s}")

@@ -65,11 +65,11 @@ def export(
 ) -> ExportReport:
     """Write the images of a finished file as image files. Collective.
 
-    `out` is a folder, which must be new or empty; an archive, by its suffix `.tar` or `.zip`; or
-    WebDataset shards, where its name has a number in it: `train-%06d.tar`. Pixels are written as
-    PNG, stored image files as they are. Beside them, but not in shards, lies `manifest.csv`, of
-    which an ingest makes the same file again. It appears when it is complete; of shards, the first
-    appears last.
+    `out` is a folder, which must be new or empty; by its suffix an archive (`.tar`, `.zip`), an
+    LMDB (`.lmdb`) or a table for Hugging Face (`.parquet`); or WebDataset shards, where its name
+    has a number in it: `train-%06d.tar`. Pixels are written as PNG, stored image files as they are.
+    Beside them, but not in shards and tables, lies `manifest.csv`, of which an ingest makes the
+    same file again. It appears when it is complete; of shards, the first appears last.
 
     Args:
         path: the file.
@@ -92,6 +92,10 @@ def export(
     with abort_on_crash(comm):
         with agreeing(comm):
             target = target_of(out)
+            if options.shard_rows is not None and not target.in_shards:
+                raise UsageError(
+                    f"--shard-rows goes with a pattern such as train-%06d.tar, {out} is none"
+                )
             if comm.rank == 0:
                 target.refuse_existing()
         assert target is not None, "else there is an error"
@@ -158,6 +162,28 @@ def _dealt_out(
     mine = comm.exchange(parts)[0]
     assert mine is not None, "rank 0 has sent it"
     return mine
+
+
+def export_references(path: Path, out: Path, url: str) -> None:
+    """Write where each chunk of the images lies, for zarr and what is built on it. Not collective.
+
+    Args:
+        path: a file of layout `stack`.
+        out: the JSON file, in the form of kerchunk.
+        url: of the file, as whoever reads it names it.
+
+    Raises:
+        UsageError: the file is of another layout, or compressed by a codec that zarr has not.
+        OutputError: the file cannot be read, or `out` not be written.
+    """
+    from h5ingest.exports.kerchunk import references  # rarely needed
+
+    stored = Stored(path)
+    try:
+        data = references(stored, url)
+    finally:
+        stored.close()
+    outfiles.write(out, data, outfiles.KERCHUNK)
 
 
 def export_image(path: Path, row: int, out: Path, group: str | None = None) -> None:

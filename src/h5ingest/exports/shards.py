@@ -26,6 +26,7 @@ from h5ingest.core.signatures import format_of
 from h5ingest.exports import table
 from h5ingest.exports.members import Tar
 from h5ingest.exports.names import PNG, SUFFIXES
+from h5ingest.exports.options import SHARD_ROWS
 from h5ingest.exports.stored import HEAD_BYTES
 from h5ingest.exports.work import Images, Work
 from h5ingest.mpi.comm import agreeing
@@ -87,9 +88,15 @@ def _mark(work: Work, time_s: int) -> str:
         "content": work.stored.header.content_digest,
         "time": time_s,
         **{k: v for k, v in asdict(work.options).items() if k != "peer_timeout_s"},
+        "shard_rows": _each(work),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return f"h5ingest export {digest}"
+
+
+def _each(work: Work) -> int:
+    """Return the samples in a shard."""
+    return work.options.shard_rows or SHARD_ROWS
 
 
 def export_to_shards(work: Work, out: Path, time_s: int) -> int:
@@ -108,7 +115,7 @@ def export_to_shards(work: Work, out: Path, time_s: int) -> int:
         StoppedError: a signal asked for it.
         SamplesFailedError: see `Work.refuse_damaged`.
     """
-    comm, each = work.comm, work.options.shard_rows
+    comm, each = work.comm, _each(work)
     mark = _mark(work, time_s)
     first = int(work.share.places[0]) // each if len(work.share) else 0
     mine = {first + k: range(at, min(at + each, len(work.share)))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from h5ingest.core import outfiles
 from h5ingest.core.errors import OutputError, UsageError
-from h5ingest.exports import archive, folder, shards
+from h5ingest.exports import archive, folder, lmdb, parquet, shards
 from h5ingest.exports.members import Archive, Tar, Zip, utf8
 from h5ingest.exports.names import MANIFEST
-from h5ingest.exports.options import ExportOptions
+from h5ingest.exports.options import SHARD_ROWS, ExportOptions
 from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work
 from h5ingest.images.scan import EXTENSIONS
@@ -31,8 +31,6 @@ _OTHERS: Final = frozenset(
         ".xz",
         ".zst",
         ".7z",
-        ".parquet",
-        ".lmdb",
         ".npz",
         ".npy",
         ".h5",
@@ -111,7 +109,9 @@ class _Folder(Target):
         return Written(n_renamed=folder.export_to_folder(work, self.out))
 
 
-class _Archive(Target):
+class _OneFile(Target):
+    """A file that rank 0 writes, in turns of what all ranks make."""
+
     def refuse_existing(self) -> None:
         refuse_file(self.out)
 
@@ -120,6 +120,8 @@ class _Archive(Target):
     ) -> NDArray[np.int64]:
         return archive.places_in_turns(n, archive.block_rows(stored, size), rank, size)
 
+
+class _Archive(_OneFile):
     def fitted(self, name: bytes) -> bytes:
         return utf8(name) if self._is_zip else name
 
@@ -138,6 +140,37 @@ class _Archive(Target):
         return self.out.suffix.lower() == ".zip"
 
 
+class _Lmdb(_OneFile):
+    def refuse_existing(self) -> None:
+        lmdb.lmdb_module()
+        refuse_file(self.out)
+
+    def fitted(self, name: bytes) -> bytes:
+        return lmdb.fitted_key(name)
+
+    def write(self, work: Work) -> Written:
+        n_renamed = archive.export_to_archive(work, self.out, outfiles.LMDB, lmdb.Lmdb)
+        return Written(n_renamed=n_renamed)
+
+
+class _Parquet(_OneFile):
+    def refuse_existing(self) -> None:
+        parquet.pyarrow_module()
+        refuse_file(self.out)
+
+    def fitted(self, name: bytes) -> bytes:
+        return utf8(name)
+
+    def write(self, work: Work) -> Written:
+        def opened(file: BinaryIO) -> Archive:
+            return parquet.Parquet(file, work.stored)
+
+        n_renamed = archive.export_to_archive(
+            work, self.out, outfiles.PARQUET, opened, parquet.rows_of
+        )
+        return Written(n_renamed=n_renamed)
+
+
 class _Shards(Target):
     in_shards = True
 
@@ -148,10 +181,15 @@ class _Shards(Target):
     def places(
         self, n: int, stored: Stored, options: ExportOptions, rank: int, size: int
     ) -> NDArray[np.int64]:
-        return shards.places_of_shards(n, options.shard_rows, rank, size)
+        return shards.places_of_shards(n, options.shard_rows or SHARD_ROWS, rank, size)
 
     def write(self, work: Work) -> Written:
         return Written(n_kept=shards.export_to_shards(work, self.out, _time_s()))
+
+
+_BY_SUFFIX: Final[dict[str, type[Target]]] = {
+    ".tar": _Archive, ".zip": _Archive, ".lmdb": _Lmdb, ".parquet": _Parquet,
+}  # fmt: skip
 
 
 def target_of(out: Path) -> Target:
@@ -165,11 +203,12 @@ def target_of(out: Path) -> Target:
         raise UsageError(f"{out}: expected a folder or an archive; one image is written with --row")
     if suffix in _OTHERS:
         raise UsageError(
-            f"{out}: expected a folder, FILE.tar, FILE.zip or NAME-%06d.tar, found {suffix}"
+            f"{out}: expected a folder, FILE.tar, FILE.zip, FILE.parquet, FILE.lmdb or "
+            f"NAME-%06d.tar, found {suffix}"
         )
     if shards.is_pattern(out):
         return _Shards(out)
-    return (_Archive if suffix in (".tar", ".zip") else _Folder)(out)
+    return _BY_SUFFIX.get(suffix, _Folder)(out)
 
 
 def refuse_file(path: Path) -> None:

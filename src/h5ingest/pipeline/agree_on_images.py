@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import censuses, merge, of_group, scaled
+from h5ingest.core.census import STORED, censuses, merge, of_group, scaled
 from h5ingest.core.errors import Failure, SamplesFailedError, describe_failures, odd_names, where
 from h5ingest.core.image_columns import options_of_images
 from h5ingest.core.layout import OutputSpec
@@ -177,6 +177,7 @@ def _refuse(
     sample_of = {i: i // len(manifest.images) for i in paths}
     lines = manifest.lines_of(list(sample_of.values()))
     places = {i: f"{where(sample_of[i], lines)}: {path}" for i, path in paths.items()}
+    places[STORED] = "in the file already"
     for group, (kinds, lacks) in judged.misfits.items():
         problems.append(describe_misfit(manifest.part_names[group], kinds, places, lacks))
     if (n_more := judged.n_misfits - len(judged.misfits)) > 0:

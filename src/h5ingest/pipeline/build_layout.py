@@ -32,6 +32,8 @@ def build_layout(
 ) -> tuple[Layout, list[Samples]]:
     """Return the layout, and this rank's samples as rows of it, a run for each group. Collective.
 
+    What the file has already comes first in each group.
+
     Args:
         local: samples of this rank.
         probed: what it found in their headers.
@@ -59,6 +61,8 @@ def build_layout(
     # every: (ranks, groups, 2)
     every = np.stack(comm.allgather(counts))
     before, total = every[: comm.rank].sum(axis=0), every.sum(axis=0)
+    if local.held.groups:
+        before, total = before + local.held.counts, total + local.held.counts
     grouped = manifest.group_by is not None
     plans = [
         GroupPlan(

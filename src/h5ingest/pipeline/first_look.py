@@ -11,6 +11,7 @@ May not: read files.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import numpy as np
@@ -61,7 +62,7 @@ def looked_at_first(local: LocalSamples, manifest: Manifest, comm: Comm) -> list
     step = max(_LEAST_STEP, -(-manifest.n_rows // _MOST))
     mine, start = local.indices, local.indices.start
     groups, at = np.unique(local.groups, return_index=True)
-    firsts = np.full(len(manifest.parts), manifest.n_rows)
+    firsts = np.full(len(manifest.parts), sys.maxsize)
     firsts[groups] = start + at
     firsts = np.min(comm.allgather(firsts), axis=0)
     spread = range(-start % step, len(mine), step)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h5ingest.core.errors import Failure, ManifestError
+from h5ingest.core.held_rows import NOTHING
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
@@ -53,6 +54,8 @@ class ImageFiles(Source):
     argument = "MANIFEST"
     recompresses = False
     remedy = REMEDY
+    _held = NOTHING
+    """What the file has already, before these images."""
 
     _folder: bytes
     """The source folder: what relative paths are relative to."""
@@ -98,7 +101,7 @@ class ImageFiles(Source):
                 check_available(Recoding.parse(options.recode))
         with job.phase("manifest"):
             listed = self.path if self.path != self._manifest_path else None
-            manifest, local = read_manifest(self._manifest_path, options, comm, listed)
+            manifest, local = read_manifest(self._manifest_path, options, comm, listed, self._held)
             self._manifest = manifest
             local, warnings = self._locate(job, local)
             warnings += manifest_warnings(manifest, local, comm)
@@ -116,12 +119,14 @@ class ImageFiles(Source):
             )
         self._refused = probed.failures if local.n_each > 1 else ()
         if options.is_auto:
-            from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
+            if not self._held.groups:
+                from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
 
-            with job.phase("sample"):
-                job.auto = choose_codec(
-                    job, self._folder, self._read, manifest, local, probed, known.outputs
-                )
+                with job.phase("sample"):
+                    job.auto = choose_codec(
+                        job, self._folder, self._read, manifest, local, probed, known.outputs
+                    )
+            assert job.auto is not None, "it is chosen, or the file's"
             by_codec = {codec: job.filters(codec) for codec in job.auto.codecs}
             of_groups = [by_codec[job.auto.codec_of(name)] for name in manifest.part_names]
         else:
@@ -130,6 +135,7 @@ class ImageFiles(Source):
             layout, runs = build_layout(
                 local, probed, manifest, known.outputs, of_groups, options, comm
             )
+            runs = self._with_held(job, layout, runs)
         if self._seen is not None and self._is_left_by_another_look(job, about, layout, runs):
             job.options = replace(options, probe="all")
             return self.plan(job, filters)
@@ -144,6 +150,10 @@ class ImageFiles(Source):
             warnings=warnings + manifest.hints + _of_recoding(options),
             image=in_words(options.recode) or layout.rows,
         )
+
+    def _with_held(self, job: Job, layout: Layout, runs: list[Samples]) -> list[Samples]:
+        """Return the runs, with those of rows that the file has already. Collective."""
+        return runs
 
     @property
     def _read(self) -> Reader | None:

@@ -78,9 +78,11 @@ class StoredLoader(Loader[int]):
         self, samples: Samples, k: int, rows: list[int], images: Images, records: SampleRecords
     ) -> bool:
         """Fill images with neighbouring rows; return whether all of them are as they should be."""
+        if rows[-1] - rows[0] >= len(rows):
+            return False  # some between them are left out
         group, stored = self._group(samples.group), slice(rows[0], rows[-1] + 1)
         try:
-            found = group.images.many(stored)
+            found = group.many(stored)
         except OutputError:
             return False  # each by itself: some may be good
         wanted = group.checksums[stored]
@@ -136,7 +138,7 @@ class StoredLoader(Loader[int]):
             SampleError: it cannot be read, or is not what it should be.
         """
         try:
-            found: NDArray[Any] = group.images.one(row)
+            found = group.one(row)
         except OutputError as error:
             reason = str(error).removeprefix(f"{group.path}: ").removesuffix(ADVICE)
             raise SampleError("damaged", f"row {row:,}: {reason}") from None

@@ -88,7 +88,8 @@ def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.v
         return None  # it says what images are otherwise
     if not job.comm.bcast(os.path.exists(index_of(manifest.path))):
         return None
-    known = load(manifest.path, manifest.sha256, manifest.n_rows, local.indices)
+    rows = range(local.indices.start - manifest.first, local.indices.stop - manifest.first)
+    known = load(manifest.path, manifest.sha256, manifest.n_rows, rows)
     if all(job.comm.allgather(known is not None)):
         return known
     if job.comm.rank == 0:

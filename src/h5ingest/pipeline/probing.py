@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import count
+from h5ingest.core.census import count, merge
 from h5ingest.core.errors import Failure, SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
@@ -37,7 +37,7 @@ class LocalProbe:
     """What one rank found in the headers of its images."""
 
     kinds: NDArray[np.void]
-    """(k,) `census.KIND`, of the images that can be read."""
+    """(k,) `census.KIND`, of images that can be read, and of those that the file has already."""
     shapes: NDArray[np.int32]
     """(n, 4) height, width, channels, bytes of a value; zeros for what cannot be read. (0, 4) where
     the images of a group become uniform."""
@@ -83,7 +83,7 @@ def probe_images(
         StopRequested: some rank was asked to stop.
     """
     ways, n_each = ways_of(options), local.n_each
-    palettes = [set[bytes]() for _ in ways]
+    palettes = [set(local.held.palettes) for _ in ways]
     shapes, file_sizes = _of_all(known, len(local.paths))
     stored_sizes = file_sizes if recoder is None else file_sizes.copy()
     first = local.indices.start
@@ -134,7 +134,7 @@ def probe_images(
 
         stats.failures += unequal_rows(local, shapes, options)
         refuse_rows(local, stats.failures, shapes, stored_sizes)
-    kinds = count(local.groups, shapes, first)
+    kinds = merge([count(local.groups, shapes, first), local.held.kinds])
     n_bytes = int(file_sizes.sum())
     if KINDS[options.layout].uniform:
         shapes, stored_sizes = shapes[:0].copy(), stored_sizes[:0].copy()

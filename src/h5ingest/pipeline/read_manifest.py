@@ -18,6 +18,7 @@ from h5ingest.core.attribute_values import MOST_JSON
 from h5ingest.core.column_types import resolve
 from h5ingest.core.errors import ManifestError, agreed
 from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.held_rows import NOTHING, HeldRows
 from h5ingest.core.image_columns import columns_of
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import (
@@ -56,13 +57,20 @@ class LocalSamples:
         """Return the global index of the sample of an image, by its position."""
         return self.indices[i] // self.n_each
 
+    held: HeldRows = NOTHING
+    """What the file has already, its groups numbered as in `Manifest.group_names`."""
+
     def file(self, i: int) -> bytes | Within:
         """Return what is read for a sample, by its position; see `files_of`."""
         return (self.paths[i], self.members[i].item()) if len(self.members) else self.paths[i]
 
 
 def read_manifest(
-    path: Path, options: IngestOptions, comm: Comm, listed: Path | None = None
+    path: Path,
+    options: IngestOptions,
+    comm: Comm,
+    listed: Path | None = None,
+    held: HeldRows = NOTHING,
 ) -> tuple[Manifest, LocalSamples]:
     """Return the manifest, and the lines that this rank has read. Collective.
 
@@ -71,6 +79,7 @@ def read_manifest(
         options: for its `delimiter`, `group_by` and `layout`.
         comm: all ranks.
         listed: see `Manifest`.
+        held: what the file has already: the manifest's samples come behind it.
 
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
@@ -114,7 +123,9 @@ def read_manifest(
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
-    group_names, groups = _agree_on_names(part, n_rows, name, options.group_by is not None, comm)
+    group_names, groups = _agree_on_names(
+        part, n_rows, name, comm, held.groups, grouped=options.group_by is not None
+    )
     counts = np.bincount(groups, minlength=len(group_names))
     kinds = dict(zip(dialect.extra_columns, map(resolve, flags), strict=True))
     manifest = Manifest(
@@ -130,6 +141,7 @@ def read_manifest(
         images=images,
         hints=hints,
         listed=listed,
+        first=held.n_samples,
     )
     if n_each > 1:
         of_each = np.arange(n_each, dtype=np.int32)
@@ -139,11 +151,15 @@ def read_manifest(
         codes = np.repeat(part.codes, n_each).tolist()
         folders = PackedStrings.pack([part.names[code] for code in codes])
     local = LocalSamples(
-        indices=range(bounds[comm.rank] * n_each, bounds[comm.rank + 1] * n_each),
+        indices=range(
+            (manifest.first + bounds[comm.rank]) * n_each,
+            (manifest.first + bounds[comm.rank + 1]) * n_each,
+        ),
         paths=part.paths,
         groups=groups,
         folders=folders,
         n_each=n_each,
+        held=held.among(group_names) if held.groups else held,
     )
     return manifest, local
 
@@ -161,16 +177,30 @@ def _check_columns(dialect: Dialect, group_by: str | None, images: Sequence[str]
 
 
 def _agree_on_names(
-    part: ManifestPart, n_rows: int, manifest: Path, grouped: bool, comm: Comm
+    part: ManifestPart,
+    n_rows: int,
+    manifest: Path,
+    comm: Comm,
+    held: tuple[bytes, ...],
+    *,
+    grouped: bool,
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
     """Return the sorted names of all groups, and the group of each local row. Collective.
+
+    Args:
+        part: of this rank.
+        n_rows: lines that it has read.
+        manifest: its path.
+        comm: all ranks.
+        held: names of groups that the file has already.
+        grouped: whether there are groups.
 
     Raises:
         ManifestError: the names are more than readers of the file take.
     """
     if not grouped:
         return (b"",), np.zeros(n_rows, np.int32)
-    names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
+    names = tuple(sorted(frozenset(held).union(*comm.allgather(part.names))))
     n_letters = len(json.dumps([group_prefix(os.fsdecode(name))[1:] for name in names]))
     if n_letters > MOST_JSON:
         raise agreed(

@@ -44,10 +44,11 @@ class Shard:
         spans = [span for span in left if span]
         if spans == [self.span]:
             return [self]
-        parts = [self._part(span) for span in spans]
+        parts = [self.part(span) for span in spans]
         return parts + self._empty_images([part.owned for part in parts])
 
-    def _part(self, span: range) -> Shard:
+    def part(self, span: range) -> Shard:
+        """Return what lies in a part of its span: whole chunks, or whole images."""
         samples, base = self.samples, self.samples.rows.start
         if not len(samples.starts):  # a stack: rows are positions
             return replace(self, span=span, owned=span, samples=samples.slice(span))
@@ -83,9 +84,11 @@ def redistribute(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Sh
     Args:
         comm: the ranks.
         layout: what is written.
-        runs: the samples that this rank has now, at most one run of rows for each group.
+        runs: the samples that this rank has now, in runs of rows.
     """
-    local = {run.group: run for run in runs}
+    local: dict[int, list[Samples]] = {}
+    for run in runs:
+        local.setdefault(run.group, []).append(run)
     cuts = cut([group.pixels for group in layout.groups], comm.size)
     if KINDS[layout.kind].uniform:
         rows = [(c.position, c.position) for c in cuts]
@@ -97,7 +100,8 @@ def redistribute(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Sh
         [
             run.slice(overlap(run.rows, needed))
             for piece, needed, _ in share
-            if (run := local.get(piece.group)) and overlap(run.rows, needed)
+            for run in local.get(piece.group, ())
+            if overlap(run.rows, needed)
         ]
         for share in shares
     ]
@@ -110,7 +114,9 @@ def redistribute(comm: Comm, layout: Layout, runs: Sequence[Samples]) -> list[Sh
             group=piece.group,
             span=piece.span,
             owned=owned,
-            samples=Samples.concatenate(incoming[piece.group]),
+            samples=Samples.concatenate(
+                sorted(incoming[piece.group], key=lambda part: part.rows.start)
+            ),
         )
         for piece, _, owned in shares[comm.rank]
     ]
@@ -148,14 +154,14 @@ def _share(
 
 
 def _locate(
-    comm: Comm, layout: Layout, cuts: Sequence[Cut], local: Mapping[int, Samples]
+    comm: Comm, layout: Layout, cuts: Sequence[Cut], local: Mapping[int, Sequence[Samples]]
 ) -> tuple[list[Cut], list[tuple[int, int]]]:
     """Return the cuts, moved to where an image begins if they may, and their rows. Collective.
 
     The first row that begins at a cut or behind it is the number of rows that begin before it,
     which every rank can count for the rows that it has.
     """
-    told = comm.allgather([_before(cut_, local.get(cut_.group)) for cut_ in cuts])
+    told = comm.allgather([_before(cut_, local.get(cut_.group, ())) for cut_ in cuts])
     moved, rows = [], []
     for number, (group, position) in enumerate(cuts):
         pixels = layout.groups[group].pixels
@@ -171,9 +177,12 @@ def _locate(
     return moved, rows
 
 
-def _before(cut_: Cut, run: Samples | None) -> tuple[int, int]:
+def _before(cut_: Cut, runs: Sequence[Samples]) -> tuple[int, int]:
     """Return how many of this rank's rows begin before a cut, and where the next one begins."""
-    if run is None:
-        return 0, sys.maxsize
-    k = int(np.searchsorted(run.starts, cut_.position))
-    return k, int(run.starts[k]) if k < len(run.starts) else sys.maxsize
+    n_before, begins = 0, sys.maxsize
+    for run in runs:
+        k = int(np.searchsorted(run.starts, cut_.position))
+        n_before += k
+        if k < len(run.starts):
+            begins = min(begins, int(run.starts[k]))
+    return n_before, begins

@@ -36,6 +36,18 @@ class PhaseSeconds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What became of a file to which images were added."""
+
+    n_before: int
+    """Rows that it had."""
+    n_skipped: int = 0
+    """Images that were left out, as their paths were in it."""
+    n_replaced: int = 0
+    """Rows that gave way to a new image of the same path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:
     """What a run did; on a dry run, what it would do."""
 
@@ -78,6 +90,8 @@ class IngestReport:
     """Files that all ranks together could keep in memory from the header check on."""
     recompressed: bool = False
     """Whether the images came from one file of h5ingest, not from a file each."""
+    added: Added | None = None
+    """What was there before, if images were added to a file."""
     dry_run: bool = False
     """Whether nothing was written."""
     failures: tuple[Failure, ...] = ()

@@ -83,7 +83,7 @@ def ingest(
     """
     comm = comm or SerialComm()
     source = choose_source(manifest_path, scan, comm)
-    return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
+    return run_job(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 
 def recompress(
@@ -98,9 +98,8 @@ def recompress(
 ) -> IngestReport:
     """Store all that a file of h5ingest holds in another one, in other chunks. Collective.
 
-    Each image is compared with its checksum before it is stored again. What the new file holds has
-    the same content digest. Everything else is as with `ingest`: what `options` say of images, and
-    of how it runs. The layout is that of the file.
+    Each image is compared with its checksum before it is stored again. The new file has the layout
+    and the content digest of the old one. Everything else is as with `ingest`.
 
     Args:
         path: the file, which is only read.
@@ -120,10 +119,10 @@ def recompress(
     from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
 
     source, comm = StoredFile(path), comm or SerialComm()
-    return _run(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
+    return run_job(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 
-def _run(
+def run_job(
     source: Source,
     out: Path,
     options: IngestOptions | None,
@@ -133,6 +132,7 @@ def _run(
     interrupt: Interrupt | None,
     command: str,
 ) -> IngestReport:
+    """Make `out` of a source; see `ingest`. Collective."""
     job = Job(
         paths=JobPaths(out),
         options=options or IngestOptions(),
@@ -233,6 +233,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         bytes_images=layout.image_bytes,
         bytes_cache=sum(comm.allgather(source.cache_bytes)),
         recompressed=source.recompresses,
+        added=plan.added,
         dry_run=options.dry_run,
         failures=done.failures,
         content_digest=done.digest,

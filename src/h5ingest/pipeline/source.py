@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from h5ingest.core.errors import Failure
 from h5ingest.core.layout import Filter, Layout
@@ -21,7 +21,11 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.redistribute import Shard
+from h5ingest.pipeline.report import Added
 from h5ingest.storage.earlier_runs import Earlier
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.stored_chunks import StoredChunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class Plan:
     layout: Layout
     """The datasets; the same on all ranks."""
     runs: list[Samples]
-    """The samples that this rank has now, at most one run of rows for each group."""
+    """The samples that this rank has now, in runs of rows of a group."""
     about: Mapping[str, object]
     """What the source must be for the work of an unfinished job to be of use; plain values."""
     n_bytes: int
@@ -48,6 +52,8 @@ class Plan:
     """What the user should know."""
     n_failed: int = 0
     """Samples that have failed before this job, and stay as they are."""
+    added: Added | None = None
+    """What was there before, if images are added to a file."""
 
 
 class Source(ABC):
@@ -84,6 +90,15 @@ class Source(ABC):
         self, job: Job, stats: RankStats, heartbeat: Heartbeat
     ) -> AbstractContextManager[Loader[Any]]:
         """Give the block a loader of pixels. Not collective."""
+
+    def chunks(self, layout: Layout, beat: Callable[[], None]) -> StoredChunks | None:
+        """Return what can be copied as it is stored already; None: nothing. Not collective.
+
+        Args:
+            layout: what is written.
+            beat: called now and then.
+        """
+        return None
 
     @property
     def refused(self) -> Sequence[Failure]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from h5ingest.core.layout import Layout
 from h5ingest.mpi.signals import StopRequested
@@ -18,6 +18,9 @@ from h5ingest.pipeline.write_loop import WriteLoop
 from h5ingest.pipeline.write_rows import RowLoop
 from h5ingest.storage.earlier_runs import Earlier
 from h5ingest.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.stored_chunks import StoredChunks
 
 LOOPS: Final[dict[str, type[WriteLoop]]] = {
     "stack": RowLoop, "ragged": ElementLoop, "encoded": ElementLoop, "tree": DatasetLoop,
@@ -50,10 +53,11 @@ def store_images(
     stats = RankStats()
     heartbeat = Heartbeat(job, "store", n_left, stats, writer.advance)
     with source.loading(job, stats, heartbeat) as loader:
+        chunks = source.chunks(layout, heartbeat.beat_if_due)
         loop = LOOPS[layout.kind](layout, job.options.batch_bytes, loader, writer, stats)
         try:
             for shard in left:
-                loop.store(shard)
+                _store(loop, shard, chunks)
             if earlier:
                 stats.n_changed = source.count_changed(shards, earlier, heartbeat.beat)
         except StopRequested:
@@ -62,3 +66,16 @@ def store_images(
     with job.phase("wait"):
         heartbeat.finish()
     return stats
+
+
+def _store(loop: WriteLoop, shard: Shard, chunks: StoredChunks | None) -> None:
+    """Store a shard: what can be copied as it is stored already, and the rest."""
+    span = range(0) if chunks is None else chunks.span(shard)
+    if not span or chunks is None:
+        loop.store(shard)
+        return
+    copied = shard.part(span)
+    loop.copy(copied, chunks)
+    for rest in shard.without([span]):
+        if rest.span or rest.owned.start not in copied.owned:  # an image without pixels
+            loop.store(rest)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.schema import Attribute, FileHeader, read_header
-from h5ingest.mpi.comm import agreeing
+from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_stored import StoredLoader
@@ -31,12 +30,16 @@ from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
 
+if TYPE_CHECKING:
+    from h5ingest.pipeline.stored_columns import StoredColumns
+
 _CHANGED: Final = SIZE + 1
 """Place of the time of change in an identity."""
-_BYTES: Final = "bytes of IN"
+BYTES: Final = "bytes of IN"
+"""Name of the size in what makes it this file."""
 _MOST_NAMED: Final = 10
 """Objects that a warning names."""
-_CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256, Attribute.SCAN)
+CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256, Attribute.SCAN)
 _OF_CHUNKS: Final = ("compression", "shuffle", "chunk_rows")
 """Options that this run decides; all others in the file are those of the ingest."""
 
@@ -51,48 +54,38 @@ class StoredFile(Source):
         "blank."
     )
 
-    _header: FileHeader
-    _attributes: dict[str, Any]
-    """Of the HDF5 root group, those that the format names. Both are there from the plan on."""
+    header: FileHeader
+    named: dict[str, Any]
+    """Of the HDF5 root group, those that the format names. Both are there once it is open."""
 
     def __init__(self, path: Path) -> None:
         """Open nothing yet."""
         super().__init__(path)
-        self._handle: Final = ForkSafeFile(os.path.abspath(path))
+        self.handle: Final = ForkSafeFile(os.path.abspath(path))
+        """Of the file."""
 
     def close(self) -> None:
         """See `Source.close`."""
-        self._handle.close()
+        self.handle.close()
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`. The layout is the file's."""
         comm = job.comm
         with job.phase("open"):
+            about = self.open(comm)
             with agreeing(comm):
-                self._open()
-            about = comm.bcast(self._about() if comm.rank == 0 else None)
-            with agreeing(comm):
-                if about != self._about():
-                    raise OutputError(
-                        f"{self.path}: expected the file that rank 0 sees, {about}; rank "
-                        f"{comm.rank} sees {self._about()}"
-                    )
                 job.options = self._chosen(job.options)
         with job.phase("layout"):
-            parts: list[Part] = []
-            with agreeing(comm):
-                parts = [
-                    look(self._handle, self.open_group(number), number, (comm.rank, comm.size))
-                    for number in range(len(self._header.prefixes))
-                ]
-                check_parts(self._header, self._attributes, parts)
-            counts = np.array([(each.group.n_elements, each.n_failed) for each in parts], np.int64)
+            parts = self.look(comm)
+            counts = np.array(
+                [(each.group.n_elements, each.has_failed.sum()) for each in parts], np.int64
+            )
             every = np.stack(comm.allgather(counts))  # (ranks, groups, 2)
             before, total = every[: comm.rank].sum(axis=0), every.sum(axis=0)
             layout: Layout | None = None
             with agreeing(comm):
                 layout = layout_of(
-                    self._header,
+                    self.header,
                     parts,
                     total[:, 0].tolist(),
                     filters,
@@ -109,13 +102,52 @@ class StoredFile(Source):
                 if each.samples.rows
             ],
             about=about,
-            n_bytes=about[_BYTES],
+            n_bytes=about[BYTES],
             palettes=(None if palette is None else palette.tobytes(),),
-            warnings=self._warnings(n_failed, [name for each in parts for name in each.strangers]),
+            warnings=self.warnings(parts, n_failed),
             n_failed=n_failed,
         )
 
-    def _warnings(self, n_failed: int, strangers: Sequence[str]) -> tuple[str, ...]:
+    def open(self, comm: Comm) -> dict[str, Any]:
+        """Look at the header; return what makes it this file. Collective.
+
+        Raises:
+            OutputError: it is no finished file of h5ingest, or not the same on all ranks.
+        """
+        with agreeing(comm):
+            self._open()
+        about = comm.bcast(self._about() if comm.rank == 0 else None)
+        with agreeing(comm):
+            if about != self._about():
+                raise OutputError(
+                    f"{self.path}: expected the file that rank 0 sees, {about}; rank "
+                    f"{comm.rank} sees {self._about()}"
+                )
+        return about
+
+    def look(self, comm: Comm) -> list[Part]:
+        """Return what there is of each group, with a share of its samples. Collective.
+
+        Raises:
+            OutputError: something is not as the format has it.
+        """
+        parts: list[Part] = []
+        with agreeing(comm):
+            parts = [
+                look(self.handle, self.open_group(number), number, (comm.rank, comm.size))
+                for number in range(len(self.header.prefixes))
+            ]
+            check_parts(self.header, self.named, parts)
+        return parts
+
+    def warnings(self, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
+        """Return what the user should know of what is in it.
+
+        Args:
+            parts: as `look` returns them.
+            n_failed: images that have failed.
+        """
+        strangers = [name for each in parts for name in each.strangers]
         found = []
         if n_failed:
             found.append(
@@ -134,97 +166,97 @@ class StoredFile(Source):
 
         Raises:
             OutputError: it is no finished file of h5ingest.
-            UsageError: its images are in no chunks of pixels.
         """
-        with self._handle as file:
+        with self.handle as file:
             attributes = Attributes(file)
-            self._header = read_header(attributes, self.path)
-            self._attributes = {name: attributes[name] for name in Attribute if name in attributes}
-        header = self._header
+            self.header = read_header(attributes, self.path)
+            self.named = {name: attributes[name] for name in Attribute if name in attributes}
+        header = self.header
         if not (header.complete and header.content_digest):
             raise OutputError(f"{self.path}: expected a complete file of h5ingest, found another")
         if header.images:
             raise UsageError(
                 f"{self.path}: holds several images a row ({', '.join(header.images)} too), which "
-                f"cannot be recompressed yet: ingest the sources again with --compression"
-            )
-        if KINDS[header.layout].keeps_files:
-            raise UsageError(
-                f"{self.path}: holds the image files' own bytes (--layout {header.layout}), which "
-                f"are compressed already: only files of pixels can be recompressed"
+                f"can be neither recompressed nor extended yet: ingest the sources again"
             )
 
     def _chosen(self, options: IngestOptions) -> IngestOptions:
         """Return the options with the layout of the file.
 
         Raises:
-            UsageError: one of them would have no effect, or does not go with the layout.
+            UsageError: one of them would have no effect, or does not go with the layout; or images
+                are in no chunks of pixels.
         """
+        if KINDS[self.header.layout].keeps_files:
+            raise UsageError(
+                f"{self.path}: holds the image files' own bytes (--layout {self.header.layout}), "
+                f"which are compressed already: only files of pixels can be recompressed"
+            )
         idle = [
             each.flag
             for each in options_of(IngestOptions)
             if each.in_file and each.name not in (*_OF_CHUNKS, "on_error")
-            if getattr(options, each.name) not in (each.default, self._header.layout)
+            if getattr(options, each.name) not in (each.default, self.header.layout)
         ]
         if idle:
             raise UsageError(
                 f"{idle[0]} cannot apply: what is in {self.path} is stored again as it is"
             )
-        return replace(options, layout=self._header.layout)
+        return replace(options, layout=self.header.layout)
 
     def _about(self) -> dict[str, Any]:
         """Return what makes it this file: plain values, by the names that a message gives them."""
-        assert self._handle.identity is not None, "it is open"
+        assert self.handle.identity is not None, "it is open"
         return {
-            _BYTES: self._handle.identity[SIZE],
-            "IN changed at (ns)": self._handle.identity[_CHANGED],
-            "content_digest of IN": self._header.content_digest,
-            "attributes_digest of IN": str(self._attributes.get(Attribute.ATTRIBUTES_DIGEST, "")),
+            BYTES: self.handle.identity[SIZE],
+            "IN changed at (ns)": self.handle.identity[_CHANGED],
+            "content_digest of IN": self.header.content_digest,
+            "attributes_digest of IN": str(self.named.get(Attribute.ATTRIBUTES_DIGEST, "")),
         }
 
     def open_group(self, number: int) -> StoredGroup:
         """Return a group by its position."""
-        prefix = self._header.prefixes[number]
-        with self._handle as file:
-            return StoredGroup(self._handle, file, prefix, self._header.layout)
+        prefix = self.header.prefixes[number]
+        with self.handle as file:
+            return StoredGroup(self.handle, file, prefix, self.header.layout)
 
     @contextlib.contextmanager
     def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
         """See `Source.loading`."""
-        yield StoredLoader(self.open_group, self._look_again, stats, heartbeat.beat_if_due)
+        yield StoredLoader(self.open_group, self.look_again, stats, heartbeat.beat_if_due)
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """Raise if the file is not what it was.
 
         Raises:
             OutputError: it is not.
         """
-        with self._handle:
+        with self.handle:
             pass
 
-    def columns(self) -> SampleColumns:
+    def columns(self) -> StoredColumns:
         """See `Source.columns`."""
         from h5ingest.pipeline.stored_columns import StoredColumns  # on one rank
 
-        return StoredColumns(self._handle, self.open_group, len(self._header.prefixes))
+        return StoredColumns(self.handle, self.open_group, len(self.header.prefixes))
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`. The options are the file's, but for those of its chunks."""
         from h5ingest.pipeline.provenance import as_json  # on one rank
 
-        options = self._header.options | {
+        options = self.header.options | {
             name: value
             for name, value in job.content().items()
             if name in _OF_CHUNKS or (name == "on_error" and any_failed)
         }
-        told = self._attributes
-        carried: dict[str, str] = {name: told[name] for name in _CARRIED if name in told}
+        told = self.named
+        carried: dict[str, str] = {name: told[name] for name in CARRIED if name in told}
         return carried | {Attribute.OPTIONS: as_json(options)}
 
     def check(self, digest: str, failures: Sequence[Failure]) -> None:
         """See `Source.check`."""
-        self._look_again()
-        expected = self._header.content_digest
+        self.look_again()
+        expected = self.header.content_digest
         if not failures and digest != expected:
             raise OutputError(
                 f"{self.path}: expected the content digest {expected}, found {digest} in what was "

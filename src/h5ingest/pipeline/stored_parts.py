@@ -39,8 +39,8 @@ class Part:
     """`n_elements` are those of the samples."""
     samples: Samples
     """The first of them begins at element 0."""
-    n_failed: int
-    """Samples that have failed."""
+    has_failed: NDArray[np.bool_]
+    """(n,) of each sample."""
     palette: NDArray[np.uint8] | None
     """(k, 3), of the group."""
     chunking: str | None
@@ -82,7 +82,7 @@ def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int
         raise OutputError(
             f"{handle.path}: {group.prefix}: expected the name of that group, found {plan.name!r}"
         )
-    lengths = KINDS[group.layout].lengths(shapes, np.zeros(0, np.int64))
+    lengths = KINDS[group.layout].lengths(shapes, group.file_sizes(rows))
     samples = Samples(
         group=number,
         rows=rows,
@@ -97,7 +97,7 @@ def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int
     return Part(
         group=replace(plan, n_elements=int(lengths.sum())),
         samples=samples,
-        n_failed=int((group.status[rows.start : rows.stop] == schema.STATUS_FAILED).sum()),
+        has_failed=group.status[rows.start : rows.stop] == schema.STATUS_FAILED,
         palette=palette,
         chunking=chunking,
         strangers=strangers,

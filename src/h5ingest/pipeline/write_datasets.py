@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
 from h5ingest.storage.writer import Image, TreeWriter, Writer
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.stored_chunks import StoredChunks
 
 
 class DatasetLoop(WriteLoop):
@@ -47,6 +52,31 @@ class DatasetLoop(WriteLoop):
                     sums = records.chunk_checksums[cut]
                     writer.write(group.chunk_checksums.name, rows, sums)
             self._mark(shard, span, rows, records)
+
+    def copy(self, shard: Shard, chunks: StoredChunks) -> None:
+        """See `WriteLoop.copy`."""
+        group, samples, writer = self._layout.groups[shard.group], shard.samples, self._writer
+        assert isinstance(writer, TreeWriter)
+        assert group.chunk_checksums is not None, "images are filtered"
+        for span, rows, _ in self._element_batches(shard, 1, 1):
+            part = replace(shard, span=span, owned=rows, samples=samples.slice(rows))
+            with self._decoding():
+                found = [chunks.read_image(part.samples, k) for k in range(len(rows))]
+            whole = [chunk for chunk in found if chunk is not None]
+            if len(whole) < len(found):
+                self.store(part)
+                continue
+            records = SampleRecords.of(part.samples)
+            chunks.fill(part.samples, rows, records)
+            with self._writing():
+                sums = [
+                    writer.write_image_chunk(shard.group, row, *chunk)
+                    for row, chunk in zip(rows, whole, strict=True)
+                ]
+                writer.write(group.chunk_checksums.name, rows, np.array(sums, np.uint64))
+            self._count_copied(len(rows), whole)
+            self._write_records(group, part.samples, rows, records)
+            self._mark(part, span, rows, records)
 
 
 def _images(shard: Shard) -> Iterator[Image]:

@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Group, Layout
-from h5ingest.core.partition import element_batches
+from h5ingest.core.partition import batches, element_batches, unit
 from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_MISSING
 from h5ingest.pipeline.loader import Loader
@@ -25,6 +25,9 @@ from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
 from h5ingest.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from h5ingest.pipeline.stored_chunks import StoredChunks  # few jobs have one
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +59,42 @@ class WriteLoop(ABC):
         Raises:
             OutputError: a batch cannot be written.
         """
+
+    def copy(self, shard: Shard, chunks: StoredChunks) -> None:
+        """Store the samples of a shard as they are stored already. Not collective.
+
+        Args:
+            shard: a part that may be copied.
+            chunks: of the file that has them.
+
+        Raises:
+            OutputError: a batch cannot be written.
+        """
+        group = self._layout.groups[shard.group]
+        spec, step = group.pixels, unit(group.pixels)
+        for span in batches(shard.span, step, self._batch_bytes // spec.row_bytes):
+            part, first = shard.part(span), span.start // step
+            with self._decoding():
+                found = [
+                    chunks.read(shard.group, chunk) for chunk in range(first, -(-span.stop // step))
+                ]
+            whole = [chunk for chunk in found if chunk is not None]
+            if len(whole) < len(found):
+                self.store(part)  # says which images are damaged
+                continue
+            with self._writing():
+                self._writer.write_chunks(spec.name, first, whole)
+            records = SampleRecords.of(part.samples)
+            chunks.fill(part.samples, part.owned, records)
+            self._count_copied(len(part.owned), whole)
+            self._write_records(group, part.samples, part.owned, records)
+            self._mark(part, span, part.owned, records)
+
+    def _count_copied(self, n_images: int, chunks: Sequence[tuple[int, bytes]]) -> None:
+        n_bytes = sum(len(data) for _, data in chunks)
+        self._stats.n_done += n_images
+        self._stats.n_read_bytes += n_bytes
+        self._stats.n_written_bytes += n_bytes
 
     def _element_batches(
         self, shard: Shard, element_bytes: int, step: int

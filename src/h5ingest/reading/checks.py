@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import h5py
 import numpy as np
@@ -117,6 +117,35 @@ class Checks:
                 f"{self._path}: {self._name(which)} is damaged: expected checksum "
                 f"{expected:016x}, found {found:016x}{ADVICE}"
             )
+
+
+class StoredChunk(NamedTuple):
+    """A chunk as it is in the file, compared with its checksum."""
+
+    form: str
+    """How its dataset is cut and filtered: see `schema.chunking`."""
+    mask: int
+    """Of filters that were not applied."""
+    data: bytes
+
+    @classmethod
+    def read(
+        cls, dataset: h5py.Dataset, first: tuple[int, ...], number: int, checks: Checks
+    ) -> StoredChunk | None:
+        """Return a chunk; None if it cannot be read, or is not what was stored.
+
+        Args:
+            dataset: it is in.
+            first: position of its first element.
+            number: among those that are compared.
+            checks: compares it.
+        """
+        try:
+            mask, data = dataset.id.read_direct_chunk(first)
+            checks.one(number, data)
+        except (OSError, RuntimeError):  # an OutputError is one, too
+            return None
+        return cls(schema.chunking(dataset.id.get_create_plist()), mask, data)
 
 
 def chunking_of(sums: h5py.Dataset) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
-from h5ingest.reading.checks import Checks, Verify
+from h5ingest.reading.checks import Checks, StoredChunk, Verify
 from h5ingest.reading.chunk_cache import ChunkCache
 from h5ingest.reading.dataset_rule import check_available
 from h5ingest.reading.forksafe_file import ForkSafeFile, plain_dtype
@@ -151,6 +151,14 @@ class ChunkedRows:
         finally:
             self._cache.lock.release()
 
+    def stored(self, chunk: int) -> StoredChunk | None:
+        """Return a chunk as it is stored; None if nothing says that it is what was stored."""
+        if self.checks is None:
+            return None
+        with self._handle as file:
+            first = chunk * self.chunk_rows, *self._beyond
+            return StoredChunk.read(self._dataset(file), first, chunk, self.checks)
+
     def _decode(self, chunk: int, out: NDArray[Any]) -> None:
         """Fill `out`, of the shape of a chunk, C-contiguous.
 
@@ -208,3 +216,8 @@ class ChunkedRows:
             dataset = file[self._name]
             self._opened = (file, dataset)
         return dataset
+
+
+def stored_chunk(rows: object, chunk: int) -> StoredChunk | None:
+    """Return a chunk as it is stored, if the rows are in compressed chunks with checksums."""
+    return rows.stored(chunk) if isinstance(rows, ChunkedRows) else None

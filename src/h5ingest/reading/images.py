@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, SampleError
 from h5ingest.images import decode, htj2k
 from h5ingest.reading import coded_images
-from h5ingest.reading.checks import Checks
+from h5ingest.reading.checks import Checks, StoredChunk
+from h5ingest.reading.chunked_rows import stored_chunk
 from h5ingest.reading.dataset_rule import most_bytes
 from h5ingest.reading.rows import FlatRows, Indices, Rows, all_normal, normal
 from h5ingest.reading.threads import Threads
@@ -34,7 +35,7 @@ _MOST_ZEROS: Final = 2**32
 
 
 class Images(Protocol):
-    """The images of a file. Both methods return copies and raise IndexError beyond the end."""
+    """The images of a file. `one` and `many` return copies and raise IndexError beyond the end."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image, (H, W) or (H, W, C)."""
@@ -59,6 +60,10 @@ class Stack:
                 rows = np.arange(*rows.indices(self._rows.shape[0]), dtype=np.intp)
             self._checks.many(rows, found)
         return found
+
+    def stored(self, chunk: int) -> StoredChunk | None:
+        """See `StoredGroup.stored`."""
+        return stored_chunk(self._rows, chunk)
 
     def _checked(self, row: int) -> NDArray[Any]:
         found = self._rows.one(row)
@@ -114,6 +119,10 @@ class Ragged:
         if self._checks is not None:
             self._checks.one(row, values)
         return values
+
+    def stored(self, chunk: int) -> StoredChunk | None:
+        """See `StoredGroup.stored`."""
+        return stored_chunk(self._elements, chunk)
 
     def _to_decode(self, rows: Indices) -> int:
         """Return the bytes that are decoded to make these images, where threads may help."""

@@ -16,12 +16,14 @@ from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
 from h5ingest.reading.attributes import Attributes
-from h5ingest.reading.checks import chunking_of
+from h5ingest.reading.checks import StoredChunk, chunking_of
 from h5ingest.reading.contents import Opener
 from h5ingest.reading.dataset_rule import as_text, naming, refuse
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.images import Batch, Encoded, Ragged, Stack
 from h5ingest.reading.open_file import column_names, find, open_column, open_image
 from h5ingest.reading.text import Strings
+from h5ingest.reading.tree_images import Tree
 
 _CACHE_BYTES: Final = 4 * MIB
 """Decoded chunks that are kept, at least one: rows are read in their order."""
@@ -105,12 +107,12 @@ class StoredGroup(Opener):
             OutputError: an image is not there, or has not as many elements as its shape.
         """
         kinds = np.zeros((0 if self.row_shape else len(rows), 4), np.int32)
-        if self.shapes is not None and self.offsets is not None and self.dtype is not None:
+        if self.shapes is not None and self.offsets is not None:
             kinds[:, :3] = self.shapes[rows.start : rows.stop]
-            kinds[:, 3] = self.dtype.itemsize
+            kinds[:, 3] = 1 if self.dtype is None else self.dtype.itemsize
             wanted = kinds[:, :3].prod(axis=1, dtype=np.int64)
             found = np.diff(self.offsets[rows.start : rows.stop + 1])
-            wrong = np.flatnonzero(wanted != found)
+            wrong = np.flatnonzero((wanted != found) & (not KINDS[self.layout].keeps_files))
             if len(wrong):
                 k = int(wrong[0])
                 name = f"{schema.SHAPES.at(self.prefix)}, row {rows[k]:,}"
@@ -122,6 +124,34 @@ class StoredGroup(Opener):
                 channels = image.shape[2] if image.ndim == 3 else min(1, image.size)
                 kinds[k] = *image.shape[:2], channels, image.dtype.itemsize
         return kinds
+
+    def file_sizes(self, rows: range) -> NDArray[np.int64]:
+        """Return (n,) bytes of the stored image files; (0,) where there are only pixels."""
+        if self.offsets is None or not KINDS[self.layout].keeps_files:
+            return np.zeros(0, np.int64)
+        sizes: NDArray[np.int64] = np.diff(self.offsets[rows.start : rows.stop + 1])
+        return sizes
+
+    def one(self, row: int) -> NDArray[Any]:
+        """Return what is stored of an image: its pixels, (H, W) or (H, W, C), or its file, (n,)."""
+        is_file = isinstance(self.images, Encoded)
+        found: NDArray[Any] = self.images.values(row) if is_file else self.images.one(row)
+        return found
+
+    def many(self, rows: slice) -> Batch:
+        """Return what is stored of neighbouring images."""
+        if not isinstance(self.images, Encoded):
+            found: Batch = self.images.many(rows)
+            return found
+        return [self.images.values(row) for row in range(rows.start, rows.stop)]
+
+    def stored(self, chunk: int) -> StoredChunk | None:
+        """Return a chunk, of a tree an image, as it is in the file.
+
+        None where there is none, or nothing says that it is what was stored.
+        """
+        assert isinstance(self.images, (Stack, Ragged, Tree)), "all that there are"
+        return self.images.stored(chunk)
 
     def names(self, rows: range) -> list[bytes]:
         """Return the HDF5 paths of the images of a tree; of other layouts none."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
-from h5ingest.reading.checks import Checks, fit_image
+from h5ingest.reading.checks import Checks, StoredChunk, fit_image
 from h5ingest.reading.dataset_rule import as_text, naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
 from h5ingest.reading.open_file import open_image
@@ -79,6 +79,16 @@ class Tree:
         for start in range(0, len(asked), _TOGETHER):
             images += self._some(asked[start : start + _TOGETHER])
         return images
+
+    def stored(self, row: int) -> StoredChunk | None:
+        """See `StoredGroup.stored`."""
+        name = self._names.raw(np.array([row]))[0]
+        with self._handle as file:
+            dataset = open_image(file, name, self._groups)
+            if self._chunk_checks is None or not fit_image(self._chunk_checks[1], dataset):
+                return None
+            first = (0,) * len(dataset.shape)
+            return StoredChunk.read(dataset, first, row, self._chunk_checks[0])
 
     def _some(self, asked: list[tuple[int, bytes]]) -> list[NDArray[Any]]:
         """Return images by row and name, which are looked up at once: other threads wait for it."""

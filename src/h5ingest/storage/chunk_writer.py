@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,24 @@ class ChunkWriter(RowWriter):
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
         """See `Writer.write`."""
         if rows and self._specs[name].filters:
-            asks, chunks = self._compress(name, rows, values)
-            first = int(asks[0, 1])
-            sums = np.fromiter(map(xxh3_64_intdigest, chunks), np.uint64, len(chunks))
-            super().write(self._checksums[name].name, range(first, first + len(sums)), sums)
-            self._queue.put(asks, chunks)
+            self._put(name, *self._compress(name, rows, values))
         else:
             super().write(name, rows, values)
+
+    def write_chunks(self, name: str, first: int, chunks: Sequence[tuple[int, bytes]]) -> None:
+        """See `Writer.write_chunks`."""
+        number = self._numbers[name]
+        asks = [
+            (number, chunk, len(data), mask) for chunk, (mask, data) in enumerate(chunks, first)
+        ]
+        self._put(name, np.array(asks, np.int64), [data for _, data in chunks])
+
+    def _put(self, name: str, asks: NDArray[np.int64], chunks: list[bytes]) -> None:
+        """Write the checksums of neighbouring chunks, and have these placed."""
+        first = int(asks[0, 1])
+        sums = np.fromiter(map(xxh3_64_intdigest, chunks), np.uint64, len(chunks))
+        super().write(self._checksums[name].name, range(first, first + len(sums)), sums)
+        self._queue.put(asks, chunks)
 
     def _compress(
         self, name: str, rows: range, values: NDArray[Any]

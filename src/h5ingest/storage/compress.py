@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
 from h5ingest.core.layout import DatasetSpec, Filter
 from h5ingest.images import htj2k
 from h5ingest.storage.datasets import create, file_access
@@ -38,6 +39,8 @@ class Compressor:
         name = f"/dev/null/h5ingest-{id(self):#x}".encode()
         self._file = h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fapl=access)
         self._dataset = create(self._file, replace(spec, name="/chunk", shape=self._shape))
+        self.creation: Final = self._dataset.get_create_plist()
+        """Properties of its creation."""
         self._space = h5py.h5s.create_simple(self._shape)
         self._origin = (0,) * len(self._shape)
         self._padded: NDArray[Any] | None = None
@@ -59,6 +62,11 @@ class Compressor:
         return mask, data
 
 
+def chunking_of(spec: DatasetSpec) -> str:
+    """Return how a filtered dataset is cut and filtered once it is made: see `schema.chunking`."""
+    return schema.chunking(Compressor(spec).creation)
+
+
 def code(image: NDArray[Any]) -> tuple[int, bytes]:
     """Return (filter mask, bytes) of a chunk whose filter codes images: HDF5 does not see it.
 
@@ -76,6 +84,13 @@ def compressor(spec: DatasetSpec) -> Callable[[NDArray[Any]], tuple[int, bytes]]
     if any(each.codes_images for each in spec.filters):
         return lambda rows: code(rows[0])
     return Compressor(spec).compress
+
+
+def image_spec(shape: tuple[int, ...], dtype: str, filters: tuple[Filter, ...]) -> DatasetSpec:
+    """Return an image of a tree as a dataset of one chunk."""
+    return DatasetSpec(
+        name="/image", shape=shape, dtype=dtype, chunk_rows=shape[0], filters=filters
+    )
 
 
 class ImageCompressor:
@@ -96,13 +111,6 @@ class ImageCompressor:
         if compressor is None:
             if len(self._compressors) >= _MOST_COMPRESSORS:
                 self._compressors.clear()
-            compressor = self._compressors[key] = Compressor(
-                DatasetSpec(
-                    name="/image",
-                    shape=image.shape,
-                    dtype=image.dtype.name,
-                    chunk_rows=image.shape[0],
-                    filters=self._filters,
-                )
-            )
+            spec = image_spec(*key, self._filters)
+            compressor = self._compressors[key] = Compressor(spec)
         return compressor.compress(image)

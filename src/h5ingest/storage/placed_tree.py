@@ -64,13 +64,17 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
 
     def write_image(self, group: int, row: int, values: NDArray[Any]) -> int:
         """See `TreeWriter.write_image`."""
-        number, offset = self._images[group, row]
+        _, offset = self._images[group, row]
         if offset is not None:
             plain = as_bytes(values)
             self._held.put(offset, plain)
             filters = self._file.layout.groups[group].pixels.filters
             return xxh3_64_intdigest(plain) if filters else 0
-        mask, data = self._compressors[group].compress(values)
+        return self.write_image_chunk(group, row, *self._compressors[group].compress(values))
+
+    def write_image_chunk(self, group: int, row: int, mask: int, data: bytes) -> int:
+        """See `TreeWriter.write_image_chunk`."""
+        number, _ = self._images[group, row]
         self._asks.append((number, 0, len(data), mask))
         self._chunks.append(data)
         self._n_bytes += len(data)

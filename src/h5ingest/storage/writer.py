@@ -51,6 +51,19 @@ class Writer(ABC):
             OutputError: no space, or another error of the file system, on this rank.
         """
 
+    def write_chunks(self, name: str, first: int, chunks: Sequence[tuple[int, bytes]]) -> None:
+        """Write chunks of a filtered dataset that are compressed already. Not collective.
+
+        Args:
+            name: of the dataset.
+            first: number of the first of them, along axis 0.
+            chunks: filter mask and bytes of each, one after the other.
+
+        Raises:
+            OutputError: see `write`.
+        """
+        raise AssertionError("this writer has no chunks")
+
     def mark(self, group: int, span: range, *, joints: int = 0) -> None:
         """Note that all of a span of a group's `pixels` has been given to `write`. Not collective.
 
@@ -127,4 +140,18 @@ class TreeWriter(Writer):
 
         Raises:
             OutputError: no space, or another error of the file system, on this rank.
+        """
+
+    @abstractmethod
+    def write_image_chunk(self, group: int, row: int, mask: int, data: bytes) -> int:
+        """Write one of this rank's images, of a filtered dataset, that is compressed already.
+
+        Args:
+            group: position of the group in the layout.
+            row: within the group.
+            mask: of filters that were not applied.
+            data: its bytes in the file.
+
+        Returns:
+            Their xxh3-64.
         """

@@ -1,0 +1,149 @@
+"""A Parquet file as Hugging Face's `datasets` reads it: `image` has the bytes and path of a file.
+
+Labels that have names are a ClassLabel; other columns are what the file has. Where it has groups, a
+column `sample` says which line of the manifest a row was: rows are in the order of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from h5ingest.core.errors import OutputError, SetupError
+from h5ingest.core.units import MIB
+from h5ingest.exports import table
+from h5ingest.exports.members import Cells
+from h5ingest.exports.stored import Stored
+from h5ingest.exports.work import Work
+from h5ingest.reading.text import Strings
+
+SAMPLE: Final = "sample"
+"""Name of the column of indices in the manifest."""
+_MOST_ROWS: Final = 256
+_MOST_BYTES: Final = 64 * MIB
+"""Of a row group."""
+
+
+def pyarrow_module() -> Any:
+    """Return the library.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    try:
+        import pyarrow  # an extra
+    except ImportError:
+        raise SetupError("Parquet needs a library: pip install 'h5ingest[parquet]'") from None
+    return pyarrow
+
+
+def rows_of(work: Work, positions: range) -> Sequence[Cells]:
+    """Return what the table has of images beside `image`, in the order of `_columns`.
+
+    Raises:
+        OutputError: the file cannot be read, or a text is no UTF-8.
+    """
+    share = work.share.at(np.arange(positions.start, positions.stop))
+    stored, found = work.stored, list[Cells]()
+    columns = table.columns_of(stored)
+    for number, here in share.runs():
+        group, rows = stored.group(number), share.rows[here]
+        cells = table.cells_of(stored, group, rows)
+        with stored.inside():
+            labels, _ = group.classes()
+            samples = group.samples(rows).tolist()
+        if labels is not None:
+            cells["label"] = labels[rows].tolist()
+        every = [_as_text(stored, name, cells[name]) for name in columns]
+        if stored.header.groups:
+            every.append(samples)
+        found += zip(*every, strict=True) if every else [()] * len(rows)
+    return found
+
+
+def _as_text(stored: Stored, column: str, cells: Sequence[Any]) -> Sequence[Any]:
+    """Return texts as Parquet has them; numbers as they are."""
+    try:
+        return [cell.decode() if isinstance(cell, bytes) else cell for cell in cells]
+    except UnicodeDecodeError as error:
+        raise OutputError(
+            f"{stored.path}: column {column!r}: expected UTF-8, as Parquet has no other texts, "
+            f"found {error.object!r}; a folder or an archive can hold them"
+        ) from None
+
+
+class Parquet:
+    """A Parquet file that is being written; see `members.Archive`."""
+
+    def __init__(self, file: BinaryIO, stored: Stored) -> None:
+        """Begin.
+
+        Args:
+            file: to write to.
+            stored: has the columns.
+
+        Raises:
+            OutputError: a column has the name of one that is made here.
+        """
+        pa = pyarrow_module()
+        import pyarrow.parquet
+
+        fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+        features: dict[str, dict[str, Any]] = {"image": {"_type": "Image"}}
+        for name, kind, names in _columns(stored):
+            if name in features:
+                raise OutputError(f"{stored.path}: a column is called {name!r}, as one of Parquet")
+            fields.append((name, pa.string() if kind == "text" else getattr(pa, kind)()))
+            features[name] = {"dtype": "string" if kind == "text" else kind, "_type": "Value"}
+            if names is not None:
+                features[name] = {"names": names, "_type": "ClassLabel"}
+        about = json.dumps({"info": {"features": features}})
+        self._pa, self._schema = pa, pa.schema(fields, {"huggingface": about})
+        self._writer = pyarrow.parquet.ParquetWriter(
+            file, self._schema, compression="NONE", use_dictionary=False
+        )
+        self._rows: list[tuple[Any, ...]] = []
+        self._n_bytes = 0
+
+    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
+        """See `Archive.add`; the name is UTF-8."""
+        self._rows.append(({"bytes": data, "path": name.decode()}, *cells))
+        self._n_bytes += len(data)
+        if len(self._rows) >= _MOST_ROWS or self._n_bytes >= _MOST_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [
+                self._pa.array(column, field.type)
+                for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+            ]
+            self._writer.write_table(self._pa.Table.from_arrays(columns, schema=self._schema))
+            self._rows, self._n_bytes = [], 0
+
+    def close(self) -> None:
+        """See `Archive.close`."""
+        self._flush()
+        self._writer.close()
+
+    def give_up(self) -> None:
+        """See `Archive.give_up`."""
+        self._writer.is_open = False  # else it would be ended when this object goes
+
+
+def _columns(stored: Stored) -> list[tuple[str, str, list[str] | None]]:
+    """Return name, kind and, of labels that have some, names of all columns beside `image`."""
+    group, found = stored.group(0), list[tuple[str, str, list[str] | None]]()
+    with stored.inside():
+        labels, names = group.classes()
+        columns = group.columns()
+    if labels is not None:
+        raw = None if names is None else names.raw(np.arange(len(names)))
+        texts = None if raw is None else list(_as_text(stored, "label", raw))
+        found.append(("label", "int64", texts))
+    for name, column in columns.items():
+        found.append((name, "text" if isinstance(column, Strings) else column.dtype.name, None))
+    return found + [(SAMPLE, "int64", None)] * bool(stored.header.groups)

@@ -1,0 +1,116 @@
+"""`MoreColumns`: what goes with the rows of a file, and behind them that of a manifest.
+
+May not: know ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from h5ingest.core.errors import ManifestError
+from h5ingest.core.manifest import Manifest
+from h5ingest.core.manifest_columns import ManifestColumns
+from h5ingest.core.sample_columns import INDEX, Block
+from h5ingest.pipeline.kept_rows import KeptRows
+from h5ingest.pipeline.stored_columns import StoredColumns
+
+
+def merged(
+    stored: StoredColumns, manifest: Manifest, labels: frozenset[bytes]
+) -> tuple[dict[str, str], tuple[bytes, ...] | None]:
+    """Return the kind of each column, and the names of all classes, of a file and a manifest.
+
+    Classes of the file keep their numbers; new ones follow, sorted. A column of whole numbers
+    becomes one of decimal numbers where the manifest needs it.
+
+    Args:
+        stored: of the file.
+        manifest: behind it.
+        labels: of the manifest, where the file has names for them.
+
+    Raises:
+        ManifestError: there are other columns, or of kinds that do not fit together.
+    """
+    new = ManifestColumns(manifest)
+    if stored.kinds.keys() != new.kinds.keys():
+        have, found = (
+            ", ".join(name for name in kinds if name != INDEX)
+            for kinds in (stored.kinds, new.kinds)
+        )
+        raise ManifestError(
+            f"{manifest.name}: expected the columns of the file, {have}; found {found}"
+        )
+    if stored.class_names is None and manifest.class_names is not None:
+        raise ManifestError(
+            f"{manifest.name}: expected labels that are numbers, as the file has, found "
+            f"{manifest.class_names[0].decode('utf-8', 'replace')!r}"
+        )
+    kinds = {}
+    for name, kind in stored.kinds.items():
+        kinds[name] = kind
+        if {kind, new.kinds[name]} == {"int64", "float64"}:
+            kinds[name] = "float64"
+        elif kind not in ("text", new.kinds[name]):
+            raise ManifestError(
+                f"{manifest.name}: column {name!r}: expected {kind}, as in the file, found "
+                f"{new.kinds[name]}: how its numbers were written is not known any more. Ingest "
+                f"all images anew, or mend the column."
+            )
+    if stored.class_names is None:
+        return kinds, None
+    return kinds, (*stored.class_names, *sorted(labels - {*stored.class_names}))
+
+
+class MoreColumns:
+    """See `SampleColumns`."""
+
+    def __init__(
+        self,
+        stored: StoredColumns,
+        manifest: Manifest,
+        kept: KeptRows,
+        numbers: Mapping[int, int],
+        kinds: Mapping[str, str],
+        class_names: tuple[bytes, ...] | None,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            stored: of the file.
+            manifest: behind it.
+            kept: which rows of the file stay.
+            numbers: position of a group in the file -> its position from now on.
+            kinds: see `merged`.
+            class_names: see `merged`.
+        """
+        self._stored, self._kept, self._numbers = stored, kept, numbers
+        self._new = ManifestColumns(replace(manifest, class_names=class_names))
+        self.kinds = self._new.kinds = dict(kinds)
+        self.class_names = class_names
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks of rows, then of lines.
+
+        Raises:
+            IngestError: they are not what they were.
+        """
+        row, last = 0, -1
+        for codes, block in self._stored.blocks():
+            number = int(codes[0])  # blocks are of one group
+            row = row if number == last else 0
+            stays = self._kept.stay(number, range(row, row + len(codes)))
+            row, last = row + len(codes), number
+            if not stays.any():
+                continue
+            block = {name: self._as_it_is_now(name, cells[stays]) for name, cells in block.items()}
+            yield np.full(int(stays.sum()), self._numbers[number], np.int64), block
+        yield from self._new.blocks()
+
+    def _as_it_is_now(self, name: str, cells: NDArray[np.generic]) -> NDArray[np.generic]:
+        if name == INDEX:
+            return self._kept.renumbered(cells)
+        return cells.astype(np.float64) if self.kinds[name] == "float64" else cells

@@ -1,0 +1,101 @@
+"""The content digest of a finished file, worked out from what it says of its images.
+
+May not: know ranks, look at a pixel: images enter by their checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from h5ingest.core import schema
+from h5ingest.core.digest import ContentDigest
+from h5ingest.core.sample_columns import INDEX
+from h5ingest.core.schema import FileHeader
+from h5ingest.pipeline.stored_columns import StoredColumns
+from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.stored_group import StoredGroup
+
+_BLOCK_ROWS: Final = 16 * 1024
+_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, INDEX: schema.SAMPLES}
+
+
+def stored_digest(
+    header: FileHeader,
+    handle: ForkSafeFile,
+    open_group: Callable[[int], StoredGroup],
+    columns: StoredColumns,
+    beat: Callable[[], None],
+) -> str:
+    """Return what the content digest of a file should be.
+
+    Args:
+        header: of the file.
+        handle: of the file.
+        open_group: returns a group by its position.
+        columns: of all groups.
+        beat: called now and then.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    digest = ContentDigest(schema.content_text(header.layout, header.n_samples))
+    for number, prefix in enumerate(header.prefixes):
+        _add_group(digest, prefix, handle, open_group(number), beat)
+        if columns.class_names is not None:
+            digest.add_strings(schema.LABEL_NAMES.at(prefix), columns.class_names)
+    for codes, block in columns.blocks():
+        beat()
+        prefix = header.prefixes[int(codes[0])]
+        for name, cells in block.items():
+            standard = _STANDARD.get(name)
+            full = standard.at(prefix) if standard else schema.column(prefix, name)
+            if cells.dtype == object:
+                digest.add_strings(full, cells)
+            elif name != INDEX or header.groups:
+                digest.add_numbers(full, cells)
+    return digest.hexdigest()
+
+
+def _add_group(
+    digest: ContentDigest,
+    prefix: str,
+    handle: ForkSafeFile,
+    group: StoredGroup,
+    beat: Callable[[], None],
+) -> None:
+    """Add the datasets of a group that have to do with its images."""
+    numbers = {
+        schema.STATUS: group.status, schema.CHECKSUMS: group.checksums,
+        schema.OFFSETS: group.offsets, schema.SHAPES: group.shapes, schema.SIZES: group.sizes,
+    }  # fmt: skip
+    for standard, values in numbers.items():
+        if values is not None:
+            beat()
+            digest.add_numbers(standard.at(prefix), values)
+    pixels = schema.PIXELS.get(group.layout)
+    if pixels is not None:
+        if group.row_shape is not None:
+            shape = group.n_rows, *group.row_shape
+        else:
+            assert group.offsets is not None, "images of any size"
+            shape = (int(group.offsets[-1]),)
+        digest.add_pixels(pixels.at(prefix), [f"{pixels.dtype or group.dtype}{shape}"])
+        return
+    for start in range(0, group.n_rows, _BLOCK_ROWS):
+        beat()
+        rows = range(start, min(start + _BLOCK_ROWS, group.n_rows))
+        names = group.names(rows)
+        with handle:
+            shapes = group.kinds(rows, names)
+        digest.add_strings(schema.TREE_NAMES.at(prefix), names)
+        digest.add_pixels(schema.TREE_NAMES.at(prefix), map(_kind, shapes))
+
+
+def _kind(numbers: np.ndarray[tuple[int], np.dtype[np.int32]]) -> str:
+    """Return type and shape of an image of a tree, of height, width, channels, bytes of a value."""
+    height, width, channels, n_bytes = numbers.tolist()
+    shape = (height, width) if channels <= 1 else (height, width, channels)
+    return f"{'uint16' if n_bytes == 2 else 'uint8'}{shape}"
