@@ -408,7 +408,7 @@ def browse(page: Path, profile: Path, *arguments: str) -> str:
         [
             chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
-            "--window-size=1200,4200", f"--user-data-dir={profile}", *arguments, page.as_uri(),
+            "--window-size=1200,6000", f"--user-data-dir={profile}", *arguments, page.as_uri(),
         ],
     )  # fmt: skip
     assert completed.returncode == 0, explain(completed)
@@ -437,7 +437,7 @@ def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_
     assert list(boxes) == ["title", "ratios", *(f"plot-{p}" for p in PICTURES), *tables[1:]]
     with Image.open(shot) as picture:
         seen = np.asarray(picture.convert("RGB")).astype(int)
-    assert seen.shape == (4200, 1200, 3)
+    assert seen.shape == (6000, 1200, 3)
     for one, next_ in itertools.pairwise(boxes[f"plot-{name}"] for name in PICTURES):
         assert one[3] <= next_[1], "one below the other"
     for name in PICTURES:
@@ -446,7 +446,7 @@ def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_
         assert right - left > 900
         crop = seen[top:bottom, left:right]
         assert crop.std() > 15, f"{name} is blank"
-        for colour in ((4, 120, 87), (107, 114, 128), (29, 78, 216)):  # h5ingest, PNG, LMDB
+        for colour in ((0, 158, 115), (77, 77, 77), (0, 114, 178)):  # h5ingest, PNG, LMDB
             assert (np.abs(crop - colour).max(axis=2) < 12).sum() > 100, (name, colour)
     for name in ("title", "ratios", f"results-{N}", "backends", "machine"):
         left, top, right, bottom, _ = boxes[name]

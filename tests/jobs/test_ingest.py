@@ -474,8 +474,8 @@ def test_a_terminal_sees_a_bar(images: Images, mpich: Flavour) -> None:
         end_session(process)
         os.close(terminal)
     text = shown.decode()
-    assert "probe" in text
-    assert "store" in text
+    assert "reading headers" in text
+    assert "storing" in text
     assert "100%" in text
     assert "━" in text
     assert "9 of 9" not in text  # the lines for log files

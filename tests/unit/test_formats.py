@@ -528,4 +528,4 @@ def test_the_summary_names_them_and_no_library_speaks_on_stderr(tmp_path: Path) 
     )  # fmt: skip
     assert (completed.returncode, completed.stderr) == (0, ""), completed.stderr
     assert f"1 image has {MORE_IMAGES} (first: sample 5, 05)" in completed.stdout
-    assert "3, stored as zeros" in completed.stdout
+    assert "3 images, stored as zeros" in completed.stdout
