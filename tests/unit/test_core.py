@@ -118,6 +118,7 @@ EXIT_CODES = {
     "OutputError": 5,
     "SetupError": 6,
     "StoppedError": 75,
+    "NothingNewError": 1,  # which the job catches
 }
 
 
