@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -375,6 +376,11 @@ def read_file(path: Path) -> Stored:
         for name in [name for name in arrays if "chunking" in file[name].attrs]:
             del arrays[name]  # they depend on the version of the codec
         return Stored(arrays=arrays, attrs=dict(file.attrs))
+
+
+def without_status(text: str) -> str:
+    """What is on standard error but for the lines that long work writes every half minute."""
+    return re.sub(r"^h5ingest: .+ \(\d+ s\)\n", "", text, flags=re.MULTILINE)
 
 
 def error_lines(completed: Completed) -> list[str]:
