@@ -27,8 +27,10 @@ from h5ingest.cli.summary import MOST_LINES, summary
 from h5ingest.core.errors import Failure, IngestError, UsageError
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.inspect import contact_sheet, show
 from h5ingest.inspect.compression_hint import compression_hint
+from h5ingest.pipeline.extend import extend
 from h5ingest.pipeline.run import ingest
 
 OF_TEN = ("--root", "--layout", "--group-by", "--fit", "--size", "--compression", "--on-error",
@@ -347,6 +349,23 @@ def test_a_file_larger_than_its_sources_says_what_would_help(here: Path) -> None
     assert compression_hint(report, packed) == ""
     noise = write_manifest(here / "n.txt", write_images(here, make_pixels(40, (200, 200))))
     assert compression_hint(ingest(noise, here / "n.h5", options), options) == ""
+
+
+def test_no_compression_is_named_for_what_its_options_do_not_describe(tmp_path: Path) -> None:
+    smooth = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (12, 256, 256, 3))
+    names = write_images(tmp_path / "im", np.ascontiguousarray(smooth))
+    rows = [(f"im/{a}", f"im/{b}") for a, b in zip(names[:8], names[4:], strict=True)]
+    pairs = write_manifest(tmp_path / "pairs.csv", [("path", "mask"), *rows])
+    more = write_manifest(tmp_path / "more.txt", [f"im/{name}" for name in names[8:]])
+    plain, options = IngestOptions(), IngestOptions(image=("mask",))
+    report = ingest(pairs, tmp_path / "pairs.h5", options)
+    assert report.bytes_out > max(report.bytes_in, MIB)
+    assert compression_hint(report, options) == ""
+    first = write_manifest(tmp_path / "first.txt", [f"im/{name}" for name in names[:8]])
+    assert compression_hint(ingest(first, tmp_path / "out.h5", plain), plain) != ""
+    report = extend(more, tmp_path / "out.h5")
+    assert report.n_samples == 12
+    assert compression_hint(report, plain) == ""
 
 
 # --- show ----------------------------------------------------------------------------------------

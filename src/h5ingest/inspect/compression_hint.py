@@ -35,6 +35,8 @@ def compression_hint(report: IngestReport, options: IngestOptions) -> str:
         filtered
         or report.dry_run
         or report.recompressed
+        or report.added is not None  # the options are those of the file
+        or report.n_each > 1
         or options.layout != "stack"
         or report.bytes_out < max(_LEAST_BYTES, report.bytes_in)
     ):
