@@ -126,9 +126,10 @@ def export(
     """Write the images in FILE as image files: pixels as PNG, exactly; stored files as they are.
 
     Images lie where their sources lay, and a manifest.csv beside them, of which an ingest makes a
-    file with the same content digest. Images that had failed are left out. Names that lead out of
-    OUT are changed, and names that are the same are told apart. In shards, the members of a sample
-    are NAME.png, NAME.cls (its label as a number) and NAME.json (path and columns).
+    file with the same content digest (with --keep-names where sources were no PNGs). Images that
+    had failed are left out. Names that lead out of OUT are changed, and names that are the same are
+    told apart. In shards, the members of a sample are NAME.png, NAME.cls (its label as a number)
+    and NAME.json (path and columns).
 
     Nothing is ever replaced. OUT appears when it is complete; of shards the first one appears last.
     An export that was killed is begun again by the same command, which keeps complete shards.
