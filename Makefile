@@ -54,7 +54,7 @@ test: venvs ## the tests, on both MPIs and on PyPI's wheels (two cores: 10 minut
 	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist worksteal \
 	  -m "not long and not soak and not cluster and not fs" $(PYTEST_ARGS)
 
-test-long: venvs ## a few hundred kills, random jobs and flipped bytes, every filter (two cores: 8 minutes)
+test-long: venvs ## a few hundred kills, random jobs and flipped bytes, every filter (two cores: 9 minutes)
 	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist load -m "long and not soak" $(PYTEST_ARGS) tests/property tests
 
 

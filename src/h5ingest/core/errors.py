@@ -85,6 +85,11 @@ class StoppedError(IngestError):
 
 ErrorT = TypeVar("ErrorT", bound=IngestError)
 
+
+class NothingNewError(IngestError):
+    """There is nothing to add to a file. Caught by the job, and never shown."""
+
+
 _BY_NAME: Final = {cls.__name__: cls for cls in (*IngestError.__subclasses__(), StorageError)}
 
 
@@ -121,10 +126,6 @@ class MisfitError(Exception):
 
     Raised on all ranks together, caught by the job, and never shown.
     """
-
-
-class NothingNewError(IngestError):
-    """There is nothing to add to a file. Caught by the job, and never shown."""
 
 
 class SampleError(Exception):
