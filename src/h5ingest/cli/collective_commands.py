@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -79,18 +77,9 @@ def ingest(
     if scan is not None and not is_found:
         raise UsageError(f"{flags_of(asked)} go with a folder or archive, {manifest} is none")
     ctx.obj.request = IngestRequest(
-        source=manifest,
-        recompresses=False,
-        out=out,
-        options=options,
-        scan=scan,
-        command=shlex.join(["h5ingest", *sys.argv[1:]]),
-        progress=progress,
-        report=report,
-        croissant=croissant,
-        quiet=quiet,
-        verbose=verbose,
-    )
+        source=manifest, out=out, options=options, scan=scan, progress=progress, report=report,
+        croissant=croissant, quiet=quiet, verbose=verbose,
+    )  # fmt: skip
 
 
 @takes_options(*OF_RECOMPRESS, in_panels=True)
@@ -122,18 +111,9 @@ def recompress(
         raise typer.BadParameter("--compression: say which codec, or none")
     check_files(("IN", file), out, report, croissant)
     ctx.obj.request = IngestRequest(
-        source=file,
-        recompresses=True,
-        out=out,
-        options=options,
-        scan=None,
-        command=shlex.join(["h5ingest", *sys.argv[1:]]),
-        progress=progress,
-        report=report,
-        croissant=croissant,
-        quiet=quiet,
-        verbose=verbose,
-    )
+        source=file, out=out, options=options, recompresses=True, progress=progress, report=report,
+        croissant=croissant, quiet=quiet, verbose=verbose,
+    )  # fmt: skip
 
 
 def check_files(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Annotated, Final
 
 import typer
@@ -58,17 +56,6 @@ def extend(
     """
     check_files(("MANIFEST", manifest), out, report, croissant)
     ctx.obj.request = IngestRequest(
-        source=manifest,
-        recompresses=False,
-        extends=True,
-        again=again,
-        out=out,
-        options=options,
-        scan=None,
-        command=shlex.join(["h5ingest", *sys.argv[1:]]),
-        progress=progress,
-        report=report,
-        croissant=croissant,
-        quiet=quiet,
-        verbose=verbose,
-    )
+        source=manifest, out=out, options=options, extends=True, again=again, progress=progress,
+        report=report, croissant=croissant, quiet=quiet, verbose=verbose,
+    )  # fmt: skip

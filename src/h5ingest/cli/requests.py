@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ class IngestRequest:
 
     source: Path
     """The manifest or folder, or the file to recompress."""
-    recompresses: bool
+    recompresses: bool = False
     """Whether it is the latter."""
     extends: bool = False
     """Whether the images are added to OUT."""
@@ -30,9 +32,9 @@ class IngestRequest:
     """Whether they take the place of those whose paths they have."""
     out: Path
     options: IngestOptions
-    scan: ScanOptions | None
+    scan: ScanOptions | None = None
     """How a folder is scanned, if that is not by default."""
-    command: str
+    command: str = field(default_factory=lambda: shlex.join(["h5ingest", *sys.argv[1:]]))
     """What the user typed."""
     progress: str
     """`auto`, `bar`, `line` or `off`."""
