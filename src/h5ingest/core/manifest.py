@@ -53,8 +53,6 @@ class Manifest:
     """Samples in each group."""
     images: tuple[str, ...] = (FIRST,)
     """The columns that name images: each line is a row of so many."""
-    hints: tuple[str, ...] = ()
-    """What the user may have meant otherwise."""
     listed: Path | None = None
     """What a job has made it of; None: the user has written it, and knows its lines."""
     first: int = 0

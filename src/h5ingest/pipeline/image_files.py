@@ -147,7 +147,7 @@ class ImageFiles(Source):
             palettes=known.palettes,
             conversions=known.conversions,
             changes=known.changes,
-            warnings=warnings + manifest.hints + _of_recoding(options),
+            warnings=warnings + _of_recoding(options),
             image=in_words(options.recode) or layout.rows,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -10,11 +11,14 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from h5ingest.core.manifest import Manifest
+from h5ingest.core.manifest_dialect import LineError, parse
 from h5ingest.mpi.comm import Comm
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 _LIKE_LABELS: Final = ("labels", "class", "class_name", "classname", "category", "target", "y")
 """Names, in any case, of columns that are likely to be meant as labels."""
+_LOOKED_AT: Final = 64 * 1024
+"""Bytes of lines, from the first on, by which columns of images are known."""
 
 
 def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tuple[str, ...]:
@@ -38,7 +42,37 @@ def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tu
             f"{lines} of the manifest name{'s' * (n_repeated == 1)} a file that another line names "
             f"too; each has a row of its own (first: {path})"
         )
-    return tuple(found)
+    return (*found, *comm.bcast(_like_images(manifest) if comm.rank == 0 else ()))
+
+
+def _like_images(manifest: Manifest) -> tuple[str, ...]:
+    """Return a line for each column that looks like images and is not taken so."""
+    columns = manifest.dialect.columns
+    others = {*columns} - {"path", "label", *manifest.images}
+    if not others:
+        return ()
+    from h5ingest.images.scan import EXTENSIONS  # few manifests have such columns
+
+    endings = tuple(EXTENSIONS)
+    return tuple(
+        f"column {name!r} names image files and is stored as text: --image {name} stores "
+        f"the images beside the others, --image {name}:raw label masks"
+        for name, cells in zip(columns, _first_rows(manifest), strict=True)
+        if name in others and cells and all(cell.lower().endswith(endings) for cell in cells)
+    )
+
+
+def _first_rows(manifest: Manifest) -> list[Sequence[bytes]]:
+    """Return the columns of the first lines; empty ones if they cannot be read: others say so."""
+    try:
+        with manifest.path.open("rb") as file:
+            file.seek(manifest.dialect.body_start)
+            data = file.read(_LOOKED_AT)
+        if len(data) == _LOOKED_AT:
+            data = data[: data.rfind(b"\n") + 1]
+        return parse(data, manifest.dialect)
+    except (OSError, LineError):
+        return [()] * len(manifest.dialect.columns)
 
 
 def _count_repeated(local: LocalSamples, comm: Comm) -> tuple[int, int]:

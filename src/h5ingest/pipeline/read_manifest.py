@@ -87,15 +87,12 @@ def read_manifest(
     name = listed or path
     images = tuple(columns_of(options.image))
     n_each = len(images)
-    head: tuple[Dialect, str, tuple[str, ...]] | None = None
+    head: tuple[Dialect, str] | None = None
     with agreeing(comm):
         if comm.rank == 0:
-            from h5ingest.pipeline.manifest_hints import hints_on  # on rank 0 only
-
-            dialect = sniff(path, options.delimiter, str(name))
-            _check_columns(dialect, options.group_by, images)
-            head = dialect, file_sha256(path), hints_on(path, dialect, images)
-    dialect, sha256, hints = comm.bcast(head)
+            head = sniff(path, options.delimiter, str(name)), file_sha256(path)
+            _check_columns(head[0], options.group_by, images)
+    dialect, sha256 = comm.bcast(head)
     coded = options.group_by
     if coded is None and KINDS[options.layout].dataset_per_image and "label" in dialect.columns:
         coded = "label"
@@ -139,7 +136,6 @@ def read_manifest(
         group_names=group_names,
         group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
         images=images,
-        hints=hints,
         listed=listed,
         first=held.n_samples,
     )
