@@ -234,24 +234,25 @@ def _of_orientation(orientation: int, upright: bool) -> tuple[str, ...]:
     return (TURNED,) if upright else (ORIENTED,)
 
 
-def decode(data: bytes, spec: ImageSpec) -> NDArray[Any]:
+def decode(data: bytes, spec: ImageSpec, *, raw: bool = False) -> NDArray[Any]:
     """Return the pixels of the whole file `data`.
 
     Args:
         data: as for `decode_into`.
         spec: what `probe` returned for these very bytes.
+        raw: as for `probe`.
 
     Raises:
         SampleError: the image is damaged.
     """
-    is_png = data.startswith(png_chunks.SIGNATURE)
-    pixels = png.decode_fast(data, spec) if is_png else None
+    is_plain = data.startswith(png_chunks.SIGNATURE) and not raw
+    pixels = png.decode_fast(data, spec) if is_plain else None
     if pixels is None:
         pixels = np.empty(spec.shape, spec.dtype)
-        if is_png:
+        if is_plain:
             png.decode_checked(data, pixels)
         else:
-            decode_into(data, pixels)
+            decode_into(data, pixels, raw=raw, spec=spec)
     return pixels
 
 

@@ -223,11 +223,7 @@ class Encoded(Ragged):
                 out = np.empty(spec.shape, spec.dtype)
                 coded_images.decode_into(data, out)
                 return out
-            if self._raw:
-                out = np.empty(spec.shape, spec.dtype)
-                decode.decode_into(data, out, raw=True, spec=spec)
-                return out
-            return decode.decode(data, spec)
+            return decode.decode(data, spec, raw=self._raw)
         except ValueError as error:
             raise OutputError(f"{self._path}: image {row}: {error}") from None
         except SampleError as error:
