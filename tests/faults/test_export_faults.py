@@ -100,10 +100,7 @@ def run(
 ) -> Completed:
     more = MORE if "%" in out.name else MORE[2:]
     arguments: list[str | Path] = ["export", file, out, *more]
-    if n_ranks == 1:
-        return server.run(arguments, faults, out.parent / "log", 60)
-    command = (server.flavour.bin / "python", FAULTS, "run", json.dumps(list(faults)))
-    return server.flavour.launch(n_ranks, *command, *arguments, timeout_s=60)
+    return server.run(arguments, faults, out.parent / "log", 60, n_ranks)
 
 
 def kill_and_begin_again(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.faults import ALL_FLAVOURS, FAULTS, SMALL, Server, differences, n_done, serving
+from helpers.faults import ALL_FLAVOURS, SMALL, Server, differences, n_done, serving
 from helpers.street import Street, draw_street
 from helpers.support import Completed, damage, explain, read_file
 
@@ -36,10 +36,7 @@ def job(
 ) -> Completed:
     words: list[str | Path] = [street.manifest, out, "--image", "mask:raw", "--on-error", "blank"]
     words += [*LAYOUTS[layout], *SMALL, "--report", out.with_suffix(".json")]
-    if n_ranks == 1:
-        return server.run(words, faults, out.with_suffix(".log"), 60)
-    command = [server.flavour.bin / "python", FAULTS, "run", json.dumps(list(faults)), *words]
-    return server.flavour.launch(n_ranks, *command)
+    return server.run(words, faults, out.with_suffix(".log"), 60, n_ranks)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from helpers.faults import (
     ALL_FLAVOURS,
-    FAULTS,
     SMALL,
     Fault,
     Images,
@@ -54,11 +53,7 @@ def run(
 ) -> Completed:  # fmt: skip
     arguments: list[str | Path] = ["recompress", path, out, *SMALL, *more]
     arguments += ["--report", out.with_suffix(".json")]
-    if n_ranks == 1:
-        return runner.server.run(arguments, faults, out.with_suffix(".log"), 60)
-    python = runner.flavour.bin / "python"
-    faulted = (python, FAULTS, "run", json.dumps(list(faults)))
-    return runner.flavour.launch(n_ranks, *faulted, *arguments, timeout_s=60)
+    return runner.server.run(arguments, faults, out.with_suffix(".log"), 60, n_ranks)
 
 
 def drawn(dice: random.Random, n_ranks: int) -> Fault:

@@ -167,14 +167,25 @@ class Images:
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """One process of a flavour that runs jobs without a launcher, each in milliseconds."""
+    """One process of a flavour that runs jobs of one rank without a launcher, in milliseconds."""
 
     flavour: Flavour
     process: Forker
 
     def run(
-        self, arguments: Sequence[str | Path], faults: Sequence[Fault], log: Path, timeout_s: float
+        self,
+        arguments: Sequence[str | Path],
+        faults: Sequence[Fault],
+        log: Path,
+        timeout_s: float,
+        n_ranks: int = 1,
+        **how: Any,
     ) -> Completed:
+        """Run a job; on several ranks by a launcher, without `log`."""
+        if n_ranks > 1:
+            python = self.flavour.bin / "python"
+            command = [python, FAULTS, "run", json.dumps(list(faults)), *arguments]
+            return self.flavour.launch(n_ranks, *command, timeout_s=timeout_s, **how)
         words = [str(argument) for argument in arguments]
         log.write_text("")
         asked = {
@@ -226,11 +237,8 @@ class Runner:
         if layout.endswith("direct"):
             need_direct_io(out.parent)
         arguments = self.arguments(layout, out, *more)
-        if n_ranks == 1:
-            return self.server.run(arguments, faults, out.with_suffix(".log"), timeout_s)
-        python = self.flavour.bin / "python"
-        command = [python, FAULTS, "run", json.dumps(list(faults)), *arguments]
-        return self.flavour.launch(n_ranks, *command, timeout_s=timeout_s, **how)
+        log = out.with_suffix(".log")
+        return self.server.run(arguments, faults, log, timeout_s, n_ranks, **how)
 
     def arguments(self, layout: str, out: Path, *more: str | Path) -> list[str | Path]:
         """Return what the job of a layout is asked for."""

@@ -25,6 +25,7 @@ import png
 import pytest
 from numpy.typing import NDArray
 
+from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.storage.file_systems import look
 from helpers.chunk_sums import wrong_chunks
@@ -405,3 +406,17 @@ class Meddler(ProgressListener):
     def phase(self, name: str, n_images: int) -> None:
         if name == "store":
             self.meddle()
+
+
+class Stops(ProgressListener):
+    """Asks to stop as soon as images are stored."""
+
+    def __init__(self) -> None:
+        self.interrupt = Interrupt()
+        self._storing = False
+
+    def phase(self, name: str, n_images: int) -> None:
+        self._storing = name == "store"
+
+    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
+        self.interrupt.requested = self._storing and n_images > 0

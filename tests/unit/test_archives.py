@@ -23,6 +23,7 @@ from helpers.archives import PACKERS, Member, packed, tar
 from helpers.support import (
     Flavour,
     Meddler,
+    Stops,
     error_lines,
     make_pixels,
     read_file,
@@ -51,7 +52,6 @@ from h5ingest.images.scan import ScanOptions
 from h5ingest.images.unpacked import Unpacker
 from h5ingest.inspect.codecs import measure
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
@@ -561,20 +561,6 @@ def test_an_archive_that_changes_while_it_is_read_ends_the_job(place: Place, n: 
         with pytest.raises(OutputError, match=r"photos\.tar: '.* ns' then, '.* ns' now"):
             place.ingest(manifest, n, **STACK)
     assert place.ingest(manifest, n, restart=True).content_digest == wanted
-
-
-class Stops(ProgressListener):
-    """Asks to stop as soon as images are stored."""
-
-    def __init__(self) -> None:
-        self.interrupt = Interrupt()
-        self.storing = False
-
-    def phase(self, name: str, n_images: int) -> None:
-        self.storing = name == "store"
-
-    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        self.interrupt.requested = self.storing and n_images > 0
 
 
 @pytest.mark.parametrize("how", ["gnu", "deflated"])

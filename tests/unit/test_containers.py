@@ -32,7 +32,7 @@ from helpers.containers import (
     write_parquet,
     write_shards,
 )
-from helpers.support import Flavour, error_lines, make_pixels, read_file, write_png
+from helpers.support import Flavour, Stops, error_lines, make_pixels, read_file, write_png
 from helpers.threads import on_ranks
 from PIL import Image
 
@@ -55,7 +55,6 @@ from h5ingest.images.decode import decode_into, probe
 from h5ingest.images.scan import ScanOptions
 from h5ingest.images.unpacked import Unpacker
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
@@ -368,20 +367,6 @@ def test_no_space_to_unpack(tmp_path: Path, files: list[Member]) -> None:
     with pytest.raises(OutputError, match="cannot be unpacked into"):
         ingest(path, tmp_path / "out.h5", IngestOptions(), SerialComm())
     assert (tmp_path / "out.h5.unpacked").read_text() == "somebody's file"
-
-
-class Stops(ProgressListener):
-    """Asks to stop as soon as images are stored."""
-
-    def __init__(self) -> None:
-        self.interrupt = Interrupt()
-        self._storing = False
-
-    def phase(self, name: str, n_images: int) -> None:
-        self._storing = name == "store"
-
-    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        self.interrupt.requested = self._storing and n_images > 0
 
 
 def test_a_job_goes_on_with_what_was_unpacked(

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import pytest
-from helpers.support import Flavour, error_lines, make_pixels, read_file, write_png
+from helpers.support import Flavour, Stops, error_lines, make_pixels, read_file, write_png
 from helpers.threads import on_ranks
 
 from h5ingest.cli.main import run
@@ -17,8 +17,6 @@ from h5ingest.core.errors import ManifestError, OutputError, StoppedError, Usage
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.scan import ScanOptions
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.mpi.signals import Interrupt
-from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
 from h5ingest.pipeline.scan_folder import write_manifest
@@ -149,20 +147,6 @@ def test_a_file_of_the_user_stays(photos: Photos) -> None:
     write_manifest(photos.folder, photos.folder / "m.csv", ScanOptions())
     ingest(photos.folder / "m.csv", photos.out, IngestOptions(), SerialComm())
     assert users.read_text() == "some text\n"
-
-
-class Stops(ProgressListener):
-    """Asks to stop as soon as images are stored."""
-
-    def __init__(self) -> None:
-        self.interrupt = Interrupt()
-        self.storing = False
-
-    def phase(self, name: str, n_images: int) -> None:
-        self.storing = name == "store"
-
-    def advance(self, n_images: int, n_bytes: int, n_failed: int) -> None:
-        self.interrupt.requested = self.storing and n_images > 0
 
 
 def stop(photos: Photos) -> None:
