@@ -10,23 +10,25 @@ May not: write, import mpi4py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from h5ingest.core.errors import UsageError
 from h5ingest.reading.checks import Verify
 from h5ingest.reading.open_files import Paths
 from h5ingest.reading.selection import Failed, is_integer
 from h5ingest.reading.store import ImageStore
+from h5ingest.reading.text import Column
+from h5ingest.torch_sampler import ChunkSampler
+
+__all__ = ["ChunkSampler", "ImageDataset", "collate_any_size", "to_tensor"]
 
 Transform = Callable[[Any], Any]
-
-WINDOW_BLOCKS: Final = 32
 
 
 class ImageDataset(Dataset[Any]):
@@ -78,11 +80,21 @@ class ImageDataset(Dataset[Any]):
             self.store = store
         else:
             self.store = ImageStore(store, group=group, failed=failed, verify=verify)
-        len(self.store)  # if a group has to be chosen, that is said now
+        len(self.store)  # where a group must be chosen, says which there are
         self.transform, self.target_transform = transform, target_transform
 
     def __len__(self) -> int:
         return len(self.store)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Name of each label; None if labels are numbers only, or there are none."""
+        return self.store.label_names
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """The further columns of the manifest, a value for each sample; see `ImageStore`."""
+        return self.store.columns
 
     def __getitem__(self, index: Any) -> Any:
         """Return a sample for an integer; for a list, an array or a slice, a batch."""
@@ -133,92 +145,21 @@ class ImageDataset(Dataset[Any]):
         return [self.target_transform(label) for label in labels]
 
 
-class ChunkSampler(Sampler[int]):
-    """Shuffles the chunks of the file, then the samples within a window of so many chunks.
+def collate_any_size(samples: Sequence[Any]) -> Any:
+    """Return a batch of samples whose images differ in size: images as a list.
 
-    A plain shuffle asks for a sample of another chunk each time, and a compressed chunk has to be
-    decoded whole. Here a process needs `window` chunks at a time, each once an epoch. Every epoch
-    (`set_epoch`) has another order, the same for the same seed whatever the number of workers.
+        loader = DataLoader(dataset, batch_size=8, collate_fn=collate_any_size)
 
-    Like `DistributedSampler`, it gives each of `num_replicas` processes its share: the samples of
-    an epoch are cut into equal runs, so that a process keeps to its own chunks. What is missing for
-    equal shares is filled with the first samples of the epoch, or cut off with `drop_last`.
+    Args:
+        samples: (image, label) each, or images alone, as `ImageDataset` gives them.
 
-    It holds no list of samples, only the bounds of the chunks.
+    Returns:
+        A list of images, and of labels a tensor (n,), or a list where they are no numbers.
     """
-
-    def __init__(
-        self,
-        dataset: ImageDataset | ImageStore,
-        *,
-        window: int = WINDOW_BLOCKS,
-        seed: int = 0,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        drop_last: bool = False,
-    ) -> None:
-        """Look at the chunks of the file.
-
-        Args:
-            dataset: what is sampled.
-            window: chunks among which samples are shuffled; more mix better and take more memory.
-                All chunks of a window should fit into the `cache_bytes` of the store.
-            seed: the same on all replicas.
-            num_replicas: processes that share the samples; that of torch.distributed if it runs.
-            rank: this one, from 0.
-            drop_last: whether shares are cut to be equal, rather than filled.
-
-        Raises:
-            UsageError: an argument that cannot be.
-        """
-        store = dataset.store if isinstance(dataset, ImageDataset) else dataset
-        self.num_replicas, self.rank = _replicas(num_replicas, rank)
-        if not 0 <= self.rank < self.num_replicas:
-            raise UsageError(f"rank: expected 0 to {self.num_replicas - 1}, got {self.rank}")
-        if window < 1 or seed < 0:
-            raise UsageError(f"expected window >= 1 and seed >= 0, got {window} and {seed}")
-        self._bounds = store.blocks
-        self.window, self.seed, self.epoch = window, seed, 0
-        n_samples = len(store)
-        floor = n_samples // self.num_replicas
-        self._share = floor if drop_last else -(-n_samples // self.num_replicas)
-        self._n_samples = n_samples
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next epoch, on all replicas."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._share
-
-    def __iter__(self) -> Iterator[int]:
-        start = self.rank * self._share
-        stop = start + self._share
-        while start < stop:  # a share may go on at the beginning of the epoch, even repeatedly
-            begin = start % self._n_samples
-            end = min(begin + stop - start, self._n_samples)
-            yield from self._between(begin, end)
-            start += end - begin
-
-    def _between(self, begin: int, end: int) -> Iterator[int]:
-        """Yield the samples at positions begin to end of the shuffled epoch."""
-        n_blocks = len(self._bounds) - 1
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(n_blocks)
-        position = 0
-        for first in range(0, n_blocks, self.window):
-            blocks = order[first : first + self.window]
-            n_here = int((self._bounds[blocks + 1] - self._bounds[blocks]).sum())
-            low, high = max(begin - position, 0), min(end - position, n_here)
-            if low < high:
-                yield from self._window(first, blocks)[low:high].tolist()
-            position += n_here
-
-    def _window(self, first: int, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the samples of these blocks, shuffled; the same on every replica."""
-        runs = [np.arange(self._bounds[block], self._bounds[block + 1]) for block in blocks]
-        samples = np.concatenate(runs)
-        np.random.default_rng((self.seed, self.epoch, first)).shuffle(samples)
-        return samples
+    if not samples or not isinstance(samples[0], tuple):
+        return list(samples)
+    images, labels = ([*each] for each in zip(*samples, strict=True))
+    return images, torch.tensor(labels) if isinstance(labels[0], int) else labels
 
 
 def to_tensor(image: NDArray[Any], *, batch: bool = False) -> torch.Tensor:
@@ -243,15 +184,3 @@ def _tensors(image: Any) -> Any:
 def _row_by_row(batches: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a dict for each row, from a dict of batches."""
     return [dict(zip(batches, row, strict=True)) for row in zip(*batches.values(), strict=True)]
-
-
-def _replicas(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """Return how many processes share the samples, and which one this is."""
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if running else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if running else 0
-    if num_replicas < 1:
-        raise UsageError(f"num_replicas: expected at least 1, got {num_replicas}")
-    return num_replicas, rank

@@ -45,6 +45,7 @@ from helpers.support import (
 )
 from numpy.typing import NDArray
 
+from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
@@ -655,6 +656,11 @@ def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
         stored = read_file(out).arrays
         assert np.flatnonzero(stored["status"] != 1).tolist() == [7]
         assert not stored["images/pixels"][first : first + other.size].any()
+        store = ImageStore(out, failed="skip")  # what was replaced is in no sum
+        kinds = store.stats.kinds.values()
+        assert sum(moments.n_images for moments in kinds) == 59
+        total = sum(int(image.sum(dtype=np.int64)) for image, _ in store)
+        assert sum(sum(moments.sums) for moments in kinds) == total
         return
     completed = runner.run("ragged gzip", out, n_ranks, (), "--cache-bytes", "0")
     assert completed.returncode == 3, explain(completed)

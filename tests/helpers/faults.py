@@ -279,11 +279,22 @@ def differences(expected: Path, found: Path) -> list[str]:
         same = a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         if not same:
             keys.append(name)
-    volatile = {"created", "command", "job", "libraries", "attributes_digest"}
+    volatile = {"created", "command", "job", "libraries", "attributes_digest", "statistics"}
     for key in sorted((one.attrs.keys() | other.attrs.keys()) - volatile):
         if key not in one.attrs or not np.array_equal(one.attrs[key], other.attrs.get(key, "")):
             keys.append(f"attribute {key}")
+    for told, again in zip(_statistics(expected), _statistics(found), strict=True):
+        unknown = set() if "pixels" in told.keys() & again.keys() else {"pixels"}
+        if any(told.get(key) != again.get(key) for key in (told.keys() | again.keys()) - unknown):
+            keys.append("statistics")
     return keys
+
+
+def _statistics(path: Path) -> list[dict[str, Any]]:
+    """Return the attribute `statistics` of each group."""
+    with h5py.File(path, "r") as file:
+        groups = json.loads(file.attrs.get("groups", '[""]'))
+        return [json.loads(file[f"/{group}"].attrs["statistics"]) for group in groups]
 
 
 def n_done(out: Path) -> int:

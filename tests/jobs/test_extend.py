@@ -12,6 +12,7 @@ import pytest
 from helpers.faults import differences
 from helpers.layout_runs import CHUNK_BYTES, extent_chunks, ingest_on
 from helpers.oracle import Kind, encode
+from helpers.statistics import assert_as_in_numpy
 from helpers.support import Flavour, write_manifest
 from helpers.threads import on_ranks
 
@@ -56,9 +57,13 @@ def extend_on(
     return on_ranks(n_ranks, lambda comm: extend(manifest, out, options, comm, again=again))[0]
 
 
-def digest(path: Path) -> str:
+def h5_attribute(path: Path, name: str) -> str:
     with h5py.File(path) as file:
-        return str(file.attrs["content_digest"])
+        return str(file.attrs.get(name, ""))
+
+
+def digest(path: Path) -> str:
+    return h5_attribute(path, "content_digest")
 
 
 def write_sources(folder: Path, kind: str) -> list[Row]:
@@ -118,6 +123,8 @@ def test_it_makes_what_an_ingest_of_both_makes(
         ignored = {*IGNORED, *["attribute options"] * (codec == "auto")}  # of another sample
         assert set(differences(whole, out)) <= ignored, told
         assert digest(whole) == digest(out) == report.content_digest, told
+        for group in json.loads(h5_attribute(out, "groups") or "[null]"):
+            assert_as_in_numpy(out, group)
         if number == 0:
             found = verify(out)
             assert found.ok, (told, found.problems, found.bad)

@@ -7,7 +7,10 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import h5py
+import numpy as np
 import pytest
 from helpers.support import (
     Completed,
@@ -18,6 +21,8 @@ from helpers.support import (
     write_images,
     write_manifest,
 )
+
+from h5ingest import ImageStore
 
 VALIDATE = """
 import json, logging, sys
@@ -31,6 +36,11 @@ print(json.dumps({
     "fields": {
         field.id: [str(field.data_types), field.array_shape]
         for records in dataset.metadata.record_sets for field in records.fields
+    },
+    "sources": {
+        field.id: [field.source.file_object, field.source.extract.column]
+        for records in dataset.metadata.record_sets for field in records.fields
+        if records.id != "label_names"
     },
     "names": [
         {key.rpartition("/")[2]: value for key, value in record.items()}
@@ -77,14 +87,16 @@ def test_the_official_validator_finds_no_error(mpich: Flavour, manifest: Path) -
     assert found["fields"].keys() == {
         "samples/checksums", "samples/columns/my%20id", "samples/columns/my_id",
         "samples/columns/x", "samples/images", "samples/labels", "samples/paths",
-        "samples/status", "label_names/label", "label_names/name",
+        "samples/status", "label_names/n_images", "label_names/label", "label_names/name",
     }  # fmt: skip
     assert found["fields"]["samples/images"][1] == "4,3,3"
     assert "UInt8" in found["fields"]["samples/images"][0]
     assert "Float64" in found["fields"]["samples/columns/x"][0]
     assert "Int64" in found["fields"]["samples/columns/my%20id"][0]
     assert "Text" in found["fields"]["samples/columns/my_id"][0]
-    assert found["names"] == [{"label": 0, "name": "dog"}, {"label": 1, "name": "été"}]
+    assert found["names"] == [
+        {"label": 0, "name": "dog", "n_images": 3}, {"label": 1, "name": "été", "n_images": 3},
+    ]  # fmt: skip
 
 
 def test_the_file_is_named_with_its_size_and_digest(mpich: Flavour, manifest: Path) -> None:
@@ -147,3 +159,56 @@ def test_integer_labels_have_no_names(mpich: Flavour, manifest: Path) -> None:
     assert ingest(mpich, manifest).returncode == 0
     found = validated(manifest.with_name("out.json"))
     assert "label_names/label" not in found["fields"]
+
+
+def test_of_a_finished_file_it_is_that_of_the_ingest(mpich: Flavour, manifest: Path) -> None:
+    assert ingest(mpich, manifest).returncode == 0
+    told = manifest.with_name("out.json").read_text()
+    out = manifest.with_name("out.h5")
+    by_hand = {**json.loads(told), "license": "https://example.org/licence"}
+    manifest.with_name("out.json").write_text(json.dumps(by_hand))
+    completed = mpich.forked("croissant", out)
+    assert completed.returncode == 0, explain(completed)
+    assert completed.stdout == f"{manifest.with_name('out.json')}\n"
+    assert json.loads(manifest.with_name("out.json").read_text()) == by_hand
+    completed = mpich.forked("croissant", out, manifest.with_name("other.json"))
+    assert completed.returncode == 0, explain(completed)
+    assert manifest.with_name("other.json").read_text() == told
+    manifest.with_name("other.json").write_text("precious")
+    completed = mpich.forked("croissant", out, manifest.with_name("other.json"))
+    assert completed.returncode == 2, explain(completed)
+    assert "expected Croissant metadata" in completed.stderr
+    assert manifest.with_name("other.json").read_text() == "precious"
+    completed = mpich.forked("croissant", manifest, manifest.with_name("no.json"))
+    assert completed.returncode == 5, explain(completed)
+    assert not manifest.with_name("no.json").exists()
+
+
+def test_what_its_fields_name_are_the_records_of_the_store(mpich: Flavour, manifest: Path) -> None:
+    assert ingest(mpich, manifest).returncode == 0
+    json_file, out = manifest.with_name("out.json"), manifest.with_name("out.h5")
+    found = validated(json_file)
+    store = ImageStore(out)
+    assert found["names"] == [
+        {"label": k, "name": name, "n_images": 3} for k, name in enumerate(store.label_names or ())
+    ]
+    expected: dict[str, Any] = {
+        "samples/images": store[:][0], "samples/labels": store.labels,
+        "samples/status": store.status, "samples/paths": list(store.paths),
+        **{f"samples/columns/{quote(name)}": column for name, column in store.columns.items()},
+    }  # fmt: skip
+    with h5py.File(out) as file:
+        for field, values in expected.items():
+            name, column = found["sources"][field]
+            assert name == "out.h5"
+            read = file[column].asstr()[:] if file[column].dtype == object else file[column][:]
+            np.testing.assert_array_equal(read, list(values))
+    measured = {
+        each["name"]: each["value"]
+        for each in json.loads(json_file.read_text())["variableMeasured"]
+    }
+    for channel, (mean, std) in enumerate(zip(store.stats.mean, store.stats.std, strict=True)):
+        of = f"of pixels, 3 channels of uint8, channel {channel}"
+        assert measured[f"mean {of}"] == mean
+        assert measured[f"standard deviation {of}"] == std
+    assert measured["images that are exact copies of others"] == 0

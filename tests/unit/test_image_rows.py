@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from helpers.chunk_sums import wrong_chunks
 from helpers.layout_runs import extent_chunks, ingest_on
 from helpers.oracle import Wanted, fitted
+from helpers.statistics import assert_as_in_numpy
 from helpers.street import CLASSES, Street, draw_street
 from helpers.support import damage, write_manifest
 from numpy.typing import NDArray
@@ -164,6 +166,8 @@ def test_a_row_with_a_bad_image_fails_as_a_whole(layout: str, n_ranks: int, tmp_
         assert not wrong_chunks(file)
         assert file.attrs["n_failed"] == 4
     groups = ("train", "test") if options.group_by else (None,)
+    for group, image in product(groups, ("images", "mask")):
+        assert_as_in_numpy(tmp_path / "out.h5", group, image)
     n_good = 0
     for group in groups:
         with ImageStore(tmp_path / "out.h5", group=group, failed="skip") as store:

@@ -552,6 +552,7 @@ WRITERS = {
     "storage.spool:SpoolReader.read": "only read",
     "storage.compress:Compressor.__init__": "in memory",
     "diagnostics.codec_trial:_differing": "in memory",
+    "inspect.page:Picture.png": "in memory",
     "diagnostics.host_blocks:wrong_blocks.have": "the trial's own folder",
     "diagnostics.host_pair:write_file": "the trial's own folder",
     "diagnostics.host_trial:_Steps._delays": "the trial's own folder",

@@ -66,7 +66,7 @@ def test_names_of_ours_are_free_for_users(
         field["name"].partition("/")[2]
         for record_set in croissant.describe(out)["recordSet"]
         for field in record_set["field"]
-    } - {"label", "name"}
+    } - {"label", "name", "n_images"}
     columns = {f"columns/{name}" for name in OURS}
     assert columns <= fields
     assert fields - columns <= {name.partition("/")[0] for name in known(layout)}

@@ -357,3 +357,121 @@ def test_skipped_rows_are_not_sampled(tmp_path: Path) -> None:
 def test_a_sampler_that_cannot_be(chunked: ImageStore, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ours.ChunkSampler(chunked, **wrong)
+
+
+# --- the first hour with a file ----------------------------------------------------------------
+
+
+def test_a_file_of_groups_says_at_once_which_there_are(tmp_path: Path) -> None:
+    pixels = make_pixels(6, (4, 4))
+    write_images(tmp_path, pixels)
+    rows = [(f"{k:04}.png", "ab"[k % 2], ("train", "test")[k % 3 == 0], k) for k in range(6)]
+    manifest = write_manifest(tmp_path / "m.csv", [("path", "label", "split", "age"), *rows])
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(group_by="split"))
+    with pytest.raises(UsageError, match=r"a group, one of test, train; got none"):
+        ours.ImageDataset(tmp_path / "out.h5")
+    dataset = ours.ImageDataset(tmp_path / "out.h5", group="train")
+    assert dataset.classes == ("a", "b")
+    assert sorted(dataset.columns) == ["age", "split"]
+    assert dataset.columns["age"].tolist() == [1, 2, 4, 5]
+
+
+def test_a_collate_for_images_of_many_sizes(tmp_path: Path) -> None:
+    images = [make_pixels(1, (3 + k, 5))[0] for k in range(5)]
+    write_images(tmp_path, images)
+    rows = [(f"{k:04}.png", k) for k in range(5)]
+    manifest = write_manifest(tmp_path / "m.csv", [("path", "label"), *rows])
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="ragged"))
+    dataset = ours.ImageDataset(tmp_path / "out.h5")
+    loader = data.DataLoader(dataset, batch_size=2, collate_fn=ours.collate_any_size)
+    seen = []
+    for shown, labels in loader:
+        assert labels.dtype == torch.int64
+        for image, label in zip(shown, labels.tolist(), strict=True):
+            np.testing.assert_array_equal(image.numpy()[0], images[label])
+            seen.append(label)
+    assert seen == list(range(5))
+    assert ours.collate_any_size([images[0], images[1]])[1] is images[1]
+    assert ours.collate_any_size([(images[0], "x")])[1] == ["x"]
+
+
+@pytest.mark.parametrize("given", [0, 1, 37, 100, 101])
+def test_a_sampler_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, given: int) -> None:
+    path = write(tmp_path / "a.h5", make_pixels(301, (2, 2)), chunks=(7, 2, 2))
+    store = ImageStore(path)
+
+    def sampler(**how: int) -> Any:
+        return ours.ChunkSampler(store, window=4, seed=5, num_replicas=3, rank=1, **how)
+
+    whole, begun = sampler(), sampler()
+    for each in (whole, begun):
+        each.set_epoch(2)
+    expected = list(whole)
+    samples = iter(begun)
+    assert [next(samples) for _ in range(given)] == expected[:given]
+    state = pickle.loads(pickle.dumps(begun.state_dict()))
+    again = sampler()
+    again.load_state_dict(state)
+    again.set_epoch(again.epoch)
+    assert list(again) == expected[given:]
+    assert list(again) == expected, "the same epoch anew"
+    again.load_state_dict(state)
+    again.set_epoch(3)
+    whole.set_epoch(3)
+    assert list(again) == list(whole), "another epoch"
+    for wrong in ({**state, "seed": 6}, {**state, "given": 102}, {**state, "epoch": -1}, {}):
+        with pytest.raises(UsageError, match="state"):
+            again.load_state_dict(wrong)
+
+
+def rank_correlation(order: list[int]) -> float:
+    """Spearman's, with the order of the file."""
+    return float(np.corrcoef(np.arange(len(order)), order)[0, 1])
+
+
+def test_the_order_has_little_to_do_with_that_of_the_file(tmp_path: Path) -> None:
+    n, each = 20_000, 20
+    path = write(tmp_path / "a.h5", make_pixels(n, (1, 1)), chunks=(each, 1, 1))
+    store = ImageStore(path)
+    n_blocks = n // each
+    for epoch in range(5):
+        sampler = ours.ChunkSampler(store, seed=1)
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(n))
+        # Blocks are shuffled: four standard deviations of the correlation of 1,000 of them.
+        assert abs(rank_correlation(order)) < 4 / np.sqrt(n_blocks - 1)
+        # A batch of 64 mixes what lies far apart: almost each sample is of another chunk.
+        batches = np.array(order[: n // 64 * 64]).reshape(-1, 64) // each
+        assert np.mean([len(np.unique(batch)) for batch in batches]) > 25
+        neighbours = np.abs(np.diff(order)) == 1
+        assert neighbours.mean() < 0.01
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchdata") is None, reason="torchdata is not installed"
+)
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_stateful_loader_goes_on_in_the_middle_of_an_epoch(
+    tmp_path: Path, n_workers: int
+) -> None:
+    stateful = importlib.import_module("torchdata.stateful_dataloader")
+    path = write(tmp_path / "a.h5", make_pixels(50, (2, 2)), chunks=(7, 2, 2))
+
+    def loader() -> Any:
+        dataset = ours.ImageDataset(path)
+        sampler = ours.ChunkSampler(dataset, window=3, seed=5)
+        return stateful.StatefulDataLoader(
+            dataset, batch_size=4, sampler=sampler, num_workers=n_workers
+        )
+
+    expected = [labels.tolist() for _, labels in loader()]
+    begun = loader()
+    batches = iter(begun)
+    for _ in range(5):
+        next(batches)
+    state = begun.state_dict()
+    again = loader()
+    again.load_state_dict(state)
+    assert [labels.tolist() for _, labels in again] == expected[5:]

@@ -20,7 +20,7 @@ _USE: Final = "Look at it, check it, use it"
 _CHOOSE: Final = "Before you choose"
 VERBS: Final = {
     "ingest": _MAKE, "manifest": _MAKE, "extend": _MAKE, "recompress": _MAKE,
-    "show": _USE, "verify": _USE, "export": _USE,
+    "show": _USE, "verify": _USE, "export": _USE, "croissant": _USE,
     "codecs": _CHOOSE, "doctor": _CHOOSE, "bench": _CHOOSE,
 }  # fmt: skip
 """Each verb, with the heading under which it is listed."""

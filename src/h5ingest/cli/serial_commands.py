@@ -12,7 +12,7 @@ from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import Status, check_target, write_json
 from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.outfiles import PICTURE, RESULTS, check_distinct
+from h5ingest.core.outfiles import CROISSANT, LOOK, PICTURE, RESULTS, check_distinct
 from h5ingest.mpi.signals import raise_on_interrupt
 
 
@@ -78,6 +78,23 @@ def show(
             help="Where --layers draws. (default: OUT's name with -layers-I.png, in this folder)",
         ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write one page to look at in a browser, with all in it: a gallery, histograms, "
+            "mean images, copies, how to load the file (needs jinja2).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which images --page samples.")] = 0,
+    duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--duplicates",
+            help="List, instead, the images that are there more than once, in a group or in "
+            "several.",
+        ),
+    ] = False,
     group: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this group of the file.")
     ] = None,
@@ -94,13 +111,50 @@ def show(
     on_one_rank("show", ctx)
     from h5ingest.inspect import show as showing
 
-    check_distinct(("OUT", out), ("--sheet", sheet), ("--layers-to", layers_to))
+    check_distinct(("OUT", out), ("--sheet", sheet), ("--layers-to", layers_to), ("--page", page))
     check_target("--sheet", sheet, PICTURE)
     check_target("--layers-to", layers_to, PICTURE)
-    if sheet is None and layers is None:
+    check_target("--page", page, LOOK)
+    if duplicates:
+        from h5ingest.inspect.duplicates import lines
+
+        for line in lines(out, group=group):
+            print(showing.printable(line))
+    elif sheet is None and layers is None and page is None:
         showing.show(out, group=group, every=every)
     for file in showing.draw(out, group=group, sheet=sheet, layers=layers, layers_to=layers_to):
         print(file)
+    if page is not None:
+        from h5ingest.inspect.page import write_page
+
+        write_page(out, page, group=group, seed=seed)
+        print(page)
+
+
+def croissant(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.")],
+    json_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OUT.json]", help="Where it goes. (default: OUT with .json)"),
+    ] = None,
+) -> None:
+    """Write Croissant metadata (MLCommons, JSON-LD) of OUT, as --croissant of an ingest does.
+
+    What was added by hand to OUT.json (license, creator, citeAs, url, version, datePublished, name,
+    description) stays. Reads all of OUT once, for its SHA-256.
+
+    Exit codes: 0 written, 2 usage (OUT.json is something else), 5 OUT cannot be read or is no file
+    of h5ingest, or OUT.json cannot be written.
+    """
+    on_one_rank("croissant", ctx)
+    from h5ingest.inspect import croissant as metadata
+
+    json_file = out.with_suffix(".json") if json_file is None else json_file
+    check_distinct(("OUT", out), ("OUT.json", json_file))
+    check_target("OUT.json", json_file, CROISSANT)
+    metadata.write(json_file, out, named="")
+    print(json_file)
 
 
 def on_one_rank(verb: str, ctx: typer.Context) -> None:

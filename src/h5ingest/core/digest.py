@@ -75,7 +75,10 @@ def digested(layout: str, prefix: str, version: int = schema.VERSION) -> dict[st
     pixels = schema.PIXELS.get(layout)
     every = [(pixels.at(prefix) if pixels else prefix or "/", schema.PALETTE)]
     if version > 1:
-        every.append((schema.CHUNK_CHECKSUMS.at(prefix), schema.CHUNKING))
+        every += [
+            (schema.CHUNK_CHECKSUMS.at(prefix), schema.CHUNKING),
+            (prefix or "/", schema.STATISTICS),
+        ]
     return {f"{path}@{name}": (path, name) for path, name in every}
 
 

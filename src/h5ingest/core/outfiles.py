@@ -60,6 +60,7 @@ ZIP: Final = _kind("a zip file", rb"PK[\x03\x05]")
 PAGE: Final = _kind(
     "a page of h5ingest bench", rb"<!DOCTYPE html>.{,400}stored and read in \d+ ways<"
 )
+LOOK: Final = _kind("a page of h5ingest show", rb"<!DOCTYPE html>.{,400}seen by h5ingest<")
 
 PNG_TEXT: Final = {"Software": "h5ingest"}
 """Text chunk of every picture, right after its header, by which it is recognized as a `PICTURE`."""

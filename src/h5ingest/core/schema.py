@@ -75,6 +75,8 @@ CHUNKING: Final = "chunking"
 """Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images then; of a tree's, ids of filters."""
 FEWEST_FILTERED: Final = 16
 """Values of the smallest image that a tree filters; of a smaller one its bytes are summed."""
+STATISTICS: Final = "statistics"
+"""JSON, attribute of an HDF5 group of samples: see `core.statistics`."""
 PALETTE: Final = "palette"
 """Attribute of the pixels, or of a tree's group: (n, 3) RGB, where samples are its indices."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,6 +21,7 @@ import numpy as np
 from h5ingest.core import outfiles, schema
 from h5ingest.core.errors import OutputError
 from h5ingest.core.schema import Attribute, FileHeader
+from h5ingest.reading.group_statistics import parsed, statistics_text
 from h5ingest.reading.open_file import datasets, open_checked
 
 _CROISSANT: Final = "http://mlcommons.org/croissant/1.1"
@@ -79,10 +80,22 @@ _MEANINGS: Final = {
 }
 
 
-def write(json_file: Path, hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> None:
+def write(
+    json_file: Path,
+    hdf5_file: Path,
+    beat: Callable[[], None] = lambda: None,
+    *,
+    named: str = "--croissant ",
+) -> None:
     """Write the metadata of a finished file, keeping what was added by hand.
 
     Reads all of the HDF5 file once, for its SHA-256, and calls `beat` now and then meanwhile.
+
+    Args:
+        json_file: where they go.
+        hdf5_file: the file.
+        beat: called now and then.
+        named: what messages begin with: where the user named the JSON file.
 
     Raises:
         OutputError: the JSON cannot be written, or what is there is not JSON of this kind.
@@ -94,14 +107,14 @@ def write(json_file: Path, hdf5_file: Path, beat: Callable[[], None] = lambda: N
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         outfiles.write(json_file, text.encode("utf-8", "replace"), outfiles.CROISSANT)
     except OutputError as error:
-        raise OutputError(f"--croissant {error}") from None
+        raise OutputError(f"{named}{error}") from None
     except ValueError as error:
         raise OutputError(
-            f"--croissant {json_file}: expected Croissant metadata to write again, found other "
+            f"{named}{json_file}: expected Croissant metadata to write again, found other "
             f"content ({error}); remove it or name another file"
         ) from None
     except OSError as error:
-        raise OutputError(f"--croissant {json_file}: {error.strerror}") from None
+        raise OutputError(f"{named}{json_file}: {error.strerror}") from None
 
 
 def _keep_by_hand(old: object, new: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +144,10 @@ def describe(hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> dict[s
         sets = [
             record_set
             for prefix in sorted(header.prefixes)
-            for record_set in _record_sets(file[prefix or "/"], header, hdf5_file.name)
+            for record_set in _record_sets(file, prefix, header, hdf5_file.name)
+        ]
+        measured = [
+            value for prefix in sorted(header.prefixes) for value in _measured(file, prefix)
         ]
         return {
             "@context": _CONTEXT,
@@ -154,15 +170,37 @@ def describe(hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> dict[s
                     "sha256": sha256.hexdigest(),
                 }
             ],
+            **({"variableMeasured": measured} if measured else {}),
             "recordSet": sets,
         }
 
 
+def _measured(file: h5py.File, prefix: str) -> Iterator[dict[str, object]]:
+    """Yield mean and deviation of the pixels of a group, and how many images are copies."""
+    text = statistics_text(file, prefix)
+    if text is None:
+        return
+    found, of = parsed(text, str(file.filename)), f" of {prefix[1:]}" if prefix else ""
+    values: dict[str, object] = {f"good images{of}": found.n_images}
+    for kind, moments in sorted((found.pixels or {}).items()):
+        which = f"pixels{of}, {kind.channels} channel{'s' * (kind.channels > 1)} of {kind.dtype}"
+        values |= {
+            f"{what} of {which}{f', channel {channel}' * (kind.channels > 1)}": value
+            for what, each in (("mean", moments.mean), ("standard deviation", moments.std))
+            for channel, value in enumerate(each)
+        }
+    values[f"images{of} that are exact copies of others"] = found.n_copies
+    if prefix:
+        values[f"images{of} that are in other groups, too"] = found.n_elsewhere
+    for name, value in values.items():
+        yield {"@type": "sc:PropertyValue", "name": name, "value": value}
+
+
 def _record_sets(
-    group: h5py.Group, header: FileHeader, file_name: str
+    file: h5py.File, prefix: str, header: FileHeader, file_name: str
 ) -> Iterator[dict[str, object]]:
     """Yield the samples of a group, and its classes where they have names."""
-    prefix = group.name.strip("/")
+    group, prefix = file[prefix or "/"], prefix[1:]
     id_ = f"{_word(prefix)}_samples" if prefix else "samples"
     names = f"{_word(prefix)}_label_names" if prefix else "label_names"
     classes = group.get(schema.LABEL_NAMES.name)
@@ -186,7 +224,9 @@ def _record_sets(
     about = f"One record per image: row i of each dataset ({n} rows)."
     yield _node("RecordSet", id_, about, field=fields)
     if named:
-        yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]])
+        text = statistics_text(file, f"/{prefix}" if prefix else "")
+        counts = None if text is None else parsed(text, file_name).classes
+        yield _classes(names, [name.decode("utf-8", "replace") for name in classes[:]], counts)
 
 
 def _columns(
@@ -203,17 +243,24 @@ def _columns(
             yield name, dataset.shape[1:], dataset.dtype
 
 
-def _classes(id_: str, names: list[str]) -> dict[str, object]:
-    label, name = f"{id_}/label", f"{id_}/name"
+def _classes(id_: str, names: list[str], counts: Mapping[int, int] | None) -> dict[str, object]:
+    label, name, images = (f"{id_}/{field}" for field in ("label", "name", "n_images"))
+    data: list[dict[str, object]]
+    data = [{label: number, name: class_} for number, class_ in enumerate(names)]
+    fields = [
+        _node("Field", label, "As in labels.", dataType="cr:Int64"),
+        _node("Field", name, "As in the manifest.", dataType="sc:Text"),
+    ]
+    if counts is not None:
+        fields.append(_node("Field", images, "Good images of it.", dataType="cr:Int64"))
+        for number, record in enumerate(data):
+            record[images] = counts.get(number, 0)
     return _node(
         "RecordSet", id_, "The name of each class.",
         dataType="sc:Enumeration",
         key={"@id": label},
-        field=[
-            _node("Field", label, "As in labels.", dataType="cr:Int64"),
-            _node("Field", name, "As in the manifest.", dataType="sc:Text"),
-        ],
-        data=[{label: number, name: class_} for number, class_ in enumerate(names)],
+        field=fields,
+        data=data,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ def about_images(
 ) -> Iterator[tuple[str, str]]:
     """Yield how many images there are and of what kind, and how they are stored."""
     yield images(store), ""
+    yield from ((line, "") for line in store.stats.in_words())
     if store.sizes is not None and len(store):
         low, high = np.asarray(store.sizes).min(axis=0), np.asarray(store.sizes).max(axis=0)
         yield f"heights {low[0]:,} to {high[0]:,}, widths {low[1]:,} to {high[1]:,}", ""

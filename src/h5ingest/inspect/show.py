@@ -240,6 +240,17 @@ def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:
         yield name, text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} …"
 
 
+def provenance_of(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Return (name, text) of the attributes that say where a file comes from.
+
+    Raises:
+        OutputError: the file cannot be read, or is not one of h5ingest.
+    """
+    file, _ = open_checked(path)
+    with file:
+        return list(_provenance(file))
+
+
 def _pairs(text: str) -> str:
     """Return the pairs of a JSON object in words; what is no object as it is."""
     try:

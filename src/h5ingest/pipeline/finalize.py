@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ from h5ingest.core.errors import (
     describe_failures,
 )
 from h5ingest.core.layout import Layout
+from h5ingest.core.moments import ByKind, joined_if_known
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
-from h5ingest.mpi.comm import agree, agreeing
+from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.output_checks import discard_made
 from h5ingest.pipeline.rank_stats import RankStats
@@ -27,8 +28,9 @@ from h5ingest.pipeline.report import write_failures
 from h5ingest.pipeline.seen_everywhere import unseen
 from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.earlier_runs import sums_before
 from h5ingest.storage.job_files import discard
-from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal import Journal, Record
 from h5ingest.storage.shared_blocks import forget_cached
 from h5ingest.storage.writer import Writer
 
@@ -70,10 +72,13 @@ def join(
     before: Iterable[tuple[int, int]],
     journal: Journal | None,
     writer: Writer,
-) -> list[Failure]:
+) -> tuple[list[Failure], set[int]]:
     """Return, on rank 0, all failures: those met on the way, and split images whose parts differ.
 
     Where samples have several images, a failure is that of a row. Collective.
+
+    Returns:
+        Failures; on rank 0, the groups of which images may have become blank.
 
     Args:
         job: the run.
@@ -110,17 +115,41 @@ def join(
                 reason = "the file changed, or could be read only once, while it was stored"
                 failure = SampleError("changed", reason).at(index, path)
                 found.setdefault((index, failure.path), failure.to_plain())
+    blanked = {image.group for image in torn}
     if len(layout.images) > 1:
         from h5ingest.pipeline.image_rows import fail_rows  # few jobs have them
 
         mine = [Failure.from_plain(plain) for plain in found.values()]
         failures = fail_rows(job, layout, shards, mine, source.refused, journal, writer.names())
+        if failures:
+            blanked = {*range(len(layout.groups))}
     else:
         told = comm.gather(list(found.values()))
         failures = [Failure.from_plain(plain) for plains in told or [] for plain in plains]
     if journal is not None:
         journal.close()
-    return failures
+    return failures, blanked
+
+
+def all_moments(
+    comm: Comm, stats: RankStats, before: Sequence[Record], blanked: Collection[int]
+) -> dict[int, ByKind]:
+    """Return, on rank 0, the sums of the pixels of each group, where they are known. Collective.
+
+    Args:
+        comm: the ranks.
+        stats: what this rank has done.
+        before: on rank 0, what the journal says of earlier runs.
+        blanked: on rank 0, groups of which pixels may have been replaced after they had been
+            summed up: left out.
+    """
+    told = comm.gather(stats.moments)
+    if told is None:
+        return {}
+    found = [sums_before(before), *told]
+    groups = {group for moments in found for group in moments} - {*blanked}
+    sums = {group: joined_if_known(each.get(group, {}) for each in found) for group in groups}
+    return {group: of_group for group, of_group in sums.items() if of_group is not None}
 
 
 def finish(
@@ -129,10 +158,19 @@ def finish(
     plan: Plan,
     writer: Writer,
     done: StoreOutcome,
+    moments: Mapping[int, ByKind],
 ) -> StoreOutcome:
     """Let rank 0 end the file and give it its name, while the others wait asleep. Collective.
 
     It ends when every host sees the file.
+
+    Args:
+        job: the run.
+        source: of the samples.
+        plan: what was to be made.
+        writer: has ended.
+        done: what came of it so far.
+        moments: on rank 0, for each group the sums of its pixels, where they are known.
     """
     final_sum = job.final_sum()
     error: IngestError | None = None
@@ -148,11 +186,12 @@ def finish(
             attributes = provenance(
                 plan.layout, of_source, job.options, job.comm, job.command, n_failed=n_failed
             )
-            digest = finalize(
+            digest, copies = finalize(
                 job.paths.partial,
                 plan.layout,
                 source.columns(),
                 attributes,
+                moments=moments,
                 names=writer.names(),
                 palettes=plan.palettes,
                 beat=lambda: job.final_beat(final_sum),
@@ -168,7 +207,7 @@ def finish(
                 overwrite=options.overwrite,
                 foreign=options.overwrite_foreign,
             )
-            done = replace(done, warnings=tuple(filter(None, (notice, _tidy(job)))))
+            done = replace(done, warnings=tuple(filter(None, (copies, notice, _tidy(job)))))
         except IngestError as caught:
             error = caught
     final_sum.finish(lambda: (job.interrupt.requested,))

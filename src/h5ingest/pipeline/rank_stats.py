@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import Failure
+from h5ingest.core.moments import ByKind
 from h5ingest.core.notes import Notes
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.conversion import Losses
@@ -35,6 +36,9 @@ class RankStats:
     joints: list[tuple[int, int]] = field(default_factory=list)
     """(group, element) where a shard begins or ends inside an image, whose other part is decoded
     once more, by another rank or run."""
+    moments: dict[int, ByKind | None] = field(default_factory=dict)
+    """Position of a group -> sums of the pixels of its good images that this rank counts; None:
+    they are not known, as of images that are copied as they are stored."""
     n_changed: int = 0
     """Files that changed after an earlier run had stored their images."""
     losses: Losses = field(default_factory=Losses)

@@ -27,7 +27,7 @@ from h5ingest.images.conversion import Losses
 from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.choose_source import choose_source
-from h5ingest.pipeline.finalize import StoreOutcome, describe_losses, finish, join
+from h5ingest.pipeline.finalize import StoreOutcome, all_moments, describe_losses, finish, join
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
@@ -286,7 +286,10 @@ def _make(
             if journal is not None:
                 journal.close()
             raise
-        failures = join(job, source, layout, shards, stats, known.joints(), journal, writer)
+        failures, blanked = join(
+            job, source, layout, shards, stats, known.joints(), journal, writer
+        )
+        moments = all_moments(comm, stats, known.spans(), blanked)
         losses = Losses(*map(sum, zip(*comm.allgather(astuple(stats.losses)), strict=True)))
         n_resumed = max(0, layout.n_images - sum(comm.allgather(stats.n_done)))
         finished = StoreOutcome(
@@ -296,4 +299,4 @@ def _make(
             n_resumed=n_resumed // len(layout.images),
             n_changed=sum(comm.allgather(stats.n_changed)),
         )
-        return finish(job, source, plan, writer, finished), plan
+        return finish(job, source, plan, writer, finished, moments), plan

@@ -45,6 +45,8 @@ class Part:
     """(k, 3), of the group."""
     chunking: str | None
     """How chunks were cut when their checksums were written, if they have some."""
+    statistics: str | None
+    """The attribute, if the file has it."""
     strangers: tuple[str, ...]
     """Names of objects and attributes that the format does not know; of trees, which hold any name,
     none."""
@@ -78,6 +80,7 @@ def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int
         )
         indices = group.samples(rows)
         palette, chunking, strangers = group.palette(), group.chunking(), group.strangers()
+        statistics = group.statistics_text()
     if group.prefix and group_prefix(plan.name) != group.prefix:
         raise OutputError(
             f"{handle.path}: {group.prefix}: expected the name of that group, found {plan.name!r}"
@@ -100,6 +103,7 @@ def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int
         has_failed=group.status[rows.start : rows.stop] == schema.STATUS_FAILED,
         palette=palette,
         chunking=chunking,
+        statistics=statistics,
         strangers=strangers,
     )
 
@@ -141,9 +145,14 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
         return  # a file of old
     del found[Attribute.CONTENT_DIGEST]
     for each in parts:
+        values_of = {
+            schema.PALETTE: each.palette,
+            schema.CHUNKING: each.chunking,
+            schema.STATISTICS: each.statistics,
+        }
         of_group = digested(header.layout, each.group.prefix, header.version)
         for name, (_, attribute) in of_group.items():
-            value = each.palette if attribute == schema.PALETTE else each.chunking
+            value = values_of[attribute]
             if value is not None:
                 found[name] = value
     digest = attributes_digest(found)

@@ -10,20 +10,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Group, Layout
+from h5ingest.core.moments import PixelSums, joined_if_known
 from h5ingest.core.partition import batches, element_batches, unit
 from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_MISSING
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.redistribute import Shard
-from h5ingest.storage.journal import BEGINS_INSIDE, ENDS_INSIDE
+from h5ingest.storage.journal_records import BEGINS_INSIDE, ENDS_INSIDE
 from h5ingest.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class WriteLoop(ABC):
     """Takes the batches."""
     _stats: RankStats
     """Counts what is done."""
+    _sums: PixelSums = field(default_factory=PixelSums)
+    """Of what has been loaded since the last span was noted."""
 
     @staticmethod  # noqa: B027 - most layouts leave nothing open
     def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:
@@ -92,6 +95,7 @@ class WriteLoop(ABC):
 
     def _count_copied(self, n_images: int, chunks: Sequence[tuple[int, bytes]]) -> None:
         n_bytes = sum(len(data) for _, data in chunks)
+        self._sums.miss()
         self._stats.n_done += n_images
         self._stats.n_read_bytes += n_bytes
         self._stats.n_written_bytes += n_bytes
@@ -142,6 +146,10 @@ class WriteLoop(ABC):
     def _mark(self, shard: Shard, span: range, rows: range, records: SampleRecords) -> None:
         """Note a span as done, unless an image in it failed: a later run shall try it again."""
         self._stats.n_kept = self._stats.n_done
+        sums = self._sums.take()
+        self._stats.moments[shard.group] = joined_if_known(
+            [self._stats.moments.get(shard.group, {}), sums]
+        )
         first = shard.samples.rows.start
         cut = slice(rows.start - first, rows.stop - first)
         all_loaded = (records.status[cut] != STATUS_MISSING).all()
@@ -149,7 +157,7 @@ class WriteLoop(ABC):
             joints = self._stats.joints[-2:]  # no shard has more
             joint = BEGINS_INSIDE * ((shard.group, span.start) in joints)
             joint |= ENDS_INSIDE * ((shard.group, span.stop) in joints)
-            self._writer.mark(shard.group, span, joints=joint)
+            self._writer.mark(shard.group, span, joints=joint, sums=sums)
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:

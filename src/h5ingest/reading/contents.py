@@ -19,6 +19,7 @@ from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
 from h5ingest.reading.chunked_rows import ChunkedRows
 from h5ingest.reading.dataset_rule import StoredDataset, most_bytes, naming, refuse
 from h5ingest.reading.forksafe_file import SIZE, FileBytes, ForkSafeFile, plain_dtype
+from h5ingest.reading.group_statistics import GroupStatistics, Part, statistics_text
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack
 from h5ingest.reading.open_file import open_dataset
@@ -57,6 +58,7 @@ class Contents:
     """Names of the classes."""
     texts: Texts
     """Paths and further columns."""
+    statistics: GroupStatistics
     check: Callable[[], None]
     """Raises `OutputError` if a file is not what it was."""
 
@@ -116,10 +118,13 @@ class Opener:
         images, shape, dtype, bounds = getattr(self, f"_{layout}")(n_rows)
         if raw and isinstance(images, Encoded):
             images.keep_indices()
+        classes = self._classes()
+        told = statistics_text(self._file, self._prefix)
+        part = Part(path=self._handle.path, told=told, images=images, status=status)
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
-            sizes=self._sizes(layout), bounds=bounds, **self._classes(),
-            texts=texts, check=self._bytes.check,
+            sizes=self._sizes(layout), bounds=bounds, **classes, texts=texts,
+            statistics=GroupStatistics(parts=[part], **classes), check=self._bytes.check,
         )  # fmt: skip
 
     def array(self, wanted: StandardDataset) -> NDArray[Any] | None:
@@ -151,13 +156,11 @@ class Opener:
         if offset is not None:
             return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
         if dataset.chunks and dataset.chunks[1:] == dataset.shape[1:] and dataset.size:
-            sums = None
-            if self._verify != "never" and fit_chunks(
-                self._dataset(schema.CHUNK_CHECKSUMS), dataset
-            ):
-                sums = self.array(schema.CHUNK_CHECKSUMS)
+            sums = self._dataset(schema.CHUNK_CHECKSUMS)
+            compared = self._verify != "never" and fit_chunks(sums, dataset)
             how = self._handle, dataset, self._cache_bytes, self._threads
-            return ChunkedRows(*how, sums, self._verify)
+            of_chunks = self.array(schema.CHUNK_CHECKSUMS) if compared else None
+            return ChunkedRows(*how, of_chunks, self._verify)
         return PlainRows(self._handle, dataset)
 
     def _dataset(self, wanted: StandardDataset) -> StoredDataset | None:
@@ -214,9 +217,8 @@ class Opener:
             raise self._missing(schema.OFFSETS if offsets is None else schema.SHAPES)
         self._check_offsets(offsets, pixels)
         if shapes.size and shapes.min() < 0:
-            refuse(
-                self._file, schema.SHAPES.at(self._prefix), "no negative number", f"{shapes.min()}"
-            )
+            name = schema.SHAPES.at(self._prefix)
+            refuse(self._file, name, "no negative number", f"{shapes.min()}")
         checks = self._checks(elements, schema.IMAGES, auto=layout is Encoded)
         file = self._handle.path, self._file_bytes
         images = layout(elements, offsets.data, shapes, self._threads, *file, checks)
@@ -274,10 +276,8 @@ class Opener:
         if sums is None:
             raise self._missing(wanted)
         if sums.shape != (self._n_rows,):
-            raise OutputError(
-                f"{self._handle.path}: {wanted.at(self._prefix)}: expected {self._n_rows:,} "
-                f"checksums, found {sums.shape}"
-            )
+            name = wanted.at(self._prefix)
+            refuse(self._file, name, f"{self._n_rows:,} checksums", f"{sums.shape}")
         name, once = images.at(self._prefix), self._verify == "first"
         return Checks(self._handle.path, sums, lambda row: f"{name}: image {row}", once=once)
 

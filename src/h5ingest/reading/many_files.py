@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.reading.contents import Contents
+from h5ingest.reading.group_statistics import GroupStatistics
 from h5ingest.reading.images import Batch
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.selection import Selection
@@ -70,6 +71,11 @@ def join(parts: Sequence[Contents], files: Sequence[str]) -> Contents:
         bounds=_bounds(parts, rows),
         label_names=None if names is None else tuple(names),
         texts=_Texts(parts, rows, kinds[0]),
+        statistics=GroupStatistics(
+            parts=[each for part in parts for each in part.statistics.parts],
+            labels=labels,
+            label_names=None if names is None else tuple(names),
+        ),
         check=check,
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.units import MIB
+from h5ingest.reading.batches import Batches
 from h5ingest.reading.checks import Verify, check_how
 from h5ingest.reading.contents import Contents
 from h5ingest.reading.images import Batch
@@ -26,7 +27,7 @@ _NOTHING: Final = Selection(0, None, None, None)
 """The selection of a store whose group is not open."""
 
 
-class ImageStore:
+class ImageStore(Batches):
     """A sequence of (image, label), read from a file that h5ingest made, or from several.
 
         with ImageStore("out.h5") as store:
@@ -269,8 +270,6 @@ class ImageStore:
     def blocks(self) -> NDArray[np.int64]:
         """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
         return self._selection.blocks(self._contents.bounds)
-
-    # --- life ----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the files. Arrays that were returned stay good."""

@@ -20,6 +20,7 @@ from h5ingest.reading.checks import StoredChunk, chunking_of
 from h5ingest.reading.contents import Opener
 from h5ingest.reading.dataset_rule import as_text, naming, refuse
 from h5ingest.reading.forksafe_file import ForkSafeFile
+from h5ingest.reading.group_statistics import statistics_text
 from h5ingest.reading.images import Batch, Encoded, Ragged, Stack
 from h5ingest.reading.open_file import column_names, find, open_column, open_image
 from h5ingest.reading.text import Strings
@@ -211,6 +212,10 @@ class StoredGroup(Opener):
             colours: NDArray[np.uint8] = holder.attrs[schema.PALETTE]
         return colours
 
+    def statistics_text(self) -> str | None:
+        """Return the attribute `statistics`; None: there is none."""
+        return statistics_text(self._file, self.prefix)
+
     def chunking(self) -> str | None:
         """Return how chunks were cut when their checksums were written; None: they have none."""
         sums = self._dataset(schema.CHUNK_CHECKSUMS)
@@ -225,6 +230,7 @@ class StoredGroup(Opener):
             return ()
         known = {name.partition("/")[0] for name in schema.known(self.layout)} | {schema.COLUMNS}
         attributes = {schema.GROUP_NAME} if self.prefix else {*map(str, schema.Attribute)}
+        attributes.add(schema.STATISTICS)
         with naming(self._file, self.prefix or "/"):
             group = self._file[self.prefix or "/"]
             names = [name for name in group if name not in known]

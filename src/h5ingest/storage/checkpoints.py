@@ -23,17 +23,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.gathered_writes import GatheredWrites, WrittenBlocks
-from h5ingest.storage.journal import Done, Journal, pack
+from h5ingest.storage.journal import Done, Journal, Sums, pack
 from h5ingest.storage.lock import Fence
 from h5ingest.storage.outbox import BYTES, TAG, Outbox, take_bytes
 from h5ingest.storage.shared_blocks import Bytes, split
 
 _WRITTEN: Final = -2
-"""Begins a message: then come the time, and the fields of each `Done`."""
+"""Begins a message: then come the time, and the records, 4 x 64 bits each."""
 _SYNCED: Final = -3
 """Begins a message: then comes the time when an fsync began that has ended well."""
 _SOONER: Final = 8
@@ -68,9 +70,9 @@ class Checkpoints:
         self._next_s = time.monotonic() + checkpoint_s
         self.whole_blocks_only = comm.n_hosts > 1
         """Whether ranks write only blocks of the file that they fill (`shared_blocks`)."""
-        self._under_way: deque[list[Done]] = deque()
+        self._under_way: deque[list[Done | Sums]] = deque()
         """For each write that is under way, oldest first, what is written when it has ended."""
-        self._written: list[Done] = []
+        self._written: list[Done | Sums] = []
         """By this rank, maybe not on the disk yet."""
         self._records: list[bytes] = []
         """On rank 0: to be entered at the next checkpoint, in order."""
@@ -165,9 +167,9 @@ class Checkpoints:
         """The oldest of the writes that are under way has ended. Not collective."""
         self._written += self._under_way.popleft()
 
-    def note(self, done: Done) -> None:
+    def note(self, *done: Done | Sums) -> None:
         """Note what this rank has given to be written, all of it so far. Not collective."""
-        (self._under_way[-1] if self._under_way else self._written).append(done)
+        (self._under_way[-1] if self._under_way else self._written).extend(done)
 
     def enter(self, records: bytes) -> None:
         """Have records in the journal before anything that is noted later. Rank 0 only."""
@@ -215,8 +217,8 @@ class Checkpoints:
     def _checkpoint(self) -> None:
         written, self._written = self._written, []
         if written and self._comm.rank > 0:
-            rows = [value for done in written for value in done]
-            self._outbox.send(_WRITTEN, time.monotonic_ns(), *rows)
+            records = np.frombuffer(pack(written), np.int64).tolist()
+            self._outbox.send(_WRITTEN, time.monotonic_ns(), *records)
         pause_s = self._checkpoint_s / _SOONER
         if self._leads:
             started_ns = time.monotonic_ns()
@@ -245,8 +247,7 @@ class Checkpoints:
             if kind == _SYNCED:
                 self._synced[rank] = time_ns
             else:
-                records = pack(Done(*row) for row in told[2:].reshape(-1, 4).tolist())
-                self._told.append(_Told(self._leaders[rank], time_ns, records))
+                self._told.append(_Told(self._leaders[rank], time_ns, told[2:].tobytes()))
 
     def _write(self, offset: int, data: Bytes) -> None:
         """Write bytes that fill blocks in part. Rank 0 only."""

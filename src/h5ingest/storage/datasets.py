@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.core import outfiles
 from h5ingest.core.errors import StorageError, one_line
@@ -98,6 +99,16 @@ def create_group(file: Any, name: str) -> None:
 def open_dataset(file: Any, name: str) -> Any:
     """Return a dataset. Not collective."""
     return h5py.h5d.open(file, name.encode("utf-8", "surrogateescape"))
+
+
+def rows_of(dataset: Any, rows: range) -> NDArray[Any]:
+    """Return rows of a dataset of numbers. Not collective."""
+    shape = dataset.shape[1:]
+    values = np.empty((len(rows), *shape), dataset.dtype)
+    space = dataset.get_space()
+    space.select_hyperslab((rows.start, *(0 for _ in shape)), values.shape)
+    dataset.read(h5py.h5s.create_simple(values.shape), space, values)
+    return values
 
 
 def offset_of(dataset: Any) -> int:

@@ -1,12 +1,13 @@
 """The journal next to a file that is being made: what a job that was killed can build on.
 
 A line of JSON that says what it belongs to, then records of 32 bytes with a checksum each; whatever
-follows the last whole, intact one never happened. There are five kinds:
+follows the last whole, intact one never happened. There are six kinds:
 
 - `Run`: a run begins, and when: what follows is of it;
 - `Begins`: where an unfiltered dataset lies, to be compared when the file is made again;
 - `Placement`: space taken for a chunk, in the order in which it was taken. Taking it again in this
   order on a new file gives the same offsets (`ChunkPlacer.replay`);
+- `Sums`: of the pixels of the images that begin in the span of the next `Done` of the group;
 - `Done`: pixels, checksums and status that are on the disk. Only these are not made again;
 - `Undone`: what turned out to be wrong with what was done before it.
 """
@@ -17,180 +18,40 @@ import contextlib
 import json
 import os
 import stat
-import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import starmap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, overload
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.storage.datasets import output_errors
+from h5ingest.storage.journal_records import (
+    BEGINS_INSIDE,
+    BLOCK,
+    BODY,
+    ENDS_INSIDE,
+    IMAGES,
+    RECORD,
+    Begins,
+    Done,
+    Placement,
+    Record,
+    Records,
+    Run,
+    Sums,
+    Undone,
+    pack,
+)
 
-FORMAT: Final = "h5ingest journal 2"
-_BODY: Final = struct.Struct("<IIQQI")
-_RECORD: Final = np.dtype(
-    [("kind", "<u4"), ("small", "<u4"), ("first", "<u8"), ("second", "<u8"), ("last", "<u4"),
-     ("crc", "<u4")]
-)  # fmt: skip
-_BLOCK: Final = 4096
-"""Records that are looked at together."""
-IMAGES: Final = 2**32 - 4
-"""In place of a dataset's position: all images of a tree, and a hash for an offset."""
-_RUN: Final = 2**32 - 5
-_UNDONE: Final = 2**32 - 3
-_BEGINS: Final = 2**32 - 2
-_DONE: Final = 2**32 - 1
-"""In place of a dataset's position: kinds of records."""
+__all__ = [
+    "BEGINS_INSIDE", "ENDS_INSIDE", "IMAGES", "Begins", "Done", "Journal", "Placement", "Record",
+    "Records", "Run", "Sums", "Undone", "pack", "read", "read_about",
+]  # fmt: skip
 
-
-BEGINS_INSIDE: Final = 1
-"""Of a span that is done: the image in which it begins was decoded once more for it."""
-ENDS_INSIDE: Final = 2
-"""Of a span that is done: another run, or rank, decodes the image in which it ends once more."""
-
-
-class Run(NamedTuple):
-    """A run begins."""
-
-    time_ns: int
-    """Nanoseconds since 1970, before it read any image."""
-
-    def pack(self) -> bytes:
-        """Return the record."""
-        return _pack(_RUN, 0, self.time_ns, 0, 0)
-
-
-class Placement(NamedTuple):
-    """Where one chunk lies."""
-
-    dataset: int
-    """Position of the dataset in `Layout.datasets`; images of a tree follow those."""
-    chunk: int
-    """Position of the chunk on axis 0, in chunks."""
-    offset: int
-    """Bytes from the start of the file."""
-    n_bytes: int
-    """Bytes in the file."""
-    filter_mask: int
-    """Bit k set: filter k of the pipeline declined this chunk."""
-
-    def pack(self) -> bytes:
-        """Return the record."""
-        return _pack(self.dataset, self.filter_mask, self.chunk, self.offset, self.n_bytes)
-
-
-class Begins(NamedTuple):
-    """Where an unfiltered dataset lies."""
-
-    dataset: int
-    """As in `Placement`; `IMAGES`: all of a tree."""
-    offset: int
-    """Bytes from the start of the file; a hash of them."""
-
-    def pack(self) -> bytes:
-        """Return the record."""
-        return _pack(_BEGINS, self.dataset, 0, self.offset, 0)
-
-
-class Done(NamedTuple):
-    """What is on the disk."""
-
-    group: int
-    """Position of the group in `Layout.groups`."""
-    start: int
-    """First position on axis 0 of the group's `pixels`."""
-    stop: int
-    """Behind the last."""
-    joints: int = 0
-    """`BEGINS_INSIDE` an image, `ENDS_INSIDE` one, both, or 0."""
-
-    def pack(self) -> bytes:
-        """Return the record."""
-        return _pack(_DONE, self.group, self.start, self.stop, self.joints)
-
-
-class Undone(NamedTuple):
-    """What is to be made again."""
-
-    group: int
-    """Position of the group in `Layout.groups`."""
-    start: int
-    """First position on axis 0 of the group's `pixels`; whole chunks."""
-    stop: int
-    """Behind the last."""
-
-    def pack(self) -> bytes:
-        """Return the record."""
-        return _pack(_UNDONE, self.group, self.start, self.stop, 0)
-
-
-Record = Run | Placement | Begins | Done | Undone
-
-
-def _pack(kind: int, small: int, first: int, second: int, last: int) -> bytes:
-    body = _BODY.pack(kind, small, first, second, last)
-    return body + zlib.crc32(body).to_bytes(4, "little")
-
-
-class Records(Sequence[Record]):
-    """What a journal says: 32 bytes a record, each made an object only when it is looked at."""
-
-    def __init__(self, packed: NDArray[np.void]) -> None:
-        """Take (n,) packed records."""
-        self._packed = packed
-
-    @classmethod
-    def none(cls) -> Records:
-        """Return those of a new journal."""
-        return cls(np.zeros(0, _RECORD))
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Records: ...
-    def __getitem__(self, index: int | slice) -> Record | Records:
-        if isinstance(index, slice):
-            return Records(self._packed[index])
-        return _unpack(*self._packed[index].item())
-
-    def __iter__(self) -> Iterator[Record]:
-        for start in range(0, len(self), _BLOCK):
-            yield from starmap(_unpack, self._packed[start : start + _BLOCK].tolist())
-
-    def spans(self) -> Records:
-        """Return those that say what is done, and undone, and by which run."""
-        return Records(self._packed[np.isin(self._packed["kind"], (_RUN, _DONE, _UNDONE))])
-
-    def joints(self) -> list[tuple[int, int]]:
-        """Return (group, element) where parts of an image meet that were decoded each for itself.
-
-        Of a span that is done: with what lies before it, and behind it.
-        """
-        done = self._packed[self._packed["kind"] == _DONE]
-        found: list[tuple[int, int]] = []
-        for which, at in ((BEGINS_INSIDE, "first"), (ENDS_INSIDE, "second")):
-            some = done[(done["last"] & which) != 0]
-            found += zip(some["small"].tolist(), some[at].tolist(), strict=True)
-        return found
-
-
-def _unpack(kind: int, small: int, first: int, second: int, last: int, crc: int) -> Record:
-    if kind == _DONE:
-        return Done(small, first, second, last)
-    if kind == _UNDONE:
-        return Undone(small, first, second)
-    if kind == _BEGINS:
-        return Begins(small, second)
-    if kind == _RUN:
-        return Run(first)
-    return Placement(kind, first, second, last, small)
+FORMAT: Final = "h5ingest journal 3"
 
 
 class Journal:
@@ -248,7 +109,7 @@ def read(path: Path) -> tuple[dict[str, object], Records, int]:
             f"{path}: expected a journal ({FORMAT}), found something else: what is beside it "
             f"cannot be resumed. --restart discards both."
         )
-    packed = np.frombuffer(data, _RECORD, (len(data) - start) // _RECORD.itemsize, start)
+    packed = np.frombuffer(data, RECORD, (len(data) - start) // RECORD.itemsize, start)
     packed = packed[: _n_intact(packed)]
     return about, Records(packed), start + packed.nbytes
 
@@ -274,12 +135,12 @@ def _about(line: bytes) -> dict[str, object] | None:
 
 def _n_intact(packed: NDArray[np.void]) -> int:
     """Return how many of the first records have the right checksum."""
-    size = _RECORD.itemsize
-    for start in range(0, len(packed), _BLOCK):
-        block = packed[start : start + _BLOCK]
+    size = RECORD.itemsize
+    for start in range(0, len(packed), BLOCK):
+        block = packed[start : start + BLOCK]
         data = memoryview(block.tobytes())
         for i, crc in enumerate(block["crc"].tolist()):
-            if zlib.crc32(data[i * size : i * size + _BODY.size]) != crc:
+            if zlib.crc32(data[i * size : i * size + BODY.size]) != crc:
                 return start + i
     return len(packed)
 
@@ -291,8 +152,3 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OutputError(f"{path}: expected a file, found something else")
         yield file
-
-
-def pack(records: Iterable[Record]) -> bytes:
-    """Return the records, 32 bytes each."""
-    return b"".join(record.pack() for record in records)

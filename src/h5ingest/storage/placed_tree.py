@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from h5ingest.core.moments import ByKind
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.chunk_queue import ChunkQueue
@@ -89,11 +90,11 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
             self._asks, self._chunks, self._n_bytes = [], [], 0
             self._queue.put(asks, chunks)
 
-    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
+    def mark(self, group: int, span: range, *, joints: int = 0, sums: ByKind | None = None) -> None:
         """See `Writer.mark`."""
         self._held.flush()
         self._ask()
-        super().mark(group, span, joints=joints)
+        super().mark(group, span, joints=joints, sums=sums)
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
         """See `Writer.names`."""

@@ -8,7 +8,7 @@ file its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ from h5ingest.core import column_types, schema
 from h5ingest.core.digest import ContentDigest, attributes_digest
 from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import Layout
+from h5ingest.core.moments import ByKind
 from h5ingest.core.outfiles import give_name
 from h5ingest.core.sample_columns import INDEX, SampleColumns
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK, Attribute
-from h5ingest.storage.datasets import create_group, open_dataset, output_errors, sync
+from h5ingest.storage.datasets import create_group, open_dataset, output_errors, rows_of, sync
 from h5ingest.storage.existing_output import refuse_existing
+from h5ingest.storage.group_statistics import ClassCounts, statistics, summary
 from h5ingest.storage.raw_file import reopened
 
 _BLOCK_ROWS: Final = 1024**2
@@ -37,11 +39,12 @@ def finalize(
     columns: SampleColumns,
     attributes: dict[str, str | int],
     *,
+    moments: Mapping[int, ByKind] | None = None,
     names: dict[int, list[tuple[str, str]]] | None = None,
     palettes: Sequence[bytes | None] = (None,),
     beat: Callable[[], None] = lambda: None,
-) -> str:
-    """Write labels, names, paths, columns and attributes; return the content digest.
+) -> tuple[str, str]:
+    """Write labels, names, paths, columns and attributes.
 
     Not collective: rank 0 only, while no rank has the file open.
 
@@ -50,9 +53,13 @@ def finalize(
         layout: its datasets.
         columns: what goes with the samples.
         attributes: of the root group.
+        moments: position of a group -> sums of its pixels, where they are known.
         names: group -> (HDF5 path, shape and type) of each row's dataset, in a tree.
         palettes: of each column of images, RGB entries that its samples are indices of.
         beat: called now and then.
+
+    Returns:
+        The content digest, and what the user should know of images that are there twice.
 
     Raises:
         OutputError: no space, or another error of the file system; or images are missing.
@@ -98,7 +105,13 @@ def finalize(
                 _write_tree_names(file, group.prefix, names[number], digest)
             if columns.class_names is not None:
                 _write_all(file, group.prefix, schema.LABEL_NAMES, columns.class_names, digest)
-        _write_tables(file, layout, columns, digest, beat)
+        classes = ClassCounts(file, layout, any_failed=bool(attributes[Attribute.N_FAILED]))
+        _write_tables(file, layout, columns, digest, classes, beat)
+        found = statistics(file, layout, moments or {}, classes, names, beat)
+        for group, of_group in zip(layout.groups, found, strict=True):
+            where, text = group.prefix or "/", of_group.to_json()
+            file[where].attrs.create(schema.STATISTICS, text, dtype=_TEXT)
+            of_others[f"{where}@{schema.STATISTICS}"] = text
         content_digest = digest.hexdigest()
         digests = {
             Attribute.CONTENT_DIGEST: content_digest,
@@ -106,7 +119,7 @@ def finalize(
         }
         for key, value in (attributes | digests).items():
             file.attrs[key] = value
-    return content_digest
+    return content_digest, summary(found, layout)
 
 
 def _write_tree_names(
@@ -135,6 +148,7 @@ def _write_tables(
     layout: Layout,
     columns: SampleColumns,
     digest: ContentDigest,
+    classes: ClassCounts,
     beat: Callable[[], None],
 ) -> None:
     """Stream what goes with the samples into `paths`, `labels`, `columns`, `samples` of groups."""
@@ -167,10 +181,13 @@ def _write_tables(
                 names[column] = schema.PATHS.at(group.prefix)
             for column, name in names.items():
                 _write(file, name, rows[number], ordered[column][start:end], digest)
+            if _LABEL in ordered:
+                classes.add(number * n_each, rows[number], ordered[_LABEL][start:end])
             rows[number] += end - start
 
 
-_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, INDEX: schema.SAMPLES}
+_LABEL: Final = "label"
+_STANDARD: Final = {"path": schema.PATHS, _LABEL: schema.LABELS, INDEX: schema.SAMPLES}
 """Column -> its dataset; the others lie below `columns`."""
 
 
@@ -210,14 +227,10 @@ def _write(
 
 def _blocks(dataset: Any, beat: Callable[[], None]) -> Iterator[NDArray[Any]]:
     """Yield the rows of a dataset of numbers, many at a time."""
-    n_rows, *shape = dataset.shape
+    n_rows = dataset.shape[0]
     for start in range(0, n_rows, _BLOCK_ROWS):
         beat()
-        values = np.empty((min(_BLOCK_ROWS, n_rows - start), *shape), dataset.dtype)
-        rows = dataset.get_space()
-        rows.select_hyperslab((start, *(0 for _ in shape)), values.shape)
-        dataset.read(h5py.h5s.create_simple(values.shape), rows, values)
-        yield values
+        yield rows_of(dataset, range(start, min(start + _BLOCK_ROWS, n_rows)))
 
 
 def _check_status(partial: Path, layout: Layout, n_failed: int, beat: Callable[[], None]) -> None:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Layout
+from h5ingest.core.moments import ByKind
 from h5ingest.storage.buffer import Buffer
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.journal import Done
+from h5ingest.storage.journal_records import Done, sums_of
 
 
 class Writer(ABC):
@@ -64,7 +65,7 @@ class Writer(ABC):
         """
         raise AssertionError("this writer has no chunks")
 
-    def mark(self, group: int, span: range, *, joints: int = 0) -> None:
+    def mark(self, group: int, span: range, *, joints: int = 0, sums: ByKind | None = None) -> None:
         """Note that all of a span of a group's `pixels` has been given to `write`. Not collective.
 
         It is on the disk, and in the journal, some time later.
@@ -74,8 +75,10 @@ class Writer(ABC):
             span: positions on axis 0.
             joints: where an image that crosses an end of the span is decoded each time for a part
                 of it: `journal.BEGINS_INSIDE`, `journal.ENDS_INSIDE`, both, or 0.
+            sums: of the pixels of the images that begin in the span; None: not known.
         """
-        self._checkpoints.note(Done(group, span.start, span.stop, joints))
+        done = Done(group, span.start, span.stop, joints)
+        self._checkpoints.note(*sums_of(group, sums), done)
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
         """Return, on rank 0, (HDF5 path, kind) of each row's dataset for each group of a tree."""
