@@ -272,3 +272,16 @@ def test_checksums_of_chunks_that_are_not_as_many_or_not_there_are_said_once(
     for n_ranks in (1, 3):
         found = [line for line in check(out, n_ranks).problems if "digest" not in line]
         assert found == ["expected a dataset /chunk_checksums, found none"]
+
+
+def test_an_image_with_a_damaged_header_is_bad_however_often_it_is_opened(tmp_path: Path) -> None:
+    """HDF5 1.10 opens it if it is asked a second time."""
+    out = made(tmp_path, ((12, 16), (12, 15)), layout="tree", compression="gzip:1")
+    whole = out.read_bytes()
+    attribute = b"IMAGE_WHITE_IS_ZERO"
+    assert whole.count(attribute) == 2
+    for at in (whole.index(attribute), whole.rindex(attribute)):
+        out.write_bytes(whole[: at - 9] + bytes([whole[at - 9] ^ 1]) + whole[at - 8 :])
+        report = check(out, sources=False)
+        assert [bad.row for bad in report.bad] == [0 if at == whole.index(attribute) else 1]
+        assert "cannot be read" in report.bad[0].reason

@@ -44,6 +44,7 @@ class Readable:
         self._in_parts = {pixels.at(prefix) for prefix in header.prefixes} if pixels else set()
         """Datasets that are never read as a whole."""
         self._n_failures: Counter[str] = Counter()
+        self._unopened: dict[str | bytes, Exception] = {}
         self._groups: set[bytes] = set()
         """HDF5 paths of groups that are of this file."""
         self._bytes = FileBytes(file.filename, identity_of(file.id.get_vfd_handle()))
@@ -52,9 +53,21 @@ class Readable:
     def open(self, name: str | bytes) -> StoredDataset:
         """Return a dataset: the only way to one for whoever judges rows and values.
 
+        One that could not be opened cannot ever be: HDF5 1.10 opens an object with a damaged header
+        if it is asked a second time.
+
         Raises:
             Exception: whatever h5py makes of it.
         """
+        if name in self._unopened:
+            raise self._unopened[name]
+        try:
+            return self._open(name)
+        except Exception as error:
+            self._unopened[name] = error.with_traceback(None)
+            raise
+
+    def _open(self, name: str | bytes) -> StoredDataset:
         found = find(self._file, name, self._groups)
         if found is None:
             raise KeyError(f"there is no {name!r}")
