@@ -7,17 +7,19 @@ for a job that was ended and gone on with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.schema import STATUS_OK
+
 _COLUMNS: Final = 768
 """Values in a row of what is summed at once: a multiple of every number of channels."""
-_ROWS: Final = 252
-"""Rows, a multiple of 3: 16 bits hold the sum of 252 x 128."""
+_ROWS: Final = 84
+"""Rows of it: a multiple of 3, of which 16 bits hold the sum of 128s; few enough for the caches."""
 
 
 class Kind(NamedTuple):
@@ -97,8 +99,27 @@ class PixelSums:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._sums: dict[Kind, _ChannelSums] = {}
+        self._sums: dict[tuple[int, np.dtype[Any]], _ChannelSums] = {}
         self._missed = False
+
+    def add_images(
+        self, images: NDArray[Any] | Sequence[NDArray[Any]], status: NDArray[np.uint8]
+    ) -> None:
+        """Add images, those of them that are good; image files, (n,), are not looked at.
+
+        Args:
+            images: (n, H, W) or (n, H, W, C), or n of any size; where one is not good: zeros.
+            status: (n,) of each.
+        """
+        if isinstance(images, np.ndarray) and images.ndim > 2:
+            n_pixels = images.shape[1] * images.shape[2]
+            n_good = int(np.count_nonzero(status == STATUS_OK))
+            self.add(images, (*images.shape, 1)[3], n_good, n_good * n_pixels)
+            return
+        for image, each in zip(images, status.tolist(), strict=True):
+            if each == STATUS_OK and image.ndim > 1:
+                height, width, channels = (*image.shape, 1)[:3]
+                self.add(image, channels, 1, height * width)
 
     def add(self, values: NDArray[Any], channels: int, n_images: int, n_pixels: int) -> None:
         """Add images.
@@ -110,10 +131,10 @@ class PixelSums:
             n_images: of them that count; the values of the others are zeros.
             n_pixels: of those that count.
         """
-        kind = Kind(channels, values.dtype.name)
-        if kind not in self._sums:
-            self._sums[kind] = _ChannelSums(kind)
-        self._sums[kind].add(values.reshape(-1), n_images, n_pixels)
+        key = channels, values.dtype  # whose name takes longer than to look for it
+        if key not in self._sums:
+            self._sums[key] = _ChannelSums(Kind(channels, values.dtype.name))
+        self._sums[key].add(values.reshape(-1), n_images, n_pixels)
 
     def miss(self) -> None:
         """Note that images belong to the sums that nobody has seen the pixels of."""
@@ -122,7 +143,7 @@ class PixelSums:
     def take(self) -> ByKind | None:
         """Return the sums since the last time; None: not known, as some images were missed."""
         missed, self._missed = self._missed, False
-        found = {kind: sums.take() for kind, sums in self._sums.items()}
+        found = {sums.kind: sums.take() for sums in self._sums.values()}
         return None if missed else {kind: each for kind, each in found.items() if each.n_images}
 
 
@@ -130,7 +151,7 @@ class _ChannelSums:
     """Sums of one kind, of what lies one after the other in a block that is now and then full."""
 
     def __init__(self, kind: Kind) -> None:
-        self._channels = kind.channels
+        self.kind = kind
         self._block = np.empty(_ROWS * _COLUMNS, kind.dtype)
         centred = kind.dtype == "uint8"
         self._zero = self._block.dtype.type(128 if centred else 0)
@@ -193,4 +214,4 @@ class _ChannelSums:
         return found
 
     def _by_channel(self, columns: NDArray[np.int64]) -> tuple[int, ...]:
-        return tuple(columns.reshape(-1, self._channels).sum(axis=0).tolist())
+        return tuple(columns.reshape(-1, self.kind.channels).sum(axis=0).tolist())

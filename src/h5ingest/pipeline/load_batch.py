@@ -118,6 +118,7 @@ class FileLoader(Loader[bytes | SampleError]):
         for some in few_at_a_time(images, _MOST_BYTES, _MOST_IMAGES):
             files = list(islice(given, len(some)))
             self._load_some(samples, first, files, some, records)
+            self._sum_up(some, first, records)
             first += len(some)
 
     def _load_some(

@@ -71,6 +71,7 @@ class StoredLoader(Loader[int]):
             if len(rows) == 1 or not self._load_together(samples, first, rows, some, records):
                 for k, row, image in zip(count(first), rows, some, strict=False):
                     records.sizes[k] = self.load(samples, k, row, image, records) or (0, 0)
+            self._sum_up(some, first, records)
             first += len(some)
             self._beat()
 

@@ -117,6 +117,11 @@ class Loader(ABC, Generic[Given]):
             The size within a padded image; None if there is no image.
         """
 
+    def _sum_up(self, images: Images, first: int, records: SampleRecords) -> None:
+        """Add images that have just been loaded, and are in the processor's cache, to the sums."""
+        status = records.status[first : first + len(images)]
+        self._stats.sums.add_images(images, status)
+
     def _fail(
         self,
         samples: Samples,

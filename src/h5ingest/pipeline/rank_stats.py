@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import Failure
-from h5ingest.core.moments import ByKind
+from h5ingest.core.moments import ByKind, PixelSums
 from h5ingest.core.notes import Notes
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.conversion import Losses
@@ -36,6 +36,8 @@ class RankStats:
     joints: list[tuple[int, int]] = field(default_factory=list)
     """(group, element) where a shard begins or ends inside an image, whose other part is decoded
     once more, by another rank or run."""
+    sums: PixelSums = field(default_factory=PixelSums)
+    """Of the pixels that have been loaded since the last span was noted as done."""
     moments: dict[int, ByKind | None] = field(default_factory=dict)
     """Position of a group -> sums of the pixels of its good images that this rank counts; None:
     they are not known, as of images that are copied as they are stored."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from h5ingest.core.schema import STATUS_OK
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
@@ -41,10 +40,6 @@ class DatasetLoop(WriteLoop):
                     for k in range(cut.start, cut.stop)
                 ]
                 self._loader.load_all(samples, cut.start, given, images, records)
-                for image, status in zip(images, records.status[cut].tolist(), strict=True):
-                    if status == STATUS_OK:
-                        height, width, channels = (*image.shape, 1)[:3]
-                        self._sums.add(image, channels, 1, height * width)
             with self._writing():
                 records.chunk_checksums[cut] = [
                     writer.write_image(shard.group, row, image)

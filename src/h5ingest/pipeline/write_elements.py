@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.partition import unit
-from h5ingest.core.sample_table import Samples
-from h5ingest.core.schema import STATUS_OK
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
@@ -37,13 +34,6 @@ class ElementLoop(WriteLoop):
         def shaped(image: NDArray[Any], k: int) -> NDArray[Any]:
             return image if keeps_files else image.reshape(samples.image_shape(k))
 
-        def load(images: list[NDArray[Any]], k: int, values: NDArray[Any], span: range) -> None:
-            """Load neighbours that lie in this batch."""
-            self._loader.load_all(samples, k, given, images, records)
-            if images and not keeps_files:
-                begin = int(samples.starts[k]) - span.start
-                self._sum_up(samples, slice(k, k + len(images)), values[begin:], records)
-
         for span, rows, begun in self._element_batches(shard, spec.row_bytes, unit(spec)):
             values = self._get_buffer(spec.name, span)
             first, stop = rows.start - samples.rows.start, rows.stop - samples.rows.start
@@ -57,44 +47,21 @@ class ElementLoop(WriteLoop):
                     if counts and begin >= 0 and end <= len(span):
                         images.append(shaped(values[begin:end], k))
                         continue
-                    load(images, k - len(images), values, span)
+                    self._loader.load_all(samples, k - len(images), given, images, records)
                     images = []
                     if carried is None or carried[0] != k:
                         carried = k, np.empty(end - begin, spec.dtype)
                         image = shaped(carried[1], k)
                         self._loader.load(samples, k, next(given), image, records, counts=counts)
-                        if counts and not keeps_files:
-                            self._sum_up(samples, slice(k, k + 1), carried[1], records)
+                        if counts:
+                            self._stats.sums.add_images([image], records.status[k : k + 1])
                         self._note_joints(shard, range(span.start + begin, span.start + end))
                     part = slice(max(begin, 0), min(end, len(span)))
                     values[part] = carried[1][part.start - begin : part.stop - begin]
-                load(images, stop - len(images), values, span)
+                self._loader.load_all(samples, stop - len(images), given, images, records)
             self._write(spec.name, span, values)
             self._write_records(group, samples, begun, records)
             self._mark(shard, span, rows, records)
-
-    def _sum_up(
-        self, samples: Samples, some: slice, values: NDArray[Any], records: SampleRecords
-    ) -> None:
-        """Add neighbours that this rank counts to the sums.
-
-        Args:
-            samples: of the shard.
-            some: positions of the neighbours among them.
-            values: theirs, one after the other, and perhaps others behind them.
-            records: of the shard.
-        """
-        shapes = samples.shapes[some, :3].astype(np.int64)
-        good = records.status[some] == STATUS_OK
-        pixels, channels = shapes[:, 0] * shapes[:, 1], shapes[:, 2]
-        starts = np.append(0, np.cumsum(pixels * channels))
-        bounds = [0, *(np.flatnonzero(np.diff(channels)) + 1).tolist(), len(good)]
-        for first, stop in pairwise(bounds):
-            n_good = int(good[first:stop].sum())
-            if n_good:  # of what cannot be read, there may be no shape
-                n_pixels = int(pixels[first:stop][good[first:stop]].sum())
-                alike = values[starts[first] : starts[stop]]
-                self._sums.add(alike, int(channels[first]), n_good, n_pixels)
 
     def _note_joints(self, shard: Shard, image: range) -> None:
         """Note where an image crosses an end of the shard.

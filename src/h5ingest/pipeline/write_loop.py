@@ -10,14 +10,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import Group, Layout
-from h5ingest.core.moments import PixelSums, joined_if_known
+from h5ingest.core.moments import joined_if_known
 from h5ingest.core.partition import batches, element_batches, unit
 from h5ingest.core.sample_table import Samples
 from h5ingest.core.schema import STATUS_MISSING
@@ -44,8 +44,6 @@ class WriteLoop(ABC):
     """Takes the batches."""
     _stats: RankStats
     """Counts what is done."""
-    _sums: PixelSums = field(default_factory=PixelSums)
-    """Of what has been loaded since the last span was noted."""
 
     @staticmethod  # noqa: B027 - most layouts leave nothing open
     def create_datasets(writer: Writer, shards: Sequence[Shard]) -> None:
@@ -95,7 +93,7 @@ class WriteLoop(ABC):
 
     def _count_copied(self, n_images: int, chunks: Sequence[tuple[int, bytes]]) -> None:
         n_bytes = sum(len(data) for _, data in chunks)
-        self._sums.miss()
+        self._stats.sums.miss()
         self._stats.n_done += n_images
         self._stats.n_read_bytes += n_bytes
         self._stats.n_written_bytes += n_bytes
@@ -146,7 +144,7 @@ class WriteLoop(ABC):
     def _mark(self, shard: Shard, span: range, rows: range, records: SampleRecords) -> None:
         """Note a span as done, unless an image in it failed: a later run shall try it again."""
         self._stats.n_kept = self._stats.n_done
-        sums = self._sums.take()
+        sums = self._stats.sums.take()
         self._stats.moments[shard.group] = joined_if_known(
             [self._stats.moments.get(shard.group, {}), sums]
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from h5ingest.core.partition import batches, unit
-from h5ingest.core.schema import STATUS_OK
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
@@ -14,8 +13,7 @@ class RowLoop(WriteLoop):
 
     def store(self, shard: Shard) -> None:
         group, samples = self._layout.groups[shard.group], shard.samples
-        spec, image = group.pixels, group.image
-        assert image is not None, "it is a stack"
+        spec = group.pixels
         records = SampleRecords.of(samples)
         given = self._loader.read(samples)
         for batch in batches(shard.span, unit(spec), self._batch_bytes // spec.row_bytes):
@@ -23,9 +21,6 @@ class RowLoop(WriteLoop):
             with self._decoding():
                 first = batch.start - samples.rows.start
                 self._loader.load_all(samples, first, given, images, records)
-                good = records.status[first : first + len(batch)] == STATUS_OK
-                n_good, n_pixels = int(good.sum()), image.height * image.width
-                self._sums.add(images, image.channels, n_good, n_good * n_pixels)
             self._write(spec.name, batch, images)
             self._write_records(group, samples, batch, records)
             self._mark(shard, batch, batch, records)
