@@ -22,6 +22,7 @@ from PIL import Image
 from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.options import IngestOptions
+from h5ingest.inspect.duplicates import lines
 from h5ingest.inspect.page import page, write_page
 from h5ingest.pipeline.run import ingest
 
@@ -122,6 +123,38 @@ def test_images_of_any_size_alpha_and_large_ones(folder: Path) -> None:
     assert 'id="g0-largest"' in text
     assert 'id="g0-smallest"' in text
     assert "Heights in pixels" in text
+
+
+def test_of_several_images_a_row_each_has_a_section_and_copies_of_its_own(tmp_path: Path) -> None:
+    pixels, masks = make_pixels(8, (9, 7, 3)), make_pixels(8, (9, 7))
+    pixels[6], masks[[2, 3]] = pixels[1], masks[0]
+    write_images(tmp_path / "images", pixels)
+    write_images(tmp_path / "masks", masks)
+    rows = [(f"images/{k:04}.png", f"masks/{k:04}.png", "ab"[k % 2]) for k in range(8)]
+    manifest = write_manifest(tmp_path / "m.csv", [("path", "mask", "split"), *rows])
+    out = tmp_path / "out.h5"
+    ingest(manifest, out, IngestOptions(image=("mask:raw",), group_by="split"))
+    assert [*lines(out)] == [
+        "2 times the same, in more than one group",
+        "  a row 3  images/0006.png", "  b row 0  images/0001.png",
+        "3 times the same, in more than one group",
+        "  a mask row 0  masks/0000.png", "  a mask row 1  masks/0002.png",
+        "  b mask row 1  masks/0003.png",
+        "2 images are there more than once, 5 times in all; 2 of them in more than one group",
+    ]  # fmt: skip
+    text = page(out)
+    assert re.findall(r"<h2>([^<]+)</h2>", text)[:4] == [
+        "a: images",
+        "a: mask",
+        "b: images",
+        "b: mask",
+    ]
+    shown = [(caption, image) for caption, image in figures(text) if ": mean of" not in caption]
+    assert len(shown) == 8 + 8 + 2 + 3
+    for caption, image in shown:
+        source, row = (masks, pixels)["images/" in caption], int(caption[-8:-4])
+        if source is pixels:  # masks are stretched
+            np.testing.assert_array_equal(image, source[row])
 
 
 def test_the_seed_decides_what_is_shown(folder: Path) -> None:

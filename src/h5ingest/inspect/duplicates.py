@@ -6,7 +6,7 @@ May not: write.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,9 +25,16 @@ class Place:
 
     group: str
     """Name of the HDF5 group; empty where the file has none."""
+    image: str | None
+    """Which of the images of a row it is, after the first; None: the first, or the only one."""
     row: int
     path: str
     """Of its source, as the manifest had it."""
+
+    @property
+    def where(self) -> str:
+        """Group, image and row, for people."""
+        return " ".join([*filter(None, (self.group, self.image)), f"row {self.row:,}"])
 
 
 def duplicates(
@@ -35,7 +42,8 @@ def duplicates(
 ) -> Iterator[tuple[Place, ...]]:
     """Yield the images that are there more than once: all places of one, in order.
 
-    Two are the same if their checksums, shapes and types are. A failed image is none.
+    Two are the same if their checksums, shapes and types are. A failed image is none. Of several
+    images a row, the first ones are compared with each other, then the second ones, and so on.
 
     Args:
         path: of the file.
@@ -49,20 +57,35 @@ def duplicates(
     try:
         with handle as file:
             header = read_header(Attributes(file), path)
-            prefixes = header.prefixes if group is None else (header.prefix(group),)
-            groups = [StoredGroup(handle, file, prefix, header.layout) for prefix in prefixes]
-        n_images = sum(each.n_rows for each in groups)
-        for part in copies.find(lambda: _keys(handle, groups), n_images):
-            for start, stop in pairwise(part.starts.tolist()):
-                yield tuple(
-                    _place(groups[number], row)
-                    for number, row in zip(
-                        part.groups[start:stop].tolist(), part.rows[start:stop].tolist(),
-                        strict=True,
-                    )
-                )  # fmt: skip
+            names = header.groups if group is None else (group,)
+            prefixes = [header.prefix(name) for name in names] or [""]
+            columns = [
+                [
+                    StoredGroup(handle, file, header.images_of(prefix)[number], header.layout)
+                    for prefix in prefixes
+                ]
+                for number in range(1 + len(header.images))
+            ]
+        for image, groups in zip((None, *header.images), columns, strict=True):
+            yield from _among(handle, groups, names, image)
     finally:
         handle.close()
+
+
+def _among(
+    handle: ForkSafeFile, groups: list[StoredGroup], names: Sequence[str], image: str | None
+) -> Iterator[tuple[Place, ...]]:
+    """Yield what is there more than once among these images."""
+
+    def place(number: int, row: int) -> Place:
+        (path,) = groups[number].paths(range(row, row + 1))
+        return Place(names[number] if names else "", image, row, os.fsdecode(path))
+
+    n_images = sum(each.n_rows for each in groups)
+    for part in copies.find(lambda: _keys(handle, groups), n_images):
+        numbers, rows = part.groups.tolist(), part.rows.tolist()
+        for start, stop in pairwise(part.starts.tolist()):
+            yield tuple(map(place, numbers[start:stop], rows[start:stop]))
 
 
 def _keys(handle: ForkSafeFile, groups: list[StoredGroup]) -> Iterator[copies.Keys]:
@@ -84,11 +107,6 @@ def _keys(handle: ForkSafeFile, groups: list[StoredGroup]) -> Iterator[copies.Ke
         yield copies.Keys(number, good, copies.mixed(group.checksums[good], shapes, n_bytes))
 
 
-def _place(group: StoredGroup, row: int) -> Place:
-    (path,) = group.paths(range(row, row + 1))
-    return Place(group.prefix[1:], row, os.fsdecode(path))
-
-
 def lines(path: str | os.PathLike[str], *, group: str | None = None) -> Iterator[str]:
     """Yield the lines that `show --duplicates` prints; see `duplicates`."""
     n_sets = n_images = n_leaks = 0
@@ -98,9 +116,10 @@ def lines(path: str | os.PathLike[str], *, group: str | None = None) -> Iterator
         n_leaks += leaks
         yield f"{len(places)} times the same" + ", in more than one group" * leaks
         for place in places:
-            yield f"  {place.group + ' ' * bool(place.group)}row {place.row:,}  {place.path}"
+            yield f"  {place.where}  {place.path}"
     if not n_sets:
         yield "no image is there more than once"
         return
-    said = f"{n_sets:,} images are there more than once, {n_images:,} times in all"
+    are = "image is" if n_sets == 1 else "images are"
+    said = f"{n_sets:,} {are} there more than once, {n_images:,} times in all"
     yield said + f"; {n_leaks:,} of them in more than one group" * bool(n_leaks)

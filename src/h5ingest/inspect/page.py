@@ -9,8 +9,9 @@ import io
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from h5ingest.inspect.charts import of_sizes, of_values
 from h5ingest.inspect.duplicates import duplicates
 from h5ingest.inspect.samples import Sample, extremes, look
 from h5ingest.inspect.show import printable, provenance_of
+from h5ingest.reading.open_files import OpenFiles, files_of
 from h5ingest.reading.store import ImageStore
 
 _MOST_GROUPS: Final = 6
@@ -108,13 +110,12 @@ def page(path: str | os.PathLike[str], *, group: str | None = None, seed: int = 
         raise SetupError(
             "show --page needs jinja2, which is not installed: pip install 'h5ingest[bench]'"
         ) from None
-    with ImageStore(path, group=group) as store:
-        names: Sequence[str | None] = store.groups if group is None else [group]
-    groups = [
-        _group(path, name, number, seed)
-        for number, name in enumerate(names[:_MOST_GROUPS] or [None])
-    ]
-    copies = _copies(path, group)
+    with closing(OpenFiles(files_of(path))) as opened:
+        names: Sequence[str | None] = opened.groups if group is None else [group]
+        images = opened.images or (None,)
+    shown = [*product(names or [None], images)][:_MOST_GROUPS]
+    groups = [_group(path, *which, number, seed) for number, which in enumerate(shown)]
+    copies = _copies(path, group, images[0])
     strips = [*(strip for each in groups for strip in each["strips"]), *copies]
     pictures = [picture for strip in strips for picture in strip.pictures]
     for side in _SIDES:
@@ -134,7 +135,7 @@ def page(path: str | os.PathLike[str], *, group: str | None = None, seed: int = 
         n_bytes=size(os.path.getsize(path)),
         groups=groups,
         copies=copies,
-        n_more=max(0, len(names) - _MOST_GROUPS),
+        n_more=max(1, len(names)) * len(images) - len(shown),
         seed=seed,
         side=side,
         source=lambda picture: b64encode(pngs[id(picture)]).decode("ascii"),
@@ -143,17 +144,17 @@ def page(path: str | os.PathLike[str], *, group: str | None = None, seed: int = 
 
 
 def _group(
-    path: str | os.PathLike[str], name: str | None, number: int, seed: int
+    path: str | os.PathLike[str], name: str | None, image: str | None, number: int, seed: int
 ) -> dict[str, Any]:
-    """Return what the template shows of a group."""
-    with ImageStore(path, group=name) as store:
+    """Return what the template shows of the images of a group, of several a row of these."""
+    with ImageStore(path, group=name, image=image) as store:
         sample, prefix = look(store, seed), f"g{number}"
         failed = np.flatnonzero(store.status != STATUS_OK)
         shape, dtype = store.shape[1:], store.dtype
         kind = f" of {ImageSpec.of(shape, dtype)}" if shape and dtype is not None else ""
         moments = () if store.layout == "encoded" else sorted(store.stats.kinds.items())
         return {
-            "name": name,
+            "name": ": ".join(filter(None, (name, image))),
             "id": prefix,
             "about": f"{len(store):,} images{kind}, layout {store.layout}",
             "n_failed": len(failed),
@@ -216,18 +217,20 @@ def _extremes(store: ImageStore, prefix: str) -> list[Strip]:
     ]
 
 
-def _copies(path: str | os.PathLike[str], group: str | None) -> list[Strip]:
+def _copies(path: str | os.PathLike[str], group: str | None, first: str | None) -> list[Strip]:
     """Return the first images that are there more than once, those of several groups too."""
-    stores: dict[str, ImageStore] = {}
+    stores: dict[tuple[str, str | None], ImageStore] = {}
     strips = []
     try:
         for number, places in enumerate(islice(duplicates(path, group=group), _MOST_COPIES)):
             pictures = []
             for place in places[:_OF_A_SET]:
-                if place.group not in stores:
-                    stores[place.group] = ImageStore(path, group=place.group or None)
-                caption = f"{place.group} row {place.row:,}: {place.path}".strip()
-                pictures.append(Picture(caption, stores[place.group][place.row][0]))
+                which = place.group, place.image
+                if which not in stores:
+                    image = place.image or first
+                    stores[which] = ImageStore(path, group=place.group or None, image=image)
+                caption = f"{place.where}: {place.path}"
+                pictures.append(Picture(caption, stores[which][place.row][0]))
             leaks = ", in more than one group" * (len({place.group for place in places}) > 1)
             about = f"{len(places):,} times{leaks}"
             strips.append(
