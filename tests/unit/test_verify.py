@@ -274,6 +274,14 @@ def test_checksums_of_chunks_that_are_not_as_many_or_not_there_are_said_once(
         assert found == ["expected a dataset /chunk_checksums, found none"]
 
 
+def test_an_empty_content_digest_is_none(tmp_path: Path) -> None:
+    out = made(tmp_path, ((12, 16), (12, 16)))
+    with h5py.File(out, "r+") as file:
+        file.attrs["content_digest"] = ""
+    report = check(out, sources=False)
+    assert report.problems == ("attribute content_digest: expected a digest, found nothing",)
+
+
 def test_an_image_with_a_damaged_header_is_bad_however_often_it_is_opened(tmp_path: Path) -> None:
     """HDF5 1.10 opens it if it is asked a second time."""
     out = made(tmp_path, ((12, 16), (12, 15)), layout="tree", compression="gzip:1")

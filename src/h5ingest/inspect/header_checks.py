@@ -89,6 +89,8 @@ def lenient_header(
         for name in (Attribute.N_SAMPLES, Attribute.N_FAILED, Attribute.CONTENT_DIGEST)
         if name not in {*attributes, *unread}
     ]
+    if attributes.get(Attribute.CONTENT_DIGEST) == "":  # as HDF5 reads a damaged reference
+        problems.append(f"attribute {Attribute.CONTENT_DIGEST}: expected a digest, found nothing")
     return header, problems
 
 
