@@ -17,10 +17,10 @@ choose() {
     echo docker
   elif podman run --rm --help >/dev/null 2>&1 && systemctl is-system-running >/dev/null 2>&1; then
     echo podman
-  elif ((EUID == 0)) && command -v buildah podman unshare >/dev/null; then
+  elif ((EUID == 0)) && scripts/packages.sh buildah podman crun mmdebstrap >&2; then
     echo daemonless
   else
-    die "neither docker, podman, nor (as root) buildah with podman works here"
+    die "neither docker nor podman works here, nor, as root on Debian, buildah with podman"
   fi
 }
 how=${H5INGEST_CONTAINER:-$(choose)}
