@@ -1,12 +1,13 @@
 """Sizes and speeds of the codecs for kinds of images, and which tools read them: docs/codecs.md.
 
-python benchmarks/codec_table.py --data FOLDER [--work DIR] [--speeds] [--only KIND ...]
+python benchmarks/codec_table.py --data FOLDER --speeds --write docs/codecs.md
 
-FOLDER has mnist, kodak, depth16_open3d, davis_palette, emoji32 and scikit_image, each with PNGs at
-any depth; what is not there is left out. Prints Markdown. Sizes are those of whole files: exact,
-and the same on every machine with these versions but for the lengths of paths. --speeds adds what
-one process does in a second of CPU time, with the files in the system's cache; others on the
-machine disturb that still.
+FOLDER has mnist, kodak, street, depth16_open3d, davis_palette, emoji32 and scikit_image, each with
+PNGs at any depth; what is not there is left out. Prints Markdown, or puts it in its place in a
+page. Sizes are those of whole files: exact, and the same on every machine with these versions but
+for the lengths of paths. --speeds adds what one process does in a second of CPU time, with the
+files in the system's cache, and how photographs are read by one and two threads
+(`codec_turns.py`); others on the machine disturb that still. It takes about three minutes.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import platform
 import subprocess
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import codec_turns
 import corpora
 import h5py
 import hdf5plugin
@@ -35,7 +39,9 @@ from PIL import Image
 
 from h5ingest import ImageStore, IngestOptions, ingest
 from h5ingest.core.errors import UsageError
+from h5ingest.core.memory import keep_freed_memory
 from h5ingest.core.sampling import evenly
+from h5ingest.inspect import codecs
 from h5ingest.storage.auto_codec import Part
 from h5ingest.storage.compress import compressor
 from h5ingest.storage.filters import filter_pipeline
@@ -44,6 +50,8 @@ CODECS: Final = (
     "none", "gzip:4", "zstd:3", "zstd:9", "bitshuffle:zstd:3", "blosc2:zstd:5:bytedelta", "htj2k",
     "auto",
 )  # fmt: skip
+BEGIN: Final = "<!-- tables of benchmarks/codec_table.py -->"
+END: Final = "<!-- end of the tables -->"
 _RUNS: Final = 3
 _BLOCK: Final = 4096
 """Bytes that the smallest file takes on most disks."""
@@ -87,6 +95,10 @@ def kinds(data: Path, work: Path) -> Iterator[Kind]:
         paths=some("scikit_image/**/*.png", 42, ("L", "RGB")),
     )  # fmt: skip
     yield Kind(
+        name="street scenes", about="photographs from a car", layout="tree",
+        paths=some("street/**/*.png", 60, ("RGB",)),
+    )  # fmt: skip
+    yield Kind(
         name="depth maps", about="640x480 gray of 16 bits", layout="tree",
         paths=some("depth16_open3d/**/*.png", 19, ("I;16", "I")),
     )  # fmt: skip
@@ -113,28 +125,55 @@ def _mode(path: Path) -> str:
 # --- sizes -------------------------------------------------------------------------------------
 
 
-def containers(kind: Kind, work: Path) -> dict[str, int]:
-    """Return the bytes of the files' own bytes in other containers."""
-    found = {"PNG folder, 4 KiB blocks": sum(_blocks(path) for path in kind.paths)}
+Reading = Callable[[], Iterator[bytes]]
+
+
+def containers(kind: Kind, work: Path) -> dict[str, tuple[int, Reading]]:
+    """Return the bytes of the files' own bytes in other containers, and what reads the files."""
+    blocks = sum(_blocks(path) for path in kind.paths)
+    found: dict[str, tuple[int, Reading]] = {
+        "PNG folder, 4 KiB blocks": (blocks, lambda: (path.read_bytes() for path in kind.paths))
+    }
     names = [f"{row:07}.png" for row in range(len(kind.paths))]
     path = work / "images.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, file in zip(names, kind.paths, strict=True):
             archive.write(file, name)
-    found["zip"] = path.stat().st_size
+    found["zip"] = path.stat().st_size, partial(_of_zip, path)
     path = work / "images.tar"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:  # as webdataset's are
         for name, file in zip(names, kind.paths, strict=True):
             shard.add(file, name)
-    found["tar (webdataset)"] = path.stat().st_size
+    found["tar (webdataset)"] = path.stat().st_size, partial(_of_tar, path)
     path = work / "images.lmdb"
     path.unlink(missing_ok=True)
     opened = lmdb.open(str(path), map_size=1 << 36, subdir=False)
     with opened as database, database.begin(write=True) as rows:
         for row, file in enumerate(kind.paths):
             rows.put(row.to_bytes(8, "big"), file.read_bytes(), append=True)
-    found["LMDB of PNGs"] = path.stat().st_size
+    found["LMDB of PNGs"] = path.stat().st_size, partial(_of_lmdb, path)
     return found
+
+
+def _of_zip(path: Path) -> Iterator[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            yield archive.read(name)
+
+
+def _of_tar(path: Path) -> Iterator[bytes]:
+    with tarfile.open(path, "r|") as shard:  # as webdataset reads
+        for member in shard:
+            file = shard.extractfile(member)
+            assert file is not None, "it is a file"
+            yield file.read()
+
+
+def _of_lmdb(path: Path) -> Iterator[bytes]:
+    opened = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+    with opened as database, database.begin() as rows, rows.cursor() as cursor:
+        for _, data in cursor:
+            yield data
 
 
 def _blocks(path: Path) -> int:
@@ -221,17 +260,17 @@ def by_store(path: Path) -> int:
         return sum(store[row][0].nbytes for row in range(len(store)))
 
 
-def by_pillow(paths: Sequence[Path]) -> None:
-    """Decode the files, as most programs do."""
-    for path in paths:
-        with Image.open(path) as image:
+def by_pillow(read: Reading) -> None:
+    """Decode files, as most programs do."""
+    for data in read():
+        with Image.open(io.BytesIO(data)) as image:
             np.asarray(image)
 
 
-def by_imagecodecs(paths: Sequence[Path]) -> None:
-    """Decode the files by libpng."""
-    for path in paths:
-        imagecodecs.png_decode(path.read_bytes())
+def by_imagecodecs(read: Reading) -> None:
+    """Decode files by libpng."""
+    for data in read():
+        imagecodecs.png_decode(data)
 
 
 # --- tools -------------------------------------------------------------------------------------
@@ -282,65 +321,163 @@ def _run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess
 
 def page(kind: Kind, work: Path, *, speeds: bool) -> str:
     """Return the table of one kind of images."""
-    out = io.StringIO()
-    n_png = kind.file_bytes
-    print(f"### {kind.name}: {len(kind.paths):,} images, {kind.about}\n", file=out)
-    print(f"PNG files: {n_png:,} bytes.\n", file=out)
-    print("| stored as | bytes | of the PNGs |", end="", file=out)
-    print(" compress MB/s | h5py reads MB/s | ImageStore reads MB/s |" * speeds, file=out)
-    print("|---|--:|--:|" + "--:|--:|--:|" * speeds, file=out)
-
-    def row(name: str, n_bytes: int, *rest: float) -> None:
-        cells = [name, f"{n_bytes:,}", f"{n_bytes / n_png:.2f}"]
-        if speeds:
-            cells += [f"{speed:,.0f}" if speed else "" for speed in rest] + [""] * (3 - len(rest))
-        print(f"| {' | '.join(cells)} |", file=out)
-
+    n_png, n_images = kind.file_bytes, len(kind.paths)
+    columns = "compress", "h5py reads", "ImageStore reads"
+    lines = [
+        f"### {kind.name}: {n_images:,} images, {kind.about}",
+        "",
+        f"PNG files: {n_png:,} bytes.",
+        "",
+        "| stored as | bytes | of the PNGs |"
+        + "".join(f" {column}: images/s | MB/s |" for column in columns) * speeds,
+        "|---|--:|--:|" + "--:|--:|" * len(columns) * speeds,
+    ]
     n_raw = 0
+
+    def row(name: str, n_bytes: int, taken: Sequence[float]) -> None:
+        cells = [name, f"{n_bytes:,}", f"{n_bytes / n_png:.2f}"]
+        for taken_s in taken if speeds else ():
+            cells += [_per_s(n_images, taken_s), _per_s(n_raw / 1e6, taken_s)]
+        lines.append(f"| {' | '.join(cells)} |")
+
     for codec in CODECS:
         made = make(kind, codec, work)
         if made is None:
-            print(f"| `{codec}` | not these |" + " |" * (1 + 3 * speeds), file=out)
+            lines.append(f"| `{codec}` | not these |" + " |" * (1 + 2 * len(columns) * speeds))
             continue
-        name = f"`auto`: {made.chosen}" if codec == "auto" else f"`{codec}`"
-        if not speeds or codec == "auto":
-            row(name, made.n_bytes)
-            continue
-        n_raw = by_h5py(made.path)
-        mb = n_raw / 1e6
-        h5py_s = seconds(partial(by_h5py, made.path))
-        store_s = seconds(partial(by_store, made.path))
-        write_s = seconds(compressing(made.path, codec))
-        row(name, made.n_bytes, mb / write_s if codec != "none" else 0, mb / h5py_s, mb / store_s)
-    for name, n_bytes in containers(kind, work).items():
-        row(name, n_bytes)
+        taken = [0.0] * len(columns)
+        if speeds and codec != "auto":
+            n_raw = by_h5py(made.path)
+            work_of = compressing(made.path, codec), by_h5py, by_store
+            taken = [seconds(work_of[0])] if codec != "none" else [0.0]
+            taken += [seconds(partial(read, made.path)) for read in work_of[1:]]
+        row(f"`auto`: {made.chosen}" if codec == "auto" else f"`{codec}`", made.n_bytes, taken)
+    for name, (n_bytes, read) in containers(kind, work).items():
+        taken_s = seconds(partial(by_pillow, read)) if speeds else 0.0
+        row(name, n_bytes, (0.0, 0.0, taken_s))
     if speeds:
-        mb = n_raw / 1e6
-        pillow = mb / seconds(lambda: by_pillow(kind.paths))
-        libpng = mb / seconds(lambda: by_imagecodecs(kind.paths))
-        print(f"\nThe PNG files by Pillow: {pillow:,.0f} MB/s, by imagecodecs (libpng): "
-              f"{libpng:,.0f} MB/s.", file=out)  # fmt: skip
-    return out.getvalue()
+        libpng_s = seconds(partial(by_imagecodecs, read))
+        told = f"{_per_s(n_images, libpng_s)} images/s, {_per_s(n_raw / 1e6, libpng_s)} MB/s"
+        lines += [
+            "",
+            f"Those of the last four lines are decoded by Pillow. By libpng, of the LMDB: {told}.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def judge(kinds_: Iterable[Kind], data: Path, work: Path) -> tuple[list[str], bool]:
+    """Return what `auto` and the codecs of photographs are to be, and are; and whether they are.
+
+    `auto` takes what `h5ingest codecs` says, and its file is at most 2 % larger than the smaller of
+    those of zstd:3 and htj2k. Kodak and the ten largest pictures of scikit-image take at most 0.85
+    of their PNGs by htj2k, and 0.75 by JPEG XL.
+    """
+    lines, well = (
+        ["| images | auto | codecs says | bytes / the best of both |", "|---|---|---|--:|"],
+        True,
+    )
+    for kind in kinds_:
+        if not kind.paths:
+            continue
+        sizes = {
+            codec: made.n_bytes
+            for codec in ("zstd:3", "htj2k")
+            if (made := make(kind, codec, work))
+        }
+        made = make(kind, "auto", work)
+        assert made is not None, "it takes any"
+        options = IngestOptions(layout=kind.layout, samples=kind.samples)
+        said = str(codecs.measure(work / "images.txt", options, n_wanted=8).auto.codec)  # type: ignore[union-attr]
+        ratio = made.n_bytes / min(sizes.values())
+        lines.append(f"| {kind.name} | {made.chosen} | {said} | {ratio:.3f} |")
+        well &= said == made.chosen and ratio <= 1.02
+    kodak = sorted(data.glob("kodak/**/*.png"))
+    pictures = [path for path in data.glob("scikit_image/**/*.png") if _mode(path) in ("L", "RGB")]
+    largest = sorted(pictures, key=lambda path: -path.stat().st_size)[:10]
+    lines += ["", "| images | htj2k / PNG (0.85) | jxl / PNG (0.75) |", "|---|--:|--:|"]
+    for name, paths in (
+        ("Kodak", kodak),
+        ("ten largest of scikit-image", largest),
+        ("both", kodak + largest),
+    ):
+        if not paths:
+            continue
+        kind = Kind(name=name, about="", paths=paths, layout="tree")
+        htj2k = make(kind, "htj2k", work)
+        assert htj2k is not None, "gray and RGB"
+        recoded = ingest(
+            work / "images.txt", work / "images.h5",
+            IngestOptions(layout="encoded", recode="jxl", overwrite=True),
+        )  # fmt: skip
+        ratios = htj2k.n_bytes / kind.file_bytes, recoded.bytes_out / kind.file_bytes
+        lines.append(f"| {name}, {len(paths)} | {ratios[0]:.3f} | {ratios[1]:.3f} |")
+        well &= name != "both" or (ratios[0] <= 0.85 and ratios[1] <= 0.75)
+    return lines, well
+
+
+def _per_s(count: float, taken_s: float) -> str:
+    """Return how many in a second; nothing if nothing was measured."""
+    return f"{count / taken_s:,.0f}" if taken_s else ""
+
+
+def machine() -> str:
+    """Return a paragraph on what the speeds were measured with."""
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}"
+        for name in ("h5ingest", "hdf5plugin", "imagecodecs", "h5py", "kornia-rs", "pillow")
+    )
+    name = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")),
+        platform.processor(),
+    )  # fmt: skip
+    return (
+        f"Measured on {time.strftime('%Y-%m-%d')} on {name}, {os.cpu_count()} processors, load "
+        f"{os.getloadavg()[0]:.1f} at the end, with {versions}."
+    )
+
+
+def put(page_path: Path, text: str) -> None:
+    """Put the tables where they were in a page of the documentation."""
+    before, begin, rest = page_path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{page_path}: expected the lines {BEGIN} and {END}")
+    page_path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, or put them into a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="keeps the tiles (default: a temporary folder)")
     parser.add_argument("--speeds", action="store_true")
     parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables there")
+    parser.add_argument("--judge", action="store_true", help="only say if sizes are as they should")
     parser.add_argument("--tools", action="store_true", help="only try h5dump and h5repack")
     asked = parser.parse_args()
+    keep_freed_memory()  # as programs that read photographs should, whatever reads them
     with tempfile.TemporaryDirectory() as folder:
         work = asked.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         if asked.tools:
             print("\n".join(tools(work)))
             return
+        if asked.judge:
+            lines, well = judge(kinds(asked.data, work), asked.data, work)
+            print("\n".join(lines))
+            raise SystemExit(0 if well else 1)
+        found = []
         for kind in kinds(asked.data, work):
             if kind.paths and (not asked.only or kind.name in asked.only):
-                print(page(kind, work, speeds=asked.speeds), flush=True)
+                tables = [page(kind, work, speeds=asked.speeds)]
+                if kind.name == "photographs" and asked.speeds:
+                    tables.append(codec_turns.page(kind.paths, work))
+                found += tables
+                print("\n".join(tables), flush=True)
+        if asked.write is not None:
+            put(asked.write, "\n".join([machine(), "", *found]))
 
 
 if __name__ == "__main__":

@@ -28,16 +28,19 @@ JOBS = {
     "ragged": ["--compression", "gzip:1"],
     "ragged gzip": ["--compression", "none"],
     "tree": ["--compression", "lzf"],
+    "encoded": ["--layout", "tree", "--compression", "zstd:1"],
+    "stack direct": ["--layout", "ragged", "--compression", "none"],
+    "tree gzip": ["--layout", "encoded", "--recode", "jxl:1"],
 }
 """What the file was ingested as (`helpers.faults.LAYOUTS`), and what it is to become."""
 CALLS = {
-    "lock": 1, "begin": 1, "create": 1, "metadata": 6, "images": 1, "copy": 40, "write": 10,
-    "book": 10, "mark": 10, "place": 20, "raw": 8, "sync": 6, "checkpoint": 6, "journal": 8,
-    "finish": 1, "close": 1, "join": 1, "final": 1, "table": 5, "digest": 6, "publish": 1,
-    "rename": 2, "discard": 1, "release": 1,
+    "lock": 1, "spool": 20, "begin": 1, "create": 1, "metadata": 6, "images": 1, "copy": 40,
+    "write": 10, "book": 10, "mark": 10, "place": 20, "raw": 8, "sync": 6, "checkpoint": 6,
+    "journal": 8, "finish": 1, "close": 1, "join": 1, "final": 1, "table": 5, "digest": 6,
+    "publish": 1, "rename": 2, "discard": 1, "release": 1,
 }  # fmt: skip
 """Where a run may be killed, and in which call at most; some jobs make fewer."""
-TORN = ("metadata", "raw", "journal")
+TORN = ("metadata", "raw", "journal", "spool")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,25 @@ def test_a_job_that_is_killed_goes_on(runner: Runner, tmp_path: Path) -> None:
 
 def test_a_job_on_several_ranks_that_is_killed_goes_on(runner: Runner, tmp_path: Path) -> None:
     assert sum(kill_and_go_on(seed, 3, runner, tmp_path) for seed in (100,)) > 0
+
+
+def test_a_job_that_is_killed_while_it_codes_images_goes_on(runner: Runner, tmp_path: Path) -> None:
+    """By one rank, then by two; then by three, which store what all have coded."""
+    path, out = runner.one_shot("tree gzip"), tmp_path / "out.h5"
+    job, expected = JOBS["tree gzip"], tmp_path / "expected.h5"
+    assert run(runner, path, expected, job).returncode == 0
+    sizes = []
+    for n_ranks, site, when, call in ((1, "spool", "torn", 20), (2, "write", "before", 1)):
+        fault = {"act": "kill", "site": site, "when": when, "call": call, "rank": n_ranks - 1}
+        killed = run(runner, path, out, job, n_ranks, [fault])
+        assert killed.returncode != 0, explain(killed)
+        spools = list((tmp_path / "out.h5.recoded").iterdir())
+        sizes.append(sum(spool.stat().st_size for spool in spools))
+    last = run(runner, path, out, job, 3)
+    assert last.returncode == 0, explain(last)
+    assert 0 < sizes[0] < sizes[1]
+    assert differences(expected, out) == []
+    assert {file.name for file in tmp_path.glob("out.h5*")} == {"out.h5"}
 
 
 @pytest.mark.soak

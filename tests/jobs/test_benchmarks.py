@@ -118,11 +118,22 @@ def test_the_table_of_codecs_says_what_the_files_take(
     data: Path, mpich: Flavour, tmp_path: Path
 ) -> None:
     script, options = BENCHMARKS / "codec_table.py", ("--speeds", "--only", "MNIST", "photographs")
+    page = tmp_path / "page.md"
+    begin, end = "<!-- tables of benchmarks/codec_table.py -->", "<!-- end of the tables -->"
+    page.write_text(f"one\n{begin}\n\nas before\n\n{end}\ntwo\n")
     completed = run(
-        [mpich.bin / "python", script, "--data", data, "--work", tmp_path / "work", *options],
+        [mpich.bin / "python", script, "--data", data, "--work", tmp_path / "work", *options,
+         "--write", page],
         cwd=tmp_path,
-    )
+    )  # fmt: skip
     assert completed.returncode == 0, explain(completed)
+    before, _, rest = page.read_text().partition(begin)
+    tables, _, after = rest.partition(end)
+    assert (before, after) == ("one\n", "\ntwo\n")
+    assert completed.stdout.strip() in tables
+    assert "as before" not in tables
+    threads = completed.stdout.partition("#### The same photographs by one and two threads")[2]
+    assert sum(line.startswith(("| PNG", "| `")) for line in threads.splitlines()) == 8
     for name, pattern, n in (
         ("MNIST", "mnist/**/*.png", N + 2),
         ("photographs", "kodak/**/*.png", 5),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ from h5ingest.images import htj2k
 from h5ingest.inspect.verify import verify
 from h5ingest.reading import coded_images
 from h5ingest.reading.checks import Verify
+from h5ingest.reading.tree_images import Tree
 from h5ingest.storage.compress import code
 
 
@@ -171,6 +174,30 @@ def test_several_threads_decode_at_once(
     assert len({name for name in names if name.startswith("h5ingest-decode")}) == 2
 
 
+def test_who_decodes_a_large_image_of_a_tree_looks_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So others decode meanwhile; small ones are looked up at once, which takes less time."""
+    looked_up: list[str] = []
+    look_up = Tree._look_up
+
+    def noting(self: Tree, *asked: Any) -> Any:
+        looked_up.append(threading.current_thread().name.rpartition("_")[0])
+        return look_up(self, *asked)
+
+    monkeypatch.setattr(Tree, "_look_up", noting)
+    for side, in_threads in ((700, 3), (70, 0)):
+        images = [drawn(side, side - 9, 3, "uint8", "waves") + np.uint8(k) for k in range(4)]
+        out = tmp_path / f"{side}.h5"
+        options = IngestOptions(compression="htj2k", layout="tree")
+        ingest(manifest_of(tmp_path, images), out, options)
+        with ImageStore(out, threads=2) as store:
+            assert all(map(np.array_equal, store[:][0], images))
+        assert looked_up.count("h5ingest-decode") == in_threads
+        assert len(looked_up) == 4
+        looked_up.clear()
+
+
 def test_the_filter_is_called_as_several_threads_ask_for_it() -> None:
     """Each in memory of its own: all at once, and one that fails among them."""
     images = [drawn(90 + k, 70, 3, "uint8", "waves") for k in range(8)]
@@ -262,3 +289,28 @@ def test_what_it_cannot_hold_is_refused(
             on_ranks(2, lambda comm: ingest(manifest, out, IngestOptions(**htj2k), comm))
         assert caught.value.agreed, "no rank fails alone"
     assert not list(tmp_path.glob("out*"))
+
+
+def test_reading_takes_no_new_memory_for_each_photograph(tmp_path: Path) -> None:
+    """The page faults of what a decoder needs and frees take as long as decoding (glibc)."""
+    images = [drawn(700, 600, 3, "uint8", "waves") + np.uint8(k) for k in range(2)]
+    for layout in ("tree", "stack"):
+        out = tmp_path / f"{layout}.h5"
+        ingest(
+            manifest_of(tmp_path, images), out, IngestOptions(compression="htj2k", layout=layout)
+        )
+        program = f"""
+import resource
+from h5ingest import ImageStore
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with ImageStore({str(out)!r}, threads=1) as store:
+    for row in (0, 1, 0, 1): store[row]
+    before = faults()
+    for row in [0, 1] * 8: store[row]
+    print((faults() - before) / 16)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+        )
+        pages = images[0].nbytes / 4096
+        assert float(done.stdout) < pages / 4, layout  # of the image alone

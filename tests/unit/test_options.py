@@ -168,7 +168,7 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
         ("--pad-value 1", "--pad-value goes with --fit pad"),
         ("--reduce-depth", "--reduce-depth goes with --dtype uint8"),
         ("--recode webp", "--recode goes with --layout encoded"),
-        ("--layout encoded --recode jxl:0", "--recode: expected jxl, jxl:1 to jxl:9, webp or htj"),
+        ("--layout encoded --recode jxl:0", "--recode: expected jxl, jxl:1 to jxl:9, webp, htj"),
         ("--overwrite-foreign", "--overwrite-foreign goes with --overwrite"),
         ("--pad-value 65536", "--pad-value: expected 0 to 65535, got 65536"),
         # These are typer's words.

@@ -53,7 +53,7 @@ def recoded(data: bytes, to: Recoding) -> tuple[bytes | None, tuple[str, ...]]:
 def takes(codec: str, channels: int, dtype: str) -> bool:
     if codec == "webp":
         return channels >= 3 and dtype == "uint8"
-    return codec == "jxl" or channels in (1, 3)
+    return codec in ("jxl", "png") or channels in (1, 3)
 
 
 # --- one image -----------------------------------------------------------------------------------
@@ -199,8 +199,8 @@ def test_htj2k_is_read_without_its_encoder(
 
 
 def test_what_is_typed_is_checked() -> None:
-    for wrong in ("", "jxl:", "jxl:0", "jxl:10", "webp:3", "png"):
-        with pytest.raises(UsageError, match="--recode: expected jxl, jxl:1 to jxl:9, webp or"):
+    for wrong in ("", "jxl:", "jxl:0", "jxl:10", "webp:3", "gif"):
+        with pytest.raises(UsageError, match="--recode: expected jxl, jxl:1 to jxl:9, webp, htj"):
             IngestOptions(layout="encoded", recode=wrong)
     with pytest.raises(UsageError, match="--recode goes with --layout encoded"):
         IngestOptions(layout="ragged", recode="jxl")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.ingest_options import OF_RECOMPRESS, OTHER_LAYOUT, takes_options
 from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
 from h5ingest.cli.scan_options import flags_of, scan_options
@@ -16,13 +16,6 @@ from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageE
 from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
-
-OF_RECOMPRESS: Final = (
-    "compression", "shuffle", "chunk_rows", "batch_bytes", "stripe_count", "stripe_size",
-    "alignment", "hints", "direct_io", "on_error", "checkpoint_s", "peer_timeout_s", "restart",
-    "overwrite", "overwrite_foreign", "dry_run",
-)  # fmt: skip
-"""Options of an ingest that have to do with the file that is made, and with how it is made."""
 
 
 @takes_options(in_panels=True)
@@ -82,7 +75,7 @@ def ingest(
     )  # fmt: skip
 
 
-@takes_options(*OF_RECOMPRESS, in_panels=True)
+@takes_options(*OF_RECOMPRESS, in_panels=True, instead={"layout": OTHER_LAYOUT})
 def recompress(
     ctx: typer.Context,
     file: opt.In,
@@ -95,11 +88,16 @@ def recompress(
     quiet: opt.IngestQuiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Store all that IN holds in another file OUT, with the compression that --compression names.
+    """Store all that IN holds in another file OUT, with another compression or layout.
 
-    IN is a file that h5ingest made, of any layout but encoded. Its sources are not needed, and it
-    is only read. Every image is compared with its checksum before it is stored again. OUT has the
-    layout and the content digest of IN: pixels, labels, paths, columns, failed images.
+    IN is a file that h5ingest made. Its sources are not needed, and it is only read. Every image is
+    compared with its checksum before it is stored again. OUT has the content digest of IN: pixels,
+    labels, paths, columns, failed images.
+
+    With --layout all of these stay, but the digest names the layout: it becomes that of an ingest
+    of the same images with that layout. Padding is left out. A stack needs images of one size,
+    channels and depth, ragged of one depth: others are refused before anything is written. encoded
+    makes an image file of each image, PNG or what --recode names, and compares its pixels.
 
     Runs on any number of ranks; a job that was killed or stopped goes on when the same command is
     started again.
@@ -107,12 +105,13 @@ def recompress(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images of IN are damaged (each is named),
     5 IN or OUT, 6 environment (MPI, HDF5), 75 stopped by a signal: the same command goes on.
     """
-    if options.compression is None:
+    if options.compression is None and options.layout != "encoded":
         raise typer.BadParameter("--compression: say which codec, or none")
     check_files(("IN", file), out, report, croissant)
     ctx.obj.request = IngestRequest(
         source=file, out=out, options=options, recompresses=True, progress=progress, report=report,
         croissant=croissant, quiet=quiet, verbose=verbose,
+        keep_layout=ctx.params["layout"] is None,
     )  # fmt: skip
 
 

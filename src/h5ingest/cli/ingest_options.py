@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import typer
@@ -15,18 +17,36 @@ from h5ingest.core.option_fields import Option, options_of
 from h5ingest.core.options import IngestOptions
 
 _TYPES: Final = get_type_hints(IngestOptions)
+OF_RECOMPRESS: Final = (
+    "layout", "recode", "compression", "shuffle", "chunk_rows", "batch_bytes", "stripe_count",
+    "stripe_size", "alignment", "hints", "direct_io", "on_error", "checkpoint_s", "peer_timeout_s",
+    "restart", "overwrite", "overwrite_foreign", "dry_run",
+)  # fmt: skip
+"""Options of an ingest that have to do with the file that is made, and with how it is made."""
+OTHER_LAYOUT: Final = replace(
+    next(each for each in options_of(IngestOptions) if each.name == "layout"),
+    default=None,
+    help="Of OUT. stack: images of one size in one dataset. ragged: images of any size, one after "
+    "the other. tree: a dataset for each image. encoded: image files. (default: that of IN)",
+)
+"""How `recompress` explains it."""
 
 
 def takes_options(
-    *names: str, in_panels: bool = False
+    *names: str, in_panels: bool = False, instead: Mapping[str, Option] = MappingProxyType({})
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a verb take those options of an ingest that have these names; without names, all of them.
 
     The verb has a keyword-only parameter `options`, for the `IngestOptions`. In its place the
     command has a parameter for each option. `--help` shows them in their panels, or else among the
     verb's own. Wrong ones are raised as `typer.BadParameter`.
+
+    Args:
+        names: of the options.
+        in_panels: whether `--help` shows them in their panels.
+        instead: name -> the option, where the verb explains it in its own way.
     """
-    known = {each.name: each for each in options_of(IngestOptions)}
+    known = {each.name: each for each in options_of(IngestOptions)} | dict(instead)
     chosen = {name: known[name] for name in names or known}
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:

@@ -26,6 +26,8 @@ class IngestRequest:
     """The manifest or folder, or the file to recompress."""
     recompresses: bool = False
     """Whether it is the latter."""
+    keep_layout: bool = True
+    """Whether what is recompressed keeps its layout."""
     extends: bool = False
     """Whether the images are added to OUT."""
     again: bool = False
@@ -55,7 +57,9 @@ class IngestRequest:
             from h5ingest.pipeline.extend import extend
 
             return partial(extend, again=self.again)
-        return run.recompress if self.recompresses else partial(run.ingest, scan=self.scan)
+        if self.recompresses:
+            return partial(run.recompress, keep_layout=self.keep_layout)
+        return partial(run.ingest, scan=self.scan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,10 @@ NOT_TAKEN: Final = "a form that the codec does not take: own bytes kept"
 NOT_EXACT: Final = "pixels that the codec does not give back: own bytes kept"
 NOT_BELIEVED: Final = "more pixels than a reader believes to be in so few bytes: own bytes kept"
 MORE_TO_LOSE: Final = "frames or pages that recoding would lose: own bytes kept"
+AS_PNG: Final = "fewer bytes as PNG than in the codec, or no form in it: stored as PNG"
+"""Of pixels that become image files."""
 RECODING: Final = (
-    NOT_SMALLER, NOT_TAKEN, NOT_EXACT, NOT_BELIEVED, MORE_TO_LOSE, BEYOND_PALETTE,
+    NOT_SMALLER, NOT_TAKEN, NOT_EXACT, NOT_BELIEVED, MORE_TO_LOSE, BEYOND_PALETTE, AS_PNG,
 )  # fmt: skip
 """What can be said of images that `--recode` has looked at."""
 

@@ -153,7 +153,7 @@ class IngestOptions:
         None,
         "With --layout encoded: code images anew, without loss, where that takes fewer bytes: "
         "jxl:3 (any image; a JPEG comes back byte for byte), webp (8-bit RGB, RGBA), htj2k (gray, "
-        "RGB). (default: files as they are)",
+        "RGB), png. (default: files as they are; recompress: png)",
         form="CODEC",
         goes_with=("layout", "encoded"),
     )

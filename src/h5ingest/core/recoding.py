@@ -8,9 +8,10 @@ from typing import Final
 
 from h5ingest.core.errors import UsageError
 
-CODECS: Final = ("jxl", "webp", "htj2k")
+PNG: Final = "png"
+CODECS: Final = ("jxl", "webp", "htj2k", PNG)
 """All that there are."""
-_FORM: Final = re.compile(r"(?:jxl(?::([1-9]))?|webp|htj2k)")
+_FORM: Final = re.compile(r"(?:jxl(?::([1-9]))?|webp|htj2k|png)")
 _EFFORT: Final = 3
 """Of JPEG XL: 1 is five times as fast and takes a sixth more bytes; 7 is much slower."""
 
@@ -36,7 +37,9 @@ class Recoding:
         """
         match = _FORM.fullmatch(text.lower())
         if match is None:
-            raise UsageError(f"--recode: expected jxl, jxl:1 to jxl:9, webp or htj2k, got {text!r}")
+            raise UsageError(
+                f"--recode: expected jxl, jxl:1 to jxl:9, webp, htj2k or png, got {text!r}"
+            )
         codec = text.lower().partition(":")[0]
         return cls(codec, int(match[1] or _EFFORT) if codec == "jxl" else 0)
 
@@ -53,3 +56,10 @@ def in_words(recode: str | None) -> str:
     if recode is None:
         return ""
     return f"image files, recoded as {Recoding.parse(recode)} where that is smaller"
+
+
+def of_dry_run(recode: str | None, *, dry_run: bool) -> tuple[str, ...]:
+    """Return what the user should know of `--recode`."""
+    if recode is None or not dry_run:
+        return ()
+    return ("--dry-run codes no image: with --recode the file is going to be smaller",)

@@ -29,7 +29,7 @@ from h5ingest.reading.stored_group import StoredGroup
 
 HEAD_BYTES: Final = 64
 """Enough for `format_of`."""
-_FORMATS: Final = {"jxl": "JPEG XL", "webp": "WebP", "htj2k": "JPEG 2000"}
+_FORMATS: Final = {"jxl": "JPEG XL", "webp": "WebP", "htj2k": "JPEG 2000", "png": "PNG"}
 """Codec of `--recode` -> the format of what it makes."""
 
 

@@ -34,6 +34,7 @@ class Expected:
         self._size = tuple(options["size"]) if options["size"] else None
         self._scale = Scale(longest=options.get("longest"), shortest=options.get("shortest"))
         self._channels = CHANNELS.get(options["channels"])
+        self._recoded = options.get("recode") is not None
         self._dtype: str | None = None if options["dtype"] == "auto" else options["dtype"]
         self._reduces: bool = options["reduce_depth"]
         self.seen: Seen = Counter()
@@ -63,12 +64,15 @@ class Expected:
         wanted_size: tuple[int, ...] = own_size
         if self._kind.uniform:
             self.seen[prefix, spec] += 1
-            if self._channels is None and holds(channels, spec):
-                wanted_channels = channels  # the fewest for all: `stack_problems`
-            if self._fit != "error":
-                wanted_size = self._size or shape[:2]
-        elif self._kind.keeps_files:
+        if self._kind.keeps_files:
             wanted_dtype = dtype  # bytes
+        if (self._kind.uniform or self._recoded) and self._channels is None:
+            fewest = channels if holds(channels, spec) else wanted_channels
+            wanted_channels = fewest  # for all: `stack_problems`
+        if self._fit != "error":  # of a stack; or of the file that was one
+            wanted_size = self._size or shape[:2]
+            if self._fit == "contain" and not self._kind.uniform:
+                wanted_size = contained(own_size, (wanted_size[0], wanted_size[1]))
         if (shape[:2], channels, dtype) != (wanted_size, wanted_channels, wanted_dtype):
             height, width = wanted_size
             return (

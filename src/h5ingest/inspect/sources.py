@@ -41,12 +41,16 @@ class Sources:
         self._raw = options["samples"] == "raw"
         self._upright = options.get("orientation") == "exif"
         resample = options["resample"] or ("nearest" if self._raw else "bicubic")
+        how = options["fit"]
+        if how == "contain" and not KINDS[options["layout"]].uniform:
+            how = "resize"  # to the size that it has, without padding
         self._fit = Fit(
-            how=options["fit"], pad_value=options["pad_value"], resample=resample, raw=self._raw,
+            how=how, pad_value=options["pad_value"], resample=resample, raw=self._raw,
             scale=Scale(longest=options.get("longest"), shortest=options.get("shortest")),
         )  # fmt: skip
         self._encoded = KINDS[options["layout"]].keeps_files
         self._recoded = options.get("recode") is not None
+        self._reduces = options["reduce_depth"]
         self.n_done = 0
         """Sources compared."""
         self.n_other = 0
@@ -81,7 +85,7 @@ class Sources:
                 check_intact(data)
                 expected = np.frombuffer(data, np.uint8)
                 if self._recoded and not np.array_equal(expected, stored):
-                    stored = self._shown(stored.tobytes(), spec)
+                    stored = self._shown(stored.tobytes(), spec, shape)
                     expected = self._decode(data, spec, stored)
             else:
                 expected = self._decode(data, spec, stored)
@@ -94,18 +98,20 @@ class Sources:
             return None
         return "its pixels differ from those of its source"
 
-    def _shown(self, data: bytes, source: ImageSpec) -> NDArray[Any]:
+    def _shown(self, data: bytes, source: ImageSpec, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the pixels of a recoded image.
 
         Raises:
-            _Unlike: it has none, or others than a source of this kind.
+            _Unlike: it has none, or not of this shape, or fewer bits than its source.
         """
         try:
-            spec = probe(data, max_pixels=sys.maxsize)
-            if spec != source:
+            spec = probe(data, max_pixels=sys.maxsize, raw=self._raw)
+            assert spec is not None, "probe was given the whole file"
+            loses = (spec.dtype, source.dtype) == ("uint8", "uint16") and not self._reduces
+            if spec.shape != shape or loses:
                 raise _Unlike(f"its source is {source}, found {spec}")
-            pixels = np.empty(source.shape, source.dtype)
-            decode_into(data, pixels, spec=source)
+            pixels = np.empty(spec.shape, spec.dtype)
+            decode_into(data, pixels, spec=spec, raw=self._raw)
         except SampleError as error:
             raise _Unlike(f"its recoded bytes cannot be decoded: {error.reason}") from None
         return pixels

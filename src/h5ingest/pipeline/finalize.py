@@ -180,7 +180,7 @@ def finish(
 
         try:
             job.check_lock()
-            _refuse_failures(job, source, plan.layout.n_samples, done.failures)
+            refuse_failures(job, source, plan.layout.n_samples, done.failures)
             of_source = source.attributes(job, any_failed=bool(done.failures))
             n_failed = plan.n_failed + len(done.failures)
             attributes = provenance(
@@ -231,7 +231,7 @@ def _tidy(job: Job) -> str:
     return ""
 
 
-def _refuse_failures(job: Job, source: Source, n_samples: int, failures: Sequence[Failure]) -> None:
+def refuse_failures(job: Job, source: Source, n_samples: int, failures: Sequence[Failure]) -> None:
     """Write the table of failed images; raise if `on_error` lets none fail. Rank 0 only."""
     write_failures(job.paths.failed, failures)
     if failures and job.options.on_error == "fail":

@@ -13,8 +13,7 @@ from h5ingest.core.errors import Failure, ManifestError
 from h5ingest.core.held_rows import NOTHING
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
-from h5ingest.core.options import IngestOptions
-from h5ingest.core.recoding import Recoding, in_words
+from h5ingest.core.recoding import Recoding, in_words, of_dry_run
 from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.sample_table import Samples, may_be_within
 from h5ingest.core.schema import Attribute
@@ -147,7 +146,7 @@ class ImageFiles(Source):
             palettes=known.palettes,
             conversions=known.conversions,
             changes=known.changes,
-            warnings=warnings + _of_recoding(options),
+            warnings=warnings + of_dry_run(options.recode, dry_run=options.dry_run),
             image=in_words(options.recode) or layout.rows,
         )
 
@@ -305,10 +304,3 @@ class ImageFiles(Source):
     def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:
         """See `Source.lines_of`."""
         return self._manifest.lines_of(indices)
-
-
-def _of_recoding(options: IngestOptions) -> tuple[str, ...]:
-    """Return what the user should know of `--recode`."""
-    if options.recode is None or not options.dry_run:
-        return ()
-    return ("--dry-run codes no image: with --recode the file is going to be smaller",)

@@ -5,6 +5,7 @@ May not: know a writer, ranks.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from typing import Any, Final
@@ -121,7 +122,7 @@ class StoredLoader(Loader[int]):
         """
         group = self._group(samples.group)
         try:
-            image[...] = self._checked(group, given, image)
+            image[...] = self._image(samples, k, group, given, image)
             records.status[k] = group.status[given]
             self._stats.n_read_bytes += image.nbytes * counts
         except SampleError as error:
@@ -132,26 +133,57 @@ class StoredLoader(Loader[int]):
         self._beat()
         return None if group.sizes is None else (*group.sizes[given].tolist(),)
 
-    def _checked(self, group: StoredGroup, row: int, image: NDArray[Any]) -> NDArray[Any]:
-        """Return the image of a row.
+    def _image(
+        self, samples: Samples, k: int, group: StoredGroup, row: int, image: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return what `image` is to hold, of the sample at position k, which is in this row.
 
         Raises:
             SampleError: it cannot be read, or is not what it should be.
         """
-        try:
-            found = group.one(row)
-        except OutputError as error:
-            reason = str(error).removeprefix(f"{group.path}: ").removesuffix(ADVICE)
-            raise SampleError("damaged", f"row {row:,}: {reason}") from None
-        if (found.shape, found.dtype) != (image.shape, image.dtype):
-            raise SampleError(
-                "damaged",
-                f"row {row:,}: expected {image.shape} {image.dtype}, found {found.shape} "
-                f"{found.dtype}",
-            )
-        expected, sum_ = int(group.checksums[row]), xxh3_64_intdigest(found.data)
-        if sum_ != expected:
-            raise SampleError(
-                "damaged", f"row {row:,}: expected checksum {expected:016x}, found {sum_:016x}"
-            )
+        found = checked(group, row)
+        check_fit(found, image, row)
         return found
+
+
+def checked(group: StoredGroup, row: int) -> NDArray[Any]:
+    """Return what is stored of a row, pixels or a file, after comparing its checksum.
+
+    Raises:
+        SampleError: it cannot be read, or is not what it should be.
+    """
+    with naming_row(group, row):
+        found = group.one(row)
+    expected, sum_ = int(group.checksums[row]), xxh3_64_intdigest(found.data)
+    if sum_ != expected:
+        raise SampleError(
+            "damaged", f"row {row:,}: expected checksum {expected:016x}, found {sum_:016x}"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def naming_row(group: StoredGroup, row: int) -> Iterator[None]:
+    """Run a block that reads a row.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    try:
+        yield
+    except OutputError as error:
+        reason = str(error).removeprefix(f"{group.path}: ").removesuffix(ADVICE)
+        raise SampleError("damaged", f"row {row:,}: {reason}") from None
+
+
+def check_fit(found: NDArray[Any], image: NDArray[Any], row: int) -> None:
+    """Check that what was found in a row is of the kind that it was taken for.
+
+    Raises:
+        SampleError: it is not.
+    """
+    if (found.shape, found.dtype) != (image.shape, image.dtype):
+        raise SampleError(
+            "damaged",
+            f"row {row:,}: expected {image.shape} {image.dtype}, found {found.shape} {found.dtype}",
+        )

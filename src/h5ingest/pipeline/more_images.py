@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import Failure, NothingNewError, OutputError, agreed
+from h5ingest.core.errors import Failure, NothingNewError, agreed
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.sample_table import Samples
-from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.held_parts import (
@@ -47,9 +46,8 @@ from h5ingest.pipeline.read_manifest import read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import Added
 from h5ingest.pipeline.source import Plan
-from h5ingest.pipeline.stored_digest import stored_digest
 from h5ingest.pipeline.stored_file import BYTES, StoredFile
-from h5ingest.pipeline.stored_parts import Part
+from h5ingest.pipeline.stored_parts import Part, warnings_of
 from h5ingest.pipeline.without_lines import labels_of, leave_out
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.storage.earlier_runs import Earlier
@@ -120,7 +118,7 @@ class MoreImages(ImageFiles):
             plan,
             n_bytes=plan.n_bytes + self.n_bytes,
             palettes=plan.palettes if self._held.palettes else (None,),
-            warnings=plan.warnings + self._stored.warnings(self._parts, self._n_failed),
+            warnings=plan.warnings + warnings_of(self._stored.path, self._parts, self._n_failed),
             n_failed=self._n_failed,
             added=self.added,
         )
@@ -136,18 +134,7 @@ class MoreImages(ImageFiles):
         with agreeing(comm):
             job.options, job.auto = chosen(job.options, stored.header)
         self._parts = stored.look(comm)
-        with while_rank_0_works(comm) as beat:
-            if comm.rank == 0:
-                expected = self.content_digest
-                found = stored_digest(
-                    stored.header, stored.handle, stored.open_group, stored.columns(), beat
-                )
-                if found != expected:
-                    raise OutputError(
-                        f"{stored.path}: expected the content digest {expected}, found {found}: it "
-                        f"was changed since it was made, and nothing is added to it. `h5ingest "
-                        f"verify {stored.path}` tells which part."
-                    )
+        stored.check_digest(comm)
 
     def _compare(self, job: Job) -> None:
         """Find which paths are in the file, and what stays of it. Collective."""

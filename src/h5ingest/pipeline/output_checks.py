@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from h5ingest import __version__
 from h5ingest.core.errors import Failure, OutputError
 from h5ingest.core.layout import Layout
@@ -27,17 +25,6 @@ from h5ingest.storage.writer_choice import WriterChoice
 
 OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of the images"}
 """What `about_job` says besides `about_input`."""
-
-
-def keep_freed_memory() -> None:
-    """Make malloc keep freed memory, instead of returning it to the system after each image.
-
-    glibc raises its limits for that to the largest block that was freed, up to 32 MiB (mallopt(3),
-    M_MMAP_THRESHOLD); other C libraries ignore this. The block is never touched, so it takes no
-    memory. Otherwise the page faults of a photograph (its file and its pixels) take as long as
-    decoding it (docs/performance.md).
-    """
-    np.empty(32 * 1024**2 - 64 * 1024, np.uint8)
 
 
 def is_listed(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`Recoder`: `--recode`, while the images' headers are read: their new lengths decide the layout.
+"""`CodedImages` and `Recoder`: images are coded before the layout is known, which needs lengths.
 
 Each rank codes the images that it looks at, into a spool beside the output; whichever rank then
 stores an image reads it from there. May not: know a decoder, a dataset.
@@ -7,7 +7,7 @@ stores an image reads it from there. May not: know a decoder, a dataset.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,18 @@ from h5ingest.storage.spool import (
     spools_of,
 )
 
+Coded = tuple[bytes | None, tuple[str, ...]]
+"""The new bytes of an image, None if it keeps its own; and kinds of `core.notes.RECODING`."""
 
-class Recoder:
-    """Codes the images that one rank looks at, and knows where their new bytes are."""
+
+class CodedImages:
+    """What one rank codes, and where the new bytes are of all that have been coded."""
 
     def __init__(
         self,
         to: Recoding,
-        local: LocalSamples,
-        manifest: Manifest,
+        of: Mapping[str, object],
+        numbers: Sequence[range],
         paths: JobPaths,
         comm: Comm,
         fence: Fence,
@@ -57,8 +60,8 @@ class Recoder:
 
         Args:
             to: the codec.
-            local: the images.
-            manifest: they are in.
+            of: what the images are of; plain values.
+            numbers: of the images that this rank codes. They say which image it is, in all runs.
             paths: of the output.
             comm: the ranks.
             fence: asked before anything is written.
@@ -72,80 +75,80 @@ class Recoder:
                 spools = [*spools_of(paths), *new_spools(paths, comm.size)]
         spools = comm.bcast(spools)
         n_earlier = len(spools) - comm.size
-        about = {
-            "manifest": manifest.sha256,
-            "recode": str(to),
-            "versions": [__version__, encoder_version(to), decoder_version()],
-        }
-        self._to = to
-        self._local = local
+        versions = [__version__, encoder_version(to), decoder_version()]
+        about = {**of, "recode": str(to), "versions": versions}
         self._comm = comm
         self._fence = fence
         self._number = n_earlier + comm.rank
         self._spool = Spool(spools[self._number], about)
         self._reader = SpoolReader(spools)
-        self._known = self._exchange(spools[:n_earlier], about)
-        self.places = np.full(len(local.paths), NOWHERE, PLACE)
-        """(n,) of this rank's samples."""
+        self._known = self._exchange(spools[:n_earlier], about, numbers)
         self.notes = Notes()
         """On this rank's images."""
 
-    def _exchange(self, spools: Sequence[Path], about: Mapping[str, object]) -> NDArray[np.void]:
-        """Return (k,) `KNOWN` in the order of their indices: what is known of this rank's samples.
+    def _exchange(
+        self, spools: Sequence[Path], about: Mapping[str, object], numbers: Sequence[range]
+    ) -> NDArray[np.void]:
+        """Return (k,) `KNOWN` in the order of their numbers: what is known of this rank's images.
 
         Each rank looks into some of the spools. Collective.
         """
         comm = self._comm
         found = [np.zeros(0, KNOWN)]
         with while_rank_0_works(comm) as beat:  # so do the others
-            numbers = range(comm.rank, len(spools), comm.size)
-            found += [known_in(spools[number], number, about, beat) for number in numbers]
+            at = range(comm.rank, len(spools), comm.size)
+            found += [known_in(spools[number], number, about, beat) for number in at]
         mine = np.concatenate(found)
-        indices = self._local.indices
-        shares = comm.allgather((indices.start, indices.stop))
-        parts = [mine[(a <= mine["sample"]) & (mine["sample"] < b)] for a, b in shares]
+        shares = comm.allgather([(some.start, some.stop) for some in numbers])
+        parts = []
+        for share in shares:
+            wanted = np.zeros(len(mine), np.bool_)
+            for start, stop in share:
+                wanted |= (start <= mine["sample"]) & (mine["sample"] < stop)
+            parts.append(mine[wanted])
         known = np.concatenate(comm.exchange(parts))
         return known[np.argsort(known["sample"], kind="stable")]
 
-    def __call__(self, i: int, data: bytes, spec: ImageSpec) -> int:
-        """Code an image, unless an earlier run has; return how many bytes are to be stored.
+    def add(
+        self, number: int, source: bytes, code: Callable[[], Coded], index: int, path: bytes
+    ) -> tuple[int, NDArray[np.void]]:
+        """Code an image, unless an earlier run has.
 
         Args:
-            i: position of the sample among those of this rank.
-            data: its file.
-            spec: what that decodes to.
+            number: of the image.
+            source: (16,) what tells its pixels or its file from all others.
+            code: codes it.
+            index: of its sample, for notes.
+            path: of its sample, likewise.
+
+        Returns:
+            How many new bytes there are, 0 if it keeps its own; and where, a `PLACE`.
 
         Raises:
-            SampleError: it is damaged.
             OutputError: the spool cannot be written.
+            SampleError: whatever `code` raises.
         """
-        index, source = self._local.indices.start + i, xxh3_128_digest(data)
-        known = self._find(index, source)
+        known = self._find(number, source)
         if known is None:
-            coded, kinds = recode(data, spec, self._to)
-            if coded is not None and spec.n_bytes > most_bytes(0, len(coded)):
-                coded, kinds = None, (*kinds, NOT_BELIEVED)
+            coded, kinds = code()
             new = coded or b""
             bits = sum(1 << RECODING.index(kind) for kind in kinds)
-            entry = Entry(index, source, len(new), xxh3_64_intdigest(new), bits)
+            entry = Entry(number, source, len(new), xxh3_64_intdigest(new), bits)
             self._fence.check()
             known = *entry, self._number, self._spool.add(entry, new)
-        _, _, length, checksum, bits, number, at = known
+        _, _, length, checksum, bits, spool, at = known
         for k, kind in enumerate(RECODING):
             if bits >> k & 1:
-                self.notes.add(kind, index, os.fsdecode(self._local.paths[i]))
-        if not length:
-            return len(data)
-        self.places[i] = number, at, checksum
-        return int(length)
+                self.notes.add(kind, index, os.fsdecode(path))
+        return int(length), np.array((spool, at, checksum), PLACE) if length else NOWHERE
 
-    def _find(self, index: int, source: bytes) -> tuple[Any, ...] | None:
+    def _find(self, number: int, source: bytes) -> tuple[Any, ...] | None:
         """Return what an earlier run has made of an image, if it is still there."""
-        indices = self._known["sample"]
-        first, stop = np.searchsorted(indices, (index, index + 1)).tolist()
+        numbers = self._known["sample"]
+        first, stop = np.searchsorted(numbers, (number, number + 1)).tolist()
         for entry in self._known[first:stop].tolist():
-            _, its_source, length, checksum, _, number, at = entry
-            if its_source == source and self._reader.read(number, at, length, checksum) is not None:
+            _, its_source, length, checksum, _, spool, at = entry
+            if its_source == source and self._reader.read(spool, at, length, checksum) is not None:
                 return tuple(entry)
         return None
 
@@ -179,3 +182,48 @@ class Recoder:
         if data is None:
             return SampleError("changed", "its recoded bytes beside the output are damaged")
         return data
+
+
+class Recoder(CodedImages):
+    """`--recode` of image files, while their headers are read."""
+
+    def __init__(
+        self,
+        to: Recoding,
+        local: LocalSamples,
+        manifest: Manifest,
+        paths: JobPaths,
+        comm: Comm,
+        fence: Fence,
+    ) -> None:
+        """See `CodedImages`; `local` are this rank's images, which are in `manifest`."""
+        of = {"manifest": manifest.sha256}
+        super().__init__(to, of, [local.indices], paths, comm, fence)
+        self._to, self._local = to, local
+        self.places = np.full(len(local.paths), NOWHERE, PLACE)
+        """(n,) of this rank's samples."""
+
+    def __call__(self, i: int, data: bytes, spec: ImageSpec) -> int:
+        """Code an image file, unless an earlier run has; return how many bytes are to be stored.
+
+        Args:
+            i: position of the sample among those of this rank.
+            data: its file.
+            spec: what that decodes to.
+
+        Raises:
+            SampleError: it is damaged.
+            OutputError: the spool cannot be written.
+        """
+
+        def code() -> Coded:
+            coded, kinds = recode(data, spec, self._to)
+            if coded is not None and spec.n_bytes > most_bytes(0, len(coded)):
+                return None, (*kinds, NOT_BELIEVED)
+            return coded, kinds
+
+        index = self._local.indices.start + i
+        length, self.places[i] = self.add(
+            index, xxh3_128_digest(data), code, index, self._local.paths[i]
+        )
+        return length or len(data)

@@ -21,6 +21,7 @@ from h5ingest.core.errors import (
     extended,
 )
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.memory import keep_freed_memory
 from h5ingest.core.notes import Notes
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.conversion import Losses
@@ -34,7 +35,6 @@ from h5ingest.pipeline.output_checks import (
     begin_file,
     check_left,
     check_output,
-    keep_freed_memory,
     mpi_hints,
 )
 from h5ingest.pipeline.redistribute import Shard, redistribute
@@ -95,20 +95,23 @@ def recompress(
     watch: ProgressListener | None = None,
     interrupt: Interrupt | None = None,
     command: str = "",
+    keep_layout: bool = True,
 ) -> IngestReport:
     """Store all that a file of h5ingest holds in another one, in other chunks. Collective.
 
-    Each image is compared with its checksum before it is stored again. The new file has the layout
-    and the content digest of the old one. Everything else is as with `ingest`.
+    Each image is compared with its checksum before it is stored again. The new file has the content
+    digest of the old one; in another layout the pixels without padding, and what goes with them.
+    Everything else is as with `ingest`.
 
     Args:
         path: the file, which is only read.
         out: the file to make.
-        options: compression, shuffle and chunk_rows; what else decides the content is the file's.
+        options: compression, shuffle, chunk_rows; without `keep_layout` layout and recode, too.
         comm: all ranks; None for this process alone.
         watch: sees the progress.
         interrupt: asks to stop.
         command: what the user typed, for the file's attributes.
+        keep_layout: whether the new file has the old one's layout; else that of `options`.
 
     Raises:
         IngestError: see `core.errors` for its kinds.
@@ -118,7 +121,7 @@ def recompress(
         raise agreed(UsageError(said))  # the options are those of all ranks
     from h5ingest.pipeline.stored_file import StoredFile  # an ingest reads no file of h5ingest
 
-    source, comm = StoredFile(path), comm or SerialComm()
+    source, comm = StoredFile(path, keep_layout=keep_layout), comm or SerialComm()
     return run_job(source, out, options, comm, watch=watch, interrupt=interrupt, command=command)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest
+from h5ingest.core.errors import OutputError
 from h5ingest.core.sample_columns import INDEX
 from h5ingest.core.schema import FileHeader
 from h5ingest.pipeline.stored_columns import StoredColumns
@@ -57,6 +58,28 @@ def stored_digest(
             elif name != INDEX or header.groups:
                 digest.add_numbers(full, cells)
     return digest.hexdigest()
+
+
+def check_digest(
+    header: FileHeader,
+    handle: ForkSafeFile,
+    open_group: Callable[[int], StoredGroup],
+    columns: StoredColumns,
+    beat: Callable[[], None],
+) -> None:
+    """Check that the content digest of a file is what `stored_digest` returns.
+
+    Raises:
+        OutputError: it is not; or the file cannot be read.
+    """
+    expected = header.content_digest
+    found = stored_digest(header, handle, open_group, columns, beat)
+    if found != expected:
+        raise OutputError(
+            f"{header.path}: expected the content digest {expected}, found {found}: it was changed "
+            f"since it was made, and nothing is made of it. `h5ingest verify {header.path}` tells "
+            f"which part."
+        )
 
 
 def _add_group(

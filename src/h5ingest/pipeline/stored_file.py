@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from h5ingest.core import schema
 from h5ingest.core.errors import Failure, OutputError, UsageError
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.recoding import PNG, in_words, of_dry_run
 from h5ingest.core.schema import Attribute, FileHeader, read_header
+from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
@@ -25,21 +26,19 @@ from h5ingest.pipeline.load_stored import StoredLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.source import Plan, Source
-from h5ingest.pipeline.stored_parts import Part, check_parts, layout_of, look
+from h5ingest.pipeline.stored_parts import Part, check_parts, layout_of, look, warnings_of
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
 
 if TYPE_CHECKING:
+    from h5ingest.pipeline.layout_change import LayoutChange
     from h5ingest.pipeline.stored_columns import StoredColumns
 
-_CHANGED: Final = SIZE + 1
-"""Place of the time of change in an identity."""
 BYTES: Final = "bytes of IN"
 """Name of the size in what makes it this file."""
-_MOST_NAMED: Final = 10
-"""Objects that a warning names."""
 CARRIED: Final = (Attribute.MANIFEST_NAME, Attribute.MANIFEST_SHA256, Attribute.SCAN)
+_OF_LAYOUT: Final = ("layout", "recode")
 _OF_CHUNKS: Final = ("compression", "shuffle", "chunk_rows")
 """Options that this run decides; all others in the file are those of the ingest."""
 
@@ -58,9 +57,13 @@ class StoredFile(Source):
     named: dict[str, Any]
     """Of the HDF5 root group, those that the format names. Both are there once it is open."""
 
-    def __init__(self, path: Path) -> None:
-        """Open nothing yet."""
+    _change: LayoutChange | None = None
+    """What makes another layout of it, if that is asked for; there once there is a plan."""
+
+    def __init__(self, path: Path, *, keep_layout: bool = True) -> None:
+        """Open nothing yet; see `recompress`."""
         super().__init__(path)
+        self._keep_layout = keep_layout
         self.handle: Final = ForkSafeFile(os.path.abspath(path))
         """Of the file."""
 
@@ -69,14 +72,24 @@ class StoredFile(Source):
         self.handle.close()
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
-        """See `Source.plan`. The layout is the file's."""
+        """See `Source.plan`."""
         comm = job.comm
         with job.phase("open"):
             about = self.open(comm)
             with agreeing(comm):
                 job.options = self._chosen(job.options)
-        with job.phase("layout"):
+        with job.phase("look"), job.explaining_space(0):
             parts = self.look(comm)
+            if job.options.layout != self.header.layout:
+                from h5ingest.pipeline.layout_change import LayoutChange  # few jobs need it
+
+                self.check_digest(comm)  # that of the new file is another
+                handle = self.handle
+                self._change = LayoutChange(job, self, self.header, handle, self.open_group)
+                parts = self._change.parts(parts, about)
+                with agreeing(comm):
+                    self.look_again()
+        with job.phase("layout"):
             counts = np.array(
                 [(each.group.n_elements, each.has_failed.sum()) for each in parts], np.int64
             )
@@ -86,6 +99,7 @@ class StoredFile(Source):
             with agreeing(comm):
                 layout = layout_of(
                     self.header,
+                    job.options.layout,
                     parts,
                     total[:, 0].tolist(),
                     filters,
@@ -104,8 +118,10 @@ class StoredFile(Source):
             about=about,
             n_bytes=about[BYTES],
             palettes=(None if palette is None else palette.tobytes(),),
-            warnings=self.warnings(parts, n_failed),
+            warnings=warnings_of(self.path, parts, n_failed)
+            + of_dry_run(job.options.recode, dry_run=job.options.dry_run),
             n_failed=n_failed,
+            image=in_words(job.options.recode),
         )
 
     def open(self, comm: Comm) -> dict[str, Any]:
@@ -140,26 +156,17 @@ class StoredFile(Source):
             check_parts(self.header, self.named, parts)
         return parts
 
-    def warnings(self, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
-        """Return what the user should know of what is in it.
+    def check_digest(self, comm: Comm) -> None:
+        """Check what the content digest is made of, but the pixels themselves. Collective.
 
-        Args:
-            parts: as `look` returns them.
-            n_failed: images that have failed.
+        Raises:
+            OutputError: it was changed since the file was made.
         """
-        strangers = [name for each in parts for name in each.strangers]
-        found = []
-        if n_failed:
-            found.append(
-                f"{n_failed:,} images had failed when {self.path} was made: they stay zeros with "
-                f"status {schema.STATUS_FAILED}"
-            )
-        if strangers:
-            more = f" and {len(strangers) - _MOST_NAMED:,} more" * (len(strangers) > _MOST_NAMED)
-            found.append(
-                f"left out, as they are not of h5ingest: {', '.join(strangers[:_MOST_NAMED])}{more}"
-            )
-        return tuple(found)
+        with while_rank_0_works(comm) as beat:
+            if comm.rank == 0:
+                from h5ingest.pipeline.stored_digest import check_digest  # on one rank
+
+                check_digest(self.header, self.handle, self.open_group, self.columns(), beat)
 
     def _open(self) -> None:
         """Look at the header.
@@ -181,35 +188,40 @@ class StoredFile(Source):
             )
 
     def _chosen(self, options: IngestOptions) -> IngestOptions:
-        """Return the options with the layout of the file.
+        """Return the options with the layout of the new file.
 
         Raises:
-            UsageError: one of them would have no effect, or does not go with the layout; or images
-                are in no chunks of pixels.
+            UsageError: one of them would have no effect, or does not go with the layout; or image
+                files would be stored again as they are.
         """
-        if KINDS[self.header.layout].keeps_files:
+        old = self.header.layout
+        new = old if self._keep_layout else options.layout
+        if KINDS[old].keeps_files and KINDS[new].keeps_files:
             raise UsageError(
-                f"{self.path}: holds the image files' own bytes (--layout {self.header.layout}), "
-                f"which are compressed already: only files of pixels can be recompressed"
+                f"{self.path}: holds the image files' own bytes (--layout {old}), which are "
+                f"compressed already: --layout stack, ragged or tree stores their pixels"
             )
+        decided = *_OF_CHUNKS, "on_error", *(() if self._keep_layout else _OF_LAYOUT)
         idle = [
             each.flag
             for each in options_of(IngestOptions)
-            if each.in_file and each.name not in (*_OF_CHUNKS, "on_error")
-            if getattr(options, each.name) not in (each.default, self.header.layout)
+            if each.in_file and each.name not in decided
+            if getattr(options, each.name) not in (each.default, old)
         ]
         if idle:
             raise UsageError(
                 f"{idle[0]} cannot apply: what is in {self.path} is stored again as it is"
             )
-        return replace(options, layout=self.header.layout)
+        recode = options.recode or (PNG if KINDS[new].keeps_files else None)
+        return replace(options, layout=new, recode=recode)
 
     def _about(self) -> dict[str, Any]:
         """Return what makes it this file: plain values, by the names that a message gives them."""
-        assert self.handle.identity is not None, "it is open"
+        identity = self.handle.identity
+        assert identity is not None, "it is open"
         return {
-            BYTES: self.handle.identity[SIZE],
-            "IN changed at (ns)": self.handle.identity[_CHANGED],
+            BYTES: identity[SIZE],
+            "IN changed at (ns)": identity[SIZE + 1],
             "content_digest of IN": self.header.content_digest,
             "attributes_digest of IN": str(self.named.get(Attribute.ATTRIBUTES_DIGEST, "")),
         }
@@ -223,7 +235,12 @@ class StoredFile(Source):
     @contextlib.contextmanager
     def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
         """See `Source.loading`."""
-        yield StoredLoader(self.open_group, self.look_again, stats, heartbeat.beat_if_due)
+        how = self.look_again, stats, heartbeat.beat_if_due
+        if self._change is None:
+            yield StoredLoader(self.open_group, *how)
+            return
+        with self._change.loading(*how) as loader:
+            yield loader
 
     def look_again(self) -> None:
         """Raise if the file is not what it was.
@@ -249,6 +266,8 @@ class StoredFile(Source):
             for name, value in job.content().items()
             if name in _OF_CHUNKS or (name == "on_error" and any_failed)
         }
+        if self._change is not None:
+            options = self._change.told(options)
         told = self.named
         carried: dict[str, str] = {name: told[name] for name in CARRIED if name in told}
         return carried | {Attribute.OPTIONS: as_json(options)}
@@ -257,7 +276,7 @@ class StoredFile(Source):
         """See `Source.check`."""
         self.look_again()
         expected = self.header.content_digest
-        if not failures and digest != expected:
+        if self._change is None and not failures and digest != expected:
             raise OutputError(
                 f"{self.path}: expected the content digest {expected}, found {digest} in what was "
                 f"read of it: labels, paths or columns were changed since it was made, and nothing "

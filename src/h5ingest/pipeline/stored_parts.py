@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,8 @@ from h5ingest.pipeline.build_layout import refuse_not_coded
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
 
+_MOST_NAMED: Final = 10
+"""Objects that a warning names."""
 _COUNTS: Final = (Attribute.N_SAMPLES, Attribute.N_FAILED)
 """Attributes that are numbers; all others are texts."""
 
@@ -163,8 +166,32 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
         )
 
 
+def warnings_of(path: Path, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
+    """Return what the user should know of what is in a file.
+
+    Args:
+        path: of it.
+        parts: as `look` returns them.
+        n_failed: images that have failed.
+    """
+    strangers = [name for each in parts for name in each.strangers]
+    found = []
+    if n_failed:
+        found.append(
+            f"{n_failed:,} images had failed when {path} was made: they stay zeros with "
+            f"status {schema.STATUS_FAILED}"
+        )
+    if strangers:
+        more = f" and {len(strangers) - _MOST_NAMED:,} more" * (len(strangers) > _MOST_NAMED)
+        found.append(
+            f"left out, as they are not of h5ingest: {', '.join(strangers[:_MOST_NAMED])}{more}"
+        )
+    return tuple(found)
+
+
 def layout_of(
     header: FileHeader,
+    new: str,
     parts: Sequence[Part],
     n_elements: Sequence[int],
     filters: tuple[Filter, ...],
@@ -172,11 +199,12 @@ def layout_of(
     chunk_rows: int | None,
     alignment: int,
 ) -> Layout:
-    """Return the layout of the new file: that of the old one, in other chunks.
+    """Return the layout of the new file.
 
     Args:
         header: of the old file.
-        parts: of all groups.
+        new: name of the layout.
+        parts: of all groups, as they are to be.
         n_elements: of each group, all ranks' samples.
         filters: of the new file.
         chunk_rows: see `GroupPlan`.
@@ -186,7 +214,7 @@ def layout_of(
         UsageError: a chunk would be larger than HDF5 allows, or a filter does not take the images.
         OutputError: an image of a tree has a name that the format has taken since.
     """
-    kind = KINDS[header.layout]
+    kind = KINDS[new]
     for each in parts:
         above = len(each.group.prefix.encode("utf-8", "surrogateescape")) + 1
         for name in each.samples.names:

@@ -162,7 +162,7 @@ class Encoded(Ragged):
     def one(self, row: int) -> NDArray[Any]:
         """Return the image."""
         row = normal(row, len(self._shapes))
-        return self._decoded(row, self._file(row))
+        return self.decoded(row, self._file(row))
 
     def many(self, rows: Indices | slice) -> list[NDArray[Any]]:
         """Return the images, read in the order in which they lie in the file.
@@ -195,7 +195,7 @@ class Encoded(Ragged):
             out = np.empty((len(rows), *spec.shape), spec.dtype)
             if self._kinds.decode_alike(files, out):
                 return list(out)
-        return [self._decoded(row, data) for row, data in zip(rows, files, strict=True)]
+        return [self.decoded(row, data) for row, data in zip(rows, files, strict=True)]
 
     def _file(self, row: int) -> bytes:
         """Return the file of a row, compared."""
@@ -211,7 +211,7 @@ class Encoded(Ragged):
     def _to_decode(self, rows: Indices) -> int:
         return int(self._shapes[rows].prod(axis=1, dtype=np.int64).sum())
 
-    def _decoded(self, row: int, data: bytes) -> NDArray[Any]:
+    def decoded(self, row: int, data: bytes) -> NDArray[Any]:
         """Return the image in a file; zeros of the stored shape where none could be stored."""
         try:
             spec = self._kinds(data)

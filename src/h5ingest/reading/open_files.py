@@ -10,6 +10,7 @@ from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.memory import keep_freed_memory
 from h5ingest.core.schema import FileHeader, read_header
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import Verify
@@ -77,6 +78,7 @@ class OpenFiles:
         Raises:
             OutputError: one cannot be read, is not one of h5ingest, or is of another layout.
         """
+        keep_freed_memory()
         self._files = files
         self.handles = [ForkSafeFile(file) for file in files]
         """One for each file."""

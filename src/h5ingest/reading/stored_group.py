@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
+from h5ingest.core.errors import OutputError
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
@@ -138,6 +139,30 @@ class StoredGroup(Opener):
         is_file = isinstance(self.images, Encoded)
         found: NDArray[Any] = self.images.values(row) if is_file else self.images.one(row)
         return found
+
+    def pixels(self, row: int, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return an image as it was before it was stored: decoded, without padding.
+
+        Args:
+            row: whose.
+            stored: as `one` returns it.
+
+        Raises:
+            OutputError: it cannot be decoded, or is smaller than its size in `sizes`.
+        """
+        if isinstance(self.images, Encoded):
+            return self.images.decoded(row, stored.tobytes())
+        if self.sizes is None:
+            return stored
+        height, width = self.sizes[row].tolist()
+        if not (0 < height <= stored.shape[0] and 0 < width <= stored.shape[1]):
+            raise OutputError(f"{self.path}: a size of {height}x{width} in {stored.shape}")
+        return stored[:height, :width]
+
+    def keep_indices(self) -> None:
+        """Let `pixels` decode palette indices and low-bit gray as they are from now on."""
+        if isinstance(self.images, Encoded):
+            self.images.keep_indices()
 
     def many(self, rows: slice) -> Batch:
         """Return what is stored of neighbouring images."""

@@ -20,6 +20,8 @@ from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
 from h5ingest.reading.unfilter import FilterPipeline
 
+_LARGE_BYTES: Final = 256 * 1024
+"""Of an image that takes ten times as long to be decoded as to be looked up, or longer."""
 _TOGETHER: Final = 64
 """Images that are looked up at once."""
 
@@ -42,6 +44,11 @@ class _Chunk(NamedTuple):
     """See `FilterPipeline.decode_into`."""
     stored: bytes
     pipeline: FilterPipeline
+
+    @property
+    def is_large(self) -> bool:
+        """Whether decoding it takes much longer than looking it up."""
+        return self.pipeline.chunk_bytes >= _LARGE_BYTES
 
 
 _Place = _Flat | _Chunk
@@ -91,16 +98,28 @@ class Tree:
             return StoredChunk.read(dataset, first, row, self._chunk_checks[0])
 
     def _some(self, asked: list[tuple[int, bytes]]) -> list[NDArray[Any]]:
-        """Return images by row and name, which are looked up at once: other threads wait for it."""
+        """Return images by row and name.
+
+        They are looked up at once, while other threads wait for HDF5. If they seem to be large and
+        coded, each is looked up by the thread that decodes it: meanwhile the others decode theirs.
+        """
+        images: list[NDArray[Any]] = [np.empty(0)] * len(asked)
         with self._handle as file:
-            found = [self._look_up(file, *each) for each in asked]
-        images: list[NDArray[Any]] = [np.empty(0)] * len(found)
+            found = [self._look_up(file, *asked[0])] if asked else []
+            apart = any(isinstance(each, _Chunk) and each.is_large for each in found)
+            if not apart:
+                found += [self._look_up(file, *each) for each in asked[1:]]
 
         def load(place: int) -> None:
-            images[place] = self._load(asked[place][0], found[place])
+            if place < len(found):
+                image = found[place]
+            else:
+                with self._handle as file:
+                    image = self._look_up(file, *asked[place])
+            images[place] = self._load(asked[place][0], image)
 
         n_bytes = sum(each.pipeline.chunk_bytes for each in found if isinstance(each, _Chunk))
-        self._threads.each(load, range(len(found)), n_bytes)
+        self._threads.each(load, range(len(asked)), n_bytes * len(asked) // max(1, len(found)))
         return images
 
     def _look_up(self, file: h5py.File, row: int, name: bytes) -> NDArray[Any] | _Place:
