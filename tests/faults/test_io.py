@@ -40,6 +40,8 @@ from helpers.support import (
     write_images,
 )
 
+from h5ingest.cli.option_values import parse_size
+
 JOBS = [
     ("mpich", "stack", 1), ("mpich", "stack", 3), ("mpich", "stack zstd", 1),
     ("mpich", "stack zstd", 3), ("mpich", "tree", 2), ("openmpi", "stack", 3),
@@ -199,9 +201,9 @@ def test_too_little_space_is_noticed_before_anything_is_written(
     completed = start()
     assert completed.returncode == 5, explain(completed)
     (line,) = error_lines(completed)
-    needed, free = re.findall(r"([\d,]+) bytes are needed, ([\d,]+) are free", line)[0]
-    assert int(needed.replace(",", "")) >= 20 * 256 * 256
-    assert int(free.replace(",", "")) <= 2**20
+    needed, free = re.findall(r": (\S+ \S+) are needed, (\S+ \S+) are free", line)[0]
+    assert parse_size(needed) >= 20 * 256 * 256
+    assert parse_size(free) <= 2**20
     assert "store:" not in completed.stderr
     disk.remount("size=8m")
     completed = start()
@@ -224,9 +226,9 @@ def test_how_much_is_needed_and_how_much_is_free_is_said_when_a_disk_gets_full(
         "--batch-bytes", "65536", "--chunk", "1",
     )  # fmt: skip
     assert_ended_well(completed, out)
-    said = re.search(r"([\d,]+) bytes are free in \S+, ([\d,]+) more are needed", completed.stderr)
+    said = re.search(r"(\S+ \S+) are free in \S+, (\S+ \S+) more are needed", completed.stderr)
     assert said, explain(completed)
-    free, needed = (int(number.replace(",", "")) for number in said.groups())
+    free, needed = map(parse_size, said.groups())
     assert free < 2**16
     assert 2**16 < needed < pixels.nbytes + 2**20
 

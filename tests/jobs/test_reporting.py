@@ -172,9 +172,9 @@ VERBS = "ingest, manifest, extend, recompress, show, verify, export, codecs, doc
 
 
 MISTYPED = {
-    "verfy": "; did you mean verify?",
-    "Show": "; did you mean show?",
-    "xyzzy": f": expected one of {VERBS}",
+    "verfy": "did you mean verify?",
+    "Show": "did you mean show?",
+    "xyzzy": f"the verbs are {VERBS}",
 }
 
 
@@ -191,7 +191,8 @@ def mistyped(
 def test_a_mistyped_verb_is_no_manifest(
     mpich: Flavour, mistyped: dict[str, Completed], tmp_path: Path, typed: str
 ) -> None:
-    expected = f"h5ingest: error: no command and no manifest {typed!r}{MISTYPED[typed]}"
+    neither = f"there is no file or folder {typed!r}, and no such verb"
+    expected = f"h5ingest: error: {neither}; {MISTYPED[typed]}"
     seconds: list[tuple[str | Path, ...]] = [(tmp_path / "new.h5",), (), ("/",)]
     alone = [mpich.forked(typed, *second) for second in seconds]
     for completed in (mistyped[typed], *alone):

@@ -231,7 +231,7 @@ def test_a_manifest_of_an_archive(place: Place, capfd: pytest.CaptureFixture[str
     manifest = place.folder / "m.csv"
     assert run(["manifest", str(zipped), "-o", str(manifest), "--index"]) == 0
     assert capfd.readouterr().err == (
-        f"{manifest}: {N} images ({N} PNG)\n2 classes\nnot taken, or in doubt:\n"
+        f"{manifest}: {N} images ({N} PNG)\n2 classes\nleft out, or doubtful:\n"
         "  1 x no image (1 .txt)\n  1 x hidden file or folder (--hidden looks at them)\n"
     )
     report = place.ingest(manifest, **STACK)

@@ -195,6 +195,17 @@ QUICK = made("lz4", 0.9, 800, 3000)
 MIDDLE = made("zstd:3", 0.6, 200, 1000)
 
 
+def test_the_table_has_speeds_in_megabytes_and_in_images(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codec_table.print_table(replace(reported(RAW, SMALL), n_sampled=50, n_images=60))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith(": 976.6 KiB of pixels from 488.3 KiB of files")
+    cells = [line.split()[:7] for line in lines]  # 50 images of a megabyte together
+    assert ["bzip2:9", "1.00", "0.50", "10", "500", "20", "1,000"] in cells
+    assert ["none", "2.00", "1.00", "2,000", "100,000", "5,000", "250,000"] in cells
+
+
 def test_the_recommendations() -> None:
     report = reported(RAW, SMALL, QUICK, MIDDLE)
     assert report.smallest is SMALL

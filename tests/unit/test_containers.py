@@ -736,8 +736,10 @@ def test_several_stacks_in_a_file(tmp_path: Path) -> None:
         assert (file["images"][:] == make_pixels(9, (4, 5, 3))).all()
     with pytest.raises(ManifestError, match="no array 'x_train'; there are: deep/x_test"):
         stored(f"{tmp_path / 'a.h5'}:x_train", out)
-    with pytest.raises(ManifestError, match="h5ingest has made: h5ingest show"):
+    with pytest.raises(ManifestError, match="h5ingest has made: h5ingest show") as caught:
         stored(out, tmp_path / "other.h5")
+    assert str(caught.value).startswith(f"{out}: expected a text file")
+    assert "whole copy" not in str(caught.value)  # that would mend a damaged file
 
 
 def _npy(array: Any, **how: Any) -> bytes:

@@ -18,13 +18,14 @@ from helpers.support import make_pixels, write_images, write_manifest, write_png
 from helpers.threads import on_ranks
 from rich.console import Console
 
+import h5ingest
 from h5ingest import ImageStore
 from h5ingest.cli import app
 from h5ingest.cli.messages import Status
 from h5ingest.cli.progress import BarProgress
 from h5ingest.cli.requests import IngestRequest
 from h5ingest.cli.summary import MOST_LINES, summary
-from h5ingest.core.errors import Failure, IngestError, UsageError
+from h5ingest.core.errors import Failure, IngestError, StorageError, UsageError
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.units import MIB
@@ -32,6 +33,7 @@ from h5ingest.inspect import contact_sheet, show
 from h5ingest.inspect.compression_hint import compression_hint
 from h5ingest.pipeline.extend import extend
 from h5ingest.pipeline.run import ingest
+from h5ingest.storage.datasets import output_errors
 
 OF_TEN = ("--root", "--layout", "--group-by", "--fit", "--size", "--compression", "--on-error",
           "--overwrite", "--dry-run", "--report")  # fmt: skip
@@ -89,6 +91,7 @@ def test_the_ten_options_that_are_used_most_come_first(capsys: pytest.CaptureFix
     assert tuple(re.findall(r"^  (--[a-z-]+)", first, re.MULTILINE)) == OF_TEN
     assert text.index("Used most:") < text.index("The manifest:")
     assert text.rstrip().splitlines()[-1].endswith("goes on.")  # exit codes come last
+    assert "  --sort name|natural " in text
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ WORST = {
         "Try 'h5ingest ingest --help'",
     ),
     "verfy g.h5": (
-        "no command and no manifest", "verify", "'verfy'", "did you mean verify?",
+        "no file or folder 'verfy'", "no such verb", "'verfy'", "did you mean verify?",
     ),
     "show g.h5 --sheet s.png": (
         "g.h5: ", "expected a group, one of ant, bee", "got none", "say --group NAME",
@@ -195,6 +198,12 @@ def test_the_ten_worst_messages_say_where_what_and_what_to_do(
         assert message.count("\n") <= 6, message
         assert "Traceback" not in message
         assert not (photos / "o.h5").exists()
+
+
+def test_what_the_system_says_is_said_without_names_that_no_user_knows(here: Path) -> None:
+    with pytest.raises(StorageError) as caught, output_errors("o.h5.lock: cannot be created"):
+        (here / "no" / "o.h5.lock.2c72938d").write_text("")
+    assert str(caught.value) == "o.h5.lock: cannot be created: No such file or directory"
 
 
 # --- manifests -----------------------------------------------------------------------------------
@@ -299,6 +308,8 @@ def test_the_summary_takes_twelve_lines_whatever_happens(photos: Path) -> None:
         f"python: h5ingest.ImageStore('{photos / 'o.h5'}')",
     ]  # fmt: skip
     assert not any("median" in line for line in plain)
+    resumed = replace(report, n_resumed=9, seconds=1.5)
+    assert "time       1.50 s on 1 rank: 2.0 images/s" in summary(resumed)
     note = Note(kind="x", count=1, index=0, path="a")
     failed = Failure(index=0, path="a", kind="missing", reason="gone")
     worst = replace(
@@ -319,6 +330,17 @@ def test_the_summary_takes_twelve_lines_whatever_happens(photos: Path) -> None:
     assert "holds 1 image of 30x50" in summary(replace(report, n_samples=1))
 
 
+def test_the_summary_fits_into_a_terminal_and_says_how_a_group_is_opened(photos: Path) -> None:
+    report = ingest(photos / "m.csv", Path("o.h5"), IngestOptions(group_by="cls", on_error="blank"))
+    report = replace(report, warnings=("a line that goes on and on " * 9,))
+    fitted = summary(report, columns=80).splitlines()
+    assert max(map(len, fitted)) <= 80
+    assert " ".join(fitted).split() == summary(report).split()
+    assert fitted[-1].split(": ", 1)[1] == "h5ingest.ImageStore('o.h5', group='ant')"
+    with eval(fitted[-1].split(": ", 1)[1], {"h5ingest": h5ingest}) as store:
+        assert len(store) == 8
+
+
 def test_a_few_images_that_change_all_are_named_as_the_reason(here: Path) -> None:
     names = write_images(here, make_pixels(6, (9, 9, 3)))
     for number in range(2):
@@ -330,6 +352,10 @@ def test_a_few_images_that_change_all_are_named_as_the_reason(here: Path) -> Non
     )
     report = ingest(manifest, here / "o.h5", IngestOptions(channels="rgb", overwrite=True))
     assert report.changes == ("2 of 8 images became RGB (--channels rgb)",)
+    write_png(here / "gray.png", make_pixels(1, (9, 9, 2))[0])
+    manifest = write_manifest(here / "m.txt", ["gray.png", "a0.png"])
+    report = ingest(manifest, here / "gray.h5")
+    assert report.changes == ("1 of 2 images became RGBA, because 1 is in colour",)
 
 
 def test_a_file_larger_than_its_sources_says_what_would_help(here: Path) -> None:
@@ -396,7 +422,7 @@ def test_failed_images_are_counted_the_same_everywhere(here: Path) -> None:
     manifest = write_manifest(here / "m.txt", names)
     report = ingest(manifest, here / "o.h5", IngestOptions(on_error="blank"))
     assert "holds 7 images" in summary(report)
-    assert "failed   2 images, stored as zeros" in summary(report)
+    assert "failed  2 images, stored as zeros" in summary(report)
     for every in (False, True):
         assert shown(here / "o.h5", every=every)[1] == ("├── 7 images of 8x8 gray uint8, 2 failed")
     with ImageStore(here / "o.h5", failed="skip") as store:

@@ -104,7 +104,12 @@ def test_the_command(photos: Photos, capfd: pytest.CaptureFixture[str]) -> None:
         assert "labels" not in file["test"]
     said = capfd.readouterr().err
     found = f"h5ingest: {photos.folder}: {N} images (100 PNG)\n2 groups: test 34, train 66\n"
-    assert f"{found}not taken, or in doubt:\n  1 x no image (1 .txt)\n" in said
+    assert f"{found}left out, or doubtful:\n  1 x no image (1 .txt)\n" in said
+    assert run(["verify", str(photos.out), "--sources", "-q"]) == 3
+    lost = f"no source was found: their paths are relative to {photos.out.parent} unless --root DIR"
+    assert lost in capfd.readouterr().err
+    assert run([*command, str(photos.out)]) == 2
+    assert "h5ingest manifest DIR DIR ... -o LIST.csv" in capfd.readouterr().err
     assert run([*command, "-q", "--overwrite"]) == 0
     assert capfd.readouterr() == ("", "")
     for wrong in ("--root=.", "--delimiter=;", "--group-by-folder=0", "--label=mother"):
@@ -116,6 +121,18 @@ def test_the_command(photos: Photos, capfd: pytest.CaptureFixture[str]) -> None:
     assert run([str(photos.folder.parent / "empty"), str(photos.out) + "2"]) == 4
     assert "found:\n  nothing at all" in capfd.readouterr().err
     assert photos.beside == ["empty", "out.h5", "photos"]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_file_named_as_an_image_that_is_none_is_a_warning(photos: Photos, n: int) -> None:
+    (photos.folder / "train/cat/page.jpg").write_text("<html>not found</html>")
+    (photos.folder / "train/cat/empty.png").touch()
+    report = photos.ingest(n)
+    assert report.n_samples == N
+    assert report.warnings == (
+        "2 files with the ending of an image, but no image inside: left out "
+        "(first: train/cat/empty.png)",
+    )
 
 
 def test_a_dry_run_writes_nothing(photos: Photos) -> None:

@@ -389,6 +389,10 @@ def test_the_delimiter_can_be_chosen(tmp_path: Path, delimiter: str, name: str) 
     assert paths == [b"a.png", b"b.png"]
     path = write(tmp_path, f"path{delimiter}x{delimiter}y\na.png{delimiter}3{delimiter}4\n", name)
     assert read_all(path, delimiter)[0].column_kinds == {"x": "int64", "y": "int64"}
+    inner = delimiter.strip("\t")  # tabs need no quotes, so there are none
+    path = write(tmp_path, f'path{delimiter}x\n"a{inner}b"{delimiter}3\n', name)
+    in_quotes = f"a{inner}b" if inner else '"ab"'
+    assert read_all(path, delimiter)[1] == [in_quotes.encode()]
 
 
 def test_a_manifest_of_one_line_without_newline_is_read(tmp_path: Path) -> None:
@@ -446,7 +450,30 @@ def test_a_manifest_tells_its_rows_digest_and_kinds(tmp_path: Path) -> None:
         ("m.txt", b"\n \r\n\n", ": expected one image path a line, found no line at all"),
         ("m.txt", b"a\0b\n", ": expected a text file, found a NUL byte in line 1"),
         ("m.txt", b"\n\n\0\n", ": expected a text file, found a NUL byte in line 3"),
-        ("m.txt", "a.png\n".encode("utf-16"), ": expected a text file, found a NUL byte in line 1"),
+        (
+            "m.txt",
+            "a.png\n".encode("utf-16"),
+            ": expected a text file, found UTF-16; save it as UTF-8, or: "
+            "iconv -f UTF-16 -t UTF-8 OLD > NEW",
+        ),
+        (
+            "m.csv",
+            b'"id";"file";"label"\n1;a.png;cat\n',
+            ", line 1: expected ',' between columns, found ';': '\"id\";\"file\";\"label\"'. "
+            "Add --delimiter ';'",
+        ),
+        (
+            "m.csv",
+            b"label\tpath\ncat\ta.png\n",
+            ", line 1: expected ',' between columns, found '\\t': 'label\\tpath'. "
+            "Add --delimiter tab",
+        ),
+        (
+            "m.txt",
+            b"path,label\na.png,cat\n",
+            ", line 1: expected '\\t' between columns, found ',': 'path,label'. "
+            "Add --delimiter ','",
+        ),
         ("m.csv", b"path,label\n", ": expected at least one image, found only the header"),
         ("m.csv", b"path,label", ": expected at least one image, found only the header"),
         (
@@ -557,7 +584,8 @@ def test_a_manifest_that_does_not_exist_is_refused_with_the_reason(tmp_path: Pat
 
 
 def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == ": cannot be read: Is a directory"
+    expected = ": expected a list of images, found a folder; make a list of it: h5ingest manifest "
+    assert refusal(tmp_path) == f"{expected}{tmp_path} -o LIST.csv"
 
 
 @pytest.mark.parametrize(

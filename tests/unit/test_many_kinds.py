@@ -133,7 +133,9 @@ def test_a_message_counts_all_kinds_and_names_the_first_images(n_ranks: int, siz
     with pytest.raises(SamplesFailedError) as caught:
         dry(sizes, n_ranks)
     message = str(caught.value)
-    assert f"{MANY:,} sizes are mixed: --fit pad keeps every pixel (to 50x30" in message
+    assert f"{MANY:,} sizes are mixed. Choose one of:\n" in message
+    assert "\n    --fit pad                keeps every pixel, pads to 50x30" in message
+    assert max(map(len, message[message.index("- ") :].splitlines())) <= 80
     assert f"… and {MANY - 10:,} kinds more" in message
     paths = sizes.read_text().splitlines()
     for sample in range(10):

@@ -559,7 +559,7 @@ def test_the_summary(tmp_path: Path) -> None:
         "4 images (3 PNG, 1 JPEG)",
         "2 classes",
         "2 groups: a 2, b 2",
-        "not taken, or in doubt:",
+        "left out, or doubtful:",
         "  1 x no image (1 .txt)",
         "  12 x file that is named as an image (something else inside)",
         *(f"    'a/{i:02}.gif'" for i in range(10)),

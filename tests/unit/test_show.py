@@ -348,6 +348,7 @@ def test_the_command(mpich: Flavour, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["nowhere.h5"], 5, "No such file"),
+        (["."], 5, "expected a file that h5ingest made, found a folder"),
         (["text.h5"], 5, "not an HDF5 file"),
         (["other.h5"], 5, "not one of h5ingest"),
         (["a.h5", "--layers", "99"], 2, "index 99 is out of range for 12 samples"),

@@ -54,8 +54,8 @@ def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
     import difflib
 
     near = difflib.get_close_matches(word, verbs, n=1)
-    did_you_mean = f"; did you mean {near[0]}?" if near else f": expected one of {', '.join(verbs)}"
-    raise UsageError(f"no command and no manifest {word!r}{did_you_mean}")
+    hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(verbs)}"
+    raise UsageError(f"there is no file or folder {word!r}, and no such verb; {hint}")
 
 
 @dataclass(slots=True)
@@ -92,9 +92,13 @@ def _explain(error: Any) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return
-    named = isinstance(error, typer.BadParameter) and error.param is None and not error.param_hint
-    said = error.message if named else error.format_message()  # which begins: Invalid value
+    said = error.format_message()
+    if type(error) is typer.BadParameter:  # else typer says first: Invalid value for '--fit'
+        where = f"{max(error.param.opts, key=len)}: " if error.param else ""
+        said = where + error.message.removeprefix("Value error, ")
     verb = error.ctx.command_path if error.ctx else "h5ingest"
+    if verb == "h5ingest ingest" and "unexpected extra argument" in said:
+        said += "; list what is in several folders: h5ingest manifest DIR DIR ... -o LIST.csv"
     print(f"h5ingest: error: {said}\nTry '{verb} --help'.", file=sys.stderr, flush=True)
 
 

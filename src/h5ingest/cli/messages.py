@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN: Final = 20
 """Bad rows that are printed; the report has all."""
+_GONE: Final = "its source cannot be read now: no such file"
 
 
 def check_target(option: str, file: Path | None, kind: Kind) -> None:
@@ -108,7 +110,9 @@ def tell(
         from h5ingest.inspect.compression_hint import compression_hint
 
         hint = compression_hint(report, request.options)
-        print(summary(report, verbose=request.verbose, hint=hint), flush=True)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        text = summary(report, verbose=request.verbose, hint=hint, columns=columns)
+        print(text, flush=True)
 
 
 @contextlib.contextmanager
@@ -141,6 +145,13 @@ def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
     if len(report.bad) > _MOST_SHOWN:
         print(
             f"h5ingest: error: … and {len(report.bad) - _MOST_SHOWN:,} rows more", file=sys.stderr
+        )
+    if report.bad and not report.n_sources and all(_GONE in bad.reason for bad in report.bad):
+        folder = os.path.abspath(request.root or request.out.parent)
+        print(
+            f"h5ingest: error: no source was found: their paths are relative to {folder} unless "
+            f"--root DIR says otherwise; for a file made of a folder, DIR is that folder",
+            file=sys.stderr,
         )
     if not request.quiet:
         failed = f", {report.n_failed:,} of them failed when it was made" * bool(report.n_failed)

@@ -82,8 +82,9 @@ Hidden = Annotated[
 Sort = Annotated[
     Literal["name", "natural"],
     _found(
+        metavar="name|natural",
         help="name: by the bytes of the paths. natural: numbers by their values, z2 before z10; "
-        "holds all paths in memory."
+        "holds all paths in memory.",
     ),
 ]
 Split = Annotated[

@@ -10,7 +10,8 @@ from h5ingest.pipeline.job import ProgressListener
 
 LINE_EVERY_S: Final = 10.0
 _SAID: Final = {
-    "probe": "reading headers", "store": "storing", "verify": "checking", "export": "exporting",
+    "look": "sampling headers", "probe": "reading headers", "store": "storing",
+    "verify": "checking", "recode": "recoding", "export": "exporting",
 }  # fmt: skip
 """Phase -> what is done in it, in words."""
 
@@ -75,7 +76,7 @@ class BarProgress(ProgressListener):
         )
 
         self._bar = Progress(
-            TextColumn("{task.description:<15}"),
+            TextColumn("{task.description:<16}"),
             BarColumn(bar_width=16),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),

@@ -59,7 +59,7 @@ def codecs(
 
 def show(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.")],
     sheet: Annotated[
         Path | None,
         typer.Option(

@@ -1,11 +1,13 @@
 """What is printed when a file has been made: what it is, what was changed on the way, what is next.
 
-Twelve lines at most. All of it is printed with `-v`, with what each phase took.
+Twelve lines at most, before they are fitted into a terminal. All of it is printed with `-v`, with
+what each phase took.
 """
 
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,13 +20,16 @@ Line = tuple[str, str]
 """A word and what is said under it."""
 
 
-def summary(report: IngestReport, *, verbose: bool = False, hint: str = "") -> str:
+def summary(
+    report: IngestReport, *, verbose: bool = False, hint: str = "", columns: int | None = None
+) -> str:
     """Return the lines to print.
 
     Args:
         report: what was done.
         verbose: whether to print all of it.
         hint: which compression would help.
+        columns: of the terminal; None: there is none, and no line is broken.
     """
     first, last = list(_made(report, hint)), list(_end(report))
     between = [*_on_the_way(report, verbose=verbose)]
@@ -35,8 +40,20 @@ def summary(report: IngestReport, *, verbose: bool = False, hint: str = "") -> s
         n_more = len(between) - room + 1
         between = [*between[: room - 1], ("more", f"{n_more} lines more: -v prints them all")]
     lines = [*first, *between, *last]
-    width = max(len(word) for word, _ in lines)
-    return "\n".join(f"{word:<{width}}  {text}".rstrip() for word, text in lines)
+    width = max(len(word) for word, _ in lines) + 2
+    return "\n".join(
+        _fitted(f"{word:<{width}}{text}".rstrip(), width, columns) for word, text in lines
+    )
+
+
+def _fitted(line: str, indent: int, columns: int | None) -> str:
+    """Return a line, broken between words where it is longer than a terminal is wide."""
+    if columns is None or len(line) <= columns or columns < 2 * indent:
+        return line
+    return textwrap.fill(
+        line, columns, subsequent_indent=" " * indent, break_long_words=False,
+        break_on_hyphens=False, drop_whitespace=True, replace_whitespace=False,
+    )  # fmt: skip
 
 
 def _made(report: IngestReport, hint: str) -> Iterator[Line]:
@@ -87,13 +104,15 @@ def _on_the_way(report: IngestReport, *, verbose: bool) -> Iterator[Line]:
 def _end(report: IngestReport) -> Iterator[Line]:
     """Yield how long it took, and what to do now."""
     ranks = counted(report.n_ranks, "ranks")
-    yield "time", f"{report.seconds:.2f} s on {ranks}: {report.images_per_s:,.0f} images/s"
+    rate = report.images_per_s
+    yield "time", f"{report.seconds:.2f} s on {ranks}: {rate:,.{int(rate < 10)}f} images/s"
     if report.content_digest:
-        yield "content", f"sha256 {report.content_digest}"
+        yield "digest", report.content_digest
         out = shlex.quote(report.out)
+        group = f", group={report.groups[0]!r}" if report.groups else ""
         yield "next", f"h5ingest show {out}"
         yield "", f"h5ingest verify {out}"
-        yield "", f"python: h5ingest.ImageStore({report.out!r})"
+        yield "", f"python: h5ingest.ImageStore({report.out!r}{group})"
 
 
 def _phases(report: IngestReport) -> Iterator[Line]:

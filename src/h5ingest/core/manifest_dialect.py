@@ -56,8 +56,8 @@ class Dialect:
 
     @property
     def quoted(self) -> bool:
-        """Whether double quotes enclose cells (RFC 4180): in comma-separated tables only."""
-        return self.delimiter == b"," and self.has_header
+        """Whether double quotes enclose cells (RFC 4180): in tables that tabs do not separate."""
+        return self.delimiter != b"\t" and self.has_header
 
 
 class LineError(Exception):
@@ -93,6 +93,11 @@ def sniff(path: Path, delimiter: str | None = None, name: str | None = None) -> 
                 line = file.readline(LONGEST_LINE)
                 if start == 0 and line.startswith(codecs.BOM_UTF8):
                     start, line = 3, line[3:]
+    except IsADirectoryError:
+        raise ManifestError(
+            f"{name}: expected a list of images, found a folder; make a list of it: "
+            f"h5ingest manifest {name} -o LIST.csv"
+        ) from None
     except OSError as error:
         raise ManifestError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not line:
@@ -105,8 +110,14 @@ def sniff(path: Path, delimiter: str | None = None, name: str | None = None) -> 
     separator = delimiter.encode() if delimiter else (b"," if comma else b"\t")
     first = line.rstrip(b"\r\n")
     where = f"{name}, line {number}"
+    if other := _other_separator(first, separator):
+        typed = "tab" if other == "\t" else f"'{other}'"
+        raise ManifestError(
+            f"{where}: expected {separator.decode()!r} between columns, found {other!r}: "
+            f"{_show(first)}. Add --delimiter {typed}"
+        )
     try:
-        cells = _split_line(first, separator, quoted=separator == b",")
+        cells = _split_line(first, separator, quoted=separator != b"\t")
     except csv.Error:
         raise ManifestError(f"{where}: {_QUOTES}, found {_show(first)}") from None
     names = [cell.decode("utf-8", "surrogateescape").strip() for cell in cells]
@@ -149,10 +160,17 @@ def _path_column(names: list[str], *, may_lack_header: bool) -> int | None:
     return known[0]
 
 
-def _is_table(line: bytes) -> bool:
-    """Return whether a line is a header with commas."""
-    names = os.fsdecode(line.strip()).split(",")
+def _is_table(line: bytes, separator: str = ",") -> bool:
+    """Return whether a line is a header with commas, or whatever the separator is."""
+    names = os.fsdecode(line.strip()).split(separator)
     return len(names) > 1 and _path_column(names, may_lack_header=False) is not None
+
+
+def _other_separator(line: bytes, separator: bytes) -> str | None:
+    """Return what separates the names of columns in a first line, if that is something else."""
+    if separator in line or b"." in line or b"/" in line:  # it may be a sample
+        return None
+    return next((other for other in ",;\t|" if _is_table(line.replace(b'"', b""), other)), None)
 
 
 def _binary(head: bytes) -> str:
@@ -161,6 +179,8 @@ def _binary(head: bytes) -> str:
 
     if b"\0" not in head:  # a path may begin like an image
         return ""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16; save it as UTF-8, or: iconv -f UTF-16 -t UTF-8 OLD > NEW"
     if found := format_of(head):
         return f"an image ({found}); give the folder that it lies in, or a list of such files"
     if (other := other_format_of(head)) == "an HDF5 file":

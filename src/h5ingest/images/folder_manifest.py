@@ -249,7 +249,7 @@ def describe(tally: Tally) -> str:
         more = [f"… {len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
         lines.append(f"{counted(len(counts), 'groups')}: {', '.join(counts[:SHOWN] + more)}")
     skipped = _skipped(tally)
-    return "\n".join([*lines, *(["not taken, or in doubt:"] if skipped else []), *skipped])
+    return "\n".join([*lines, *(["left out, or doubtful:"] if skipped else []), *skipped])
 
 
 def _skipped(tally: Tally) -> list[str]:

@@ -121,6 +121,9 @@ class ScanOptions:
         )
 
 
+_MISNAMED: Final = "file that is named as an image"
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """Counts of what a scan has found so far."""
@@ -155,6 +158,12 @@ class Tally:
         add_notes(self.noted, other.noted)
         add_notes(self.refused, other.refused)
 
+    @property
+    def misnamed(self) -> tuple[int, bytes]:
+        """Files left out that are named as images, and the path of one of them."""
+        found = [noted for reason, noted in self.noted.items() if reason.startswith(_MISNAMED)]
+        return sum(n for n, _ in found), min((paths[0] for _, paths in found), default=b"")
+
     def is_image(self, path: bytes, file: Read | None) -> bool:
         """Count a file; return whether it is an image, by its first bytes if they were read."""
         head, size = None, 0
@@ -171,7 +180,7 @@ class Tally:
                 return False
             if head is not None:
                 why = "something else inside" if size else "empty"
-                note(self.noted, f"file that is named as an image ({why})", path)
+                note(self.noted, f"{_MISNAMED} ({why})", path)
                 return False
             kind = named
         self.formats[kind] += 1

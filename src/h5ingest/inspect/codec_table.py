@@ -11,6 +11,7 @@ from rich.table import Table
 
 from h5ingest.core.errors import Failure, OutputError, SetupError
 from h5ingest.core.outfiles import PICTURE, PNG_TEXT, write
+from h5ingest.core.units import size
 from h5ingest.storage.auto_codec import AutoCodec
 
 DISK_MB_S: Final = 100.0
@@ -86,6 +87,10 @@ class CodecReport:
     failures: tuple[Failure, ...] = ()
     """Sampled images that could not be read."""
 
+    def images_per_s(self, mb_s: float) -> float:
+        """Return how many of these images so many 10^6 bytes of pixels a second are."""
+        return mb_s * 1e6 * self.n_sampled / self.bytes_raw
+
     @property
     def smallest(self) -> Measured:
         """Fewest bytes."""
@@ -116,7 +121,7 @@ def print_table(report: CodecReport) -> None:
     marks = _marks(report)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("--compression")
-    for column in ("of the files", "of raw", "write MB/s", "read MB/s"):
+    for column in ("of files", "of raw", "write MB/s", "images/s", "read MB/s", "images/s"):
         table.add_column(column, justify="right")
     table.add_column("")
     for m in sorted(report.measured, key=lambda m: m.n_bytes):
@@ -124,8 +129,14 @@ def print_table(report: CodecReport) -> None:
             m.label,
             f"{m.of_files:.2f}",
             f"{m.of_raw:.2f}",
-            f"{m.write_mb_s:,.0f}" if m.write_mb_s >= 10 else f"{m.write_mb_s:.1f}",
-            f"{m.read_mb_s:,.0f}",
+            *(
+                text
+                for mb_s in (m.write_mb_s, m.read_mb_s)
+                for text in (
+                    f"{mb_s:,.0f}" if mb_s >= 10 else f"{mb_s:.1f}",
+                    f"{report.images_per_s(mb_s):,.0f}",
+                )
+            ),
             marks.get(m.label, ""),
             style="bold" if m.label in marks else None,
         )
@@ -133,8 +144,8 @@ def print_table(report: CodecReport) -> None:
     console = Console(width=200, highlight=False, markup=False)
     console.print(
         f"{report.n_sampled:,} of {report.n_images:,} images ({', '.join(report.images[:3])}"
-        f"{', ...' if len(report.images) > 3 else ''}): {report.bytes_raw / 1e6:,.1f} MB of "
-        f"pixels from {report.bytes_files / 1e6:,.1f} MB of files"
+        f"{', ...' if len(report.images) > 3 else ''}): {size(report.bytes_raw)} of "
+        f"pixels from {size(report.bytes_files)} of files"
     )
     if report.failures:
         console.print(f"{len(report.failures):,} could not be read and are left out")

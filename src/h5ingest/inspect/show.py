@@ -152,7 +152,7 @@ def tree(path: str | os.PathLike[str], group: str | None = None, *, every: bool 
         if every:
             _add(trunk.add(Text("provenance", "bold")), lines)
         else:
-            _add(trunk, (line for line in lines if line[0] in _BRIEF_PROVENANCE))
+            _add(trunk, ((_BRIEF[name], text) for name, text in lines if name in _BRIEF))
             trunk.add(
                 Text(
                     "--all shows everything, --group NAME one group"
@@ -224,7 +224,10 @@ _SHOWN_ABOVE: Final = (
     Attribute.SCHEMA, Attribute.GROUPS, Attribute.N_SAMPLES, Attribute.N_FAILED, Attribute.STATUS,
 )  # fmt: skip
 
-_BRIEF_PROVENANCE: Final = (Attribute.CREATED, Attribute.COMMAND, Attribute.CONTENT_DIGEST)
+_BRIEF: Final[dict[str, str]] = {
+    Attribute.CREATED: "created", Attribute.COMMAND: "command", Attribute.CONTENT_DIGEST: "digest",
+}  # fmt: skip
+"""What is shown of them without --all, and how it is called: a digest then fits into 80 columns."""
 
 
 def _provenance(file: h5py.File) -> Iterator[tuple[str, str]]:

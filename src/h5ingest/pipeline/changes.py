@@ -83,7 +83,7 @@ def describe_changes(
         n_alpha, n_colour = number(known[:, 2] % 2 == 0), number(known[:, 2] > 2)
         if options.channels != "auto":
             text += f" (--channels {options.channels})"
-        elif into[-1] % 2 == 0:
+        elif (changed[:, 2] & (known[:, 2] % 2 == 1)).any() and into[-1] % 2 == 0:
             flag = "rgb" if n_colour else "gray"
             has = "has" if n_alpha == 1 else "have"
             text += f", because {n_alpha:,} {has} transparency (--channels {flag} drops it)"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import OutputError, StoppedError, extended
 from h5ingest.core.layout import Filter
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.units import MIB
+from h5ingest.core.units import MIB, size
 from h5ingest.mpi.async_sum import AsyncSum, while_rank_0_works
 from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt
@@ -225,8 +225,8 @@ class Job:
             free, used = self._space()
         if free + used < n_bytes:
             raise OutputError(
-                f"{self.paths.out}: {n_bytes - used:,} bytes are needed, {free:,} {_FREE} "
-                f"{self.paths.out.parent}"
+                f"{self.paths.out}: {size(n_bytes - used)} are needed, {size(free)} {_FREE} "
+                f"{self.paths.out.parent}: make room, or name another OUT"
             )
 
     @contextlib.contextmanager
@@ -252,9 +252,9 @@ class Job:
             full = free < _LITTLE_BYTES or any(word in text for word in _FULL)
             if not full or _FREE in text:
                 raise
-            need = f", {n_bytes - used:,} more are needed" if n_bytes > used else ""
+            need = f", {size(n_bytes - used)} more are needed" if n_bytes > used else ""
             more = (
-                f"{free:,} bytes {_FREE} {self.paths.out.parent}{need}. What is stored is kept: "
+                f"{size(free)} {_FREE} {self.paths.out.parent}{need}. What is stored is kept: "
                 f"make room and start the same command again."
             )
             raise extended(error, more) from None

@@ -99,7 +99,7 @@ def list_samples(
                         raise StoppedError("stopped as asked: start the same command again")
 
                 file = several.files[first + comm.rank]
-                mine = _look(several, file, options, unpacker, beating)
+                mine = _look(several, file, options, unpacker, beating, strict=not takes_damaged)
                 if mine.archive.problem and not takes_damaged:
                     raise ManifestError(f"{os.fsdecode(file)} {mine.archive.problem}\n{REMEDY}")
         told = comm.gather(mine)
@@ -132,8 +132,14 @@ def _look(
     options: ScanOptions,
     unpacker: Unpacker,
     beat: Callable[[], None],
+    *,
+    strict: bool,
 ) -> Block:
-    """Return what is in a file; what cannot be read has a problem, and nothing in it."""
+    """Return what is in a file; what cannot be read has a problem, and nothing in it.
+
+    Raises:
+        ManifestError: strictly, if it is whole and yet not what can be read.
+    """
     tally, is_container = Tally(), False
     try:
         archive, held = open_new(file, several.inner, unpacker, beat)
@@ -147,6 +153,8 @@ def _look(
             )
         archive = replace(archive, problem=archive.problem or listing.problem)
     except SampleError as error:
+        if strict and error.kind != "damaged":
+            raise ManifestError(f"{os.fsdecode(file)}: {error.reason}") from None
         archive, listing = _unreadable(file, error.reason)
     except OSError as error:
         if isinstance(error, OutputError):

@@ -19,6 +19,7 @@ from h5ingest.core.layout import Filter
 from h5ingest.core.outfiles import MANIFEST, check, is_same
 from h5ingest.core.sample_table import MEMBER
 from h5ingest.core.schema import Attribute
+from h5ingest.core.units import counted
 from h5ingest.images.archives import Archive
 from h5ingest.images.folder_manifest import describe
 from h5ingest.images.scan import ScanOptions, Tally
@@ -57,6 +58,8 @@ class ListedImages(ImageFiles):
         )
         self._is_found = self._is_private = self._is_archive = False
         self._listed_archives: tuple[Archive, ...] = ()
+        self._left_out: tuple[str, ...] = ()
+        """A warning, if files were left out that are named as images."""
         self._places_path: Path | None = None
         """Where it is written where the samples lie, if they lie in several files."""
         usual = asdict(ScanOptions())
@@ -130,6 +133,12 @@ class ListedImages(ImageFiles):
         see_same_file(listed, job.comm)
         if job.comm.rank == 0:
             job.watch.notice(f"{self.path}: {describe(tally)}")
+        n_files, first = job.comm.bcast(tally.misnamed)
+        if n_files:
+            self._left_out = (
+                f"{counted(n_files, 'files')} with the ending of an image, but no image inside: "
+                f"left out (first: {os.fsdecode(first)})",
+            )
 
     def _list(self, job: Job, meant: Several, listed: Path, *, goes_on: bool) -> None:
         """Find the samples in some files; see `_find`. Collective."""
@@ -181,7 +190,8 @@ class ListedImages(ImageFiles):
             with agreeing(job.comm):
                 members = read_places(self._places_path, local.indices)
             self._take(Located(archives=self._listed_archives, members=members, warnings=()))
-        return super()._locate(job, local)
+        local, warnings = super()._locate(job, local)
+        return local, self._left_out + warnings
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -62,12 +62,12 @@ def look_at_images(
     known = _in_index(job, local, manifest) if recoder is None else None
     if known is not None:
         unknown = np.flatnonzero(known["height"] == 0).tolist()
-        probed = _probe(job, source, local, unknown, cache, known)
+        probed = _probe(job, source, local, unknown, cache, known, phase="look")
         if seen := agree_on_first(probed, len(known), 0, manifest, options, comm):
             return probed, _expected(seen), seen
     elif may_begin(manifest, options):
         some = looked_at_first(local, manifest, comm)
-        probed = _probe(job, source, local, some, cache)
+        probed = _probe(job, source, local, some, cache, phase="look")
         if seen := agree_on_first(probed, len(some), cache.n_bytes, manifest, options, comm):
             return probed, _expected(seen), seen
     probed = _probe(job, source, local, range(len(local.paths)), cache, recoder=recoder)
@@ -107,10 +107,12 @@ def _probe(
     cache: FileCache,
     known: NDArray[np.void] | None = None,
     recoder: Recoder | None = None,
+    *,
+    phase: str = "probe",
 ) -> LocalProbe:
     """Return what this rank finds in headers of its images, when all ranks have. Collective."""
     stats, n_images = RankStats(), sum(job.comm.allgather(len(which)))
-    heartbeat = Heartbeat(job, "recode" if recoder else "probe", n_images, stats)
+    heartbeat = Heartbeat(job, "recode" if recoder else phase, n_images, stats)
     probed: LocalProbe | None = None
     (folder, read), options = source, job.options
     with (

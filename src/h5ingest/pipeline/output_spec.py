@@ -84,14 +84,18 @@ def _size(census: Census, options: IngestOptions) -> tuple[tuple[int, int], list
     if options.fit == "error" and not smallest == size == largest:
         h, w = census.commonest
         side = next((n for n in _SIDES if n <= min(h, w)), _SIDES[-1])
-        return size, [
-            f"{census.n_sizes:,} sizes are mixed: --fit pad keeps every pixel (to "
-            f"{largest[0]}x{largest[1]}, true sizes in /sizes); --fit cover --size {side} makes "
-            f"each {side}x{side} (scales it to fill that, crops the centre) and --fit contain "
-            f"--size {side} makes each fit in (scales it, pads); --layout ragged stores each as it "
-            f"is"
-            + ("; --group-by COLUMN gives each group its own size" if not options.group_by else "")
-        ]
+        ways = {
+            f"--fit cover --size {side}": f"scales to fill {side}x{side}, crops the centre",
+            f"--fit contain --size {side}": f"scales to fit in {side}x{side}, pads",
+            "--fit pad": f"keeps every pixel, pads to {largest[0]}x{largest[1]}",
+            "--layout ragged": "stores each as it is",
+            "--group-by COLUMN": "gives each group its own size",
+        }
+        if options.group_by:
+            del ways["--group-by COLUMN"]
+        width = max(map(len, ways))
+        lines = (f"\n    {typed:<{width}}  {what}" for typed, what in ways.items())
+        return size, [f"{census.n_sizes:,} sizes are mixed. Choose one of:{''.join(lines)}"]
     if options.fit == "pad" and (largest[0] > size[0] or largest[1] > size[1]):
         return size, [
             f"--fit pad --size {size[0]}x{size[1]} is too small for these images: leave out --size "

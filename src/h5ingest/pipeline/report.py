@@ -57,6 +57,8 @@ class IngestReport:
     """Rows of the file: lines of the manifest."""
     n_each: int = 1
     """Images of each."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups; empty: the file has none."""
     n_resumed: int = 0
     """Samples that an earlier run had stored already."""
     n_changed: int = 0
@@ -107,8 +109,8 @@ class IngestReport:
 
     @property
     def images_per_s(self) -> float:
-        """Samples by wall time, everything included."""
-        return self.n_samples / self.seconds if self.seconds else 0.0
+        """Samples that this run stored by wall time, everything included."""
+        return (self.n_samples - self.n_resumed) / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as plain values, but for those that say the same in other words."""

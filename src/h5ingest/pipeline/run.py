@@ -220,6 +220,7 @@ def _carry_out(job: Job, source: Source) -> IngestReport:
         out=str(job.paths.out),
         n_samples=layout.n_samples,
         n_each=len(layout.images),
+        groups=tuple(dict.fromkeys(group.name for group in layout.groups if group.name)),
         n_resumed=done.n_resumed,
         n_changed=done.n_changed,
         image=plan.image or kind.describe(layout.groups),

@@ -251,6 +251,8 @@ def _is_here(file: h5py.Group, raw: bytes, known: set[bytes]) -> bool:
 
 def _reason(path: str | os.PathLike[str], error: BaseException) -> str:
     """Return one sentence: the system's words where it speaks, else that this is no HDF5 file."""
+    if os.path.isdir(path):
+        return "expected a file that h5ingest made, found a folder"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):

@@ -134,7 +134,9 @@ def output_errors(what: str, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, *also) as error:  # type: ignore[misc]  # a tuple of classes
-        raise StorageError(f"{what}: {one_line(error)}") from None
+        of_file = getattr(error, "filename", None) is not None  # it may be one of ours alone
+        said = error.strerror if of_file else one_line(error)
+        raise StorageError(f"{what}: {said}") from None
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import ManifestError, SampleError, one_line
+from h5ingest.core.errors import SampleError, one_line
 from h5ingest.core.schema import Attribute
 from h5ingest.images.containers.container import Stack, StackContainer
 from h5ingest.images.containers.pairs import Array, choose_stack, labels_of
@@ -31,10 +31,10 @@ class Hdf5Stack(StackContainer):
         try:
             self._file = h5py.File(os.fsdecode(path), "r", rdcc_nbytes=_CACHE_BYTES)
             if Attribute.CONTENT_DIGEST in self._file.attrs:
-                raise ManifestError(
-                    f"{os.fsdecode(path)}: expected a text file with one image a line, or images; "
-                    f"found an HDF5 file that h5ingest has made: h5ingest show, verify, export and "
-                    f"recompress take it"
+                raise SampleError(
+                    "unsupported",
+                    "expected a text file with one image a line, or images; found an HDF5 file "
+                    "that h5ingest has made: h5ingest show, verify, export and recompress take it",
                 )
             self._name = choose_stack(self._arrays(), os.fsdecode(inner))
             self._images = self._file[self._name]
