@@ -38,11 +38,12 @@ docs: venv-mpich ## the documentation as a site in build/site, with every link l
 
 check: lint types test test-long docs ## everything that must pass before a merge
 
-lint: venv-mpich ## style and spelling of all sources, which folder imports which
+lint: venv-mpich ## style, spelling and length of all sources, which folder imports which
 	@.venv/mpich/bin/ruff check
 	@.venv/mpich/bin/ruff format --check
 	@.venv/mpich/bin/lint-imports
 	@.venv/mpich/bin/codespell $(WORDS)
+	@find src -name '*.py' -exec awk 'FNR == 301 { print FILENAME ": more than 300 lines"; e = 1 } END { exit e }' {} +
 	@PATH=.venv/mpich/bin:$$PATH; \
 	  if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck not found, skipped"; fi
 

@@ -16,6 +16,7 @@ import h5py
 import pytest
 from helpers.faults import ALL_FLAVOURS, FAULTS, Fault, Server, faulty, say, serving
 from helpers.support import (
+    MPICH_SOON,
     Completed,
     Flavour,
     clean_environment,
@@ -159,6 +160,7 @@ def test_exports_that_are_killed_at_many_moments(
     assert sum(n_killed) >= 50
 
 
+@MPICH_SOON
 def test_it_runs_on_ranks_and_says_what_it_did(
     flavour: Flavour, file: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:

@@ -31,12 +31,14 @@ from helpers.faults import (
 from helpers.support import (
     Completed,
     Flavour,
+    checkered,
     error_lines,
     explain,
     make_pixels,
     need_direct_io,
     need_space_to_be_taken,
     run,
+    soon,
     write_images,
 )
 
@@ -49,7 +51,7 @@ JOBS = [
     ("mpich", "stack direct", 1), ("openmpi", "ragged direct", 3),
 ]  # fmt: skip
 """Every writer, alone and on several ranks."""
-jobs = pytest.mark.parametrize(("which", "layout", "n_ranks"), JOBS)
+JOB = ("which", "layout", "n_ranks")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def assert_goes_on(runner: Runner, layout: str, out: Path) -> None:
     runner.check(layout, out, completed, resumed=n_known > 0)
 
 
-@jobs
+@pytest.mark.parametrize(JOB, soon(JOBS[1::2], JOBS))
 def test_a_disk_that_gets_full_ends_the_job_and_with_space_it_goes_on(
     runners: dict[str, Runner], disk: Disk, which: str, layout: str, n_ranks: int
 ) -> None:
@@ -152,8 +154,9 @@ def test_a_disk_that_gets_full_ends_the_job_and_with_space_it_goes_on(
     assert_goes_on(runners[which], layout, out)
 
 
-@pytest.mark.parametrize(("which", "layout", "n_ranks"), [JOBS[1], JOBS[3]])
-@pytest.mark.parametrize("site", ["create", "finish", "table"])
+@pytest.mark.parametrize(
+    (*JOB, "site"), checkered([JOBS[1], JOBS[3]], ["create", "finish", "table"])
+)
 def test_a_disk_that_gets_full_at_the_beginning_or_the_end(
     runners: dict[str, Runner], disk: Disk, which: str, layout: str, n_ranks: int, site: str
 ) -> None:
@@ -270,7 +273,7 @@ def test_a_file_system_that_becomes_read_only_ends_the_job(
     assert_goes_on(runners["mpich"], "stack", out)
 
 
-@jobs
+@pytest.mark.parametrize(JOB, soon(JOBS[::2], JOBS))
 def test_an_input_output_error_ends_the_job_and_it_can_go_on(
     runners: dict[str, Runner], preload: Path, which: str, layout: str, n_ranks: int, out: Path
 ) -> None:
@@ -293,8 +296,10 @@ def test_a_file_whose_space_cannot_be_taken_leaves_nothing_of_it_behind(
     assert_goes_on(runners["mpich"], "stack", out)
 
 
-@pytest.mark.parametrize(("which", "layout", "n_ranks"), [JOBS[0], JOBS[3], JOBS[5]])
-@pytest.mark.parametrize("name", ["out.h5.partial", "out.h5.journal"])
+@pytest.mark.parametrize(
+    (*JOB, "name"),
+    checkered([JOBS[0], JOBS[3], JOBS[5]], ["out.h5.partial", "out.h5.journal"]),
+)
 def test_what_cannot_be_brought_to_the_disk_is_not_taken_for_safe(
     runners: dict[str, Runner],
     preload: Path,

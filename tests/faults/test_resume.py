@@ -36,10 +36,12 @@ from helpers.faults import (
 from helpers.support import (
     WHEELS,
     Completed,
+    checkered,
     damage,
     error_lines,
     explain,
     read_file,
+    soon,
     write_manifest,
     write_png,
 )
@@ -377,7 +379,9 @@ def copy_of(images: Images, folder: Path) -> Images:
     return again
 
 
-@pytest.mark.parametrize("layout", ["stack", "stack zstd", "ragged", "tree"])
+@pytest.mark.parametrize(
+    "layout", soon(["stack", "ragged"], ["stack", "stack zstd", "ragged", "tree"])
+)
 def test_other_options_are_refused_and_named_and_nothing_is_destroyed(
     alone: Runner, layout: str, tmp_path: Path
 ) -> None:
@@ -479,7 +483,7 @@ def test_images_of_other_sizes_are_refused(alone: Runner, layout: str, tmp_path:
     assert_refused(runner.run(layout, out), out, before, said)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", soon(["stack zstd", "ragged", "tree", "encoded"], LAYOUTS))
 def test_another_version_of_hdf5_is_refused_and_destroys_nothing(
     alone: Runner, newer: Runner, layout: str, tmp_path: Path
 ) -> None:
@@ -525,7 +529,9 @@ def test_a_partial_file_without_a_journal_is_refused_and_restart_discards_it(
     alone.check("stack", out, alone.run("stack", out, 1, (), "--restart"), resumed=False)
 
 
-@pytest.mark.parametrize("layout", ["stack", "stack zstd", "ragged gzip", "tree gzip"])
+@pytest.mark.parametrize(
+    "layout", soon(["stack", "ragged gzip"], ["stack", "stack zstd", "ragged gzip", "tree gzip"])
+)
 def test_a_journal_that_is_cut_or_damaged_anywhere_costs_time_but_no_row(
     alone: Runner, layout: str, tmp_path: Path
 ) -> None:
@@ -549,7 +555,9 @@ def test_a_journal_that_is_cut_or_damaged_anywhere_costs_time_but_no_row(
         alone.check(layout, out, alone.run(layout, out), resumed=False)
 
 
-@pytest.mark.parametrize("layout", ["stack", "stack zstd", "ragged gzip", "tree"])
+@pytest.mark.parametrize(
+    "layout", soon(["stack", "ragged gzip"], ["stack", "stack zstd", "ragged gzip", "tree"])
+)
 def test_mended_images_are_all_that_is_done_again(
     alone: Runner, layout: str, tmp_path: Path
 ) -> None:
@@ -581,7 +589,10 @@ def test_mended_images_are_all_that_is_done_again(
     assert names == {"out.h5", "out.json", "out.log"}
 
 
-@pytest.mark.parametrize("layout", ["stack zstd", "ragged", "ragged gzip", "tree gzip"])
+@pytest.mark.parametrize(
+    "layout",
+    soon(["stack zstd", "tree gzip"], ["stack zstd", "ragged", "ragged gzip", "tree gzip"]),
+)
 def test_an_image_that_stays_bad_may_be_blank_the_next_time(
     alone: Runner, layout: str, tmp_path: Path
 ) -> None:
@@ -624,8 +635,7 @@ def test_missing_images_are_counted_once_however_often_a_job_is_resumed(
         assert [failure["index"] for failure in report["failures"]] == missing
 
 
-@pytest.mark.parametrize("n_ranks", [1, 4])
-@pytest.mark.parametrize("what", ["changed", "vanished", "blank"])
+@pytest.mark.parametrize(("what", "n_ranks"), checkered(["changed", "vanished", "blank"], [1, 2]))
 def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
     alone: Runner, n_ranks: int, what: str, tmp_path: Path
 ) -> None:

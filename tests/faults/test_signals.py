@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -34,10 +35,12 @@ from helpers.support import (
     FLAVOURS,
     Completed,
     Flavour,
+    checkered,
     clean_environment,
     end_session,
     error_lines,
     explain,
+    soon,
 )
 
 SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
@@ -118,12 +121,7 @@ RANKS = (0, 2, "all")
 
 @pytest.mark.parametrize(
     ("phase", "rank", "which"),
-    [  # each phase with each rank; each MPI with half of them, and later with the others
-        pytest.param(phase, rank, which, marks=[pytest.mark.long] * ((i + j + k) % 2))
-        for i, phase in enumerate(AT)
-        for j, rank in enumerate(RANKS)
-        for k, which in enumerate(FLAVOURS)
-    ],
+    checkered(AT, RANKS, FLAVOURS),
 )
 def test_a_signal_ends_every_rank_soon_and_the_job_can_go_on(
     runner: Runner, phase: str, rank: int | str, which: str, tmp_path: Path
@@ -193,11 +191,7 @@ EACH_ONCE = (("mpich", "int"), ("openmpi", "term"), ("wheels", "usr1"))
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [
-        pytest.param(which, name, marks=[] if (which, name) in EACH_ONCE else pytest.mark.long)
-        for which in ALL_FLAVOURS
-        for name in SIGNALS
-    ],
+    soon(EACH_ONCE, itertools.product(ALL_FLAVOURS, SIGNALS)),
 )
 def test_a_signal_to_mpirun_reaches_the_ranks(
     runner: Runner, which: str, name: str, tmp_path: Path
@@ -224,14 +218,15 @@ def test_a_signal_to_mpirun_reaches_the_ranks(
 
 
 @pytest.mark.parametrize(
-    ("which", "rank"),
-    [
-        ("mpich", 0), ("openmpi", 1),
-        pytest.param("mpich", 1, marks=pytest.mark.long),
-        pytest.param("openmpi", 0, marks=pytest.mark.long),
-    ],
+    ("place", "which", "rank"),
+    soon(
+        [
+            ("while it stores", "mpich", 0), ("before MPI_Comm_dup", "openmpi", 1),
+            ("before H5Fopen", "mpich", 1), ("before H5Fclose", "openmpi", 0),
+        ],
+        itertools.product(STANDS_STILL, ["mpich", "openmpi"], [0, 1]),
+    ),
 )  # fmt: skip
-@pytest.mark.parametrize("place", STANDS_STILL)
 def test_a_rank_that_gives_no_sign_of_life_ends_the_others(
     runner: Runner, which: str, place: str, rank: int, tmp_path: Path
 ) -> None:
@@ -282,10 +277,11 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(
     assert differences(runner.one_shot("stack"), out) == []
 
 
-@pytest.mark.parametrize("after_s", [0.01, 0.05, 0.15])
+@pytest.mark.parametrize(("which", "after_s"), checkered(FLAVOURS, [0.01, 0.05, 0.15]))
 def test_an_interrupt_of_one_rank_while_mpi_starts_ends_the_job(
-    runner: Runner, flavour: Flavour, after_s: float, tmp_path: Path
+    runner: Runner, which: str, after_s: float, tmp_path: Path
 ) -> None:
+    flavour = FLAVOURS[which]
     out = tmp_path / "out.h5"
     fault: Fault = {"act": "int", "rank": 1, "after_s": after_s}
     with launch(flavour, runner.images, "stack", out, 2, [fault]) as process:

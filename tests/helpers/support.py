@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import struct
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,6 +264,10 @@ def end_forkers() -> None:
 
 
 WHEELS = Flavour(name="wheels", mpirun=(str(ROOT / ".venv/wheels/bin/mpiexec"),))
+MPICH_SOON = pytest.mark.parametrize(
+    "flavour", ["mpich", pytest.param("openmpi", marks=pytest.mark.long)], indirect=True
+)
+"""For what hardly depends on the MPI: only `make test-long` tries it with Open MPI too."""
 
 
 def make_pixels(n: int, shape: tuple[int, ...], dtype: str = "uint8") -> NDArray[Any]:
@@ -300,6 +305,33 @@ def write_manifest(path: Path, rows: Iterable[object]) -> Path:
     lines = [delimiter.join(map(str, row)) if isinstance(row, tuple) else str(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), "utf-8", "surrogateescape")
     return path
+
+
+def soon(few: Container[Any], every: Iterable[Any]) -> list[Any]:
+    """Return all values for `parametrize`: `make test` tries few, `make test-long` the others.
+
+    A tuple is the values of several arguments.
+    """
+    return [_value(value, is_long=value not in few) for value in every]
+
+
+def checkered(*every: Iterable[Any]) -> list[Any]:
+    """Return all combinations for `parametrize`, of which `make test` tries every other one.
+
+    Each value is tried with half of those of the others; a tuple is several arguments.
+    """
+    return [
+        _value(
+            tuple(itertools.chain(*(v if isinstance(v, tuple) else (v,) for _, v in cell))),
+            is_long=sum(number for number, _ in cell) % 2 > 0,
+        )
+        for cell in itertools.product(*map(enumerate, every))
+    ]
+
+
+def _value(value: Any, *, is_long: bool) -> Any:
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=[pytest.mark.long] * is_long)
 
 
 def spread(all_: Sequence[T], n: int) -> Sequence[T]:

@@ -315,15 +315,20 @@ def test_where_there_is_no_direct_io_it_is_said(
     ingest(manifest, tmp_path / "out.h5", IngestOptions())
 
 
-def test_a_job_that_is_killed_goes_on_in_the_other_way(
-    mpich: Flavour, manifest: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("on", "direct", "off"), ("off", "mark", "on")],
+        pytest.param([("on", "mark", "off"), ("on", "direct", "on")], marks=pytest.mark.long),
+    ],
+    ids=["the other way", "either way"],
+)
+def test_a_job_that_is_killed_goes_on_in_either_way(
+    kills: list[tuple[str, str, str]], mpich: Flavour, manifest: Path, tmp_path: Path
 ) -> None:
     """A part of the pixels is safe then, and nobody has said that the others are."""
     jobs: list[list[str | Path]] = []
-    for before, site, after in (
-        ("on", "direct", "off"), ("on", "mark", "off"), ("off", "mark", "on"),
-        ("on", "direct", "on"),
-    ):  # fmt: skip
+    for before, site, after in kills:
         out = tmp_path / f"{before} {site} {after}.h5"
         faults: list[Fault] = [
             {"act": "nap:0.03", "site": "write", "rank": 1, "call": 0},  # time for checkpoints

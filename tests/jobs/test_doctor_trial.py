@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from helpers.hosts import ranks_of
-from helpers.support import Flavour, clean_environment, end_session, explain
+from helpers.support import MPICH_SOON, Flavour, clean_environment, end_session, explain
 
 TRIAL = '''
 import sys
@@ -36,6 +36,7 @@ main.main()
 '''
 
 
+@MPICH_SOON
 def test_two_ranks_try_the_folder_and_leave_it_as_it_was(flavour: Flavour, tmp_path: Path) -> None:
     shown = flavour.run(3, "doctor", tmp_path / "out.h5")
     assert shown.returncode == 0, explain(shown)

@@ -13,7 +13,7 @@ from helpers.faults import differences
 from helpers.layout_runs import CHUNK_BYTES, extent_chunks, ingest_on
 from helpers.oracle import Kind, encode
 from helpers.statistics import assert_as_in_numpy
-from helpers.support import Flavour, write_manifest
+from helpers.support import MPICH_SOON, Flavour, write_manifest
 from helpers.threads import on_ranks
 
 from h5ingest.core.errors import IngestError
@@ -323,6 +323,7 @@ def test_a_file_that_was_changed_is_not_extended(
     assert out.read_bytes() == before
 
 
+@MPICH_SOON
 def test_the_command_says_what_it_did(flavour: Flavour, tmp_path: Path) -> None:
     out, old = tmp_path / "out.h5", write_rows(tmp_path, "bcbcb", range(5))
     new = write_rows(tmp_path, "xaza", (3, 6, 1, 5))

@@ -38,6 +38,7 @@ from helpers.support import (
     explain,
     read_file,
     run,
+    soon,
     write_manifest,
     write_png,
 )
@@ -179,9 +180,7 @@ def check_run(found: Found, samples: list[Sample], digests: dict[tuple[str, bool
             assert json.loads(stored.attrs["groups"]) == ["a%2Fb", "lost", "test", "train"]
 
 
-@pytest.mark.parametrize(
-    "n_ranks", [1, 3, 9, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 5))]
-)
+@pytest.mark.parametrize("n_ranks", soon([1, 3], [1, 2, 3, 5, 9]))
 def test_every_layout_holds_what_was_encoded(
     n_ranks: int,
     mixed: tuple[list[Sample], Path],

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers.support import (
     FLAVOURS,
+    MPICH_SOON,
     Completed,
     Flavour,
     damage,
@@ -182,6 +183,7 @@ def test_the_file_says_which_job_made_it_unless_it_is_to_be_reproducible(
     assert "MPI" not in json.loads(read_file(kept).attrs["libraries"])
 
 
+@MPICH_SOON
 def test_a_reproducible_file_does_not_depend_on_the_job_or_on_mpi(
     flavour: Flavour, table: Table, tmp_path: Path
 ) -> None:
@@ -227,6 +229,7 @@ ASKED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+@MPICH_SOON
 def test_help_version_and_usage_errors_are_printed_once(
     flavour: Flavour, ended: dict[str, Ended]
 ) -> None:
@@ -335,6 +338,7 @@ def test_three_corrupt_images_of_a_thousand_are_named_and_nothing_is_published(
     assert_refused(completed, 3, out, "3 of 1,000 images failed", "3 damaged", *DAMAGED.values())
 
 
+@MPICH_SOON
 def test_corrupt_images_may_be_stored_as_zeros(ended: dict[str, Ended]) -> None:
     completed, out = ended["blank"].completed, ended["blank"].out
     assert completed.returncode == 0, explain(completed)
@@ -349,6 +353,7 @@ def test_corrupt_images_may_be_stored_as_zeros(ended: dict[str, Ended]) -> None:
     assert {failure["index"]: failure["path"] for failure in report["failures"]} == DAMAGED
 
 
+@MPICH_SOON
 def test_missing_files_and_mixed_shapes_are_found_before_anything_is_written(
     ended: dict[str, Ended],
 ) -> None:
@@ -362,6 +367,7 @@ def test_missing_files_and_mixed_shapes_are_found_before_anything_is_written(
     )  # fmt: skip
 
 
+@MPICH_SOON
 def test_if_all_files_are_missing_the_message_points_to_the_root_option(
     ended: dict[str, Ended],
 ) -> None:
@@ -370,6 +376,7 @@ def test_if_all_files_are_missing_the_message_points_to_the_root_option(
     assert_refused(completed, 3, out, "none of its 1,000 files", f"{root}/good/0000", "--root")
 
 
+@MPICH_SOON
 def test_a_manifest_error_names_the_file_and_the_line(
     ended: dict[str, Ended], on_five: dict[str, Ended]
 ) -> None:
@@ -380,6 +387,7 @@ def test_a_manifest_error_names_the_file_and_the_line(
         assert_refused(completed, 4, out, *said)
 
 
+@MPICH_SOON
 def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
     flavour: Flavour, table: Table, ended: dict[str, Ended], tmp_path: Path
 ) -> None:
@@ -390,6 +398,7 @@ def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
             assert completed.stderr.count(f"{phase}: 23 of 23 images (100%)") == 1, phase
 
 
+@MPICH_SOON
 def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None:
     empty, absent = ended["empty"], ended["absent"]
     said = f"{empty.out.with_suffix('.txt')}: expected one image path a line"
@@ -398,6 +407,7 @@ def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None
     assert_refused(absent.completed, 4, absent.out, said)
 
 
+@MPICH_SOON
 def test_an_output_that_exists_is_kept(ended: dict[str, Ended]) -> None:
     completed, out = ended["exists"].completed, ended["exists"].out
     assert completed.returncode == 5, explain(completed)
@@ -406,6 +416,7 @@ def test_an_output_that_exists_is_kept(ended: dict[str, Ended]) -> None:
     assert out.read_text() == "precious"
 
 
+@MPICH_SOON
 @pytest.mark.parametrize("n_images", FEW)
 def test_there_may_be_more_ranks_than_images(
     on_five: dict[str, Ended], table: Table, n_images: int
@@ -418,6 +429,7 @@ def test_there_may_be_more_ranks_than_images(
     assert arrays["status"].tolist() == [1] * n_images
 
 
+@MPICH_SOON
 def test_a_place_where_no_file_can_be_made_is_refused(ended: dict[str, Ended]) -> None:
     absent, file = ended["no folder"], ended["in a file"]
     said = f"expected an existing folder {absent.out.parent}"
@@ -425,6 +437,7 @@ def test_a_place_where_no_file_can_be_made_is_refused(ended: dict[str, Ended]) -
     assert_refused(file.completed, 5, file.out, str(file.out))
 
 
+@MPICH_SOON
 def test_a_file_system_that_refuses_the_file_is_reported_once(ended: dict[str, Ended]) -> None:
     assert_refused(ended["proc"].completed, 5, Path("/proc/out.h5"), "/proc/out.h5")
 
@@ -492,6 +505,7 @@ def test_srun_with_the_wrong_mpi_is_refused_by_every_task(
     assert not out.exists()
 
 
+@MPICH_SOON
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(ended: dict[str, Ended]) -> None:
     completed, out = ended["dry run"].completed, ended["dry run"].out
     assert completed.returncode == 0, explain(completed)
@@ -508,6 +522,7 @@ def read_labels(table: Path) -> tuple[list[str], list[int]]:
     return [path for path, _ in rows], [int(label) for _, label in rows]
 
 
+@MPICH_SOON
 def test_mnist_is_stored_exactly(flavour: Flavour, corpora: Path, tmp_path: Path) -> None:
     manifest = corpora / "mnist" / "test.csv"
     completed = flavour.run(2, manifest, tmp_path / "mnist.h5")

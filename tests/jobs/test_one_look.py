@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.support import Flavour, explain, read_file, write_manifest, write_png
+from helpers.support import Flavour, checkered, explain, read_file, write_manifest, write_png
 from helpers.threads import on_ranks
 from numpy.typing import NDArray
 
@@ -117,8 +117,8 @@ def test_system_calls_counted_from_outside(folder: Folder, layout: str, mpich: F
     for probe, most in (("auto", LOOKED_AT if layout == "stack" else N), ("all", N)):
         trace, out = folder.folder / probe, folder.folder / f"{probe}.h5"
         done = mpich.launch(
-            2, "strace", "-f", "-ff", "-y", "-qq", "-e", f"trace={calls}", "-o", trace,
-            mpich.bin / "h5ingest", folder.manifest, out, "--cache-bytes", "0",
+            2, "strace", "-f", "-ff", "--seccomp-bpf", "-y", "-qq", "-e", f"trace={calls}",
+            "-o", trace, mpich.bin / "h5ingest", folder.manifest, out, "--cache-bytes", "0",
             "--layout", layout, "--probe", probe,
         )  # fmt: skip
         assert done.returncode == 0, explain(done)
@@ -161,9 +161,7 @@ ODD: dict[str, NDArray[Any]] = {
 }
 
 
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("odd", list(ODD))
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize(("place", "odd", "n"), checkered(PLACES, ODD, [1, 3]))
 def test_an_image_that_does_not_fit_is_refused_as_before(
     folder: Folder, place: str, odd: str, n: int
 ) -> None:
@@ -189,8 +187,7 @@ def test_an_image_that_does_not_fit_is_refused_as_before(
     )
 
 
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize(("place", "n"), checkered(PLACES, [1, 3]))
 def test_an_image_may_change_what_all_become(folder: Folder, place: str, n: int) -> None:
     for k in PLACES[place]:
         folder.put(k, np.full((6, 7, 3), k % 256, np.uint8) * np.array([1, 0, 0], np.uint8))
@@ -303,8 +300,7 @@ def write_index(folder: Path, manifest: Path) -> None:
     write_manifest_of(folder, manifest, ScanOptions(index=True, overwrite=True, label="none"))
 
 
-@pytest.mark.parametrize("n", [1, 4])
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(("kind", "n"), checkered(KINDS, [1, 4]))
 def test_with_an_index_each_file_is_opened_once(tmp_path: Path, kind: str, n: int) -> None:
     folder = Indexed(tmp_path, equal=kind == "stack")
     options = {"chunk_rows": None, **KINDS[kind]}
@@ -340,8 +336,9 @@ def test_what_the_index_does_not_know_is_looked_at(tmp_path: Path, kind: str) ->
     assert report.content_digest == wanted.content_digest
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("now", [(6, 8), (6, 7, 3), (7, 6), (6, 7, 2)])
+@pytest.mark.parametrize(
+    ("now", "kind"), checkered([((6, 8),), ((6, 7, 3),), ((7, 6),), ((6, 7, 2),)], KINDS)
+)
 def test_an_image_that_is_not_as_the_index_has_it(
     tmp_path: Path, kind: str, now: tuple[int, ...]
 ) -> None:

@@ -6,6 +6,7 @@ of another HDF5 version than wrote them, and by Debian's tools.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -33,6 +34,7 @@ from helpers.support import (
     make_pixels,
     need_space_to_be_taken,
     run,
+    soon,
     write_images,
     write_manifest,
 )
@@ -242,8 +244,8 @@ def read_plainly(reader: Flavour, cases: list[Case], folder: Path, timeout_s: fl
 EVERY_PAIR = [(f, d) for f in range(len(FILTERS)) for d in range(len(DATA))]
 PLACES = [(name, n_ranks) for name in ("mpich", "openmpi", "wheels") for n_ranks in (1, 2, 3, 5)]
 ALL_PAIRS = [("wheels", 2), ("openmpi", 3)]
-SOON = [("mpich", 1), ("openmpi", 2), ("mpich", 3), ("wheels", 5)]
-"""Each MPI and each number of ranks; the other places take a minute more."""
+SOON = [("mpich", 1), ("openmpi", 2), ("wheels", 3)]
+"""Each MPI, with another number of ranks; the other places take a minute more."""
 
 
 @pytest.mark.long
@@ -257,11 +259,7 @@ def test_every_filter_gives_back_all_pixels(
 
 @pytest.mark.parametrize(
     ("name", "n_ranks"),
-    [
-        pytest.param(*place, marks=[] if place in SOON else pytest.mark.long)
-        for place in PLACES
-        if place not in ALL_PAIRS
-    ],
+    soon(SOON, [place for place in PLACES if place not in ALL_PAIRS]),
 )
 def test_every_filter_at_every_number_of_ranks_with_every_mpi(
     name: str, n_ranks: int, data: dict[str, Data], tmp_path: Path
@@ -275,12 +273,8 @@ def test_every_filter_at_every_number_of_ranks_with_every_mpi(
 
 @pytest.mark.parametrize(
     ("layout", "name"),
-    [
-        ("ragged", "mpich"), ("tree", "wheels"),
-        pytest.param("ragged", "wheels", marks=pytest.mark.long),
-        pytest.param("tree", "mpich", marks=pytest.mark.long),
-    ],
-)  # fmt: skip
+    soon([("tree", "wheels")], itertools.product(["ragged", "tree"], ["mpich", "wheels"])),
+)
 def test_every_filter_in_the_other_layouts(
     layout: str, name: str, data: dict[str, Data], tmp_path: Path
 ) -> None:
@@ -327,9 +321,10 @@ TOOL_FILTERS = [
         (26, "FILTER_ID 32033"),
     )
 ]  # fmt: skip
+TOOLS = pytest.mark.parametrize("for_tools", soon(["wheels"], ["mpich", "wheels"]), indirect=True)
 
 
-@pytest.fixture(scope="module", params=["mpich", "wheels"])
+@pytest.fixture(scope="module")
 def for_tools(
     request: pytest.FixtureRequest, data: dict[str, Data], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Case]:
@@ -350,6 +345,7 @@ def tool(*command: str | Path) -> str:
     return completed.stdout
 
 
+@TOOLS
 def test_debians_tools_accept_the_file(for_tools: list[Case], tmp_path: Path) -> None:
     copies = []
     for case, (_, marker) in zip(for_tools, TOOL_FILTERS, strict=True):
@@ -365,6 +361,7 @@ def test_debians_tools_accept_the_file(for_tools: list[Case], tmp_path: Path) ->
     read_plainly(ALL["mpich"], copies, tmp_path)
 
 
+@TOOLS
 def test_no_space_is_lost(for_tools: list[Case], tmp_path: Path) -> None:
     """Next to an ordinary h5py file of the same datasets, opened twice as ours is."""
     for case in for_tools:
@@ -965,7 +962,7 @@ print(peak_bytes())
 """
 
 
-@pytest.mark.parametrize("name", ["mpich", "wheels"])
+@pytest.mark.parametrize("name", soon(["wheels"], ["mpich", "wheels"]))
 def test_rank_0_grows_by_less_than_150_bytes_a_chunk(name: str, tmp_path: Path) -> None:
     """Even if no checkpoint takes anything off it."""
     python = ALL[name].checked().bin / "python"
@@ -992,7 +989,7 @@ def test_rank_0_grows_by_less_than_100_bytes_a_chunk_when_it_resumes(tmp_path: P
     assert (peaks[1] - peaks[0]) / 60_000 < 100, peaks
 
 
-@pytest.mark.parametrize("name", ["openmpi", "wheels"])
+@pytest.mark.parametrize("name", soon(["wheels"], ["openmpi", "wheels"]))
 def test_the_memory_of_a_rank_does_not_grow_with_the_images(name: str, tmp_path: Path) -> None:
     # Large images, so that there are few rows: what grows with the rows, the paths, is not meant.
     # With threads in both runs: else the machine's load decides which of them has any.

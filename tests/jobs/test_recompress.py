@@ -26,6 +26,7 @@ from helpers.support import (
     explain,
     make_pixels,
     read_file,
+    soon,
     write_images,
     write_manifest,
 )
@@ -151,7 +152,7 @@ def assert_same(found: Path, wanted: Path) -> None:
 # --- what is made -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("way", "grouped"), BOTH)
+@pytest.mark.parametrize(("way", "grouped"), soon(BOTH[::3], BOTH))
 def test_a_file_becomes_what_an_ingest_with_that_codec_makes(
     way: str, grouped: bool, made: Made, tmp_path: Path
 ) -> None:

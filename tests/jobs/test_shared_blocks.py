@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.faults import ALL_FLAVOURS, faulty
 from helpers.layout_runs import launch
-from helpers.support import make_pixels, read_file, write_manifest, write_png
+from helpers.support import make_pixels, read_file, soon, write_manifest, write_png
 
 from h5ingest.storage.shared_blocks import BLOCK, boxes, forget_cached, split
 
@@ -60,9 +60,7 @@ def writers(log: Path) -> dict[str, dict[int, set[str]]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "which", ["mpich", "wheels", pytest.param("openmpi", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("which", soon(["wheels"], ["mpich", "wheels", "openmpi"]))
 def test_a_block_has_one_writer(
     which: str, manifests: dict[str, Path], preload: Path, tmp_path: Path
 ) -> None:

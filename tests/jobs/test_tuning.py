@@ -10,6 +10,7 @@ import h5py
 import pytest
 from helpers.support import (
     FLAVOURS,
+    MPICH_SOON,
     Flavour,
     error_lines,
     explain,
@@ -230,6 +231,7 @@ def aligned(
     return {how: [*files, plain[how]] for how, files in made.items()}
 
 
+@MPICH_SOON
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_as_large_as_the_alignment_begins_at_a_multiple_of_it(
     aligned: dict[str, list[Path]], how: str

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.layout_runs import images
 from helpers.oracle import Wanted, assert_holds, expected, write_samples
-from helpers.support import read_file
+from helpers.support import checkered, read_file
 
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.options import MAX_READERS, IngestOptions
@@ -149,8 +149,9 @@ def test_who_waits_for_a_slow_file_is_called_and_may_stop(
         next(files.read(names(*range(200))))
 
 
-@pytest.mark.parametrize("layout", ["stack", "ragged", "tree", "encoded"])
-@pytest.mark.parametrize("readers", [None, 0, 1, 7])
+@pytest.mark.parametrize(
+    ("readers", "layout"), checkered([None, 0, 1, 7], ["stack", "ragged", "tree", "encoded"])
+)
 def test_the_file_is_the_same_whoever_reads(
     layout: str, readers: int | None, slow: SlowSource, tmp_path: Path
 ) -> None:

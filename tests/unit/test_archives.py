@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from helpers.archives import PACKERS, Member, packed, tar
 from helpers.support import (
+    MPICH_SOON,
     Flavour,
     Meddler,
     Stops,
@@ -660,6 +661,7 @@ def test_a_reader_by_paths_keeps_few_names(place: Place, monkeypatch: pytest.Mon
 # --- as a command, on real ranks -----------------------------------------------------------------
 
 
+@MPICH_SOON
 def test_ranks_share_the_archives(place: Place, flavour: Flavour) -> None:
     wanted = place.ingest(place.plant(), out="wanted.h5").content_digest
     for how in ("pax", "deflated"):

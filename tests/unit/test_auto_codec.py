@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from helpers.pictures import drawn
 from helpers.support import (
+    MPICH_SOON,
     Flavour,
     damage,
     explain,
     make_pixels,
+    soon,
     spread,
     write_images,
     write_manifest,
@@ -318,6 +320,7 @@ def test_what_would_have_no_effect_is_refused(options: dict[str, Any], reason: s
         IngestOptions(compression="Auto", **options)
 
 
+@MPICH_SOON
 def test_every_number_of_ranks_chooses_the_same(flavour: Flavour, tmp_path: Path) -> None:
     """One launch: groups that choose differently, of which each rank has a part of the sample."""
     images = [*photographs(9), *make_pixels(9, (60, 80, 3)), *map(as_rgb, masks(9))]
@@ -388,7 +391,7 @@ def tiles(photographs: Iterable[Path], folder: Path) -> list[Path]:
     return cut
 
 
-@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("name", soon(["mnist", "tiles", "kodak", "davis"], CORPORA))
 def test_auto_is_never_larger_than_zstd_or_htj2k(name: str, corpora: Path, tmp_path: Path) -> None:
     pattern, n, layout = CORPORA[name]
     listed = spread(sorted(corpora.glob(pattern)), n)

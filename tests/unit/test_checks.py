@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers.chunk_sums import stored, wrong_chunks
-from helpers.support import make_pixels, write_manifest, write_png
+from helpers.support import checkered, make_pixels, write_manifest, write_png
 from numpy.typing import NDArray
 
 from h5ingest import ImageStore
@@ -156,8 +156,7 @@ def test_a_damaged_image_is_refused_by_every_way_to_read_it(
     assert_reads(skipping, made, good[:10])
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("layout", ["stack", "ragged", "tree"])
+@pytest.mark.parametrize(("layout", "codec"), checkered(["stack", "ragged", "tree"], CODECS))
 def test_a_damaged_chunk_is_refused_before_it_is_decoded(
     layout: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,15 @@ from helpers.containers import (
     write_parquet,
     write_shards,
 )
-from helpers.support import Flavour, Stops, error_lines, make_pixels, read_file, write_png
+from helpers.support import (
+    MPICH_SOON,
+    Flavour,
+    Stops,
+    error_lines,
+    make_pixels,
+    read_file,
+    write_png,
+)
 from helpers.threads import on_ranks
 from PIL import Image
 
@@ -137,6 +145,7 @@ def test_the_content_is_that_of_the_files(tmp_path: Path, files: list[Member]) -
                 assert found.content_digest == in_ragged, way
 
 
+@MPICH_SOON
 def test_the_content_is_the_same_on_real_ranks(
     tmp_path: Path, files: list[Member], flavour: Flavour
 ) -> None:
@@ -833,6 +842,7 @@ def test_containers_in_a_manifest(tmp_path: Path, files: list[Member]) -> None:
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
+@MPICH_SOON
 def test_bad_sources_on_real_ranks(tmp_path: Path, files: list[Member], flavour: Flavour) -> None:
     cut = compress(tar(tmp_path / "a.tar", files), ".tar.gz")
     cut.write_bytes(cut.read_bytes()[:5000])

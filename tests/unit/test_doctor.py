@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from helpers.support import (
     FLAVOURS,
+    MPICH_SOON,
     WHEELS,
     Flavour,
     error_lines,
@@ -428,6 +429,7 @@ def few(tmp_path: Path) -> Path:
     return write_manifest(tmp_path / "few.txt", write_images(tmp_path, make_pixels(9, (4, 4))))
 
 
+@MPICH_SOON
 def test_a_verbose_run_begins_with_the_facts_once(flavour: Flavour, few: Path) -> None:
     options: list[tuple[str, ...]] = [(), ("-v",), ("-v", "-q"), ("-v", "--progress", "line")]
     command: list[str | Path] = [few, few.with_name("out.h5"), "--overwrite"]

@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from helpers.pictures import drawn
-from helpers.support import write_images, write_manifest
+from helpers.support import checkered, write_images, write_manifest
 from helpers.threads import on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,8 +147,9 @@ def without_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     coded_images._plugin.cache_clear()
 
 
-@pytest.mark.parametrize("layout", ["stack", "stack, by slice", "tree"])
-@pytest.mark.parametrize("verify", ["auto", "first"])
+@pytest.mark.parametrize(
+    ("verify", "layout"), checkered(["auto", "first"], ["stack", "stack, by slice", "tree"])
+)
 def test_several_threads_decode_at_once(
     layout: str, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

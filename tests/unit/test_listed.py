@@ -9,7 +9,15 @@ from typing import Any
 
 import h5py
 import pytest
-from helpers.support import Flavour, Stops, error_lines, make_pixels, read_file, write_png
+from helpers.support import (
+    MPICH_SOON,
+    Flavour,
+    Stops,
+    error_lines,
+    make_pixels,
+    read_file,
+    write_png,
+)
 from helpers.threads import on_ranks
 
 from h5ingest.cli.main import run
@@ -216,6 +224,7 @@ def test_what_no_manifest_can_hold_is_refused(photos: Photos) -> None:
         ingest(photos.folder / "notes.txt", other, comm=SerialComm(), scan=ScanOptions())
 
 
+@MPICH_SOON
 def test_ranks_share_the_work(photos: Photos, flavour: Flavour) -> None:
     found = flavour.checked().run_many(
         3,

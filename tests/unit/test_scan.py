@@ -24,14 +24,7 @@ from typing import Any
 import h5py
 import pytest
 from helpers.faults import ALL_FLAVOURS, faulty
-from helpers.support import (
-    FLAVOURS,
-    WHEELS,
-    error_lines,
-    explain,
-    make_pixels,
-    write_png,
-)
+from helpers.support import FLAVOURS, WHEELS, error_lines, explain, make_pixels, soon, write_png
 from helpers.support import run as start
 from helpers.threads import on_ranks
 from hypothesis import given, settings
@@ -752,7 +745,7 @@ def test_ranks_agree_on_what_one_of_them_finds(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-@pytest.mark.parametrize("name", list(FLAVOURS))
+@pytest.mark.parametrize("name", soon(["mpich"], FLAVOURS))
 def test_launched(tmp_path: Path, name: str) -> None:
     data = plant_everything(tmp_path / "data")
     plant(tmp_path / "none", "a.txt", content=b"text")

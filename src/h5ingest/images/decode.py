@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
-from h5ingest.core.notes import ORIENTED, TURNED
 from h5ingest.core.options import MAX_PIXELS
 from h5ingest.images import png, png_chunks
-from h5ingest.images.orientation import AS_STORED, of_exif, turned, turned_spec
+from h5ingest.images.orientation import AS_STORED, kinds_of_notes, of_exif, turned, turned_spec
 
 HEAD_BYTES: Final = 4096
 """Bytes a header probe reads first: IHDR and, mostly, everything that precedes the pixels."""
@@ -209,7 +208,7 @@ def decode_into(
         _check_fit(spec.shape, spec.dtype, out)
         pixels, notes = image.load()
         out[...] = turned(pixels, turns)
-        return notes + _of_orientation(image.orientation, upright)
+        return notes + kinds_of_notes(image.orientation, upright)
     orientation = of_exif(png_chunks.exif(data))
     turns = orientation if upright else AS_STORED
     if spec is None:
@@ -224,14 +223,7 @@ def decode_into(
         pixels = np.empty(spec.shape, spec.dtype)
         notes = png.decode_into(data, pixels, spec, raw=raw)
         out[...] = turned(pixels, turns)
-    return notes + _of_orientation(orientation, upright)
-
-
-def _of_orientation(orientation: int, upright: bool) -> tuple[str, ...]:
-    """Return the kinds of notes on an image with this orientation."""
-    if orientation == AS_STORED:
-        return ()
-    return (TURNED,) if upright else (ORIENTED,)
+    return notes + kinds_of_notes(orientation, upright)
 
 
 def decode(data: bytes, spec: ImageSpec, *, raw: bool = False) -> NDArray[Any]:

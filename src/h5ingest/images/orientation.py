@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.notes import ORIENTED, TURNED
 
 AS_STORED: Final = 1
 """The orientation of an image that has not to be turned, and of one that says none."""
@@ -57,3 +58,10 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+def kinds_of_notes(orientation: int, upright: bool) -> tuple[str, ...]:
+    """Return the kinds of notes (see `notes`) on an image; `upright`: it has been turned."""
+    if orientation == AS_STORED:
+        return ()
+    return (TURNED,) if upright else (ORIENTED,)

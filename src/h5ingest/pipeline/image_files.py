@@ -30,14 +30,14 @@ from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
 from h5ingest.pipeline.manifest_warnings import manifest_warnings
-from h5ingest.pipeline.output_checks import OF_LAYOUT, about_input, about_job, refuse_sources
+from h5ingest.pipeline.output_checks import about_input, is_left_by_another_look, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.earlier_runs import Earlier
-from h5ingest.storage.job_files import about_left, refuse_other
+from h5ingest.storage.job_files import refuse_other
 
 if TYPE_CHECKING:
     from h5ingest.images.archive_table import Table
@@ -135,7 +135,7 @@ class ImageFiles(Source):
                 local, probed, manifest, known.outputs, of_groups, options, comm
             )
             runs = self._with_held(job, layout, runs)
-        if self._seen is not None and self._is_left_by_another_look(job, about, layout, runs):
+        if self._seen is not None and is_left_by_another_look(job, about, layout, runs):
             job.options = replace(options, probe="all")
             return self.plan(job, filters)
         return Plan(
@@ -195,23 +195,6 @@ class ImageFiles(Source):
             folder = None if job.options.dry_run else os.fsencode(job.paths.unpacked)
             self._unpacks = Unpacker(folder, near=os.fsencode(job.paths.out.parent))
         return self._unpacks
-
-    def _is_left_by_another_look(
-        self, job: Job, about: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
-    ) -> bool:
-        """Return whether this job is here unfinished, but with other datasets. Collective.
-
-        It has found an image that was not like those looked at first, and begun anew.
-        """
-        left: dict[str, object] = {}
-        with agreeing(job.comm):
-            if job.comm.rank == 0 and not job.options.restart:
-                left = about_left(job.paths)
-        if not job.comm.bcast(bool(left)):
-            return False
-        now = about_job(job, about, layout, runs)  # empty elsewhere than on rank 0
-        differing = {key for key, value in now.items() if left.get(key) != value}
-        return job.comm.bcast(bool(differing) and differing <= OF_LAYOUT)
 
     def _begin_recoding(
         self, job: Job, recode: str, local: LocalSamples, about: Mapping[str, object]

@@ -18,12 +18,12 @@ from h5ingest.mpi.comm import agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version, output_errors
 from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
-from h5ingest.storage.job_files import JobPaths, begin, discard
+from h5ingest.storage.job_files import JobPaths, about_left, begin, discard
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice
 
-OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of the images"}
+_OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of the images"}
 """What `about_job` says besides `about_input`."""
 
 
@@ -168,6 +168,26 @@ def about_input(job: Job, of_source: Mapping[str, object], n_samples: int) -> di
             "encoder": encoder(job.options.recode),
         },
     }
+
+
+def is_left_by_another_look(
+    job: Job, of_source: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
+) -> bool:
+    """Return whether this job is here unfinished, but with other datasets. Collective.
+
+    It has found an image that was not like those looked at first, and begun anew.
+
+    Takes what `about_job` takes.
+    """
+    left: dict[str, object] = {}
+    with agreeing(job.comm):
+        if job.comm.rank == 0 and not job.options.restart:
+            left = about_left(job.paths)
+    if not job.comm.bcast(bool(left)):
+        return False
+    now = about_job(job, of_source, layout, runs)  # empty elsewhere than on rank 0
+    differing = {key for key, value in now.items() if left.get(key) != value}
+    return job.comm.bcast(bool(differing) and differing <= _OF_LAYOUT)
 
 
 def begin_file(
