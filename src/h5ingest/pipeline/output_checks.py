@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from h5ingest import __version__
-from h5ingest.core.errors import Failure, OutputError
+from h5ingest.core.errors import Failure, OutputError, StorageError, extended
 from h5ingest.core.layout import Layout
 from h5ingest.core.outfiles import FAILURES, JOURNAL, check, check_distinct, is_same
 from h5ingest.core.sample_table import Samples
 from h5ingest.images.png import decoder_version
 from h5ingest.mpi.async_sum import while_rank_0_works
-from h5ingest.mpi.comm import agreeing
+from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version, output_errors
 from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
@@ -32,6 +33,24 @@ def is_listed(path: Path) -> bool:
     from h5ingest.images import several  # opened on one rank
 
     return several.is_listed(path)
+
+
+@contextlib.contextmanager
+def advising(out: Path, comm: Comm) -> Iterator[None]:
+    """Add known problems of this place to an error of the system or of HDF5. Not collective.
+
+    Raises:
+        StorageError: what the block raised, with the advice appended.
+    """
+    try:
+        yield
+    except StorageError as error:
+        from h5ingest.diagnostics.preflight import after_error  # rarely needed
+
+        lines = after_error(out, comm)
+        if not lines:
+            raise
+        raise extended(error, "\n".join(lines)) from None
 
 
 def check_output(job: Job, argument: str, source: Path) -> None:

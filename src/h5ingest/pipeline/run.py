@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from h5ingest.core.errors import (
     MisfitError,
     SamplesFailedError,
-    StorageError,
     UsageError,
     agreed,
     extended,
@@ -32,6 +31,7 @@ from h5ingest.pipeline.finalize import StoreOutcome, all_moments, describe_losse
 from h5ingest.pipeline.job import Job, ProgressListener
 from h5ingest.pipeline.output_checks import (
     about_job,
+    advising,
     begin_file,
     check_left,
     check_output,
@@ -158,24 +158,6 @@ def run_job(
             with contextlib.suppress(MisfitError):
                 return _carry_out(job, source)
             return _carry_out_anew(job, source)
-
-
-@contextlib.contextmanager
-def advising(out: Path, comm: Comm) -> Iterator[None]:
-    """Add known problems of this place to an error of the system or of HDF5. Not collective.
-
-    Raises:
-        StorageError: what the block raised, with the advice appended.
-    """
-    try:
-        yield
-    except StorageError as error:
-        from h5ingest.diagnostics.preflight import after_error  # rarely needed
-
-        lines = after_error(out, comm)
-        if not lines:
-            raise
-        raise extended(error, "\n".join(lines)) from None
 
 
 def _carry_out_anew(job: Job, source: Source) -> IngestReport:
