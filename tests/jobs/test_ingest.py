@@ -43,6 +43,7 @@ from xxhash import xxh3_64_intdigest
 from h5ingest.core.errors import IngestError, ManifestError, OutputError, SamplesFailedError
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
+from h5ingest.storage.writer import Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,3 +480,30 @@ def test_a_terminal_sees_a_bar(images: Images, mpich: Flavour) -> None:
     assert "100%" in text
     assert "━" in text
     assert "9 of 9" not in text  # the lines for log files
+
+
+def test_who_has_little_to_store_touches_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    get_buffer = Writer.get_buffer
+
+    def noted(self: Writer, name: str, rows: range) -> np.ndarray[Any, Any]:
+        array = get_buffer(self, name, rows)
+        asked.append(array.nbytes)
+        return array
+
+    monkeypatch.setattr(Writer, "get_buffer", noted)
+    names = write_images(tmp_path / "images", make_pixels(48, (256, 256)))
+    manifest = write_manifest(tmp_path / "m.txt", [f"images/{name}" for name in names])
+    all_bytes = 48 * 2**16
+    for how, most in (
+        ({}, 2**19),
+        ({"batch_bytes": 2**17}, 2**17),
+        ({"compression": "gzip:1"}, all_bytes),
+    ):
+        asked.clear()
+        options = IngestOptions(**how, chunk_rows=1, overwrite=True)
+        ingest(manifest, tmp_path / "out.h5", options)
+        assert sum(asked) == all_bytes
+        assert max(asked) == most, how

@@ -22,6 +22,7 @@ from h5ingest.core.errors import OutputError, SamplesFailedError, StoppedError, 
 from h5ingest.images.png_chunks import SIGNATURE as PNG_SIGNATURE
 from h5ingest.images.scan import ScanOptions
 from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline import first_look
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import ingest
@@ -108,6 +109,32 @@ def test_opens_for_each_image(folder: Folder, n: int) -> None:
         assert N <= _opened.total() <= most, options
         assert _opened.total() > most - LOOKED_AT, options
         assert verify(folder.folder / "a.h5").ok
+
+
+class Watch(ProgressListener):
+    """Notes how many images are looked at."""
+
+    def __init__(self) -> None:
+        self.probed: list[int] = []
+
+    def phase(self, name: str, n_images: int) -> None:
+        if name == "probe":
+            self.probed.append(n_images)
+
+
+def test_only_few_are_all_looked_at_before_one_is_stored_though_the_cache_holds_more(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, digests = folder.folder / "out.h5", set()
+    for most, wanted in ((N, [LOOKED_AT, N]), (N - 1, [LOOKED_AT])):
+        monkeypatch.setattr(first_look, "_SMALL", most)
+        watch = Watch()
+        _opened.clear()
+        report = ingest(folder.manifest, out, IngestOptions(overwrite=True), watch=watch)
+        digests.add(report.content_digest)
+        assert watch.probed == wanted
+        assert _opened.total() == len(_opened) == N
+    assert len(digests) == 1
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.layout_runs import images
 from helpers.oracle import Wanted, assert_holds, expected, write_samples
-from helpers.support import checkered, read_file
+from helpers.support import checkered, make_pixels, read_file, write_images, write_manifest
 
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.options import MAX_READERS, IngestOptions
@@ -45,10 +45,12 @@ class SlowSource:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.threads: set[int] = set()
+        self.readers: list[int] = []
         self.opened: list[bytes] = []
 
     def read(self, path: bytes, limit: int | None = None, **how: object) -> tuple[bytes, int]:
         self.threads.add(threading.get_ident())
+        self.readers.append(threading.get_ident())
         self.opened.append(path)
         time.sleep(self.seconds)
         return source_files.read(path, limit, **how)  # type: ignore[arg-type]
@@ -114,6 +116,30 @@ def test_however_slow_files_are_threads_read_them_all(folder: Path, slow: SlowSo
         assert len(list(files.read(names(*range(60))))) == 60
     assert len(slow.opened) == 60
     assert threading.get_ident() not in slow.threads
+
+
+def test_files_known_to_be_slow_are_read_by_many_from_the_first_on(
+    folder: Path, slow: SlowSource
+) -> None:
+    with Prefetcher(os.fsencode(folder), slow=True) as files:
+        assert len(list(files.read(names(*range(60))))) == 60
+        assert files.slow
+    assert threading.get_ident() not in slow.threads
+    with Prefetcher(os.fsencode(folder), 0, slow=True) as files:
+        assert len(list(files.read(names(*range(3))))) == 3
+    assert slow.readers[60:] == 3 * [threading.get_ident()]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_once_files_are_known_to_be_slow_no_later_pass_finds_it_out_again(
+    cache_bytes: int, slow: SlowSource, tmp_path: Path
+) -> None:
+    slow.seconds = 2 * prefetch._SECONDS  # so that the first one is enough
+    names = write_images(tmp_path / "images", make_pixels(100, (6, 5)))
+    manifest = write_manifest(tmp_path / "m.txt", [f"images/{name}" for name in names])
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(cache_bytes=cache_bytes))
+    assert len(slow.opened) == 100 + (0 if cache_bytes else 13)
+    assert slow.readers.count(threading.get_ident()) == 1
 
 
 def test_without_readers_even_slow_files_are_read_by_nobody_else(

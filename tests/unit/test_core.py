@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from h5ingest.core.layout import (
 )
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.sample_table import ARCHIVES, CONTAINERS, may_be_within
+from h5ingest.pipeline.output_checks import is_listed
+from h5ingest.pipeline.provenance import package_version
 
 PACKAGE = Path(h5ingest.__file__).parent
 MODULES = sorted(
@@ -576,3 +580,29 @@ def test_a_dataset_of_two_kinds_is_refused() -> None:
     digest.add_numbers("/a", np.arange(2, dtype=np.int64))
     with pytest.raises(ValueError, match="/a: expected <i8, got <u2"):
         digest.add_numbers("/a", np.arange(2, dtype=np.uint16))
+
+
+def test_an_archive_is_seen_wherever_in_the_paths_it_is() -> None:
+    for end in ARCHIVES + CONTAINERS:
+        for n_before in (0, 9, 2**20 - 4, 2**20 - 1, 2**20):
+            before = n_before * b"a"
+            assert may_be_within(before + end.upper() + b"/b.png" + before)
+            assert not may_be_within(before + end + b"b/.png")
+
+
+def test_versions_of_packages_are_those_that_python_knows() -> None:
+    for package in ("numpy", "pillow", "h5py"):
+        assert package_version(package) == metadata.version(package)
+    assert package_version("no-such-package") == "not installed"
+
+
+def test_what_is_a_manifest_and_what_is_made_one_of(tmp_path: Path) -> None:
+    for name in ("a.csv", "B.TSV", "c.txt", "d.list"):
+        (tmp_path / name).touch()
+        assert not is_listed(tmp_path / name)
+    for name in ("photos", "photos.csv"):
+        (tmp_path / name).mkdir()
+        assert is_listed(tmp_path / name)
+    (tmp_path / "e.tar").touch()
+    assert is_listed(tmp_path / "e.tar")
+    assert not is_listed(tmp_path / "none.csv")

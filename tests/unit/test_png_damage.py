@@ -25,7 +25,9 @@ from PIL import Image
 from h5ingest.core.errors import SampleError
 from h5ingest.core.notes import BEYOND_PALETTE, EXPANDED
 from h5ingest.core.options import IngestOptions
-from h5ingest.images.decode import Prober, decode, decode_into, probe
+from h5ingest.images.decode import Prober, check_intact, decode, decode_into, probe
+from h5ingest.images.libdeflate import FEW_BYTES, crc32
+from h5ingest.images.png_chunks import LARGE_BYTES
 from h5ingest.inspect.verify import verify
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.pipeline.run import ingest
@@ -247,6 +249,31 @@ def test_every_filter_is_undone_in_one_image_and_in_many(kind: Kind, size: tuple
 
 
 ALL = [kind for kind in KINDS if not kind.interlaced]
+
+
+def test_the_crc_of_many_bytes_is_that_of_few() -> None:
+    data = random.Random(20).randbytes(3 * FEW_BYTES)
+    for n in (0, 1, FEW_BYTES - 1, FEW_BYTES, FEW_BYTES + 1, len(data)):
+        for part in (data[:n], memoryview(data)[:n]):
+            assert crc32(part) == zlib.crc32(part)
+            assert crc32(part, 7) == zlib.crc32(part, 7)
+
+
+def test_a_flip_anywhere_in_a_large_chunk_is_found() -> None:
+    noise = np.random.default_rng(20).integers(0, 256, (128, 129, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    data = file.getvalue()
+    assert data.index(b"IDAT") + LARGE_BYTES < len(data)
+    checks = check_intact, Prober().check_intact
+    for check in checks:
+        check(data)
+    for at in [*range(data.index(b"IDAT"), len(data) - 12, 2999), len(data) - 13]:
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8
+        for check in checks:
+            with pytest.raises(SampleError):
+                check(bytes(damaged))
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

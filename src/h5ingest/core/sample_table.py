@@ -30,6 +30,9 @@ WITHIN: Final = re.compile(
     rb"(?:%s)/" % b"|".join(map(re.escape, ARCHIVES + CONTAINERS)), re.IGNORECASE
 )
 """Matches in the path of a file in an archive, and in few others."""
+_IN_PATHS: Final = tuple(end + b"/" for end in ARCHIVES + CONTAINERS)
+_MOST_ENDING: Final = max(map(len, _IN_PATHS))
+_TEXT_BYTES: Final = 1024**2
 
 PLACE: Final = np.dtype([("spool", "<i4"), ("at", "<i8"), ("checksum", "<u8")])
 """Where the recoded bytes of an image lie until they are stored: the number of the spool, the first
@@ -60,7 +63,11 @@ def may_be_within(text: bytes) -> bool:
     >>> may_be_within(b"a.png" b"train.tar/a.png"), may_be_within(b"a.tar.png")
     (True, False)
     """
-    return WITHIN.search(text) is not None
+    for start in range(0, len(text), _TEXT_BYTES):  # one expression for all takes 4 µs a path
+        part = text[start : start + _TEXT_BYTES + _MOST_ENDING].lower()
+        if any(end in part for end in _IN_PATHS):
+            return True
+    return False
 
 
 def without_ending(name: bytes) -> bytes:

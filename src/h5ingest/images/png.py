@@ -99,7 +99,7 @@ def decode_fast(data: bytes, spec: ImageSpec) -> NDArray[Any] | None:
     if stream is None:
         contents = check(data, 33)
         if contents.is_plain:
-            stream = b"".join([data[part] for part in contents.pixels])
+            stream = b"".join([memoryview(data)[part] for part in contents.pixels])
     if kind is None or stream is None:
         return None
     plain = png_fast.without_compression(stream, kind)

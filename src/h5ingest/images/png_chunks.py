@@ -18,6 +18,7 @@ from typing import Final
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.images.libdeflate import crc32
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 END: Final = b"\0\0\0\0IEND\xaeB`\x82"
@@ -30,6 +31,8 @@ CHANNELS: Final = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Bit depths allowed for each colour type (PNG specification, table 11.1)."""
 _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+LARGE_BYTES: Final = 32 * 1024
+"""From so many on, a CRC is worth importing libdeflate for: eight times as fast as Python's."""
 _CHUNK: Final = struct.Struct(">I4s")
 _END: Final = struct.Struct(f">I{len(END)}s")
 
@@ -105,7 +108,10 @@ def only_stream(data: bytes, start: int) -> bytes | None:
     crc_at = len(data) - _END.size
     if crc_at < start + 8 or _CHUNK.unpack_from(data, start)[0] != crc_at - start - 8:
         return None
-    crc = zlib.crc32(data[start + 4 : crc_at])
+    if len(data) < LARGE_BYTES:  # mostly, and then each call counts
+        crc = zlib.crc32(data[start + 4 : crc_at])
+    else:
+        crc = crc32(memoryview(data)[start + 4 : crc_at])
     return data[start + 8 : crc_at] if data[crc_at:] == _END.pack(crc, END) else None
 
 
@@ -257,7 +263,8 @@ def _check_chunk(data: bytes, kind: bytes, start: int, end: int) -> None:
     """Raise if the chunk data[start:end] is truncated, damaged or of an unknown critical type."""
     if end > len(data):
         raise SampleError("damaged", f"the file is truncated in its {_name(kind)} chunk")
-    if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+    crc = crc32 if end - start >= LARGE_BYTES else zlib.crc32
+    if crc(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
         raise SampleError("damaged", f"the checksum of the {_name(kind)} chunk is wrong")
     if not kind.isalpha() or kind[2] & 32:
         raise SampleError("damaged", f"expected the type of a chunk, found {_name(kind)}")

@@ -16,11 +16,12 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.images.libdeflate import FEW_BYTES, crc32, libdeflate
 from h5ingest.images.png_chunks import CHANNELS, END, SIGNATURE
 
 _MODES: Final = {0: "mono", 2: "rgb", 6: "rgba"}
@@ -29,8 +30,6 @@ _ZLIB: Final = b"\x78\x01"
 """What a zlib stream begins with."""
 _BLOCK_BYTES: Final = 65535
 """Of a stored block of deflate, at most."""
-_FEW_BYTES: Final = 1024
-"""With fewer, a checksum takes less time in Python's zlib than by a call of libdeflate."""
 _FEW_COMPRESSED_BYTES: Final = 384
 """With fewer, so does inflating."""
 _LARGEST_BYTES: Final = 2**30
@@ -121,7 +120,7 @@ def without_compression(stream: bytes, kind: Kind) -> bytes | None:
     if not kind.head:
         return _uncompressed(scanlines, kind.ihdr)
     adler32 = stream[-4:]
-    crc = _crc32(adler32, _crc32(scanlines, kind.head_crc))
+    crc = crc32(adler32, crc32(scanlines, kind.head_crc))
     return b"".join((kind.head, scanlines, adler32, crc.to_bytes(4), END))
 
 
@@ -226,7 +225,7 @@ def _inflate(stream: bytes, n_bytes: int) -> bytes | None:
         if len(stream) < _FEW_COMPRESSED_BYTES:
             found = zlib.decompress(stream, bufsize=n_bytes)
         else:
-            found = _libdeflate().inflate(stream, out=n_bytes)
+            found = libdeflate().inflate(stream, out=n_bytes)
     except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError
         return None
     return found if len(found) == n_bytes else None
@@ -239,7 +238,7 @@ def _stored(raw: bytes | memoryview) -> list[bytes | memoryview]:
     for start in range(0, len(view), _BLOCK_BYTES):
         block = view[start : start + _BLOCK_BYTES]
         parts += [_block_head(len(block), is_last=start + len(block) == len(view)), block]
-    adler32 = zlib.adler32 if len(raw) < _FEW_BYTES else _libdeflate().adler32
+    adler32 = zlib.adler32 if len(raw) < FEW_BYTES else libdeflate().adler32
     parts.append(adler32(raw).to_bytes(4))
     return parts
 
@@ -249,29 +248,9 @@ def _block_head(n_bytes: int, *, is_last: bool) -> bytes:
     return struct.pack("<BHH", is_last, n_bytes, n_bytes ^ 0xFFFF)
 
 
-def _crc32(part: bytes | memoryview, crc: int) -> int:
-    return (zlib.crc32 if len(part) < _FEW_BYTES else _libdeflate().crc32)(part, crc)
-
-
 def _chunk(kind: bytes, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """Return the parts of a chunk."""
     crc = 0
     for part in (kind, *parts):
-        crc = _crc32(part, crc)
+        crc = crc32(part, crc)
     return [sum(map(len, parts)).to_bytes(4), kind, *parts, crc.to_bytes(4)]
-
-
-class _Libdeflate(NamedTuple):
-    """Functions of libdeflate, by imagecodecs, which looks for a name at every use."""
-
-    inflate: Callable[..., Any]
-    crc32: Callable[..., int]
-    adler32: Callable[..., int]
-
-
-@functools.cache
-def _libdeflate() -> _Libdeflate:
-    """Import libdeflate: here, because a usage error must not pay for it."""
-    import imagecodecs as ic
-
-    return _Libdeflate(ic.deflate_decode, ic.deflate_crc32, ic.deflate_adler32)

@@ -68,6 +68,7 @@ class Prefetcher:
         end: bytes = b"",
         limit: int | None = None,
         read: Reader | None = None,
+        slow: bool = False,
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; reads nothing.
@@ -78,6 +79,7 @@ class Prefetcher:
             end: see `source_files.read`.
             limit: see `source_files.read`; may be set anew while files are read.
             read: reads one file, as `source_files.read` does; None: that.
+            slow: whether files are known to be slow to open: then threads read from the first on.
             waiting: called every 20 ms while this waits for a thread.
         """
         self._source_folder = source_folder
@@ -86,7 +88,7 @@ class Prefetcher:
         self._waiting = waiting
         self._readers = readers
         self._n_threads = readers or READERS
-        self._ahead = bool(readers)
+        self._ahead = slow if readers is None else readers > 0
         self._asks_ahead = False
         self._pool: ThreadPoolExecutor | None = None
         self._folder: int | None = None
@@ -109,6 +111,11 @@ class Prefetcher:
             self._pool.shutdown(cancel_futures=True)
         if self._folder is not None:
             os.close(self._folder)
+
+    @property
+    def slow(self) -> bool:
+        """Whether files have turned out to be slow to open, so that threads read them."""
+        return self._ahead
 
     def read(self, paths: Iterable[Any]) -> Iterator[Read]:
         """Return the results that `read_some` yields, one by one."""
@@ -230,10 +237,14 @@ class FileCache:
         """
         self._files: dict[int, bytes] = {}
         self._left = self.n_bytes = n_bytes
+        self.slow = False
+        """Whether the files that have been read were slow to open."""
 
     def lacks(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each index whether its file is not here."""
         files = self._files
+        if not files:
+            return np.ones(len(indices), np.bool_)
         return np.fromiter([index not in files for index in indices.data], np.bool_, len(indices))
 
     @property

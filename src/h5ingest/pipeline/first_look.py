@@ -35,6 +35,9 @@ _LEAST_STEP: Final = 8
 """Of so many images at least, one is looked at."""
 _FEW: Final = 64
 """Fewer images are all looked at."""
+_SMALL: Final = 4096
+"""So many images, and fewer, if the caches hold their files until they are stored: in the seconds
+that this takes nobody misses the first image that is stored, but problems are all known before."""
 
 
 def may_begin(manifest: Manifest, options: IngestOptions) -> bool:
@@ -88,8 +91,8 @@ def agree_on_first(
         comm: all ranks.
 
     Returns:
-        None: look at all headers. The images do not fit together, none can be read, or the files
-        are so few and small that the caches hold them until they are stored.
+        None: look at all headers. The images do not fit together, none can be read, or they are few
+        and their files so small that the caches hold them until they are stored.
     """
     told = comm.gather((probed.kinds, probed.n_bytes, n_looked, cache_bytes))
     look: list[tuple[NDArray[np.void], tuple[OutputSpec, ...]]] = []  # one, if it is enough
@@ -99,8 +102,8 @@ def agree_on_first(
         kinds = merge([kinds for kinds, *_ in told])
         decided = [decide(each, options) for each in censuses(kinds, len(manifest.parts))]
         n_bytes, n_files, n_kept = np.sum([numbers for _, *numbers in told], axis=0).tolist()
-        cached = n_bytes * manifest.n_rows <= n_kept * n_files
-        if len(kinds) and not cached and not any(problems for _, problems in decided):
+        small = manifest.n_rows <= _SMALL and n_bytes * manifest.n_rows <= n_kept * n_files
+        if len(kinds) and not small and not any(problems for _, problems in decided):
             look.append((kinds, tuple(output for output, _ in decided)))
     look = comm.bcast(look)
     return SeenKinds(*look[0], options) if look else None

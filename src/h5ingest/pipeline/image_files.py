@@ -245,13 +245,14 @@ class ImageFiles(Source):
         if recoder is not None:
             for note in recoder.notes.to_plain():
                 stats.notes.add(*note)
+        folder, cache, read = self._folder, self._cache, self._read
         with Prefetcher(
-            self._folder, options.readers, end=END, read=self._read, waiting=heartbeat.beat
+            folder, options.readers, end=END, read=read, slow=cache.slow, waiting=heartbeat.beat
         ) as files:
             yield FileLoader(
                 options,
                 files,
-                self._cache,
+                cache,
                 stats,
                 self._seen,
                 heartbeat.beat_if_due,

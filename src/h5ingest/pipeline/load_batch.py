@@ -77,15 +77,24 @@ class FileLoader(Loader[bytes | SampleError]):
         In place of a file that is recoded come its new bytes.
         """
         self._way = self._ways[samples.group % len(self._ways)]
-        return self._read(samples)
-
-    def _read(self, samples: Samples) -> Iterator[bytes | SampleError]:
         lacking = self._cache.lacks(samples.indices)
         recoded = np.zeros(len(lacking), np.bool_)
         if self._recoded is not None:
             recoded = samples.places["spool"] >= 0
-        paths = compress(files_of(samples.paths, samples.members), (lacking & ~recoded).data)
-        read = chain.from_iterable(map(self._contents, self._files.read_some(paths)))
+        wanted = lacking & ~recoded
+        paths = files_of(samples.paths, samples.members)
+        some = self._files.read_some(paths if wanted.all() else compress(paths, wanted.data))
+        read = chain.from_iterable(map(self._contents, some))
+        return read if wanted.all() else self._joined(samples, read, lacking, recoded)
+
+    def _joined(
+        self,
+        samples: Samples,
+        read: Iterator[bytes | SampleError],
+        lacking: NDArray[np.bool_],
+        recoded: NDArray[np.bool_],
+    ) -> Iterator[bytes | SampleError]:
+        """Yield what is given of each sample: recoded, as `read` yields it, or from the cache."""
         take = self._cache.take
         where = zip(samples.indices.data, lacking.data, recoded.data, strict=True)
         for k, (index, is_lacking, is_recoded) in enumerate(where):
@@ -132,9 +141,9 @@ class FileLoader(Loader[bytes | SampleError]):
         """Do what `load_all` does, for a few whose files are given."""
         read = [data if isinstance(data, bytes) else b"" for data in files]
         is_done = self._decode_together(read, images)
-        if done := [k for k, is_one in enumerate(is_done) if is_one]:
+        if done := [*compress(range(len(files)), is_done)]:
             self._note(samples, first, images, done, records)
-            self._stats.n_read_bytes += sum(len(read[k]) for k in done)
+            self._stats.n_read_bytes += sum(map(len, compress(read, is_done)))
             self._stats.n_done += len(done)
         if len(done) < len(files):
             for k, (data, image) in enumerate(zip(files, images, strict=True)):

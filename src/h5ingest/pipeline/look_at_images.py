@@ -117,7 +117,9 @@ def _probe(
     (folder, read), options = source, job.options
     with (
         contextlib.suppress(StopRequested),
-        Prefetcher(folder, options.readers, end=END, read=read, waiting=heartbeat.beat) as files,
+        Prefetcher(
+            folder, options.readers, end=END, read=read, slow=cache.slow, waiting=heartbeat.beat
+        ) as files,
     ):
         probed = probe_images(local, which, known, files, options, cache, stats, heartbeat, recoder)
     heartbeat.finish()

@@ -30,6 +30,8 @@ _OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of th
 
 def is_listed(path: Path) -> bool:
     """See `several.is_listed`. Rank 0 only."""
+    if path.suffix.lower() in (".csv", ".tsv", ".txt") and path.is_file():
+        return False  # mostly
     from h5ingest.images import several  # opened on one rank
 
     return several.is_listed(path)

@@ -129,6 +129,7 @@ def probe_images(
                 look_at(i, file)
         if cache.full and recoder is None:
             files.limit = HEAD_BYTES
+    cache.slow = files.slow
     if n_each > 1:
         from h5ingest.pipeline.image_rows import refuse_rows, unequal_rows  # few jobs have them
 

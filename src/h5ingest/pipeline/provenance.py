@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -126,12 +129,30 @@ def encoder(recode: str | None) -> str | None:
 
 def package_version(package: str) -> str:
     """Return the version of an installed package. Rank 0 only."""
-    from importlib import metadata  # 40 files: for rank 0 alone
+    if (version := _installed().get(package)) is not None:
+        return version
+    from importlib import metadata  # 40 files and 30 ms; it knows other ways to be installed
 
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    """Return the packages in the folders that Python imports from, with their versions.
+
+    As the names of the folders say that installers write beside each.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder or "."):
+                package, _, version = name.removesuffix(".dist-info").partition("-")
+                if version and name.endswith(".dist-info"):
+                    found.setdefault(package.lower(), version)
+    return found
 
 
 def as_text(name: str) -> str:

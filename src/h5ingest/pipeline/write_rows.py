@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from h5ingest.core.partition import batches, unit
 from h5ingest.pipeline.rank_stats import SampleRecords
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.write_loop import WriteLoop
+
+_FEWEST: Final = 16
+_LEAST_BYTES: Final = 512 * 1024
+"""Batches of a shard without filters, at least, unless they would be smaller than that: a rank with
+little to store pays more for memory that it touches for the first time than for further writes."""
 
 
 class RowLoop(WriteLoop):
@@ -16,7 +23,11 @@ class RowLoop(WriteLoop):
         spec = group.pixels
         records = SampleRecords.of(samples)
         given = self._loader.read(samples)
-        for batch in batches(shard.span, unit(spec), self._batch_bytes // spec.row_bytes):
+        batch_bytes = self._batch_bytes
+        if not spec.filters:
+            shard_bytes = len(shard.span) * spec.row_bytes
+            batch_bytes = min(batch_bytes, max(_LEAST_BYTES, shard_bytes // _FEWEST))
+        for batch in batches(shard.span, unit(spec), batch_bytes // spec.row_bytes):
             images = self._get_buffer(spec.name, batch)
             with self._decoding():
                 first = batch.start - samples.rows.start

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.mpi.comm import Comm, Request
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.journal import pack
+
+if TYPE_CHECKING:
+    from h5ingest.storage.chunk_placer import ChunkPlacer
 
 ASK: Final = 1
 """Tag of what a rank asks: (chunks, 4) int64, the arguments of `ChunkPlacer.place`."""

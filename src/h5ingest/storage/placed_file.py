@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -19,11 +19,13 @@ from h5ingest.core.layout import Layout
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.journal import Record
 from h5ingest.storage.shared_blocks import Bytes, as_bytes, see_same_file
+
+if TYPE_CHECKING:
+    from h5ingest.storage.chunk_placer import ChunkPlacer
 
 
 class PlacedFile:
@@ -62,6 +64,8 @@ class PlacedFile:
         offsets: list[int | None] = []
         with while_rank_0_works(comm) as beat:
             if comm.rank == 0:
+                from h5ingest.storage.chunk_placer import ChunkPlacer  # not on the others
+
                 written = checkpoints.begin_blocks(fresh=not known)
                 self.placer = ChunkPlacer(path, layout, known, beat, written=written)
                 offsets = self.placer.offsets

@@ -1,0 +1,107 @@
+"""Files that take milliseconds to open: h5ingest beside 16 threads that only open, read and close.
+
+    python benchmarks/slow_files.py manifest.csv [--images 8000] [--ms 3] [--runs 3]
+
+One rank, in turns; each open of a .png takes so much longer by tests/programs/io_faults.c, which
+the C compiler makes a library of. Seconds of the whole job, from reading the manifest on, medians,
+and what part of the bare threads' speed that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from h5ingest.core.options import IngestOptions
+from h5ingest.pipeline.run import ingest
+
+N_THREADS = 16
+WAYS: Mapping[str, IngestOptions | None] = {
+    "bare threads": None,
+    "auto": IngestOptions(),
+    "cache 0": IngestOptions(cache_bytes=0),
+}
+"""Name -> options of a job."""
+
+
+def main() -> None:
+    """Measure, and print a line for each way; or, with --way, time that one in this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--ms", type=float, default=3)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.way:
+        print(json.dumps(timed(given.way, given.manifest)))
+        return
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        lines = given.manifest.read_bytes().splitlines(keepends=True)[: given.images]
+        few = folder / f"few{given.manifest.suffix}"
+        few.write_bytes(b"".join(lines))
+        measure(few, preload(folder), given.ms, given.runs)
+
+
+def preload(folder: Path) -> Path:
+    """Return the library, compiled into this folder."""
+    source = Path(__file__).parents[1] / "tests/programs/io_faults.c"
+    library = folder / "io_faults.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def measure(manifest: Path, library: Path, ms: float, n_runs: int) -> None:
+    """Let the ways take turns, each in a process of its own."""
+    slow = {"IOFAULT_MATCH": ".png", "IOFAULT_OPEN_US": str(round(ms * 1000))}
+    env = {**os.environ, **slow, "LD_PRELOAD": str(library)}
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    phases: dict[str, dict[str, float]] = {}
+    for _ in range(n_runs):
+        for way in WAYS:
+            command = [sys.executable, __file__, str(manifest), "--way", way]
+            done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+            seconds, phases[way] = json.loads(done.stdout)
+            taken[way].append(seconds)
+    bare = statistics.median(taken["bare threads"])
+    for way, all_s in taken.items():
+        median = statistics.median(all_s)
+        said = ", ".join(f"{name} {s:.2f}" for name, s in phases[way].items() if s >= 0.005)
+        print(f"{way:13} {median:6.2f} s  {bare / median:5.2f}  (least {min(all_s):.2f}; {said})")
+
+
+def timed(way: str, manifest: Path) -> tuple[float, dict[str, float]]:
+    """Return seconds, and those of each phase of a job."""
+    options = WAYS[way]
+    if options is not None:
+        out = manifest.with_name("out.h5")
+        out.unlink(missing_ok=True)
+        report = ingest(manifest, out, options)
+        return report.seconds, {name: each.median for name, each in report.phases.items()}
+    paths = manifest.read_bytes().splitlines()
+    started_s = time.perf_counter()
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        pool.map(read_some, (paths[k::N_THREADS] for k in range(N_THREADS)))
+    return time.perf_counter() - started_s, {}
+
+
+def read_some(paths: list[bytes]) -> None:
+    """Open, read and close each file."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        os.read(fd, 64 * 1024)
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()
