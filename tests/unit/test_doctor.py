@@ -44,7 +44,7 @@ from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
 from h5ingest.diagnostics.preflight import told_before
 from h5ingest.images import htj2k
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.pipeline.run import advising
+from h5ingest.pipeline.output_checks import advising
 from h5ingest.storage import file_systems
 from h5ingest.storage.auto_codec import CANDIDATES
 from h5ingest.storage.file_systems import FileSystem, Mount, find, look
