@@ -118,7 +118,7 @@ class Watch(ProgressListener):
         self.probed: list[int] = []
 
     def phase(self, name: str, n_images: int) -> None:
-        if name == "probe":
+        if name in ("look", "probe"):
             self.probed.append(n_images)
 
 
