@@ -100,7 +100,9 @@ class ThreadComm:
             return None
 
     def abort(self, code: int, last_words: str = "") -> None:
+        """End the others; raise here, as no rank goes on after it."""
         self._world.barrier.abort()
+        raise AssertionError(f"aborted with {code}: {last_words}")
 
 
 class _Sum:
@@ -124,7 +126,7 @@ def on_ranks(size: int, work: Callable[[ThreadComm], T]) -> list[T]:
             return work(comm)
         except BaseException as error:
             if not (isinstance(error, IngestError) and error.agreed):  # as `abort_on_crash`
-                comm.abort(1)
+                world.barrier.abort()
             raise
 
     with _placed(), ThreadPoolExecutor(size) as pool:

@@ -14,7 +14,7 @@ from helpers.support import ROOT, Flavour, explain, make_pixels, run, write_imag
 
 from h5ingest import ImageStore
 
-NOT_HERE = {"sbatch", "docker", "jax", "xarray", "torch"}
+NOT_HERE = {"sbatch", "docker", "datasets", "jax", "xarray", "torch"}
 """What a block may need that need not be here; `# needs:` in its first line says so."""
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
+from helpers.archives import packed, tar
+from helpers.containers import compress, write_parquet, write_shards
 from helpers.faults import differences
 from helpers.layout_runs import CHUNK_BYTES, extent_chunks, ingest_on
 from helpers.oracle import Kind, encode
@@ -16,6 +19,7 @@ from helpers.statistics import assert_as_in_numpy
 from helpers.support import MPICH_SOON, Flavour, write_manifest
 from helpers.threads import on_ranks
 
+from h5ingest import ImageStore
 from h5ingest.core.errors import IngestError
 from h5ingest.core.options import IngestOptions
 from h5ingest.inspect.verify import verify
@@ -239,6 +243,94 @@ def test_a_dry_run_says_what_would_be_and_leaves_nothing(tmp_path: Path) -> None
     assert report.added == Added(n_before=3, n_skipped=1)
     assert {*tmp_path.iterdir()} == known
     assert out.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, bytes]]]:
+    """A folder of thirty images in three classes; and their names and files in order."""
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    files = []
+    for row in range(30):
+        name = f"{('ant', 'bee', 'cat')[row % 3]}/{row:02}.png"
+        data = encode(Kind(colour="rgb", depth=8), 5 + row % 4, 7, row).data
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        files.append((name, data))
+    return folder, sorted(files)
+
+
+def test_a_folder_or_an_archive_is_added_like_a_manifest(
+    photos: tuple[Path, list[tuple[str, bytes]]], tmp_path: Path
+) -> None:
+    folder, files = photos
+    old = [file for file in files if int(file[0][4:6]) < 12]
+    new = [file for file in files if int(file[0][4:6]) >= 12]
+    ragged = IngestOptions(layout="ragged")
+    first = tmp_path / "first.h5"
+    ingest_on(2, packed(tmp_path / "old.zip", old), first, ragged)
+    rows = [("path", "label"), *((name, name[:3]) for name, _ in old + new)]
+    both = write_manifest(tmp_path / "both.csv", rows)
+    root = IngestOptions(layout="ragged", root=folder)
+    wanted = ingest_on(1, both, tmp_path / "both.h5", root).content_digest
+    (tmp_path / "june").mkdir()
+    for name, data in new:
+        (tmp_path / "june" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "june" / name).write_bytes(data)
+    sources = {
+        "june": 0, "june.tar": 0, "june.zip": 0, "june.tar.gz": 0, "photos": len(old),
+        "photos.tar": len(old), "photos.parquet": len(old), "s": len(old),
+    }  # fmt: skip
+    tar(tmp_path / "june.tar", new)
+    packed(tmp_path / "june.zip", new)
+    compress(tmp_path / "june.tar", ".tar.gz")
+    (tmp_path / "photos").symlink_to(folder)
+    tar(tmp_path / "photos.tar", files)
+    labels = [("ant", "bee", "cat").index(name[:3]) for name, _ in files]
+    write_parquet(tmp_path / "photos.parquet", files, labels, class_names=("ant", "bee", "cat"))
+
+    def beside(k: int) -> dict[str, bytes]:
+        name = files[k][0]
+        return {"cls": name[:3].encode(), "json": json.dumps({"path": name}).encode()}
+
+    write_shards(tmp_path / "s", files, 7, beside)
+    for number, (name, n_skipped) in enumerate(sources.items()):
+        for n_ranks in (1, 3)[number % 2 :] if n_skipped else (1, 3):
+            out = tmp_path / "out.h5"
+            out.write_bytes(first.read_bytes())
+            report = extend_on(n_ranks, tmp_path / name, out)
+            assert report.added == Added(n_before=len(old), n_skipped=n_skipped), name
+            assert report.content_digest == digest(out) == wanted, name
+            left = {path.name for path in tmp_path.glob("*out.h5*")}
+            assert left == {"out.h5"}, "nothing is left beside it"
+    found = verify(out)
+    assert found.ok, found.problems
+    with h5py.File(out) as file:
+        assert file.attrs["manifest_name"] == "old.zip, s/"
+    report = extend_on(3, tmp_path / "photos.tar", out, again=True)
+    assert report.added == Added(n_before=30, n_replaced=30)
+    with ImageStore(out) as store:
+        assert store.paths[:] == [name for name, _ in files]
+    dry = IngestOptions(dry_run=True, on_error="blank")
+    for name in ("june.zip", "photos.parquet"):
+        out.write_bytes(first.read_bytes())
+        report = extend_on(3, tmp_path / name, out, dry)
+        assert report.added == Added(n_before=len(old), n_skipped=sources[name])
+        assert out.read_bytes() == first.read_bytes()
+    assert not [*tmp_path.glob("out.h5.*"), *tmp_path.glob(".h5*")]
+
+
+def test_numbered_samples_of_two_files_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    pixels = np.arange(8 * 5 * 4, dtype=np.uint8).reshape(8, 5, 4)
+    for name, some in (("may", pixels[:4]), ("june", pixels[4:])):
+        np.save(tmp_path / f"{name}.npy", some)
+    out = tmp_path / "out.h5"
+    ingest_on(1, tmp_path / "may.npy", out, IngestOptions())
+    for n_skipped in (0, 4):
+        report = extend_on(2, tmp_path / "june.npy", out)
+        assert report.added == Added(n_before=4 + n_skipped, n_skipped=n_skipped)
+    with ImageStore(out) as store:
+        assert np.array_equal(store[:][0], pixels)
+        assert [path.rpartition("/")[0] for path in store.paths] == [""] * 4 + ["june.npy"] * 4
 
 
 def test_manifests_without_a_heading_and_with_blank_lines(tmp_path: Path) -> None:

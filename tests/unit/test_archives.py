@@ -630,6 +630,36 @@ def test_heads_of_deflated_members(place: Place, monkeypatch: pytest.MonkeyPatch
         reader.read(b"a.zip/y")
 
 
+def test_small_members_in_their_order_are_read_many_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(5)
+    sizes = [dice.choice([0, 1, 300, 900, 20_000]) for _ in range(500)] + [40_000, 300_000, 7]
+    files = [(f"{k:03}", dice.randbytes(size)) for k, size in enumerate(sizes)]
+    path = tar(place.folder / "a.tar", files)
+    archive, table = read_table(os.fsencode(path), Unpacker())
+    found = zip(files, table.find([name.encode() for name, _ in files], 0).tolist(), strict=True)
+    members = [(name, data, member) for (name, data), member in found]
+    read, lengths = os.pread, list[int]()
+
+    def pread(fd: int, n_bytes: int, at: int) -> bytes:
+        lengths.append(n_bytes)
+        return read(fd, n_bytes, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    for order in (members, members[::-1], dice.sample(members, len(members))):
+        lengths.clear()
+        archives = Archives([archive], b"")
+        for limit in (32, None):
+            for name, data, member in order:
+                found_now = archives.read((name.encode(), member), limit)
+                assert found_now == (data[:limit], len(data))
+        if order is members:
+            assert len(lengths) < 60, "one for each 256 KiB, about"
+        else:
+            assert sum(lengths) < 3 * path.stat().st_size, "it is read twice, and little more"
+
+
 def test_sizes_that_cannot_be() -> None:
     table = Table()
     for name, size in ((b"below", -1), (b"beyond", 2**64 - 1), (b"ok", 7)):

@@ -29,9 +29,10 @@ from helpers.support import Flavour, make_pixels, write_images, write_manifest
 from helpers.threads import on_ranks
 from PIL import Image
 
-from h5ingest import ExportOptions, IngestOptions, export
+from h5ingest import ExportOptions, ImageStore, IngestOptions, export
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.exports.run import ExportReport, export_references
+from h5ingest.inspect.verify import verify
 
 N = 23
 WAYS: dict[str, dict[str, Any]] = {
@@ -127,6 +128,38 @@ def test_a_parquet_file_is_a_data_set_of_hugging_face(
             out.writerow((row["image"]["path"], label["names"][row["label"]], *cells))
     ingest_on(2, again / "m.csv", tmp_path / "again.h5", IngestOptions(**WAYS[way]))
     assert digest(tmp_path / "again.h5") == digest(files[way])
+
+
+def test_hugging_face_reads_the_file_and_the_table(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="in the extra `ecosystem`")
+
+    def rows(path: str) -> Iterator[dict[str, Any]]:
+        with ImageStore(path) as store:
+            for image, label in store:
+                yield {"image": image, "label": label}
+
+    with ImageStore(files["stack"]) as store:
+        wanted: Any
+        wanted, names = store[:], store.label_names
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names or ()))}
+    export_on(2, files["stack"], tmp_path / "t.parquet")
+    for found in (
+        datasets.Dataset.from_generator(
+            rows, gen_kwargs={"path": str(files["stack"])}, features=datasets.Features(kinds),
+            cache_dir=str(tmp_path / "cache"),
+        ),
+        datasets.Dataset.from_parquet(
+            str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache")
+        ),
+    ):  # fmt: skip
+        assert len(found) == N
+        assert found.features["label"].names == list(names or ())
+        for row, (image, label) in enumerate(zip(*wanted, strict=True)):
+            assert (np.asarray(found[row]["image"]) == image).all()
+            assert found[row]["label"] == label
 
 
 def test_what_a_table_cannot_hold_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
@@ -323,3 +356,21 @@ def test_xarray_and_dask_read_the_file_itself(files: dict[str, Path]) -> None:
     with xarray.open_dataset(files["stack"], engine="h5netcdf", phony_dims="access") as found:
         assert (found["images"].values == pixels).all()
         assert (found["labels"].values == labels).all()
+
+
+def test_dlio_reads_a_hard_link_to_the_images(files: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "img_0_of_1.hdf5"
+    file.write_bytes(files["stack"].read_bytes())
+    with h5py.File(file, "r+") as own:
+        own["records_0"] = own["images"]
+    with ImageStore(file) as store:
+        wanted = store[:][0]
+    opened = h5py.File(file, "r")  # as DLIO's HDF5Reader does: `open` and `get_sample`
+    for sample_index in range(N):
+        image = opened[f"records_{0}"][sample_index]
+        assert image.nbytes == 6 * 5 * 3
+        assert (image == wanted[sample_index]).all()
+    opened.close()
+    found = verify(file)
+    assert found.ok, found
+    assert digest(file) == digest(files["stack"])

@@ -24,11 +24,10 @@ from PIL import Image
 
 from h5ingest.core.errors import ManifestError, OutputError, SamplesFailedError, UsageError
 from h5ingest.core.options import IngestOptions
-from h5ingest.exports.stored import Stored
 from h5ingest.inspect import contact_sheet
 from h5ingest.inspect import show as showing
 from h5ingest.inspect.verify import verify
-from h5ingest.pipeline.run import ingest, recompress
+from h5ingest.pipeline.run import ingest
 from h5ingest.reading.store import ImageStore
 
 PAIRS = IngestOptions(image=("mask:raw",), batch_bytes=4096)
@@ -249,10 +248,6 @@ def test_what_cannot_be_is_said(street: Street, tmp_path: Path) -> None:
                 IngestOptions(image=image, layout="ragged", group_by="split"),
             )  # fmt: skip
     ingest(street.manifest, tmp_path / "out.h5", LAYOUTS["ragged"])
-    with pytest.raises(UsageError, match="can be neither recompressed nor extended yet"):
-        recompress(tmp_path / "out.h5", tmp_path / "new.h5", IngestOptions(compression="gzip"))
-    with pytest.raises(UsageError, match="cannot be exported yet"):
-        Stored(tmp_path / "out.h5")
     with pytest.raises(UsageError, match="image: expected one of images, mask, got 'masks'"):
         ImageStore(tmp_path / "out.h5", image="masks")
 

@@ -17,6 +17,7 @@ from h5ingest.cli.messages import check_target, warn, write_json
 from h5ingest.cli.option_values import as_typed
 from h5ingest.cli.requests import ExportRequest
 from h5ingest.core.errors import IngestError, OutputError, UsageError
+from h5ingest.core.image_columns import FIRST
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import RESULTS, check_distinct
@@ -67,6 +68,15 @@ def export(
     row: Annotated[
         int | None,
         typer.Option(metavar="I", min=0, help="Write image I (from 0) alone, as an image file."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="With --row, of a row of several images: the one of this column of the manifest. "
+            "(default: path, the first)",
+            show_default=False,
+        ),
     ] = None,
     kerchunk: Annotated[
         bool,
@@ -129,7 +139,8 @@ def export(
     file with the same content digest (with --keep-names where sources were no PNGs). Images that
     had failed are left out. Names that lead out of OUT are changed, and names that are the same are
     told apart. In shards, the members of a sample are NAME.png, NAME.cls (its label as a number)
-    and NAME.json (path and columns).
+    and NAME.json (path and columns); of further images of a row NAME.mask.png. A row of which an
+    image is damaged is left out as a whole.
 
     Nothing is ever replaced. OUT appears when it is complete; of shards the first one appears last.
     An export that was killed is begun again by the same command, which keeps complete shards.
@@ -153,7 +164,9 @@ def export(
         check_distinct(("FILE", file), ("OUT", out), ("--report", report))
         check_target("--report", report, RESULTS)
         if row is not None and (rows or where or keep_names or skip_damaged or report):
-            raise UsageError("--row writes one image: only --group goes with it")
+            raise UsageError("--row writes one image: only --group and --image go with it")
+        if image is not None and row is None:
+            raise UsageError("--image goes with --row: an export has all images of a row")
         if kerchunk and (options != ExportOptions(peer_timeout_s=peer_timeout) or report or row):
             raise UsageError("--kerchunk writes no images: only --url goes with it")
         if url is not None and not kerchunk:
@@ -164,6 +177,7 @@ def export(
         file=file,
         out=out,
         row=row,
+        image=image or FIRST,
         url=(url or os.path.abspath(file)) if kerchunk else None,
         options=options,
         progress=progress,
@@ -232,7 +246,8 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
         value = options.get(each.name, each.default)
         if not each.in_file or each.name in _OF_TROUBLE or value == each.default:
             continue
-        if isinstance(value, list):  # height and width
+        if each.form == "HxW":
             value = "x".join(map(str, value))
-        typed = None if value is True else as_typed(each.form or "", value)
-        yield each.flag if typed is None else f"{each.flag} {shlex.quote(typed)}"
+        for one in value if each.name == "image" else (value,):
+            typed = None if one is True else as_typed(each.form or "", one)
+            yield each.flag if typed is None else f"{each.flag} {shlex.quote(typed)}"

@@ -42,6 +42,10 @@ def extend(
 ) -> None:
     """Add the images of MANIFEST to OUT, behind those that it has.
 
+    MANIFEST may be a folder or archive, or whatever else an ingest takes. It is looked through as
+    that which OUT was made of, and images have the paths that an ingest gives them; but in a shard
+    or container that has no names for them they are called by it, as FILE.npy/00000.png.
+
     A new file is made beside OUT and takes its name when it is complete: until then OUT is what it
     was, whatever happens. What OUT has is copied, and compared with its checksums; compressed
     chunks are copied as they are. Images whose paths are in OUT are left out, and counted. Layout,

@@ -229,7 +229,8 @@ def _export(request: ExportRequest, comm: Comm) -> int:
             if comm.rank == 0 and request.url is not None:
                 export_references(request.file, request.out, request.url)
             elif comm.rank == 0 and request.row is not None:
-                export_image(request.file, request.row, request.out, request.options.group)
+                group = request.options.group
+                export_image(request.file, request.row, request.out, group, request.image)
         return EXIT_OK
     interrupt = Interrupt()
     interrupt.install()

@@ -31,7 +31,12 @@ IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an inges
 # Of `extend`:
 
 MoreManifest = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="A line for each new image.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MANIFEST",
+        help="A line for each new image; or a folder or archive with these.",
+        show_default=False,
+    ),
 ]
 Extended = Annotated[
     Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)

@@ -100,6 +100,8 @@ class ExportRequest:
     out: Path
     row: int | None
     """Of the only image that is wanted; None: `options` say which are."""
+    image: str
+    """Column of the image that is wanted of that row."""
     url: str | None
     """Of the file, for references to its chunks; None: images are wanted."""
     options: ExportOptions

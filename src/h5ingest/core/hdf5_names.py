@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-from h5ingest.core.image_columns import FIRST
-
-
-def image_group(column: str) -> str:
-    """Return where the images of a column lie, below the HDF5 group of their samples.
-
-    >>> image_group("path"), image_group("mask")
-    ('', '/mask')
-    """
-    return "" if column == FIRST else group_prefix(column)
-
 
 def group_prefix(name: str) -> str:
     r"""Return an HDF5 path for any group name: one level deep, never empty, reversible.

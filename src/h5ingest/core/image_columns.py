@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from h5ingest.core import schema
-from h5ingest.core.errors import UsageError
+from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.schema import FileHeader
 
 FIRST: Final = "path"
 """The column of the first image of a row."""
@@ -104,6 +106,30 @@ def options_of_images(options: OptionsT) -> list[OptionsT]:
         replace(options, image=(), **changes)  # type: ignore[type-var]
         for changes in columns_of(texts).values()
     ]
+
+
+def columns_in(header: FileHeader) -> tuple[str, ...]:
+    """Return the columns of images, `path` first, of the manifest that a file was made of.
+
+    Raises:
+        OutputError: the file has other images than its options say.
+    """
+    columns = tuple(columns_of(header.options.get("image") or ()))
+    if tuple(image_group(each)[1:] for each in columns[1:]) != header.images:
+        raise OutputError(
+            f"{header.path}: expected images {', '.join(columns)}, as its options say, found "
+            f"{', '.join((FIRST, *header.images))}"
+        )
+    return columns
+
+
+def image_group(column: str) -> str:
+    """Return where the images of a column lie, below the HDF5 group of their samples.
+
+    >>> image_group("path"), image_group("mask")
+    ('', '/mask')
+    """
+    return "" if column == FIRST else group_prefix(column)
 
 
 def content_of_image(content: Mapping[str, Any], number: int) -> Mapping[str, Any]:

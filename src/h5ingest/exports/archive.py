@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from h5ingest.core import outfiles
 from h5ingest.core.errors import IngestError
 from h5ingest.exports import table
-from h5ingest.exports.members import Archive, Cells
+from h5ingest.exports.members import Archive, Cells, Member
 from h5ingest.exports.names import MANIFEST
 from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work, wait_for
@@ -144,17 +144,20 @@ def _fill(
     block = block_rows(work.stored, comm.size)
     work.watch.phase("export", work.n_all)
     for turn in range(-(-work.n_all // (block * comm.size))):
-        made: list[tuple[bytes, bytes, Cells]] = []
+        made: list[tuple[list[Member], Cells]] = []
         with agreeing(comm):
             here = mine[turn * block : (turn + 1) * block]
             of_rows = [()] * len(here) if cells is None else cells(work, here)
             images = work.images(here, lambda: None)
-            made = [(work.names[k], data, of_rows[k - here.start]) for k, data in images]
+            made = [
+                ([*zip(work.names_of(k), files, strict=True)], of_rows[k - here.start])
+                for k, files in images
+            ]
         told = comm.gather(made)
         with agreeing(comm), output_errors(f"{out}: cannot be written"):
             if told is not None and archive is not None:
-                for member in (each for of_rank in told for each in of_rank):
-                    archive.add(*member)
+                for row in (each for of_rank in told for each in of_rank):
+                    archive.add(*row)
         counts = comm.allgather((work.n_done, work.n_bytes, len(work.failures)))
         work.watch.advance(*np.sum(counts, axis=0).tolist())
         work.stop_if_asked()
@@ -165,6 +168,6 @@ def _fill(
             with output_errors(f"{out}: cannot be written"):
                 if cells is None:
                     lines = table.in_order(*found, beat)
-                    archive.add(MANIFEST, b"".join([table.heading(columns), *lines]))
+                    archive.add([(MANIFEST, b"".join([table.heading(columns), *lines]))])
                 archive.close()
     return n_renamed

@@ -32,7 +32,7 @@ class Share:
     places: NDArray[np.int64]
     """(n,) the place of each among all that are exported; ascending."""
     groups: NDArray[np.int64]
-    """(n,) position of its group in the file; ascending."""
+    """(n,) number of the group that has its first image, see `Stored`; ascending."""
     rows: NDArray[np.int64]
     """(n,) row in that group."""
 
@@ -55,6 +55,8 @@ class Share:
 def choose(stored: Stored, options: ExportOptions, beat: Callable[[], None]) -> tuple[Share, int]:
     """Return the rows to export, and how many others of these have failed when they were ingested.
 
+    Of rows of several images, all fail together.
+
     Args:
         stored: the file.
         options: which are wanted.
@@ -64,7 +66,7 @@ def choose(stored: Stored, options: ExportOptions, beat: Callable[[], None]) -> 
         UsageError: there is no such group, row, column or value; or nothing is left.
     """
     header = stored.header
-    wanted = header.prefixes
+    wanted = header.group_prefixes
     if options.group is not None:
         wanted = (header.prefix(options.group),)
     elif header.groups and options.rows is not None:

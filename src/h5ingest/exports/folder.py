@@ -149,16 +149,16 @@ def _write_images(work: Work, folder: Path, fence: Fence) -> None:
     """Write this rank's images. Collective at the end."""
     base, known = os.path.join(os.fsencode(folder), b""), {b""}
     with work.together() as images:
-        for k, data in images(range(len(work.share))):
+        for k, files in images(range(len(work.share))):
             fence.check()
-            name = work.names[k]
-            within = os.path.dirname(name)
-            with output_errors(f"{os.fsdecode(base + name)}: cannot be written"):
-                if within not in known:
-                    os.makedirs(base + within, exist_ok=True)
-                    known.add(within)
-                with _new(base + name) as file:
-                    file.write(data)
+            for name, data in zip(work.names_of(k), files, strict=True):
+                within = os.path.dirname(name)
+                with output_errors(f"{os.fsdecode(base + name)}: cannot be written"):
+                    if within not in known:
+                        os.makedirs(base + within, exist_ok=True)
+                        known.add(within)
+                    with _new(base + name) as file:
+                        file.write(data)
 
 
 def _new(path: bytes) -> BinaryIO:

@@ -5,13 +5,14 @@ Under the key `manifest.csv` lies the manifest, as in other archives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
 
 from xxhash import xxh3_64_hexdigest
 
 from h5ingest.core.errors import SetupError
 from h5ingest.core.units import MIB
-from h5ingest.exports.members import Cells
+from h5ingest.exports.members import Cells, Member
 
 _LONGEST_KEY: Final = 511
 """Bytes (MDB_MAXKEYSIZE)."""
@@ -67,10 +68,10 @@ class Lmdb:
         self._records: list[tuple[bytes, bytes]] = []
         self._n_bytes = 0
 
-    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
+    def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
         """See `Archive.add`."""
-        self._records.append((name, data))
-        self._n_bytes += len(data)
+        self._records += row
+        self._n_bytes += sum(len(data) for _, data in row)
         if len(self._records) >= _MOST_RECORDS or self._n_bytes >= _MOST_BYTES:
             self._flush()
 

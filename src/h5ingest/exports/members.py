@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, Final, Protocol
 
 Cells = Sequence[Any]
-"""Of one row, its values in the columns beside its image."""
+"""Of one row, its values in the columns beside its images."""
+Member = tuple[bytes, bytes]
+"""Name and content."""
 
 _MODE: Final = 0o644
 _FIRST_YEAR: Final = (1980, 1, 1, 0, 0, 0)
@@ -26,8 +28,11 @@ _ON_UNIX: Final = 3
 class Archive(Protocol):
     """An archive that is being written."""
 
-    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
-        """Add a member, with what a table has of it; others have a manifest, which comes last."""
+    def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
+        """Add the images of a row, with what a table has of it.
+
+        Others have a manifest, which comes last.
+        """
 
     def close(self) -> None:
         """End the archive."""
@@ -51,12 +56,13 @@ class Tar:
         if comment:
             self._write(tarfile.TarInfo.create_pax_global_header({"comment": comment}))
 
-    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
+    def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
         """See `Archive.add`."""
-        member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
-        member.size, member.mtime, member.mode = len(data), self._time_s, _MODE
-        self._write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
-        self._write(data)
+        for name, data in row:
+            member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+            member.size, member.mtime, member.mode = len(data), self._time_s, _MODE
+            self._write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+            self._write(data)
 
     def close(self) -> None:
         """See `Archive.close`."""
@@ -82,11 +88,12 @@ class Zip:
         self._date = max(_FIRST_YEAR, time.gmtime(time_s)[:6])
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
 
-    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
-        """See `Archive.add`; the name is UTF-8."""
-        member = zipfile.ZipInfo(name.decode(), self._date)
-        member.create_system, member.external_attr = _ON_UNIX, (0o100000 | _MODE) << 16
-        self._zip.writestr(member, data)
+    def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
+        """See `Archive.add`; names are UTF-8."""
+        for name, data in row:
+            member = zipfile.ZipInfo(name.decode(), self._date)
+            member.create_system, member.external_attr = _ON_UNIX, (0o100000 | _MODE) << 16
+            self._zip.writestr(member, data)
 
     def close(self) -> None:
         """See `Archive.close`."""

@@ -1,7 +1,8 @@
 """A Parquet file as Hugging Face's `datasets` reads it: `image` has the bytes and path of a file.
 
-Labels that have names are a ClassLabel; other columns are what the file has. Where it has groups, a
-column `sample` says which line of the manifest a row was: rows are in the order of the file.
+Further images of a row have columns of their own, called as in the manifest. Labels that have names
+are a ClassLabel; other columns are what the file has. Where it has groups, a column `sample` says
+which line of the manifest a row was: rows are in the order of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from h5ingest.core.errors import OutputError, SetupError
 from h5ingest.core.units import MIB
 from h5ingest.exports import table
-from h5ingest.exports.members import Cells
+from h5ingest.exports.members import Cells, Member
 from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work
 from h5ingest.reading.text import Strings
@@ -41,7 +42,7 @@ def pyarrow_module() -> Any:
 
 
 def rows_of(work: Work, positions: range) -> Sequence[Cells]:
-    """Return what the table has of images beside `image`, in the order of `_columns`.
+    """Return what the table has of rows beside their images, in the order of `_columns`.
 
     Raises:
         OutputError: the file cannot be read, or a text is no UTF-8.
@@ -91,8 +92,12 @@ class Parquet:
         pa = pyarrow_module()
         import pyarrow.parquet
 
-        fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
-        features: dict[str, dict[str, Any]] = {"image": {"_type": "Image"}}
+        file_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        images = ("image", *stored.image_columns[1:])
+        fields = [(name, file_type) for name in images]
+        features: dict[str, dict[str, Any]] = {name: {"_type": "Image"} for name in images}
+        if len(features) < len(images):
+            raise OutputError(f"{stored.path}: a column is called 'image', as one of Parquet")
         for name, kind, names in _columns(stored):
             if name in features:
                 raise OutputError(f"{stored.path}: a column is called {name!r}, as one of Parquet")
@@ -108,10 +113,11 @@ class Parquet:
         self._rows: list[tuple[Any, ...]] = []
         self._n_bytes = 0
 
-    def add(self, name: bytes, data: bytes, cells: Cells = ()) -> None:
-        """See `Archive.add`; the name is UTF-8."""
-        self._rows.append(({"bytes": data, "path": name.decode()}, *cells))
-        self._n_bytes += len(data)
+    def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
+        """See `Archive.add`; names are UTF-8."""
+        images = ({"bytes": data, "path": name.decode()} for name, data in row)
+        self._rows.append((*images, *cells))
+        self._n_bytes += sum(len(data) for _, data in row)
         if len(self._rows) >= _MOST_ROWS or self._n_bytes >= _MOST_BYTES:
             self._flush()
 
@@ -135,7 +141,7 @@ class Parquet:
 
 
 def _columns(stored: Stored) -> list[tuple[str, str, list[str] | None]]:
-    """Return name, kind and, of labels that have some, names of all columns beside `image`."""
+    """Return name, kind and, of labels that have some, names of all columns beside images."""
     group, found = stored.group(0), list[tuple[str, str, list[str] | None]]()
     with stored.inside():
         labels, names = group.classes()

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from h5ingest.core import outfiles
-from h5ingest.core.errors import Failure, OutputError, SampleError, SamplesFailedError, UsageError
+from h5ingest.core.errors import (
+    Failure,
+    OutputError,
+    SampleError,
+    SamplesFailedError,
+    UsageError,
+    one_of,
+)
+from h5ingest.core.image_columns import FIRST
 from h5ingest.core.signatures import format_of
 from h5ingest.exports.chosen import Share, choose
 from h5ingest.exports.names import PNG
@@ -39,7 +47,7 @@ class ExportReport:
     n_failed: int
     """Rows left out, as their images failed when they were ingested."""
     failures: tuple[Failure, ...]
-    """Images left out, as they are damaged."""
+    """Damaged images, which are left out; so are their rows, where these have others."""
     n_renamed: int
     """Images whose path in the manifest is not what it was in the file."""
     n_apart: int
@@ -117,7 +125,7 @@ def export(
     return ExportReport(
         out=str(out),
         manifest=target.manifest,
-        n_images=n_all - len(failures),
+        n_images=(n_all - len(failures)) * stored.n_each,
         n_failed=n_failed,
         failures=failures,
         n_renamed=written.n_renamed,
@@ -186,7 +194,9 @@ def export_references(path: Path, out: Path, url: str) -> None:
     outfiles.write(out, data, outfiles.KERCHUNK)
 
 
-def export_image(path: Path, row: int, out: Path, group: str | None = None) -> None:
+def export_image(
+    path: Path, row: int, out: Path, group: str | None = None, image: str = FIRST
+) -> None:
     """Write one image: pixels as a PNG, or a stored image file as it is. Not collective.
 
     Args:
@@ -194,9 +204,11 @@ def export_image(path: Path, row: int, out: Path, group: str | None = None) -> N
         row: of the image in its group.
         out: the image file; its suffix is that of its format.
         group: name of the group, for a file that has groups.
+        image: which one of a row of several: its column in the manifest.
 
     Raises:
-        UsageError: there is no such row, it has failed, or the suffix is of another format.
+        UsageError: there is no such row or image, it has failed, or the suffix is of another
+            format.
         SamplesFailedError: the image is damaged.
         OutputError: the file cannot be read, or `out` not be written, or exists.
         SetupError: a filter of the file is not available here.
@@ -206,7 +218,10 @@ def export_image(path: Path, row: int, out: Path, group: str | None = None) -> N
     try:
         stored.header.prefix(group)
         share, _ = choose(stored, ExportOptions(rows=(row, row + 1), group=group), lambda: None)
-        number = int(share.groups[0])
+        if image not in stored.image_columns:
+            known = one_of(stored.image_columns)
+            raise UsageError(f"{path}: expected an image, {known}, got {image!r}")
+        number = int(share.groups[0]) + stored.image_columns.index(image)
         source = stored.group(number).paths(share.rows)[0]
         try:
             form = stored.form(number, row, source)

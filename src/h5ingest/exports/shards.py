@@ -1,5 +1,6 @@
 """An export to WebDataset shards: tar files in which the members of a sample have one stem.
 
+Further images of a row are called by their column: NAME.png, NAME.mask.png.
 Each rank writes shards of its own, whole ones. A shard that a job has left which was ended is known
 by the comment that it begins with: the next job keeps it. The first shard is written last, so that
 where it is, all are.
@@ -172,12 +173,14 @@ def _write(
     work: Work, path: Path, positions: range, images: Images, mark: str, time_s: int
 ) -> None:
     def content(file: BinaryIO) -> None:
-        tar = Tar(file, time_s, mark)
-        cells = _cells(work, positions)
-        for k, data in images(positions):
+        tar, cells = Tar(file, time_s, mark), _cells(work, positions)
+        further = work.stored.header.images  # names that have no slash
+        prefixes = [b"", *(f"{each}.".encode("utf-8", "surrogateescape") for each in further)]
+        for k, files in images(positions):
             stem = work.names[k] + b"."
-            for suffix, part in (*cells[k - positions.start], (_suffix(data), data)):
-                tar.add(stem + suffix, part)
+            every = [prefix + _suffix(data) for prefix, data in zip(prefixes, files, strict=True)]
+            members = (*cells[k - positions.start], *zip(every, files, strict=True))
+            tar.add([(stem + suffix, data) for suffix, data in members])
         if not work.options.skip_damaged and not work.failures.keys().isdisjoint(positions):
             raise _Lacking
         tar.close()
@@ -193,19 +196,18 @@ def _cells(work: Work, positions: range) -> list[Iterable[tuple[bytes, bytes]]]:
     """Return what goes with each image: (suffix, content) of `.cls` and `.json`."""
     share = work.share.at(np.arange(positions.start, positions.stop))
     found: list[Iterable[tuple[bytes, bytes]]] = []
-    header = work.stored.header
+    stored = work.stored
     for number, here in share.runs():
-        group, rows = work.stored.group(number), share.rows[here]
-        with work.stored.inside():
+        group, rows = stored.group(number), share.rows[here]
+        with stored.inside():
             labels, _ = group.classes()
         classes = [None] * len(rows) if labels is None else labels[rows].tolist()
-        cells = table.cells_of(work.stored, group, rows)
-        for k, (path, label) in enumerate(zip(group.paths(rows), classes, strict=True)):
-            about: dict[str, object] = {
-                "path": path,
-                **({"group": header.groups[number]} if header.groups else {}),
-            }
-            about |= {name: values[k] for name, values in cells.items()}
+        cells: table.Cells = dict(stored.paths(number, rows))
+        if groups := stored.header.groups:
+            cells["group"] = [groups[number // stored.n_each]] * len(rows)
+        cells |= table.cells_of(stored, group, rows)
+        for k, label in enumerate(classes):
+            about = {name: values[k] for name, values in cells.items()}
             parts = [] if label is None else [(b"cls", b"%d" % label)]
             found.append([*parts, (b"json", _as_json(about))])
     return found

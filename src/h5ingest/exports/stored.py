@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.core.errors import OutputError, SampleError, UsageError
+from h5ingest.core.errors import OutputError, SampleError
+from h5ingest.core.image_columns import columns_in
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import FileHeader, read_header
@@ -34,14 +35,17 @@ _FORMATS: Final = {"jxl": "JPEG XL", "webp": "WebP", "htj2k": "JPEG 2000", "png"
 
 
 class Stored:
-    """A finished file, only read; one group of it is open at a time."""
+    """A finished file, only read; the images of one group of samples are open at a time.
+
+    A group of images has a number: its position among the file's `prefixes`. Those of the further
+    images of a row follow that of the first.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file.
 
         Raises:
             OutputError: it is no complete file of h5ingest.
-            UsageError: it has several images a row.
         """
         self.path: Final = path
         self._handle: Final = ForkSafeFile(os.path.abspath(path))
@@ -49,14 +53,13 @@ class Stored:
             self.header: Final[FileHeader] = read_header(Attributes(file), path)
         if not (self.header.complete and self.header.content_digest):
             raise OutputError(f"{path}: expected a complete file of h5ingest, found another")
-        if self.header.images:
-            raise UsageError(
-                f"{path}: holds several images a row ({', '.join(self.header.images)} too), "
-                f"which cannot be exported yet: ImageStore reads them"
-            )
+        self.image_columns: Final = columns_in(self.header)
+        """Of the manifest, `path` first."""
+        self.n_each: Final = len(self.image_columns)
+        """Images of a row."""
         recode = self.header.options.get("recode")
         self._codec = Recoding.parse(recode).codec if isinstance(recode, str) else None
-        self._opened: tuple[int, StoredGroup] | None = None
+        self._opened: dict[int, StoredGroup] = {}
         self._palettes: dict[int, NDArray[np.uint8] | None] = {}
 
     @property
@@ -71,27 +74,39 @@ class Stored:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._opened = None
+        self._opened.clear()
         self._handle.close()
 
     def group(self, number: int) -> StoredGroup:
-        """Return a group by its position among the file's `prefixes`.
+        """Return a group of images by its number.
 
         Raises:
             OutputError: it is not what the format has there.
             SetupError: a filter is not available here.
         """
-        if self._opened is None or self._opened[0] != number:
-            self._opened = None  # before the next one maps the file
+        if number not in self._opened:
+            if {each // self.n_each for each in self._opened} != {number // self.n_each}:
+                self._opened.clear()  # before the next one maps the file
             with self._handle as file:
                 header = self.header
                 found = StoredGroup(self._handle, file, header.prefixes[number], header.layout)
-            self._opened = number, found
-        return self._opened[1]
+            self._opened[number] = found
+        return self._opened[number]
 
     def inside(self) -> ForkSafeFile:
         """Return what to enter for methods of a group that do not do it themselves."""
         return self._handle
+
+    def paths(self, number: int, rows: NDArray[np.int64]) -> dict[str, list[bytes]]:
+        """Return the paths of all images of some rows, by the columns of the manifest.
+
+        Args:
+            number: of the group of their first images.
+            rows: in it.
+        """
+        return {
+            name: self.group(number + k).paths(rows) for k, name in enumerate(self.image_columns)
+        }
 
     def form(self, number: int, row: int, path: bytes) -> str:
         """Return what becomes of an image: PNG, JPEG or AS_IT_IS.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -41,7 +41,7 @@ class Lines:
     samples: NDArray[np.int64]
     """(n,) the index of each sample in the manifest that was ingested."""
     n_renamed: int
-    """Lines whose path is not what it was there."""
+    """Images whose path is not what it was there."""
 
 
 Cells = dict[str, Sequence[Any]]
@@ -49,7 +49,7 @@ Cells = dict[str, Sequence[Any]]
 
 
 def columns_of(stored: Stored) -> tuple[str, ...]:
-    """Return the names of all columns but `path`, those of the first group."""
+    """Return the names of all columns but those of images, of the first group."""
     group = stored.group(0)
     with stored.inside():
         labels, _ = group.classes()
@@ -84,8 +84,8 @@ def cells_of(stored: Stored, group: StoredGroup, rows: NDArray[np.int64]) -> Cel
 
 
 def heading(columns: Sequence[str]) -> bytes:
-    """Return the first line of a manifest with these columns beside `path`."""
-    return b",".join(map(quoted, map(_as_bytes, ("path", *columns)))) + b"\n"
+    """Return the first line of a manifest with these columns."""
+    return b",".join(map(quoted, map(_as_bytes, columns))) + b"\n"
 
 
 def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequence[str]) -> Lines:
@@ -95,7 +95,7 @@ def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequ
         stored: the file.
         share: the rows.
         names: of their files.
-        columns: beside `path`.
+        columns: beside those of images.
 
     Raises:
         OutputError: a text cannot be written in a line; or the file cannot be read.
@@ -103,16 +103,19 @@ def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequ
     lines, samples, n_renamed = [], [np.zeros(0, np.int64)], 0
     for number, here in share.runs():
         group, rows = stored.group(number), share.rows[here]
-        paths = group.paths(rows)
         with stored.inside():
             samples.append(group.samples(rows))
         cells = cells_of(stored, group, rows)
         missing = [name for name in columns if name not in cells]
         if missing or len(cells) != len(columns):
             raise OutputError(f"{stored.path}: expected the same columns in all groups")
-        found = [*map(listed, paths, names[here])]
-        n_renamed += sum(map(operator.ne, found, paths))
-        table = [found, *(map(as_cell, cells[name]) for name in columns)]
+        table: list[Iterable[bytes]] = []
+        of_files = names[here.start * stored.n_each : here.stop * stored.n_each]
+        for k, paths in enumerate(stored.paths(number, rows).values()):
+            found = [*map(listed, paths, of_files[k :: stored.n_each])]
+            n_renamed += sum(map(operator.ne, found, paths))
+            table.append(found)
+        table += (map(as_cell, cells[name]) for name in columns)
         lines.append(PackedStrings.pack([*map(_line, zip(*table, strict=True))]))
     every = PackedStrings.concatenate(lines)
     if every.text.count(b"\n") != len(every) or b"\r" in every.text or b"\0" in every.text:
@@ -150,7 +153,7 @@ Ordered = tuple[PackedStrings, NDArray[np.int64]]
 
 
 def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...], int]:
-    """Return the lines of all ranks on rank 0, the columns, and how many paths are new. Collective.
+    """Return the lines of all ranks on rank 0, all columns, and how many paths are new. Collective.
 
     Raises:
         OutputError: a text cannot be written in a line; or the file cannot be read.
@@ -161,7 +164,8 @@ def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...], int]:
         columns = columns_of(work.stored)
         lines = lines_of(work.stored, *work.kept(), columns)
     assert lines is not None, "else there is an error"
-    return _gathered(work.comm, lines), columns, sum(work.comm.allgather(lines.n_renamed))
+    every = (*work.stored.image_columns, *columns)
+    return _gathered(work.comm, lines), every, sum(work.comm.allgather(lines.n_renamed))
 
 
 def _gathered(comm: Comm, lines: Lines) -> Ordered | None:

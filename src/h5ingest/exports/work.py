@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,13 @@ from h5ingest.mpi.comm import Comm, agree, agreeing
 from h5ingest.mpi.signals import Interrupt, StopRequested
 from h5ingest.pipeline.job import ProgressListener
 
-Images = Callable[[Iterable[int]], Iterator[tuple[int, bytes]]]
-"""From positions in a share to (position, image file); those that are damaged are left out."""
+Images = Callable[[Iterable[int]], Iterator[tuple[int, Sequence[bytes]]]]
+"""From positions in a share to (position, image files of the row); damaged rows are left out."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """The images of one rank, and what all ranks know of the export."""
+    """The rows of one rank, and what all ranks know of the export."""
 
     stored: Stored
     options: ExportOptions
@@ -43,15 +44,15 @@ class Work:
     watch: ProgressListener
     interrupt: Interrupt
     n_all: int
-    """Images that all ranks export."""
+    """Rows that all ranks export."""
     share: Share
     """Rows of this rank."""
     names: list[bytes] = field(default_factory=list)
-    """(n,) of the files that they become, or of samples in shards."""
+    """(n * images of a row,) of the files that they become; or, in shards, (n,) of samples."""
     forms: list[str] = field(default_factory=list)
-    """(n,) see `Stored.form`."""
+    """(n * images of a row,) see `Stored.form`."""
     failures: dict[int, Failure] = field(default_factory=dict)
-    """Position in the share -> why it is left out."""
+    """Position in the share -> why the row is left out."""
     n_done: int = 0
     n_bytes: int = 0
 
@@ -66,24 +67,35 @@ class Work:
         form = AS_IT_IS if KINDS[self.stored.header.layout].keeps_files else PNG
         error: IngestError | None = None
         progress, are_new = AsyncSum(self.comm, 0), list[bool]()
+        n_each = self.stored.n_each
         try:
             for number, here in self.share.runs():
                 rows = self.share.rows[here]
-                for row, path in zip(
-                    rows.tolist(), self.stored.group(number).paths(rows), strict=True
-                ):
-                    if recoded:
-                        form = self._form(number, row, path)
-                    name = key_of(path) if in_shards else file_name(path, form, keep=keep)
-                    self.names.append(fitted(name))
-                    are_new.append(not in_shards and listed(path, self.names[-1]) != path)
-                    self.forms.append(form)
+                every = self.stored.paths(number, rows).values()
+                for row, paths in zip(rows.tolist(), zip(*every, strict=True), strict=True):
+                    for k, path in enumerate(paths):
+                        if recoded:
+                            form = self._form(number + k, row, path)
+                        self.forms.append(form)
+                        if in_shards and k:
+                            continue  # it has the name of the first
+                        name = key_of(path) if in_shards else file_name(path, form, keep=keep)
+                        self.names.append(fitted(name))
+                        are_new.append(not in_shards and listed(path, self.names[-1]) != path)
                     progress.beat()
         except IngestError as caught:
             error = caught
         progress.finish(lambda: ())
         agree(self.comm, error)
-        return tell_apart(self.comm, self.names, are_new, self.share.places)
+        places = self.share.places
+        if not in_shards:
+            places = (places[:, np.newaxis] * n_each + np.arange(n_each)).ravel()
+        return tell_apart(self.comm, self.names, are_new, places)
+
+    def names_of(self, k: int) -> list[bytes]:
+        """Return the names of the files that a row becomes, by its position in the share."""
+        n_each = self.stored.n_each
+        return self.names[k * n_each : (k + 1) * n_each]
 
     def _form(self, number: int, row: int, path: bytes) -> str:
         try:
@@ -142,33 +154,35 @@ class Work:
 
     def images(
         self, positions: Iterable[int], beat: Callable[[], None]
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield (position, image file); note those that are damaged, and leave them out."""
-        share = self.share
+    ) -> Iterator[tuple[int, Sequence[bytes]]]:
+        """Yield (position, image files); note rows that are damaged, and leave them out."""
+        share, n_each = self.share, self.stored.n_each
         for k in positions:
             beat()
-            number, row = int(share.groups[k]), int(share.rows[k])
+            number, row, files = int(share.groups[k]), int(share.rows[k]), list[bytes]()
             try:
-                data = self.stored.image_file(number, row, self.forms[k])
+                for form in self.forms[k * n_each : (k + 1) * n_each]:
+                    files.append(self.stored.image_file(number + len(files), row, form))
             except SampleError as error:
-                group, at = self.stored.group(number), range(row, row + 1)
+                damaged, at = self.stored.group(number + len(files)), range(row, row + 1)
                 with self.stored.inside():
-                    index = int(group.samples(at)[0])
-                self.failures[k] = error.at(index, group.paths(at)[0])
+                    index = int(self.stored.group(number).samples(at)[0])
+                self.failures[k] = error.at(index, damaged.paths(at)[0])
                 continue
-            yield k, data
+            yield k, files
             self.n_done += 1
-            self.n_bytes += len(data)
+            self.n_bytes += sum(map(len, files))
 
     def kept(self) -> tuple[Share, list[bytes]]:
-        """Return the rows that are not damaged, and their names."""
+        """Return the rows that are not damaged, and the names of their files."""
         if not self.failures:
             return self.share, self.names
         good = [k for k in range(len(self.share)) if k not in self.failures]
-        return self.share.at(np.array(good, np.int64)), [self.names[k] for k in good]
+        names = chain.from_iterable(map(self.names_of, good))
+        return self.share.at(np.array(good, np.int64)), [*names]
 
     def refuse_damaged(self, but: str = "nothing is published") -> tuple[Failure, ...]:
-        """Return the images that are left out as they are damaged, of all ranks. Collective.
+        """Return the damaged images whose rows are left out, of all ranks. Collective.
 
         Args:
             but: what became of the others.
@@ -180,9 +194,10 @@ class Work:
         failures = tuple(Failure.from_plain(plain) for of_rank in told for plain in of_rank)
         if failures and not self.options.skip_damaged:
             named = describe_failures(failures, lambda _: {})
+            kind = "images" if self.stored.n_each == 1 else "rows"
             raise agreed(
                 SamplesFailedError(
-                    f"{len(failures):,} of {self.n_all:,} images of {self.stored.path} are "
+                    f"{len(failures):,} of {self.n_all:,} {kind} of {self.stored.path} are "
                     f"damaged, {but}: {named}\n--skip-damaged exports the others.",
                     failures,
                 )

@@ -33,7 +33,7 @@ _BESIDE: Final = re.compile(
 )
 """What may lie in a folder beside containers."""
 _OF_JOB: Final = re.compile(
-    rb".*\.(partial|journal|lock|failed\.tsv|recoded|scan\.(csv|places)|unpacked)"
+    rb".*\.(partial|journal|lock|failed\.tsv|recoded|scan\.(csv|places)|new\.csv|unpacked)"
 )
 """What a job makes whose output is to lie in the same folder."""
 

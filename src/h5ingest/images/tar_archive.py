@@ -20,6 +20,8 @@ _BLOCK: Final = 512
 _PLAIN: Final = 0
 _AHEAD: Final = 256 * 1024
 """Bytes read at once where headers lie close to each other."""
+_SMALL: Final = 32 * 1024
+"""Bytes of a member, and between two that are read one after the other, for which that pays."""
 _BEAT_MEMBERS: Final = 256
 _MOST_HEADER: Final = 16 * 1024**2
 """Bytes of a name or other header, at most."""
@@ -38,6 +40,8 @@ class TarArchive:
         """See `Opened`."""
         self._fd = fd
         self._size = size
+        self._end = -1  # of the member that was read last
+        self._piece = 0, b""
 
     def table(self, beat: Callable[[], None]) -> Table:
         """See `Opened`."""
@@ -107,9 +111,20 @@ class TarArchive:
             found.add(name, NO_FILE)
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
+        """See `Opened`. Where small members are read in order, a piece of the archive has many."""
         wanted = member.size if limit is None else min(limit, member.size)
-        return read_all(self._fd, member.at, wanted), member.size
+        start, piece = self._piece
+        place = member.at - start
+        if not 0 <= place <= len(piece) - wanted:
+            if not (wanted <= _SMALL and 0 <= member.at - self._end < _SMALL):
+                self._end = member.at + wanted
+                return read_all(self._fd, member.at, wanted), member.size
+            place, piece = 0, os.pread(self._fd, _AHEAD, member.at)
+            self._piece = member.at, piece
+            if len(piece) < wanted:
+                piece = read_all(self._fd, member.at, wanted)
+        self._end = member.at + wanted
+        return piece[place : place + wanted], member.size
 
 
 def _simple(header: bytes) -> tuple[bytes, int] | None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.group_datasets import not_coded
-from h5ingest.core.hdf5_names import group_prefix, image_group
+from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.image_columns import image_group
 from h5ingest.core.layout import CODED_CHANNELS, Filter, Group, Layout, OutputSpec
 from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.manifest import Manifest

@@ -26,17 +26,18 @@ def extend(
     interrupt: Interrupt | None = None,
     command: str = "",
 ) -> IngestReport:
-    """Add the images of a manifest to a file of h5ingest. Collective.
+    """Add the images of a manifest, a folder or archives to a file of h5ingest. Collective.
 
     A new file is made beside it, of its rows and the new images behind them, and takes its name
     when it is complete: until then the file is what it was. Rows are not decoded where chunks can
     be copied, and compared with their checksums in any case. What is made has the content digest of
     an ingest of both manifests together, unless there are new classes whose names sort before those
     of the file: these keep their numbers, new ones come behind. Images whose paths are in the file
-    are left out.
+    are left out; rows of several images are known by the path of the first.
 
     Args:
-        manifest_path: see `core.manifest_dialect` for its format.
+        manifest_path: whatever `ingest` takes. A folder is scanned as that which the file was made
+            of. In a shard or container the samples that have no names are called by it, too.
         out: the file.
         options: of how it runs; those that decide what is in the file are the file's.
         comm: all ranks; None for this process alone.

@@ -25,7 +25,7 @@ from h5ingest.core.sample_table import MEMBER, NOWHERE, PLACE, Samples
 from h5ingest.core.schema import Attribute, FileHeader
 from h5ingest.pipeline.kept_rows import KeptRows
 from h5ingest.pipeline.stored_file import CARRIED
-from h5ingest.pipeline.stored_parts import Part
+from h5ingest.pipeline.stored_parts import Part, palettes_of
 from h5ingest.storage.auto_codec import AutoCodec
 
 _POLICY: Final = "on_error"
@@ -60,7 +60,7 @@ def chosen(options: IngestOptions, header: FileHeader) -> tuple[IngestOptions, A
 
 
 def count_kept(parts: Sequence[Part], kept: KeptRows) -> NDArray[np.int64]:
-    """Return (groups, 3) rows, elements and failed images of this rank that stay."""
+    """Return (groups of images, 3) rows, elements and failures of this rank that stay."""
     counts = np.zeros((len(parts), 3), np.int64)
     for number, part in enumerate(parts):
         stays = kept.stay(number, part.samples.rows)
@@ -78,13 +78,13 @@ def held_rows(parts: Sequence[Part], kept: KeptRows, total: NDArray[np.int64]) -
         kept: which rows stay.
         total: (groups, 3) as `count_kept`, of all ranks.
     """
-    left, palette = np.flatnonzero(total[:, 0]), parts[0].palette
+    left, n_each = np.flatnonzero(total[:, 0]), parts[0].samples.n_each
     kinds = [_kinds(parts[old], kept, old, new) for new, old in enumerate(left.tolist())]
     return HeldRows(
-        groups=tuple(os.fsencode(parts[old].group.name) for old in left.tolist()),
+        groups=tuple(os.fsencode(parts[old].group.name) for old in left[::n_each].tolist()),
         counts=total[left, :2],
         kinds=merge(kinds),
-        palettes=frozenset() if palette is None else frozenset({palette.tobytes()}),
+        palettes=palettes_of(parts[:n_each]),
     )
 
 
@@ -122,7 +122,7 @@ def held_samples(
         recoded: whether they have places in spools.
         with_members: whether some of them lie in archives.
     """
-    (old, new), samples = numbers, part.samples
+    (old, new), samples, n_each = numbers, part.samples, part.samples.n_each
     stays = kept.stay(old, samples.rows)
     first, n = kept.n_before(old, samples.rows.start), int(stays.sum())
     at, lengths = np.flatnonzero(stays).tolist(), samples.lengths
@@ -130,7 +130,7 @@ def held_samples(
     return Samples(
         group=new,
         rows=range(first, first + n),
-        indices=kept.renumbered(samples.indices[stays]),
+        indices=kept.renumbered(samples.indices[stays] // n_each) * n_each + old % n_each,
         paths=PackedStrings.pack([samples.paths[k] for k in at]),
         shapes=samples.shapes[stays] if len(samples.shapes) else samples.shapes,
         starts=n_elements + np.cumsum(lengths) - lengths,
@@ -139,6 +139,7 @@ def held_samples(
         names=PackedStrings.pack([samples.names[k] for k in at] if len(samples.names) else []),
         places=np.full(n * recoded, NOWHERE, PLACE),
         members=np.full(n * with_members, _IN_NONE, MEMBER),
+        n_each=n_each,
     )
 
 

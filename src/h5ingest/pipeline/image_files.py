@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from h5ingest.core.errors import Failure, ManifestError
 from h5ingest.core.held_rows import NOTHING
 from h5ingest.core.layout import Filter, Layout
@@ -30,14 +33,13 @@ from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
 from h5ingest.pipeline.manifest_warnings import manifest_warnings
-from h5ingest.pipeline.output_checks import about_input, is_left_by_another_look, refuse_sources
+from h5ingest.pipeline.output_checks import is_left_by_another_look, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
-from h5ingest.pipeline.read_manifest import LocalSamples, read_manifest
+from h5ingest.pipeline.read_manifest import LocalSamples, behind, read_manifest
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.seen_kinds import SeenKinds
 from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.earlier_runs import Earlier
-from h5ingest.storage.job_files import refuse_other
 
 if TYPE_CHECKING:
     from h5ingest.images.archive_table import Table
@@ -53,12 +55,18 @@ class ImageFiles(Source):
     argument = "MANIFEST"
     recompresses = False
     remedy = REMEDY
-    _held = NOTHING
+    held = NOTHING
     """What the file has already, before these images."""
+    with_held: Callable[[Job, Layout, list[Samples]], list[Samples]] | None = None
+    """Returns the runs, with those of rows that the file has already. Collective."""
+    lines_out: NDArray[np.int64] = np.zeros(0, np.int64)
+    """(k,) of the lines that were found first, those that the manifest is without, ascending."""
+    given: tuple[Manifest, LocalSamples] | None = None
+    """What `read_manifest` would return; taken by the next plan."""
 
     _folder: bytes
     """The source folder: what relative paths are relative to."""
-    _manifest: Manifest
+    manifest: Manifest
     _cache: FileCache
     """Files that are kept from the look at the headers."""
     _seen: SeenKinds | None
@@ -70,8 +78,9 @@ class ImageFiles(Source):
     def __init__(self, path: Path) -> None:
         """Read nothing yet; `path` is that of the manifest, mostly."""
         super().__init__(path)
-        self._manifest_path = path
-        self._about: dict[str, object] = {}
+        self.manifest_path = path
+        """Of the manifest that is read."""
+        self.about: dict[str, object] = {}
         """What a plan says about the source, beside the manifest."""
         self._located: Located | None = None
         self._archives: Archives | None = None
@@ -86,8 +95,26 @@ class ImageFiles(Source):
         if self._unpacks is not None:
             self._unpacks.close()
 
+    def find(self, job: Job) -> None:
+        """Have a manifest of the images, if there is none yet. Collective; once is enough.
+
+        Raises:
+            IngestError: they cannot be found.
+        """
+
+    def read_manifest(self, job: Job) -> tuple[Manifest, LocalSamples]:
+        """Return the manifest, and the lines that this rank has read. Collective.
+
+        Raises:
+            ManifestError: with the file, the line, what was expected and what was found.
+        """
+        listed = self.path if self.path != self.manifest_path else None
+        found = read_manifest(self.manifest_path, job.options, job.comm, listed)
+        return found if self.held is NOTHING else behind(self.held, *found)
+
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`."""
+        self.find(job)
         options, comm = job.options, job.comm
         self._folder = os.fsencode(os.path.abspath(options.root or self.path.parent))
         self._cache = FileCache(
@@ -99,26 +126,28 @@ class ImageFiles(Source):
             with agreeing(comm):
                 check_available(Recoding.parse(options.recode))
         with job.phase("manifest"):
-            listed = self.path if self.path != self._manifest_path else None
-            manifest, local = read_manifest(self._manifest_path, options, comm, listed, self._held)
-            self._manifest = manifest
+            manifest, local = self.given or self.read_manifest(job)
+            self.given = None
+            self.manifest = manifest
             local, warnings = self._locate(job, local)
             warnings += manifest_warnings(manifest, local, comm)
         about = {
             "manifest": manifest.sha256,
             "root": os.fsdecode(self._folder),
             "delimiter": manifest.dialect.delimiter.decode(),
-            **self._about,
+            **self.about,
         }
         with job.phase("probe"), job.explaining_space(0):
             if options.recode is not None and not options.dry_run:
-                self._recoder = self._begin_recoding(job, options.recode, local, about)
+                from h5ingest.pipeline.recoding import begin_recoding  # few jobs need it
+
+                self._recoder = begin_recoding(job, options.recode, local, manifest, about)
             probed, known, self._seen = look_at_images(
                 job, self._folder, self._read, local, manifest, self._cache, self._recoder
             )
         self._refused = probed.failures if local.n_each > 1 else ()
         if options.is_auto:
-            if not self._held.groups:
+            if not self.held.groups:
                 from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
 
                 with job.phase("sample"):
@@ -134,7 +163,8 @@ class ImageFiles(Source):
             layout, runs = build_layout(
                 local, probed, manifest, known.outputs, of_groups, options, comm
             )
-            runs = self._with_held(job, layout, runs)
+            if self.with_held is not None:
+                runs = self.with_held(job, layout, runs)
         if self._seen is not None and is_left_by_another_look(job, about, layout, runs):
             job.options = replace(options, probe="all")
             return self.plan(job, filters)
@@ -150,9 +180,10 @@ class ImageFiles(Source):
             image=in_words(options.recode) or layout.rows,
         )
 
-    def _with_held(self, job: Job, layout: Layout, runs: list[Samples]) -> list[Samples]:
-        """Return the runs, with those of rows that the file has already. Collective."""
-        return runs
+    @property
+    def is_located(self) -> bool:
+        """Whether some of the images lie in archives."""
+        return self._located is not None
 
     @property
     def _read(self) -> Reader | None:
@@ -182,7 +213,7 @@ class ImageFiles(Source):
         from h5ingest.images.archives import Archives  # few jobs read from one
 
         self._located, self._archives = located, Archives(located.archives, self._folder)
-        self._about["archives"] = {
+        self.about["archives"] = {
             os.fsdecode(each.name): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
             for each in located.archives
         }
@@ -195,20 +226,6 @@ class ImageFiles(Source):
             folder = None if job.options.dry_run else os.fsencode(job.paths.unpacked)
             self._unpacks = Unpacker(folder, near=os.fsencode(job.paths.out.parent))
         return self._unpacks
-
-    def _begin_recoding(
-        self, job: Job, recode: str, local: LocalSamples, about: Mapping[str, object]
-    ) -> Recoder:
-        """Return what codes this rank's images anew. Collective."""
-        from h5ingest.pipeline.recoding import Recoder  # few jobs need it
-
-        assert job.fence is not None, "only a dry run has no lock"
-        manifest = self._manifest
-        with agreeing(job.comm):
-            if job.comm.rank == 0 and not job.options.restart:  # not after hours
-                refuse_other(job.paths, about_input(job, about, manifest.n_rows))
-        to = Recoding.parse(recode)
-        return Recoder(to, local, manifest, job.paths, job.comm, job.fence)
 
     @property
     def refused(self) -> Sequence[Failure]:
@@ -273,7 +290,7 @@ class ImageFiles(Source):
         """See `Source.columns`."""
         from h5ingest.core.manifest_columns import ManifestColumns  # on one rank
 
-        return ManifestColumns(self._manifest)
+        return ManifestColumns(self.manifest)
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`."""
@@ -281,10 +298,10 @@ class ImageFiles(Source):
 
         return {
             Attribute.MANIFEST_NAME: as_text(self.path.name),
-            Attribute.MANIFEST_SHA256: self._manifest.sha256,
+            Attribute.MANIFEST_SHA256: self.manifest.sha256,
             Attribute.OPTIONS: as_json(job.content()),
         }
 
     def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:
         """See `Source.lines_of`."""
-        return self._manifest.lines_of(indices)
+        return self.manifest.lines_of(indices)

@@ -153,6 +153,7 @@ class Job:
         if self.has_scan:
             self.paths.scan.unlink(missing_ok=True)
             self.paths.places.unlink(missing_ok=True)
+            self.paths.new.unlink(missing_ok=True)
         if not is_stopped and os.path.lexists(self.paths.unpacked):
             from h5ingest.images.unpacked import discard_unpacked  # few jobs need it
 

@@ -23,25 +23,29 @@ class KeptRows:
     """
 
     dropped: tuple[NDArray[np.int64], ...]
-    """Of each group of the file, (n,) rows that go, ascending."""
+    """Of each group of images of the file, (n,) rows that go, ascending."""
     indices: NDArray[np.int64]
     """(m,) the samples that they were, ascending."""
 
     @classmethod
     def of(
-        cls, n_groups: int, gone: Sequence[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
+        cls,
+        n_groups: int,
+        n_each: int,
+        gone: Sequence[tuple[int, NDArray[np.int64], NDArray[np.int64]]],
     ) -> KeptRows:
         """Return what stays where some rows go.
 
         Args:
-            n_groups: of the file.
-            gone: group, (k,) rows, (k,) indices, in any order.
+            n_groups: of images of the file.
+            n_each: images of a row, each in a group.
+            gone: group of samples, (k,) rows, (k,) indices, in any order.
         """
         nothing = np.zeros(0, np.int64)
         return cls(
             tuple(
-                np.sort(np.concatenate([nothing, *(rows for g, rows, _ in gone if g == number)]))
-                for number in range(n_groups)
+                np.sort(np.concatenate([nothing, *(rows for g, rows, _ in gone if g == group)]))
+                for group in (number // n_each for number in range(n_groups))
             ),
             np.sort(np.concatenate([nothing, *(indices for *_, indices in gone)])),
         )

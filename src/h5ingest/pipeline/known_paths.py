@@ -1,24 +1,27 @@
 """Which paths of a manifest are in a file already, where each rank has a part of both.
 
-A path goes, as a hash of 128 bits, to the rank that its hash names: so none has to hold all.
+A path goes to the rank that its hash names, and is compared there with all others that went there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest
 
+from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.mpi.comm import Comm
 
-_HASH: Final = np.dtype("V16")
+_AT_ONCE: Final = 64 * 1024
+"""Paths, about, that a rank compares at once: so memory does not grow with their number."""
 
 
 def find_known(
-    comm: Comm, stored: Iterable[bytes], new: Iterable[bytes]
+    comm: Comm, stored: PackedStrings | Sequence[bytes], new: PackedStrings | Sequence[bytes]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which paths occur on the other side, too, on whichever ranks. Collective.
 
@@ -30,27 +33,31 @@ def find_known(
     Returns:
         (n,) and (m,).
     """
-    sides = [_hashes(stored), _hashes(new)]
-    owners = [side.view("<u8")[::2] % np.uint64(comm.size) for side in sides]
-    sent = [[np.flatnonzero(owner == rank) for rank in range(comm.size)] for owner in owners]
-    told = comm.exchange(
-        [tuple(side[k[rank]] for side, k in zip(sides, sent, strict=True)) for rank in _all(comm)]
-    )
-    asked = [[of_rank[side] for of_rank in told] for side in (0, 1)]
-    common = np.intersect1d(np.concatenate(asked[0]), np.concatenate(asked[1]))
-    answers = comm.exchange(
-        [tuple(np.isin(parts[rank], common) for parts in asked) for rank in _all(comm)]
-    )
-    found = [np.zeros(len(side), np.bool_) for side in sides]
-    for rank, answer in enumerate(answers):
-        for is_known, places, known in zip(found, sent, answer, strict=True):
-            is_known[places[rank]] = known
-    return found[0], found[1]
+    n_all = sum(comm.allgather(len(stored) + len(new)))
+    n_rounds = 1 + n_all // (comm.size * _AT_ONCE)
+    dealt = [_dealt(side, n_rounds * comm.size) for side in (stored, new)]
+    found = np.zeros(len(stored), np.bool_), np.zeros(len(new), np.bool_)
+    for first in range(0, n_rounds * comm.size, comm.size):
+        here = [[each[first + rank] for each in dealt] for rank in range(comm.size)]
+        told = comm.exchange(
+            [
+                ([stored[k] for k in in_file.tolist()], [new[k] for k in in_manifest.tolist()])
+                for in_file, in_manifest in here
+            ]
+        )
+        common = {*chain.from_iterable(paths for paths, _ in told)}
+        common &= {*chain.from_iterable(paths for _, paths in told)}
+        answers = comm.exchange(
+            [tuple(np.array([p in common for p in side], np.bool_) for side in of) for of in told]
+        )
+        for of, answer in zip(here, answers, strict=True):
+            for is_known, places, known in zip(found, of, answer, strict=True):
+                is_known[places] = known
+    return found
 
 
-def _all(comm: Comm) -> Sequence[int]:
-    return range(comm.size)
-
-
-def _hashes(paths: Iterable[bytes]) -> NDArray[np.void]:
-    return np.frombuffer(b"".join(map(xxh3_128_digest, paths)), _HASH)
+def _dealt(paths: PackedStrings | Sequence[bytes], n: int) -> list[NDArray[np.int64]]:
+    """Return the positions of the paths that go to each of n places."""
+    place = np.fromiter(map(xxh3_64_intdigest, paths), np.uint64, len(paths)) % np.uint64(n)
+    order = np.argsort(place, kind="stable")
+    return np.split(order, np.searchsorted(place[order], np.arange(1, n, dtype=np.uint64)))

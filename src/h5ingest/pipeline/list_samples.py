@@ -181,16 +181,21 @@ def publish_places(draft: Draft, path: Path, n: int, beat: Callable[[], None]) -
     draft.publish_records(path, PLACES, first, beat)
 
 
-def read_places(path: Path, rows: range) -> NDArray[np.void]:
+def read_places(path: Path, rows: NDArray[np.int64]) -> NDArray[np.void]:
     """Return where some of the samples lie, (n,) `MEMBER`.
+
+    Args:
+        path: the file.
+        rows: (n,) which samples; ascending.
 
     Raises:
         OutputError: the file is not what it was.
     """
+    first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
     with explained(path), path.open("rb") as file:
         file.readline()
-        file.seek(rows.start * MEMBER.itemsize, os.SEEK_CUR)
-        found = np.frombuffer(file.read(len(rows) * MEMBER.itemsize), MEMBER)
-    if len(found) != len(rows):
+        file.seek(first * MEMBER.itemsize, os.SEEK_CUR)
+        found = np.frombuffer(file.read((end - first) * MEMBER.itemsize), MEMBER)
+    if len(found) != end - first:
         raise OutputError(f"{path}: is shorter than it was: start the same command again")
-    return found
+    return found[rows - first]

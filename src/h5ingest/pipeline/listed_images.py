@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 
 from h5ingest.core.errors import ManifestError, OutputError, UsageError, agreed
-from h5ingest.core.layout import Filter
 from h5ingest.core.outfiles import MANIFEST, check, is_same
 from h5ingest.core.sample_table import MEMBER
 from h5ingest.core.schema import Attribute
@@ -32,7 +31,6 @@ from h5ingest.pipeline.locate_members import Located
 from h5ingest.pipeline.manifest_draft import REMEDY, Draft
 from h5ingest.pipeline.read_manifest import LocalSamples
 from h5ingest.pipeline.scan_folder import list_images, meant_by, open_archive
-from h5ingest.pipeline.source import Plan
 from h5ingest.storage.job_files import about_left, refuse_other
 from h5ingest.storage.shared_blocks import see_same_file
 
@@ -45,32 +43,37 @@ _SAID: Final = ("label", "group_level", "hidden", "sniff")
 class ListedImages(ImageFiles):
     """Images that are found in a folder or an archive; their paths are relative to it."""
 
-    def __init__(self, folder: Path, scan: ScanOptions | None) -> None:
+    def __init__(self, folder: Path, scan: ScanOptions | None, *, names_file: bool = False) -> None:
         """Look at nothing yet.
 
         Args:
             folder: the folder or archive; all ranks must see it.
             scan: which files are images, and what their labels are; None: by default.
+            names_file: whether paths of samples in a shard or container begin with its name, even
+                if it is the only one.
         """
         super().__init__(folder)
         self._scan = replace(
             scan or ScanOptions(), index=False, absolute=False, overwrite=True, pair=()
         )
-        self._is_found = self._is_private = self._is_archive = False
+        self._names_file = names_file
+        self._listing: Path | None = None
+        """Where what was found is written."""
+        self._is_private = self._is_archive = False
         self._listed_archives: tuple[Archive, ...] = ()
         self._left_out: tuple[str, ...] = ()
         """A warning, if files were left out that are named as images."""
         self._places_path: Path | None = None
         """Where it is written where the samples lie, if they lie in several files."""
         usual = asdict(ScanOptions())
-        self._about["scan"] = {
+        self.about["scan"] = {
             name: value
             for name, value in asdict(self._scan).items()
             if name in _SAID or (name not in _OF_WRITING and value != usual[name])
         }
 
-    def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
-        """See `Source.plan`. Find the images, and say on rank 0 what there is.
+    def find(self, job: Job) -> None:
+        """See `ImageFiles.find`. Say on rank 0 what there is.
 
         Where folders name groups, the job groups by them from now on.
 
@@ -80,11 +83,9 @@ class ListedImages(ImageFiles):
             OutputError: the folder is not what it was when an unfinished job began.
             StoppedError: a rank was asked to stop.
         """
-        if not self._is_found:
+        if self._listing is None:
             with job.phase("find"):
                 self._find(job)
-            self._is_found = True
-        return super().plan(job, filters)
 
     def _find(self, job: Job) -> None:
         comm, options = job.comm, job.options
@@ -100,11 +101,11 @@ class ListedImages(ImageFiles):
                 self._is_private = True
             elif comm.rank == 0 and not options.restart:
                 root = os.path.abspath(self.path if meant is None else os.fsdecode(meant.base))
-                refuse_other(job.paths, {"root": root, **self._about})
+                refuse_other(job.paths, {"root": root, **self.about})
                 goes_on = bool(about_left(job.paths)) and os.path.lexists(listed)
             if comm.rank == 0:
                 check(listed, MANIFEST)
-        self._manifest_path = listed = comm.bcast(listed)
+        self.manifest_path = self._listing = listed = comm.bcast(listed)
         unpacker = self._unpacker(job)
         archive = None
         if meant is None:
@@ -114,6 +115,8 @@ class ListedImages(ImageFiles):
                 meant = Several(base=full, files=(full,))
         self._is_archive = not os.path.isdir(self.path)
         if meant is not None:
+            if self._names_file and meant.base in meant.files:
+                meant = replace(meant, base=os.path.dirname(meant.base))
             self._list(job, meant, listed, goes_on=goes_on)
             return
         if archive is not None:
@@ -187,8 +190,12 @@ class ListedImages(ImageFiles):
             from h5ingest.pipeline.list_samples import read_places
 
             members = np.zeros(0, MEMBER)
+            lines = np.arange(local.indices.start, local.indices.stop) - self.held.n_samples
+            lines += np.searchsorted(
+                self.lines_out - np.arange(len(self.lines_out)), lines, side="right"
+            )
             with agreeing(job.comm):
-                members = read_places(self._places_path, local.indices)
+                members = read_places(self._places_path, lines)
             self._take(Located(archives=self._listed_archives, members=members, warnings=()))
         local, warnings = super()._locate(job, local)
         return local, self._left_out + warnings
@@ -196,9 +203,9 @@ class ListedImages(ImageFiles):
     def close(self) -> None:
         """See `Source.close`."""
         super().close()
-        if self._is_private:
-            self._manifest_path.unlink(missing_ok=True)
-            self._manifest_path.with_suffix(".places").unlink(missing_ok=True)
+        if self._is_private and self._listing is not None:
+            self._listing.unlink(missing_ok=True)
+            self._listing.with_suffix(".places").unlink(missing_ok=True)
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`."""
@@ -207,5 +214,5 @@ class ListedImages(ImageFiles):
         name = os.path.basename(os.path.abspath(self.path))
         return super().attributes(job, any_failed=any_failed) | {
             Attribute.MANIFEST_NAME: as_text(name if self._is_archive else f"{name}/"),
-            Attribute.SCAN: as_json(self._about["scan"]),
+            Attribute.SCAN: as_json(self.about["scan"]),
         }

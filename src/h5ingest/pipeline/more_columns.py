@@ -83,7 +83,7 @@ class MoreColumns:
             stored: of the file.
             manifest: behind it.
             kept: which rows of the file stay.
-            numbers: position of a group in the file -> its position from now on.
+            numbers: position of a group of images in the file -> its position from now on.
             kinds: see `merged`.
             class_names: see `merged`.
         """
@@ -98,19 +98,20 @@ class MoreColumns:
         Raises:
             IngestError: they are not what they were.
         """
-        row, last = 0, -1
+        row, last, n_each = 0, -1, self._stored.n_each
         for codes, block in self._stored.blocks():
             number = int(codes[0])  # blocks are of one group
             row = row if number == last else 0
-            stays = self._kept.stay(number, range(row, row + len(codes)))
+            stays = self._kept.stay(number * n_each, range(row, row + len(codes)))
             row, last = row + len(codes), number
             if not stays.any():
                 continue
             block = {name: self._as_it_is_now(name, cells[stays]) for name, cells in block.items()}
-            yield np.full(int(stays.sum()), self._numbers[number], np.int64), block
+            now = self._numbers[number * n_each] // n_each
+            yield np.full(int(stays.sum()), now, np.int64), block
         yield from self._new.blocks()
 
     def _as_it_is_now(self, name: str, cells: NDArray[np.generic]) -> NDArray[np.generic]:
         if name == INDEX:
             return self._kept.renumbered(cells)
-        return cells.astype(np.float64) if self.kinds[name] == "float64" else cells
+        return cells.astype(np.float64) if self.kinds.get(name) == "float64" else cells

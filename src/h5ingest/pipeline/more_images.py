@@ -1,4 +1,4 @@
-"""`MoreImages`: the samples are the rows of a finished file, and behind them images of a manifest.
+"""`MoreImages`: the samples are the rows of a finished file, and behind them those of an ingest.
 
 What is made is what an ingest of both would have made, but that classes of the file keep their
 numbers. It is a file of its own, which takes the name of the old one when it is complete.
@@ -7,82 +7,87 @@ numbers. It is a file of its own, which takes the name of the old one when it is
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from h5ingest.core.errors import Failure, NothingNewError, agreed
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
-from h5ingest.core.manifest import Manifest
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.sample_table import Samples
-from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.mpi.comm import agreeing
+from h5ingest.pipeline.choose_source import choose_source
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.held_parts import (
     attributes_of_both,
     chosen,
-    count_kept,
     held_rows,
     held_samples,
     refuse_other_images,
 )
 from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.kept_rows import KeptRows
-from h5ingest.pipeline.known_paths import find_known
+from h5ingest.pipeline.known_rows import Compared, compare, scan_of
 from h5ingest.pipeline.load_more import MoreLoader
 from h5ingest.pipeline.load_stored import StoredLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.more_columns import MoreColumns, merged
 from h5ingest.pipeline.rank_stats import RankStats
-from h5ingest.pipeline.read_manifest import read_manifest
+from h5ingest.pipeline.read_manifest import behind
 from h5ingest.pipeline.redistribute import Shard
 from h5ingest.pipeline.report import Added
-from h5ingest.pipeline.source import Plan
+from h5ingest.pipeline.source import Plan, Source
 from h5ingest.pipeline.stored_file import BYTES, StoredFile
 from h5ingest.pipeline.stored_parts import Part, warnings_of
-from h5ingest.pipeline.without_lines import labels_of, leave_out
+from h5ingest.pipeline.without_lines import labels_of
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.storage.earlier_runs import Earlier
 
 if TYPE_CHECKING:
+    from h5ingest.images.scan import ScanOptions
     from h5ingest.pipeline.stored_chunks import StoredChunks
 
 
-class MoreImages(ImageFiles):
+class MoreImages(Source):
     """Images that come behind those of a file."""
 
-    _parts: list[Part]
-    """Of each group of the file, as this rank has looked at it."""
-    _kept: KeptRows
-    """Which rows of the file stay."""
-    _total: NDArray[np.int64]
-    """(groups, 3) as `count_kept`, of all ranks."""
-    _before: NDArray[np.int64]
-    """(groups, 3) likewise, of the ranks before this one. These are there from the plan on."""
+    argument = ImageFiles.argument
+    recompresses = False
+    remedy = ImageFiles.remedy
 
-    def __init__(self, manifest: Path, out: Path, *, again: bool) -> None:
+    _new: ImageFiles
+    """The new ones."""
+    _parts: list[Part]
+    """Of each group of images of the file, as this rank has looked at it."""
+    _found: Compared
+    """What stays of it. These are there from the plan on."""
+
+    def __init__(self, path: Path, out: Path, *, again: bool) -> None:
         """Look at nothing yet.
 
         Args:
-            manifest: of the new images.
+            path: of the new images: what an ingest takes.
             out: the file.
             again: whether an image whose path is in the file replaces that; else it is left out.
         """
-        super().__init__(manifest)
+        super().__init__(path)
         self._stored: Final = StoredFile(out)
         self._again: Final = again
         self._filters: tuple[Filter, ...] = ()
-        self._is_ready = self._is_private = False
+        self._is_ready = False
+        self._lines: Path | None = None
+        """Of a manifest without what is in the file, if it is this run's alone."""
+        self._scan: ScanOptions | None = None
+        """How a folder is scanned."""
+        self._about: dict[str, object] = {}
+        """What makes it this file."""
         self.n_bytes = self._n_failed = 0
-        """Of the file; and images that had failed and stay."""
+        """Of the file; and rows that had failed and stay."""
         self.content_digest = ""
         """Of the file."""
         self.added = Added(n_before=0)
@@ -90,14 +95,15 @@ class MoreImages(ImageFiles):
         self._merged: tuple[dict[str, str], tuple[bytes, ...] | None] = {}, None
         """On rank 0: kinds of columns, and names of classes, from now on."""
         self._old: dict[int, int] = {}
-        """Position of a group from now on -> its position in the file, if rows of it stay."""
+        """Position of a group of images from now on -> in the file, if rows of it stay."""
 
     def close(self) -> None:
         """See `Source.close`."""
-        super().close()
+        if self._is_ready:
+            self._new.close()
         self._stored.close()
-        if self._is_private and self._manifest_path != self.path:
-            self._manifest_path.unlink(missing_ok=True)
+        if self._lines is not None:
+            self._lines.unlink(missing_ok=True)
 
     def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
         """See `Source.plan`. The options are the file's, from now on.
@@ -108,17 +114,24 @@ class MoreImages(ImageFiles):
         if not self._is_ready:
             with job.phase("open"):
                 self._open(job)
+            self._new = choose_source(self.path, self._scan, job.comm, is_more=True)
+            self._new.about |= self._about
+            self._new.with_held = self._with_held
+            self._is_ready = True
+            self._new.find(job)
             with job.phase("compare"):
                 self._compare(job)
             if not job.options.is_auto:
                 self._filters = job.filters(job.options.compression)
-            self._is_ready = True
-        plan = super().plan(job, self._filters)
+        plan = self._new.plan(job, self._filters)
         return replace(
             plan,
             n_bytes=plan.n_bytes + self.n_bytes,
-            palettes=plan.palettes if self._held.palettes else (None,),
-            warnings=plan.warnings + warnings_of(self._stored.path, self._parts, self._n_failed),
+            palettes=tuple(
+                found if held else None
+                for found, held in zip(plan.palettes, self._new.held.palettes, strict=True)
+            ),
+            warnings=plan.warnings + warnings_of(self._stored.header, self._parts, self._n_failed),
             n_failed=self._n_failed,
             added=self.added,
         )
@@ -128,83 +141,63 @@ class MoreImages(ImageFiles):
         comm, stored = job.comm, self._stored
         about = stored.open(comm)
         self.n_bytes = about[BYTES]
-        self._about |= {name.replace("IN", "OUT"): value for name, value in about.items()}
+        self._about = {name.replace("IN", "OUT"): value for name, value in about.items()}
         self._about["again"] = self._again
         self.content_digest = stored.header.content_digest
         with agreeing(comm):
             job.options, job.auto = chosen(job.options, stored.header)
+            self._scan = scan_of(stored)
         self._parts = stored.look(comm)
         stored.check_digest(comm)
 
     def _compare(self, job: Job) -> None:
-        """Find which paths are in the file, and what stays of it. Collective."""
-        comm, parts = job.comm, self._parts
-        manifest, local = read_manifest(self.path, job.options, comm)
-        in_file, is_known = find_known(
-            comm, chain.from_iterable(part.samples.paths for part in parts), local.paths
-        )
-        gone: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
-        known = np.flatnonzero(is_known)
-        if self._again:
-            known = known[:0]
-            ends = np.cumsum([len(part.samples.paths) for part in parts])
-            for number, at in enumerate(np.split(in_file, ends[:-1])):
-                samples, k = parts[number].samples, np.flatnonzero(at)
-                gone.append((number, samples.rows.start + k, samples.indices[k]))
-        n_skipped = sum(comm.allgather(len(known)))
-        self._kept = KeptRows.of(len(parts), list(chain.from_iterable(comm.allgather(gone))))
-        self.added = Added(
-            n_before=sum(part.group.n_rows for part in parts),
-            n_skipped=n_skipped,
-            n_replaced=len(self._kept.indices),
-        )
-        if n_skipped == manifest.n_rows:
-            raise agreed(NothingNewError(f"{self.path}: all its images are in the file already"))
-        if n_skipped:
-            lines, self._is_private = local.indices.start + known, job.options.dry_run
-            self._manifest_path = leave_out(job, manifest, lines)
-            manifest = read_manifest(self._manifest_path, job.options, comm, self.path)[0]
-        counts = comm.allgather(count_kept(parts, self._kept))
-        self._total = np.sum(counts, axis=0)
-        self._before = self._total - np.sum(counts[comm.rank :], axis=0)
-        self._n_failed = int(self._total[:, 2].sum())
-        self._held = held_rows(parts, self._kept, self._total)
-        self._merge_columns(comm, manifest)
-
-    def _merge_columns(self, comm: Comm, manifest: Manifest) -> None:
-        """Compare the columns of both. Collective.
+        """Find what stays of the file, and which lines are new. Collective.
 
         Raises:
-            ManifestError: they are not the same.
+            NothingNewError: none is.
+            ManifestError: the columns are not those of the file.
         """
-        labels = labels_of(manifest, comm)
+        comm, new = job.comm, self._new
+        self._found = found = compare(job, new, self._parts, again=self._again)
+        self.added = found.added
+        if not found.n_new:
+            raise agreed(NothingNewError(f"{self.path}: all its images are in the file already"))
+        if found.is_private and comm.rank == 0:
+            self._lines = new.manifest_path
+        n_each = found.local.n_each
+        self._n_failed = int(self._found.total[::n_each, 2].sum())
+        labels = frozenset[bytes]()
+        if self._stored.labels()[1] is not None:
+            labels = labels_of(found.manifest, comm)
         with agreeing(comm):
             if comm.rank == 0:
-                self._merged = merged(self._stored.columns(), manifest, labels)
+                self._merged = merged(self._stored.columns(), found.manifest, labels)
+        new.held = held_rows(self._parts, self._found.kept, self._found.total)
+        new.given = behind(new.held, found.manifest, found.local)
 
     def _with_held(self, job: Job, layout: Layout, runs: list[Samples]) -> list[Samples]:
-        """Return the runs, behind those of the file.
+        """Return the runs, behind those of the file. Collective.
 
         Raises:
             UsageError: its images would become something else.
         """
-        numbers = {group.name: number for number, group in enumerate(layout.groups)}
-        left = np.flatnonzero(self._total[:, 0]).tolist()
-        self._old = {numbers[self._parts[old].group.name]: old for old in left}
+        numbers = {group.prefix: number for number, group in enumerate(layout.groups)}
+        left = np.flatnonzero(self._found.total[:, 0]).tolist()
+        self._old = {numbers[self._parts[old].group.prefix]: old for old in left}
         with agreeing(job.comm):
             for new, old in self._old.items():
                 refuse_other_images(self._parts[old], layout.groups[new], self._stored.path)
         of_trees = KINDS[layout.kind].dataset_per_image
-        has_labels = "label" in self._manifest.dialect.columns
+        has_labels = "label" in self._new.manifest.dialect.columns
         held = [
             held_samples(
                 self._parts[old],
-                self._kept,
+                self._found.kept,
                 (old, new),
-                int(self._before[old, 1]),
+                int(self._found.before[old, 1]),
                 in_folders=of_trees and has_labels and job.options.group_by is None,
                 recoded=job.options.recode is not None and not job.options.dry_run,
-                with_members=self._located is not None,
+                with_members=self._new.is_located,
             )
             for new, old in self._old.items()
         ]
@@ -215,7 +208,7 @@ class MoreImages(ImageFiles):
     @contextlib.contextmanager
     def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
         """See `Source.loading`."""
-        with super().loading(job, stats, heartbeat) as files:
+        with self._new.loading(job, stats, heartbeat) as files:
             stored = StoredLoader(
                 self._open_group, self._stored.look_again, stats, heartbeat.beat_if_due
             )
@@ -235,9 +228,9 @@ class MoreImages(ImageFiles):
         if old is None:
             return 0
         is_stack = self._parts[old].group.output.size is not None
-        if len(dropped := self._kept.dropped[old]):
+        if len(dropped := self._found.kept.dropped[old]):
             return int(dropped[0]) if is_stack else 0  # else it is not known where they began
-        return int(self._total[old, 0 if is_stack else 1])
+        return int(self._found.total[old, 0 if is_stack else 1])
 
     def _open_group(self, number: int) -> StoredGroup:
         return self._stored.open_group(self._old[number])
@@ -246,12 +239,12 @@ class MoreImages(ImageFiles):
         """Return which rows of the file these samples are."""
         if not samples.rows:
             return iter(())
-        return iter(self._kept.old_rows(self._old[samples.group], samples.rows).tolist())
+        return iter(self._found.kept.old_rows(self._old[samples.group], samples.rows).tolist())
 
     def _n_held(self, number: int) -> int:
         """Return how many rows of a group are in the file."""
         old = self._old.get(number)
-        return 0 if old is None else int(self._total[old, 0])
+        return 0 if old is None else int(self._found.total[old, 0])
 
     def count_changed(
         self, shards: Sequence[Shard], earlier: Sequence[Earlier], beat: Callable[[], None]
@@ -264,17 +257,35 @@ class MoreImages(ImageFiles):
             )
             for shard in shards
         ]
-        return super().count_changed(new, earlier, beat)
+        return self._new.count_changed(new, earlier, beat)
+
+    @property
+    def refused(self) -> Sequence[Failure]:
+        """See `Source.refused`."""
+        return self._new.refused
+
+    @property
+    def cache_bytes(self) -> int:
+        """See `Source.cache_bytes`."""
+        return self._new.cache_bytes
+
+    def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
+        """See `Source.confirm`."""
+        return self._new.confirm(job, plan, stats)
+
+    def lines_of(self, indices: Sequence[int]) -> Mapping[int, int]:
+        """See `Source.lines_of`."""
+        return self._new.lines_of(indices)
 
     def columns(self) -> SampleColumns:
         """See `Source.columns`."""
         numbers = {old: new for new, old in self._old.items()}
         stored = self._stored.columns()
-        return MoreColumns(stored, self._manifest, self._kept, numbers, *self._merged)
+        return MoreColumns(stored, self._new.manifest, self._found.kept, numbers, *self._merged)
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`. Names and digests of all manifests, the last one last."""
-        new = super().attributes(job, any_failed=any_failed)
+        new = self._new.attributes(job, any_failed=any_failed)
         options = dict(self._stored.header.options)
         if any_failed:
             options["on_error"] = job.options.on_error

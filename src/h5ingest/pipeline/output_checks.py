@@ -145,6 +145,30 @@ def refuse_sources(job: Job, folder: bytes, failures: Sequence[Failure]) -> None
                 )
 
 
+def is_left_by_another_look(
+    job: Job, about: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
+) -> bool:
+    """Return whether this job is here unfinished, but with other datasets. Collective.
+
+    It has found an image that was not like those looked at first, and begun anew.
+
+    Args:
+        job: the run.
+        about: what a plan says of the source.
+        layout: the datasets.
+        runs: the samples of this rank.
+    """
+    left: dict[str, object] = {}
+    with agreeing(job.comm):
+        if job.comm.rank == 0 and not job.options.restart:
+            left = about_left(job.paths)
+    if not job.comm.bcast(bool(left)):
+        return False
+    now = about_job(job, about, layout, runs)  # empty elsewhere than on rank 0
+    differing = {key for key, value in now.items() if left.get(key) != value}
+    return job.comm.bcast(bool(differing) and differing <= _OF_LAYOUT)
+
+
 def about_job(
     job: Job, of_source: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
 ) -> dict[str, object]:
@@ -189,26 +213,6 @@ def about_input(job: Job, of_source: Mapping[str, object], n_samples: int) -> di
             "encoder": encoder(job.options.recode),
         },
     }
-
-
-def is_left_by_another_look(
-    job: Job, of_source: Mapping[str, object], layout: Layout, runs: Sequence[Samples]
-) -> bool:
-    """Return whether this job is here unfinished, but with other datasets. Collective.
-
-    It has found an image that was not like those looked at first, and begun anew.
-
-    Takes what `about_job` takes.
-    """
-    left: dict[str, object] = {}
-    with agreeing(job.comm):
-        if job.comm.rank == 0 and not job.options.restart:
-            left = about_left(job.paths)
-    if not job.comm.bcast(bool(left)):
-        return False
-    now = about_job(job, of_source, layout, runs)  # empty elsewhere than on rank 0
-    differing = {key for key, value in now.items() if left.get(key) != value}
-    return job.comm.bcast(bool(differing) and differing <= _OF_LAYOUT)
 
 
 def begin_file(

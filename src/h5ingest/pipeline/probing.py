@@ -83,7 +83,9 @@ def probe_images(
         StopRequested: some rank was asked to stop.
     """
     ways, n_each = ways_of(options), local.n_each
-    palettes = [set(local.held.palettes) for _ in ways]
+    palettes: list[set[bytes]] = [set() for _ in ways]
+    for colours, held in zip(palettes, local.held.palettes, strict=False):
+        colours.update(filter(None, (held,)))
     shapes, file_sizes = _of_all(known, len(local.paths))
     stored_sizes = file_sizes if recoder is None else file_sizes.copy()
     first = local.indices.start
@@ -107,8 +109,8 @@ def probe_images(
             return
         shapes[i], file_sizes[i] = _shape(spec), size
         stored_sizes[i] = stored
-        if way.raw and len(known_palettes) < 2 and (colours := palette(data)) is not None:
-            known_palettes.add(colours)
+        if way.raw and len(known_palettes) < 2 and (found := palette(data)) is not None:
+            known_palettes.add(found)
         if stored == size:
             cache.keep([first + i], [(data, size)])
 

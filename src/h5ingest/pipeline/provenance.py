@@ -15,7 +15,7 @@ import h5py
 
 from h5ingest import __version__
 from h5ingest.core.errors import UsageError
-from h5ingest.core.hdf5_names import image_group
+from h5ingest.core.image_columns import image_group
 from h5ingest.core.layout import Layout
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.recoding import Recoding

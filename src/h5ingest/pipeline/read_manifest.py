@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import accumulate
 from operator import or_
@@ -70,7 +70,6 @@ def read_manifest(
     options: IngestOptions,
     comm: Comm,
     listed: Path | None = None,
-    held: HeldRows = NOTHING,
 ) -> tuple[Manifest, LocalSamples]:
     """Return the manifest, and the lines that this rank has read. Collective.
 
@@ -79,7 +78,6 @@ def read_manifest(
         options: for its `delimiter`, `group_by` and `layout`.
         comm: all ranks.
         listed: see `Manifest`.
-        held: what the file has already: the manifest's samples come behind it.
 
     Raises:
         ManifestError: with the file, the line, what was expected and what was found.
@@ -121,7 +119,7 @@ def read_manifest(
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
     flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
     group_names, groups = _agree_on_names(
-        part, n_rows, name, comm, held.groups, grouped=options.group_by is not None
+        part, n_rows, name, comm, grouped=options.group_by is not None
     )
     counts = np.bincount(groups, minlength=len(group_names))
     kinds = dict(zip(dialect.extra_columns, map(resolve, flags), strict=True))
@@ -137,7 +135,6 @@ def read_manifest(
         group_rows=tuple(np.sum(comm.allgather(counts), axis=0).tolist()),
         images=images,
         listed=listed,
-        first=held.n_samples,
     )
     if n_each > 1:
         of_each = np.arange(n_each, dtype=np.int32)
@@ -147,17 +144,45 @@ def read_manifest(
         codes = np.repeat(part.codes, n_each).tolist()
         folders = PackedStrings.pack([part.names[code] for code in codes])
     local = LocalSamples(
-        indices=range(
-            (manifest.first + bounds[comm.rank]) * n_each,
-            (manifest.first + bounds[comm.rank + 1]) * n_each,
-        ),
+        indices=range(bounds[comm.rank] * n_each, bounds[comm.rank + 1] * n_each),
         paths=part.paths,
         groups=groups,
         folders=folders,
         n_each=n_each,
-        held=held.among(group_names) if held.groups else held,
     )
     return manifest, local
+
+
+def behind(
+    held: HeldRows, manifest: Manifest, local: LocalSamples
+) -> tuple[Manifest, LocalSamples]:
+    """Return the manifest and lines of it as those of samples that come behind others.
+
+    Args:
+        held: what the file has already, the same on all ranks.
+        manifest: as `read_manifest` returns it.
+        local: likewise.
+
+    Raises:
+        ManifestError: the names of groups are more than readers of the file take (on all ranks).
+    """
+    names = tuple(sorted({*held.groups, *manifest.group_names}))
+    _check_names(names, manifest.listed or manifest.path)
+    places = {name: code for code, name in enumerate(names)}
+    codes = np.array([places[name] for name in manifest.group_names], np.int32)
+    rows = dict(zip(manifest.group_names, manifest.group_rows, strict=True))
+    first = held.n_samples * local.n_each
+    return replace(
+        manifest,
+        group_names=names,
+        group_rows=tuple(rows.get(name, 0) for name in names),
+        first=held.n_samples,
+    ), replace(
+        local,
+        indices=range(first + local.indices.start, first + local.indices.stop),
+        groups=codes[local.groups // local.n_each] * local.n_each + local.groups % local.n_each,
+        held=held.among(names),
+    )
 
 
 def _check_columns(dialect: Dialect, group_by: str | None, images: Sequence[str]) -> None:
@@ -177,7 +202,6 @@ def _agree_on_names(
     n_rows: int,
     manifest: Path,
     comm: Comm,
-    held: tuple[bytes, ...],
     *,
     grouped: bool,
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
@@ -188,7 +212,6 @@ def _agree_on_names(
         n_rows: lines that it has read.
         manifest: its path.
         comm: all ranks.
-        held: names of groups that the file has already.
         grouped: whether there are groups.
 
     Raises:
@@ -196,7 +219,15 @@ def _agree_on_names(
     """
     if not grouped:
         return (b"",), np.zeros(n_rows, np.int32)
-    names = tuple(sorted(frozenset(held).union(*comm.allgather(part.names))))
+    names = tuple(sorted(frozenset[bytes]().union(*comm.allgather(part.names))))
+    _check_names(names, manifest)
+    codes = {name: code for code, name in enumerate(names)}
+    recoded = np.array([codes[name] for name in part.names], np.int32)
+    return names, recoded[part.codes]
+
+
+def _check_names(names: Sequence[bytes], manifest: Path) -> None:
+    """Raise on all ranks, which have the same names of groups, if they are too many."""
     n_letters = len(json.dumps([group_prefix(os.fsdecode(name))[1:] for name in names]))
     if n_letters > MOST_JSON:
         raise agreed(
@@ -206,6 +237,3 @@ def _agree_on_names(
                 f"the column to group by?"
             )
         )
-    codes = {name: code for code, name in enumerate(names)}
-    recoded = np.array([codes[name] for name in part.names], np.int32)
-    return names, recoded[part.codes]

@@ -12,11 +12,9 @@ import tempfile
 from pathlib import Path
 
 from h5ingest.core.errors import UsageError, agreed
-from h5ingest.core.layout import Filter
 from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.source import Plan
 
 
 class StandardInput(ImageFiles):
@@ -26,10 +24,10 @@ class StandardInput(ImageFiles):
         """Read nothing yet."""
         super().__init__(Path(STDIN))
         self._copy = tempfile.NamedTemporaryFile(prefix="h5ingest-")  # noqa: SIM115
-        self._manifest_path = Path(self._copy.name)
+        self.manifest_path = Path(self._copy.name)
 
-    def plan(self, job: Job, filters: tuple[Filter, ...]) -> Plan:
-        """See `Source.plan`.
+    def find(self, job: Job) -> None:
+        """See `ImageFiles.find`.
 
         Raises:
             UsageError: there are several ranks.
@@ -37,10 +35,9 @@ class StandardInput(ImageFiles):
         if job.comm.size > 1:
             said = f"MANIFEST {STDIN}: standard input is read by one rank, this job has"
             raise agreed(UsageError(f"{said} {job.comm.size}: write the manifest into a file"))
-        if not self._copy.tell():  # else this is another plan of the same job
+        if not self._copy.tell():  # else it has been read
             shutil.copyfileobj(sys.stdin.buffer, self._copy)
             self._copy.flush()
-        return super().plan(job, filters)
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from h5ingest.core import schema
 from h5ingest.core.column_types import convert
 from h5ingest.core.errors import OutputError
+from h5ingest.core.image_columns import columns_in
 from h5ingest.core.sample_columns import INDEX, Block
+from h5ingest.core.schema import FileHeader
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.reading.text import Strings
@@ -26,23 +28,33 @@ class StoredColumns:
     """Those of all groups of a file, one group after the other."""
 
     def __init__(
-        self, handle: ForkSafeFile, open_group: Callable[[int], StoredGroup], n_groups: int
+        self, handle: ForkSafeFile, open_group: Callable[[int], StoredGroup], header: FileHeader
     ) -> None:
         """Look at the columns of all groups.
 
         Args:
             handle: of the file.
-            open_group: returns the group at a position.
-            n_groups: how many there are.
+            open_group: returns the group of images at a position.
+            header: of the file.
 
         Raises:
             OutputError: they differ.
         """
-        self._handle, self._open_group, self._n_groups = handle, open_group, n_groups
-        self.kinds, self.class_names = self._described(open_group(0))
-        for number in range(1, n_groups):
-            if self._described(open_group(number)) != (self.kinds, self.class_names):
+        self._handle, self._open_group = handle, open_group
+        self._n_groups, self._images = len(header.group_prefixes), columns_in(header)
+        self.kinds, self.class_names = self._described(self._group(0))
+        for number in range(1, self._n_groups):
+            if self._described(self._group(number)) != (self.kinds, self.class_names):
                 raise OutputError(f"{handle.path}: expected the same columns in all groups")
+
+    @property
+    def n_each(self) -> int:
+        """Images of a row."""
+        return len(self._images)
+
+    def _group(self, number: int, image: int = 0) -> StoredGroup:
+        """Return what a group of samples has, or its images of another column than the first."""
+        return self._open_group(number * len(self._images) + image)
 
     def _described(self, group: StoredGroup) -> tuple[dict[str, str], tuple[bytes, ...] | None]:
         with self._handle:
@@ -58,13 +70,14 @@ class StoredColumns:
         return {**kinds, INDEX: schema.SAMPLES.dtype}, class_names
 
     def blocks(self) -> Iterator[Block]:
-        """Yield blocks of rows, group by group.
+        """Yield blocks of rows, group by group; paths of further images under their column.
 
         Raises:
             OutputError: the file cannot be read, or is not what it was.
         """
         for number in range(self._n_groups):
-            group = self._open_group(number)
+            group = self._group(number)
+            others = {name: self._group(number, k) for k, name in enumerate(self._images) if k}
             with self._handle:
                 labels, _ = group.classes()
                 columns = group.columns()
@@ -72,6 +85,7 @@ class StoredColumns:
                 rows = range(start, min(start + _BLOCK_ROWS, group.n_rows))
                 places = np.arange(rows.start, rows.stop)
                 texts = {"path": group.paths(rows)}
+                texts |= {name: images.paths(rows) for name, images in others.items()}
                 block: dict[str, NDArray[Any]] = {}
                 with self._handle:
                     block[INDEX] = group.samples(rows)

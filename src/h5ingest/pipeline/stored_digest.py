@@ -13,6 +13,7 @@ import numpy as np
 from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import OutputError
+from h5ingest.core.image_columns import columns_in, image_group
 from h5ingest.core.sample_columns import INDEX
 from h5ingest.core.schema import FileHeader
 from h5ingest.pipeline.stored_columns import StoredColumns
@@ -45,14 +46,17 @@ def stored_digest(
     digest = ContentDigest(schema.content_text(header.layout, header.n_samples))
     for number, prefix in enumerate(header.prefixes):
         _add_group(digest, prefix, handle, open_group(number), beat)
-        if columns.class_names is not None:
+        if columns.class_names is not None and prefix in header.group_prefixes:
             digest.add_strings(schema.LABEL_NAMES.at(prefix), columns.class_names)
+    images = columns_in(header)
     for codes, block in columns.blocks():
         beat()
-        prefix = header.prefixes[int(codes[0])]
+        prefix = header.group_prefixes[int(codes[0])]
         for name, cells in block.items():
             standard = _STANDARD.get(name)
             full = standard.at(prefix) if standard else schema.column(prefix, name)
+            if name in images:
+                full = schema.PATHS.at(prefix + image_group(name))
             if cells.dtype == object:
                 digest.add_strings(full, cells)
             elif name != INDEX or header.groups:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from h5ingest.core.errors import Failure, OutputError, UsageError
+from h5ingest.core.image_columns import columns_in
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.option_fields import options_of
@@ -26,10 +28,18 @@ from h5ingest.pipeline.load_stored import StoredLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.source import Plan, Source
-from h5ingest.pipeline.stored_parts import Part, check_parts, layout_of, look, warnings_of
+from h5ingest.pipeline.stored_parts import (
+    Part,
+    check_parts,
+    layout_of,
+    look,
+    palettes_of,
+    warnings_of,
+)
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
+from h5ingest.reading.text import Strings
 
 if TYPE_CHECKING:
     from h5ingest.pipeline.layout_change import LayoutChange
@@ -107,7 +117,8 @@ class StoredFile(Source):
                     alignment=job.options.alignment,
                 )
             assert layout is not None, "else there is an error"
-        palette, n_failed = parts[0].palette, int(total[:, 1].sum())
+        n_each = 1 + len(self.header.images)
+        n_failed = int(total[::n_each, 1].sum())
         return Plan(
             layout=layout,
             runs=[
@@ -117,11 +128,11 @@ class StoredFile(Source):
             ],
             about=about,
             n_bytes=about[BYTES],
-            palettes=(None if palette is None else palette.tobytes(),),
-            warnings=warnings_of(self.path, parts, n_failed)
+            palettes=palettes_of(parts[:n_each]),
+            image=layout.rows or in_words(job.options.recode),
+            warnings=warnings_of(self.header, parts, n_failed)
             + of_dry_run(job.options.recode, dry_run=job.options.dry_run),
             n_failed=n_failed,
-            image=in_words(job.options.recode),
         )
 
     def open(self, comm: Comm) -> dict[str, Any]:
@@ -149,10 +160,12 @@ class StoredFile(Source):
         """
         parts: list[Part] = []
         with agreeing(comm):
-            parts = [
-                look(self.handle, self.open_group(number), number, (comm.rank, comm.size))
-                for number in range(len(self.header.prefixes))
-            ]
+            for number in range(len(self.header.prefixes)):
+                group = self.open_group(number)
+                if number % (1 + len(self.header.images)) == 0:
+                    first = group
+                share = comm.rank, comm.size
+                parts.append(look(self.handle, self.header, group, number, first, share))
             check_parts(self.header, self.named, parts)
         return parts
 
@@ -181,11 +194,7 @@ class StoredFile(Source):
         header = self.header
         if not (header.complete and header.content_digest):
             raise OutputError(f"{self.path}: expected a complete file of h5ingest, found another")
-        if header.images:
-            raise UsageError(
-                f"{self.path}: holds several images a row ({', '.join(header.images)} too), which "
-                f"can be neither recompressed nor extended yet: ingest the sources again"
-            )
+        columns_in(header)  # raises
 
     def _chosen(self, options: IngestOptions) -> IngestOptions:
         """Return the options with the layout of the new file.
@@ -251,11 +260,17 @@ class StoredFile(Source):
         with self.handle:
             pass
 
+    def labels(self) -> tuple[NDArray[np.int64] | None, Strings | None]:
+        """Return the labels of the first group, and the names of classes, if there are any."""
+        group = self.open_group(0)
+        with self.handle:
+            return group.classes()
+
     def columns(self) -> StoredColumns:
         """See `Source.columns`."""
         from h5ingest.pipeline.stored_columns import StoredColumns  # on one rank
 
-        return StoredColumns(self.handle, self.open_group, len(self.header.prefixes))
+        return StoredColumns(self.handle, self.open_group, self.header)
 
     def attributes(self, job: Job, *, any_failed: bool) -> dict[str, str]:
         """See `Source.attributes`. The options are the file's, but for those of its chunks."""

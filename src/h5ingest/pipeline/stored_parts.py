@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from h5ingest.core.attribute_values import AttributeValues
 from h5ingest.core.digest import attributes_digest, digested
 from h5ingest.core.errors import OutputError
 from h5ingest.core.hdf5_names import group_prefix
+from h5ingest.core.image_columns import columns_in
 from h5ingest.core.layout import Filter, Layout, OutputSpec
 from h5ingest.core.layout_kinds import KINDS, GroupPlan
 from h5ingest.core.packed_strings import PackedStrings
@@ -36,7 +36,7 @@ _COUNTS: Final = (Attribute.N_SAMPLES, Attribute.N_FAILED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A group, with the samples of one rank."""
+    """A group of images, with the samples of one rank."""
 
     group: GroupPlan
     """`n_elements` are those of the samples."""
@@ -55,38 +55,58 @@ class Part:
     none."""
 
 
-def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int, int]) -> Part:
-    """Return what there is of a group.
+def look(
+    handle: ForkSafeFile,
+    header: FileHeader,
+    group: StoredGroup,
+    number: int,
+    first: StoredGroup,
+    share: tuple[int, int],
+) -> Part:
+    """Return what there is of a group of images.
 
     Args:
         handle: of the file.
+        header: of the file.
         group: of the file.
         number: its position.
+        first: the group of the first images of its rows, which says what goes with them.
         share: k and n: the rows are the k-th of n equal parts.
 
     Raises:
         OutputError: something in it is not as the format has it.
     """
-    part, n_parts = share
+    (part, n_parts), n_each = share, 1 + len(header.images)
+    if group.n_rows != first.n_rows:
+        raise OutputError(
+            f"{handle.path}: {group.prefix}: expected {first.n_rows:,} rows, as in "
+            f"{first.prefix or '/'}, found {group.n_rows:,}"
+        )
+    if (group.status != first.status).any():
+        raise OutputError(
+            f"{handle.path}: {group.prefix}: expected the status of {first.prefix or '/'} in each "
+            f"row, found another"
+        )
     rows = range(group.n_rows * part // n_parts, group.n_rows * (part + 1) // n_parts)
     names = group.names(rows)
     paths = PackedStrings.pack(group.paths(rows))
     with handle:
         shapes = group.kinds(rows, names)
         plan = GroupPlan(
-            name=group.name(),
+            name=first.name(),
             prefix=group.prefix,
             n_rows=group.n_rows,
             n_elements=0,
             output=_output(group),
             padded=group.sizes is not None,
         )
-        indices = group.samples(rows)
-        palette, chunking, strangers = group.palette(), group.chunking(), group.strangers()
+        indices = first.samples(rows) * n_each + number % n_each
+        palette, chunking = group.palette(), group.chunking()
         statistics = group.statistics_text()
-    if group.prefix and group_prefix(plan.name) != group.prefix:
+        strangers = group.strangers(header.images if group is first else ())
+    if first.prefix and group_prefix(plan.name) != first.prefix:
         raise OutputError(
-            f"{handle.path}: {group.prefix}: expected the name of that group, found {plan.name!r}"
+            f"{handle.path}: {first.prefix}: expected the name of that group, found {plan.name!r}"
         )
     lengths = KINDS[group.layout].lengths(shapes, group.file_sizes(rows))
     samples = Samples(
@@ -99,6 +119,7 @@ def look(handle: ForkSafeFile, group: StoredGroup, number: int, share: tuple[int
         lengths=lengths,
         folders=PackedStrings.pack([]),
         names=PackedStrings.pack(names),
+        n_each=n_each,
     )
     return Part(
         group=replace(plan, n_elements=int(lengths.sum())),
@@ -132,13 +153,16 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
     Raises:
         OutputError: says which.
     """
-    n_rows = sum(each.group.n_rows for each in parts)
+    n_each = 1 + len(header.images)
+    n_rows = sum(each.group.n_rows for each in parts[::n_each])
     if header.n_samples not in (None, n_rows):
         raise OutputError(
             f"{header.path}: n_samples: expected {n_rows:,}, found {header.n_samples:,}"
         )
-    if len({None if each.palette is None else each.palette.tobytes() for each in parts}) > 1:
-        raise OutputError(f"{header.path}: expected one palette, found several")
+    for number in range(n_each):
+        every = parts[number::n_each]
+        if len({None if each.palette is None else each.palette.tobytes() for each in every}) > 1:
+            raise OutputError(f"{header.path}: expected one palette, found several")
     values = AttributeValues(attributes, header.path)
     found: dict[str, Any] = {
         name: values.count(name) if name in _COUNTS else values.text(name) for name in attributes
@@ -166,20 +190,20 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
         )
 
 
-def warnings_of(path: Path, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
+def warnings_of(header: FileHeader, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
     """Return what the user should know of what is in a file.
 
     Args:
-        path: of it.
+        header: of it.
         parts: as `look` returns them.
-        n_failed: images that have failed.
+        n_failed: rows that have failed.
     """
     strangers = [name for each in parts for name in each.strangers]
     found = []
     if n_failed:
         found.append(
-            f"{n_failed:,} images had failed when {path} was made: they stay zeros with "
-            f"status {schema.STATUS_FAILED}"
+            f"{n_failed:,} {'rows' if header.images else 'images'} had failed when {header.path} "
+            f"was made: they stay zeros with status {schema.STATUS_FAILED}"
         )
     if strangers:
         more = f" and {len(strangers) - _MOST_NAMED:,} more" * (len(strangers) > _MOST_NAMED)
@@ -187,6 +211,12 @@ def warnings_of(path: Path, parts: Sequence[Part], n_failed: int) -> tuple[str, 
             f"left out, as they are not of h5ingest: {', '.join(strangers[:_MOST_NAMED])}{more}"
         )
     return tuple(found)
+
+
+def palettes_of(parts: Sequence[Part]) -> tuple[bytes | None, ...]:
+    """Return the RGB entries of the palette of each column of images, of a part of each."""
+    palettes = (each.palette for each in parts)
+    return tuple(None if palette is None else palette.tobytes() for palette in palettes)
 
 
 def layout_of(
@@ -234,4 +264,5 @@ def layout_of(
         groups=tuple(map(kind.group, plans)),
         grouped=bool(header.groups),
         alignment=alignment,
+        images=columns_in(header),
     )

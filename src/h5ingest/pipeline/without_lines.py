@@ -28,20 +28,19 @@ def leave_out(job: Job, manifest: Manifest, lines: NDArray[np.int64]) -> Path:
     Args:
         job: the run; its options say from now on what separates the columns.
         manifest: that is left as it is.
-        lines: indices of samples that are left out, those that this rank knows of.
+        lines: (k,) indices of the samples that are left out.
 
     Raises:
         ManifestError: the manifest is not what it was when the run began.
         OutputError: the other one cannot be written.
     """
-    comm, listed = job.comm, job.paths.scan
+    comm, listed = job.comm, job.paths.new
     if comm.rank == 0 and job.options.dry_run:  # without a lock the name may be another's
         listed = job.paths.out.with_name(f".h5ingest-{os.urandom(8).hex()}.csv")
     listed = comm.bcast(listed)
-    told = comm.gather(lines)
     with while_rank_0_works(comm):
-        if told is not None:
-            _write_without(manifest, np.concatenate(told), listed)
+        if comm.rank == 0:
+            _write_without(manifest, lines, listed)
             job.has_scan = not job.options.dry_run
     see_same_file(listed, comm)
     job.options = replace(job.options, delimiter=manifest.dialect.delimiter.decode())

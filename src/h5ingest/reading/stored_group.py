@@ -5,6 +5,7 @@ May not: write, import mpi4py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import h5py
@@ -246,14 +247,18 @@ class StoredGroup(Opener):
         sums = self._dataset(schema.CHUNK_CHECKSUMS)
         return None if sums is None else chunking_of(sums)
 
-    def strangers(self) -> tuple[str, ...]:
+    def strangers(self, images: Sequence[str]) -> tuple[str, ...]:
         """Return objects in the HDF5 group, and attributes of it (`@`), that are not of the format.
 
         None of a tree, whose images may have any name.
+
+        Args:
+            images: names of HDF5 groups of further images.
         """
         if KINDS[self.layout].dataset_per_image:
             return ()
-        known = {name.partition("/")[0] for name in schema.known(self.layout)} | {schema.COLUMNS}
+        known = {name.partition("/")[0] for name in schema.known(self.layout)}
+        known |= {schema.COLUMNS, *images}
         attributes = {schema.GROUP_NAME} if self.prefix else {*map(str, schema.Attribute)}
         attributes.add(schema.STATISTICS)
         with naming(self._file, self.prefix or "/"):

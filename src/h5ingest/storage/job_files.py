@@ -2,7 +2,8 @@
 
 OUT.partial is the file, OUT.journal what is known to be in it, OUT.lock whose they are; OUT.recoded
 (`spool`) and OUT.unpacked (`images.unpacked`) are folders, OUT.scan.csv is the manifest of a job
-that was given no manifest, and OUT.scan.places goes with it. The journal exists before the partial
+that was given no manifest, and OUT.scan.places goes with it; OUT.new.csv has the lines of it that
+are new to a file. The journal exists before the partial
 file does, so that a partial file without one is nobody's.
 """
 
@@ -74,6 +75,11 @@ class JobPaths:
         return self._named("scan.places")
 
     @property
+    def new(self) -> Path:
+        """The manifest without what is in the file that it is added to."""
+        return self._named("new.csv")
+
+    @property
     def unpacked(self) -> Path:
         """A folder of what has been unpacked of compressed archives."""
         return self._named("unpacked")
@@ -82,7 +88,7 @@ class JobPaths:
     def all(self) -> tuple[Path, ...]:
         """The output and the files beside it."""
         beside = self.partial, self.journal, self.lock, self.failed, self.recoded, self.scan
-        return self.out, *beside, self.places, self.unpacked
+        return self.out, *beside, self.places, self.new, self.unpacked
 
     def _named(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")
