@@ -31,6 +31,7 @@ import h5ingest.pipeline.load_stored
 import h5ingest.pipeline.probing
 import h5ingest.pipeline.stored_columns
 import h5ingest.storage.rank0_pass
+import h5ingest.storage.tables
 from h5ingest.cli.main import run
 from h5ingest.core.options import IngestOptions
 from h5ingest.images.decode import Prober
@@ -87,7 +88,7 @@ SITES = {
     "close": "h5ingest.storage.chunk_placer:ChunkPlacer.close",
     "join": "h5ingest.pipeline.run:join",
     "final": "h5ingest.storage.rank0_pass:finalize",
-    "table": "h5ingest.storage.rank0_pass:_create",
+    "table": "h5ingest.storage.tables:_create",
     "final beat": "h5ingest.pipeline.job:Job.final_beat",
     "digest": "h5ingest.storage.rank0_pass:_blocks",
     "publish": "h5ingest.storage.rank0_pass:publish",

@@ -271,7 +271,8 @@ def test_a_column_that_names_images_is_noticed(street: Street, tmp_path: Path) -
     options = IngestOptions(layout="ragged", dry_run=True, image=("mask",))
     report = ingest(street.manifest.parent / "class.csv", tmp_path / "out.h5", options)
     assert report.warnings == (
-        "no column is named label: 'class' is stored as columns/class, not as labels",
+        "no column is named label: 'class' is stored as columns/class, not as labels: "
+        "--label-column class",
     )
 
 

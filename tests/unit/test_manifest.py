@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from h5ingest import ImageStore
-from h5ingest.core.column_types import all_integers, column_flags, convert, resolve, to_integers
+from h5ingest.core.column_types import Seen, all_integers, convert, kinds_seen, resolve, to_integers
 from h5ingest.core.errors import ManifestError
 from h5ingest.core.manifest import (
     Manifest,
@@ -32,7 +32,8 @@ from h5ingest.core.manifest import (
     share,
     stream,
 )
-from h5ingest.core.manifest_dialect import PATH_COLUMNS, Dialect, LineError, parse, sniff
+from h5ingest.core.manifest_dialect import Dialect, LineError, parse, sniff
+from h5ingest.core.manifest_heading import PATH_COLUMNS
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.mpi.comm import SerialComm
@@ -251,10 +252,8 @@ def test_labels_and_columns_mean_the_same_for_any_number_of_parts(
     extra = [name for name in written.columns[1:] if name != "label"]
     assert list(dialect.extra_columns) == extra
     for i, name in enumerate(extra):
-        flags = 0
-        for part in parts:
-            flags |= part.flags[i]
-        assert resolve(flags) == resolve(column_flags(by_name[name]))
+        seen: Seen = frozenset().union(*(part.seen[i] for part in parts))
+        assert resolve(seen) == resolve(kinds_seen(by_name[name]))
 
 
 @given(manifests(), st.integers(1, 40))
@@ -668,10 +667,8 @@ COLUMNS = st.one_of(
 def test_the_kind_of_a_column_does_not_depend_on_how_it_is_cut(
     cells: list[bytes], cuts: list[int]
 ) -> None:
-    flags = 0
-    for start, stop in pairwise([0, *sorted(cuts), 99]):
-        flags |= column_flags(cells[start:stop])
-    assert resolve(flags) == resolve(column_flags(cells))
+    pieces = [cells[start:stop] for start, stop in pairwise([0, *sorted(cuts), 99])]
+    assert resolve(frozenset().union(*map(kinds_seen, pieces))) == resolve(kinds_seen(cells))
 
 
 @given(COLUMNS, st.randoms())
@@ -680,7 +677,7 @@ def test_the_kind_of_a_column_does_not_depend_on_the_order(
 ) -> None:
     shuffled = list(cells)
     random.shuffle(shuffled)
-    assert resolve(column_flags(shuffled)) == resolve(column_flags(cells))
+    assert resolve(kinds_seen(shuffled)) == resolve(kinds_seen(cells))
 
 
 def as_number(cell: bytes) -> Fraction | float | None:
@@ -697,9 +694,9 @@ def as_number(cell: bytes) -> Fraction | float | None:
 @given(COLUMNS)
 @settings(max_examples=300)
 def test_a_column_keeps_every_cell_without_loss(cells: list[bytes]) -> None:
-    kind = resolve(column_flags(cells))
+    kind = resolve(kinds_seen(cells))
     values = convert(cells, kind)
-    assert values.shape == (len(cells),)
+    assert len(values) == len(cells)
     numbers = [as_number(cell) for cell in cells]
     if kind == "text":
         assert values.tolist() == cells
@@ -758,13 +755,13 @@ def test_a_column_keeps_every_cell_without_loss(cells: list[bytes]) -> None:
     ],
 )
 def test_a_column_has_the_kind_that_holds_every_cell(cells: list[bytes], kind: str) -> None:
-    assert resolve(column_flags(cells)) == kind
+    assert resolve(kinds_seen(cells)) == kind
 
 
 @pytest.mark.parametrize("n_digits", [19, 20, 25])
 def test_an_identifier_of_many_digits_is_never_rounded(n_digits: int) -> None:
     cells = [b"1234567890123456789012345"[:n_digits], b"1"]
-    kind = resolve(column_flags(cells))
+    kind = resolve(kinds_seen(cells))
     assert kind in ("int64", "text")
     assert [int(value) for value in convert(cells, kind).tolist()] == [int(c) for c in cells]
 

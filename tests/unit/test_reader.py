@@ -319,7 +319,7 @@ def test_without_labels_none_stands_for_them(tmp_path: Path) -> None:
 
 def test_what_is_beside_the_images(tmp_path: Path) -> None:
     store = ImageStore(write_stack(tmp_path / "a.h5", make_pixels(N, (6, 4)), failed=(3,)))
-    assert store.labels is not None
+    assert isinstance(store.labels, np.ndarray)
     assert store.labels.tolist() == LABELS.tolist()
     assert not store.labels.flags.writeable
     assert store.label_names == ("ape", "bee", "café")
@@ -719,7 +719,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Written:
 
 def read_in_child(store: ImageStore, out: Path) -> None:
     images, labels = store[np.arange(N)[::-1]]
-    assert labels is not None
+    assert isinstance(labels, np.ndarray)
     paths = np.array([path.encode("utf-8", "surrogateescape") for path in store.paths])
     np.savez(out, images=images, one=store[3][0], labels=labels, paths=paths)
 

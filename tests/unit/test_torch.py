@@ -383,7 +383,7 @@ def test_a_collate_for_images_of_many_sizes(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.csv", [("path", "label"), *rows])
     ingest(manifest, tmp_path / "out.h5", IngestOptions(layout="ragged"))
     dataset = ours.ImageDataset(tmp_path / "out.h5")
-    loader = data.DataLoader(dataset, batch_size=2, collate_fn=ours.collate_any_size)
+    loader = data.DataLoader(dataset, batch_size=2, collate_fn=dataset.collate)
     seen = []
     for shown, labels in loader:
         assert labels.dtype == torch.int64
@@ -391,8 +391,8 @@ def test_a_collate_for_images_of_many_sizes(tmp_path: Path) -> None:
             np.testing.assert_array_equal(image.numpy()[0], images[label])
             seen.append(label)
     assert seen == list(range(5))
-    assert ours.collate_any_size([images[0], images[1]])[1] is images[1]
-    assert ours.collate_any_size([(images[0], "x")])[1] == ["x"]
+    named = ours.ImageDataset(tmp_path / "out.h5", target_transform=str)
+    assert named.collate([named[0], named[3]])[1] == ["0", "3"]
 
 
 @pytest.mark.parametrize("given", [0, 1, 37, 100, 101])

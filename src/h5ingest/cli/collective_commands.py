@@ -184,6 +184,22 @@ def manifest(
             "names: a column path, and one named after each further folder, for ingest --image.",
         ),
     ] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Take classes and boxes of the images from a COCO file: the columns label, with a "
+            "class for each box, bbox, category_id, iscrowd and so on. Paths in it are below DIR.",
+        ),
+    ] = None,
+    yolo: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Take them from the label file of each image, a/7.txt for a/7.jpg; boxes stay as "
+            "they are, names of classes come from classes.txt.",
+        ),
+    ] = None,
     hidden: opt.Hidden = False,
     sort: opt.Sort = "name",
     split: opt.Split = None,
@@ -217,6 +233,7 @@ def manifest(
     written: dict[str, Any] = {
         "index": index, "absolute": absolute, "overwrite": overwrite,
         "pair": tuple(pair.split(":")) if pair is not None else (),
+        "coco": None if coco is None else str(coco), "yolo": None if yolo is None else str(yolo),
     }  # fmt: skip
     ctx.obj.request = ManifestRequest(
         folders=folders,

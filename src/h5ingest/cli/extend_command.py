@@ -13,9 +13,9 @@ from h5ingest.cli.requests import IngestRequest
 from h5ingest.core.options import IngestOptions
 
 OF_EXTEND: Final = (
-    "root", "delimiter", "batch_bytes", "cache_bytes", "stripe_count", "stripe_size", "alignment",
-    "hints", "direct_io", "probe", "readers", "on_error", "trust_palettes", "checkpoint_s",
-    "peer_timeout_s", "restart", "dry_run",
+    "root", "delimiter", "label_column", "multi_label", "batch_bytes", "cache_bytes",
+    "stripe_count", "stripe_size", "alignment", "hints", "direct_io", "probe", "readers",
+    "on_error", "trust_palettes", "checkpoint_s", "peer_timeout_s", "restart", "dry_run",
 )  # fmt: skip
 """Options of an ingest that do not decide what is in the file."""
 

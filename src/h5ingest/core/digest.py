@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import schema
+from h5ingest.core.lists import values_of
 
 Parts = dict[str, tuple[str, str]]
 """Name of a dataset -> its kind, and the SHA-256 of its values."""
@@ -37,9 +38,13 @@ class ContentDigest:
         self._hashes: dict[str, Any] = {}
 
     def add_numbers(self, name: str, values: NDArray[Any]) -> None:
-        """Add the next values of a dataset of numbers, as little-endian bytes in row order."""
+        """Add the next values of a dataset of numbers, as little-endian bytes in row order.
+
+        Of lists of arrays, whose shape nothing else says, that is part of the kind.
+        """
         little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-        self._hash(name, little.dtype.str).update(little.data)
+        inner = str(values.shape[1:]) if name.endswith(values_of("")) and values.ndim > 1 else ""
+        self._hash(name, little.dtype.str + inner).update(little.data)
 
     def add_strings(self, name: str, values: Iterable[bytes]) -> None:
         """Add the next values of a dataset of strings, each ended by a NUL (none holds one)."""

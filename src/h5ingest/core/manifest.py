@@ -20,7 +20,7 @@ from typing import BinaryIO, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.column_types import all_integers, column_flags
+from h5ingest.core.column_types import Seen, all_integers, kinds_seen
 from h5ingest.core.image_columns import FIRST
 from h5ingest.core.manifest_dialect import LONGEST_LINE, Dialect, LineError, parse
 from h5ingest.core.packed_strings import PackedStrings
@@ -42,9 +42,9 @@ class Manifest:
     n_rows: int
     """Samples."""
     class_names: tuple[bytes, ...] | None
-    """Sorted names, where labels are not integers."""
+    """Sorted names, where labels are not integers, or are several a row."""
     column_kinds: Mapping[str, str]
-    """`int64`, `float64` or `text` for each extra column."""
+    """What each extra column is (see `column_types.resolve`)."""
     group_by: str | None
     """The column whose cells are groups."""
     group_names: tuple[bytes, ...]
@@ -121,8 +121,8 @@ class ManifestPart:
     """Lines in the range, blank ones included."""
     integer_labels: bool = True
     """Whether every label in the range is an integer."""
-    flags: tuple[int, ...] = ()
-    """For each extra column, the kinds of cells in it (see `column_types`)."""
+    seen: tuple[Seen, ...] = ()
+    """For each extra column, the kinds of cells in it."""
     names: tuple[bytes, ...] = ()
     """Distinct cells of the column asked for, in order of appearance."""
     codes: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -202,7 +202,7 @@ def read_part(
     packed: list[PackedStrings] = []
     n_lines = 0
     integer_labels = True
-    flags = (0,) * len(dialect.extra_columns)
+    seen: tuple[Seen, ...] = (frozenset(),) * len(dialect.extra_columns)
     names: dict[bytes, int] = {}
     codes = [np.zeros(0, np.int32)]
     for columns, block_lines in _parsed_blocks(path, dialect, byte_range):
@@ -215,7 +215,7 @@ def read_part(
         if "label" in columns:
             integer_labels = integer_labels and all_integers(columns["label"])
         cells = (columns[name] for name in dialect.extra_columns)
-        flags = tuple(f | column_flags(c) for f, c in zip(flags, cells, strict=True))
+        seen = tuple(s | kinds_seen(c) for s, c in zip(seen, cells, strict=True))
         if coded is not None:
             wanted = columns[coded]
             numbers = (names.setdefault(cell, len(names)) for cell in wanted)
@@ -224,17 +224,20 @@ def read_part(
         paths=PackedStrings.concatenate(packed),
         n_lines=n_lines,
         integer_labels=integer_labels,
-        flags=flags,
+        seen=seen,
         names=tuple(names),
         codes=np.concatenate(codes),
     )
 
 
 def read_class_names(path: Path, dialect: Dialect, byte_range: tuple[int, int]) -> frozenset[bytes]:
-    """Return the distinct labels in one byte range."""
+    """Return the distinct classes in one byte range."""
     names: set[bytes] = set()
     for columns, _ in _parsed_blocks(path, dialect, byte_range):
-        names.update(columns["label"])
+        labels = set(columns["label"])
+        if dialect.separator:
+            labels = set(chain.from_iterable(map(dialect.classes_of, labels)))
+        names |= labels
     return frozenset(names)
 
 

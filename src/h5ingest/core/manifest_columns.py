@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
 from h5ingest.core.errors import ManifestError
+from h5ingest.core.lists import OF_CLASSES, Lists
 from h5ingest.core.manifest import Manifest, stream
 from h5ingest.core.manifest_dialect import LineError
 from h5ingest.core.sample_columns import INDEX, Block
@@ -22,10 +23,12 @@ class ManifestColumns:
     def __init__(self, manifest: Manifest) -> None:
         """Read nothing yet."""
         self._manifest = manifest
+        self.name = manifest.name
         self.class_names = manifest.class_names
         self.kinds = {"path": schema.PATHS.dtype, **manifest.column_kinds}
         if "label" in manifest.dialect.columns:
-            self.kinds["label"] = schema.LABELS.dtype
+            is_one = manifest.dialect.has_one_label
+            self.kinds["label"] = schema.LABELS.dtype if is_one else OF_CLASSES
         self.kinds[INDEX] = schema.SAMPLES.dtype
 
     def blocks(self) -> Iterator[Block]:
@@ -44,10 +47,14 @@ class ManifestColumns:
                 n_block = len(columns["path"])
                 if row + n_block > manifest.n_rows:
                     break
-                block: dict[str, NDArray[Any]] = {}
+                block: dict[str, NDArray[Any] | Lists] = {}
                 for column, kind in self.kinds.items():
                     if column == INDEX:
                         block[column] = manifest.first + np.arange(row, row + n_block)
+                    elif column == "label" and kind == OF_CLASSES:
+                        rows = map(manifest.dialect.classes_of, columns[column])
+                        named = [[labels[name] for name in row] for row in rows]
+                        block[column] = Lists.of(named, np.int64)
                     elif column == "label" and labels:
                         codes = map(labels.__getitem__, columns[column])
                         block[column] = np.fromiter(codes, np.int64)

@@ -1,4 +1,4 @@
-"""The lines of a manifest: which columns they have, and how a line is taken apart.
+"""The lines of a manifest: how a line is taken apart; for the first one see `manifest_heading`.
 
 May not: read more than the first line of a file, know how many rows there are.
 """
@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.core.errors import ManifestError
+from h5ingest.core.manifest_heading import (
+    PATH_COLUMNS,
+    check_header,
+    find_labels,
+    path_column,
+    show,
+)
 
-PATH_COLUMNS: Final = ("path", "filepath", "file", "filename", "image")
-"""Names, in any case, that make a first line a header (see `_path_column`)."""
 STDIN: Final = "-"
 """What the user gives as manifest to mean standard input."""
 
@@ -26,10 +31,6 @@ _QUOTES: Final = (
 
 LONGEST_LINE: Final = 1024**2
 """Bytes. PATH_MAX is 4,096 on Linux; a 'line' beyond this is a file that is not a manifest."""
-
-
-LONGEST_NAME: Final = 1024
-"""Bytes of the name of a column. An HDF5 name has to fit into 64 KiB with all that is beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,24 @@ class Dialect:
     """Byte offset of the first data line."""
     body_line: int
     """Its 1-based line number."""
+    separator: bytes = b""
+    """One byte between the classes of a label; empty: a label is one class."""
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
         """Names of the columns beyond path and label."""
         return tuple(name for name in self.columns if name not in ("path", "label"))
+
+    @property
+    def has_one_label(self) -> bool:
+        """Whether each image is of one class."""
+        return "label" in self.columns and not self.separator
+
+    def classes_of(self, label: bytes) -> list[bytes]:
+        """Return the classes that a label names, in its order: of an empty one none."""
+        if not self.separator:
+            return [label]
+        return label.split(self.separator) if label else []
 
     @property
     def quoted(self) -> bool:
@@ -71,13 +85,22 @@ class LineError(Exception):
         """What was expected, what was found, what to do."""
 
 
-def sniff(path: Path, delimiter: str | None = None, name: str | None = None) -> Dialect:
+def sniff(
+    path: Path,
+    delimiter: str | None = None,
+    name: str | None = None,
+    *,
+    label_column: str | None = None,
+    multi_label: bool = False,
+) -> Dialect:
     """Return how to read the manifest `path`, judged by its name and its first line.
 
     Args:
         path: the file.
         delimiter: between columns, if the user has said so.
         name: what the user calls it, if not by its path.
+        label_column: that has the labels; None: the one that is called `label`.
+        multi_label: whether labels name several classes, also if the heading does not say so.
 
     Raises:
         ManifestError: unreadable, empty, not text, or a header that cannot be.
@@ -114,56 +137,42 @@ def sniff(path: Path, delimiter: str | None = None, name: str | None = None) -> 
         typed = "tab" if other == "\t" else f"'{other}'"
         raise ManifestError(
             f"{where}: expected {separator.decode()!r} between columns, found {other!r}: "
-            f"{_show(first)}. Add --delimiter {typed}"
+            f"{show(first)}. Add --delimiter {typed}"
         )
     try:
         cells = _split_line(first, separator, quoted=separator != b"\t")
     except csv.Error:
-        raise ManifestError(f"{where}: {_QUOTES}, found {_show(first)}") from None
+        raise ManifestError(f"{where}: {_QUOTES}, found {show(first)}") from None
     names = [cell.decode("utf-8", "surrogateescape").strip() for cell in cells]
-    at = _path_column(names, may_lack_header=not comma)
+    at = path_column(names, may_lack_header=not comma)
     if at is not None:
-        columns = _check_header(names, at, where)
+        columns = check_header(names, at, where)
+        columns, mark = find_labels(columns, label_column, separator, where, several=multi_label)
         return Dialect(name=name, delimiter=separator, columns=columns, has_header=True,
-                       body_start=start + len(line), body_line=number + 1)  # fmt: skip
+                       body_start=start + len(line), body_line=number + 1,
+                       separator=mark)  # fmt: skip
     if comma and delimiter is None:
         raise ManifestError(
             f"{where}: expected the names of the columns, one of them "
-            f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}; found {_show(first)}. Add such "
+            f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}; found {show(first)}. Add such "
             f"a first line, or name the file .txt and separate path and label by a tab."
         )
     cells = first.split(separator)  # quotes mean something in tables only
     if len(cells) > 2:
         raise ManifestError(
             f"{where}: expected 'path' or 'path<TAB>label', or a first line of column names, one "
-            f"of them path; found {len(cells)} columns: {_show(first)}"
+            f"of them path; found {len(cells)} columns: {show(first)}"
         )
-    return Dialect(name=name, delimiter=separator, columns=("path", "label")[: len(cells)],
-                   has_header=False, body_start=start, body_line=number)  # fmt: skip
-
-
-def _path_column(names: list[str], *, may_lack_header: bool) -> int | None:
-    """Return where the column of the paths is, if the first line gives names; None: it does not.
-
-    Such a name makes a header where it comes first. Elsewhere it may as well be a class that is
-    called image: so nothing beside it may look like a file's name, and of two columns, where the
-    first line may be a sample, the other has to be the label.
-    """
-    lower = [name.lower() for name in names]
-    if lower[0] in PATH_COLUMNS:
-        return 0
-    known = [lower.index(name) for name in PATH_COLUMNS if name in lower]
-    if not known or any("." in name or "/" in name for name in names):
-        return None
-    if may_lack_header and len(names) == 2 and lower[0] != "label":
-        return None
-    return known[0]
+    columns = ("path", "label")[: len(cells)]
+    columns, mark = find_labels(columns, label_column, separator, where, several=multi_label)
+    return Dialect(name=name, delimiter=separator, columns=columns, has_header=False,
+                   body_start=start, body_line=number, separator=mark)  # fmt: skip
 
 
 def _is_table(line: bytes, separator: str = ",") -> bool:
     """Return whether a line is a header with commas, or whatever the separator is."""
     names = os.fsdecode(line.strip()).split(separator)
-    return len(names) > 1 and _path_column(names, may_lack_header=False) is not None
+    return len(names) > 1 and path_column(names, may_lack_header=False) is not None
 
 
 def _other_separator(line: bytes, separator: bytes) -> str | None:
@@ -186,40 +195,6 @@ def _binary(head: bytes) -> str:
     if (other := other_format_of(head)) == "an HDF5 file":
         return f"{other}; h5ingest show, verify, export and recompress take what h5ingest has made"
     return other or ""
-
-
-def _check_header(names: list[str], at: int, where: str) -> tuple[str, ...]:
-    """Return the columns, of which the one at `at` has the paths."""
-    columns = tuple(n.lower() if n.lower() in ("label", "group") else n for n in names)
-    columns = (*columns[:at], "path", *columns[at + 1 :])
-    for i, column in enumerate(columns):
-        if not column or "/" in column or "\0" in column or column in (".", ".."):
-            raise ManifestError(
-                f"{where}: expected a name for each column, which becomes the name of a dataset; "
-                f"column {i + 1} is {column!r}"
-            )
-        if not _is_text(column):
-            raise ManifestError(
-                f"{where}: expected names of columns in UTF-8, as they become names of datasets; "
-                f"column {i + 1} is {_show(os.fsencode(column))}. Write this line in UTF-8; the "
-                f"other lines may have any bytes"
-            )
-        if len(column.encode()) > LONGEST_NAME:
-            raise ManifestError(
-                f"{where}: expected names of columns of at most {LONGEST_NAME:,} bytes, column "
-                f"{i + 1} has {len(column.encode()):,}"
-            )
-        if column in columns[:i]:
-            raise ManifestError(f"{where}: expected distinct column names, found {column!r} twice")
-    return columns
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that were none
-        return False
-    return True
 
 
 def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
@@ -246,14 +221,19 @@ def parse(block: bytes, dialect: Dialect) -> list[Sequence[bytes]]:
     except csv.Error:
         raise _find_problem(lines, dialect) from None
     columns: list[Sequence[bytes]] = list(zip(*rows, strict=False)) if rows else [()] * n_columns
-    if any(len(row) != n_columns for row in rows) or b"\0" in block or _has_empty(columns, dialect):
+    if any(len(row) != n_columns for row in rows) or b"\0" in block or _has_wrong(columns, dialect):
         raise _find_problem(lines, dialect)
     return columns
 
 
-def _has_empty(columns: list[Sequence[bytes]], dialect: Dialect) -> bool:
-    needed = (name for name in ("path", "label") if name in dialect.columns)
-    return any(b"" in columns[dialect.columns.index(name)] for name in needed)
+def _has_wrong(columns: list[Sequence[bytes]], dialect: Dialect) -> bool:
+    needed = ("path", "label") if dialect.has_one_label else ("path",)
+    if any(b"" in columns[dialect.columns.index(name)] for name in needed):
+        return True
+    if not dialect.separator:
+        return False
+    labels = columns[dialect.columns.index("label")]
+    return any(b"" in dialect.classes_of(label) for label in {*labels})
 
 
 def _split_line(line: bytes, delimiter: bytes, *, quoted: bool) -> list[bytes]:
@@ -274,24 +254,25 @@ def _find_problem(lines: list[bytes], dialect: Dialect) -> LineError:
         if not line or line.isspace():
             continue
         if b"\0" in line:
-            return LineError(number, f"expected text, found a NUL byte in {_show(line)}")
+            return LineError(number, f"expected text, found a NUL byte in {show(line)}")
         try:
             cells = _split_line(line, dialect.delimiter, quoted=dialect.quoted)
         except csv.Error:
-            return LineError(number, f"{_QUOTES}, found {_show(line)}")
+            return LineError(number, f"{_QUOTES}, found {show(line)}")
         if len(cells) != expected:
             names = ", ".join(dialect.columns)
             return LineError(
                 number,
                 f"expected {expected} column{'s' * (expected > 1)} ({names}), as the first line "
-                f"has, found {len(cells)}: {_show(line)}",
+                f"has, found {len(cells)}: {show(line)}",
             )
         for column, cell in zip(dialect.columns, cells, strict=True):
-            if column in ("path", "label") and not cell:
-                return LineError(number, f"expected a {column}, found none: {_show(line)}")
+            is_needed = column == "path" or (column == "label" and dialect.has_one_label)
+            if is_needed and not cell:
+                return LineError(number, f"expected a {column}, found none: {show(line)}")
+            if column == "label" and dialect.separator and b"" in dialect.classes_of(cell):
+                mark = dialect.separator.decode()
+                return LineError(
+                    number, f"expected a class on both sides of each {mark!r}, found {show(cell)}"
+                )
     raise AssertionError("a block was refused and no line of it explains why")
-
-
-def _show(line: bytes) -> str:
-    text = line.decode("utf-8", "backslashreplace").rstrip("\r")
-    return repr(text if len(text) <= 80 else text[:77] + "…")

@@ -63,6 +63,13 @@ class IngestOptions:
         "Separates the manifest's columns. (default: a comma in .csv, else a tab)",
         form="CHAR",
     )
+    label_column: str | None = _manifest(
+        None, "Take the labels from this column. (default: the one named label)", form="COLUMN"
+    )
+    multi_label: bool = _manifest(
+        False,
+        "A label names several classes, cat|dog; empty: none. A heading label[|] says so too.",
+    )
     image: tuple[str, ...] = _look(
         (),
         "Store the images that another column names, too, row by row: mask, or with how: mask:raw, "

@@ -3,14 +3,14 @@
 Every other name in a file is the user's:
 
 - Groups: the attribute `groups` names them. A file with groups has no standard dataset outside.
-- Columns of the manifest lie below `columns`, where nothing else is.
+- Columns of the manifest lie below `columns`, where nothing else is; one of lists is an HDF5 group.
 - Further images of each sample: the attribute `images` names their HDF5 groups in that of the
   samples. Each has what a group of samples has, but for labels, columns and `samples`.
 - Images and classes of a tree lie in the same HDF5 group as the standard datasets, and never get a
   name of `IN_TREES`.
 
 So whoever reads a file asks for these names only, and takes nothing else for a standard dataset
-because of how it looks: not `sizes` in a tree, which is an image, nor a column `data`.
+because of how it looks: not `sizes` in a tree, an image, nor a column `data`.
 
 Version 2 has `chunk_checksums`; apart from that it is version 1, which is still read. What a file
 holds has the same content digest in both.
@@ -70,7 +70,7 @@ class Attribute(StrEnum):
 
 
 GROUP_NAME: Final = "name"
-"""Attribute of an HDF5 group of samples: its name as the manifest has it."""
+"""Attribute of an HDF5 group of samples: its name in the manifest."""
 CHUNKING: Final = "chunking"
 """Attribute of `CHUNK_CHECKSUMS`: `chunking` of the images then; of a tree's, ids of filters."""
 FEWEST_FILTERED: Final = 16
@@ -125,9 +125,11 @@ CHUNK_CHECKSUMS: Final = StandardDataset(
     "chunk_checksums", "uint64", "xxh3-64 of each compressed chunk of the images, as stored.",
     dims=("chunk",),
 )  # fmt: skip
-"""From version 2 on, where the images have filters: of the bytes in the file, before any filter is
-undone. In a tree a row is an image, which is one chunk."""
+"""From version 2 on, where there are filters: before any is undone. In a tree of each image."""
 LABELS: Final = StandardDataset("labels", "int64", "Class of the image.")
+LABEL_VALUES: Final = StandardDataset("labels/values", "int64", dims=("value",))
+LABEL_OFFSETS: Final = StandardDataset("labels/offsets", "int64", extra_rows=1)
+"""In place of `LABELS` where an image has any number of classes: as columns of lists are."""
 LABEL_NAMES: Final = StandardDataset("label_names", "text", dims=("class",))
 SAMPLES: Final = StandardDataset("samples", "int64", "Index of the sample in the manifest, from 0.")
 SIZES: Final = StandardDataset(
@@ -148,7 +150,7 @@ _IMAGES_OF: Final = {
     "encoded": (ENCODED_DATA, OFFSETS, SHAPES),
 }
 _ALWAYS: Final = (PATHS, STATUS, CHECKSUMS)
-_OPTIONAL: Final = (LABELS, LABEL_NAMES, SAMPLES, CHUNK_CHECKSUMS)
+_OPTIONAL: Final = (LABELS, LABEL_VALUES, LABEL_OFFSETS, LABEL_NAMES, SAMPLES, CHUNK_CHECKSUMS)
 
 LAYOUTS: Final = tuple(_IMAGES_OF)
 

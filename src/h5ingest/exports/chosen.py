@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import UsageError
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.exports.options import ExportOptions
 from h5ingest.exports.stored import Stored
@@ -128,12 +129,19 @@ def _narrow(
             shown = ", ".join(repr(name.decode("utf-8", "replace")) for name in every[:_MOST_SHOWN])
             more = f" and {len(every) - _MOST_SHOWN:,} more" * (len(every) > _MOST_SHOWN)
             raise UsageError(f"{said}: expected a label, one of {shown}{more}")
-        taken &= labels == every.index(raw)
+        code = every.index(raw)
+        if isinstance(labels, Lists):
+            has_it = [code in label for label in labels.tolist()]
+            taken &= np.fromiter(has_it, np.bool_, group.n_rows)
+        else:
+            taken &= labels == code
         return
     cells = labels if column == "label" else columns.get(column)
     if cells is None and column != "path":
         known = ", ".join(("path", *(("label",) if labels is not None else ()), *columns))
         raise UsageError(f"{said}: expected a column, one of {known}")
+    if isinstance(cells, Lists):
+        raise UsageError(f"{said}: expected a column of single values, found lists")
     for start in range(0, group.n_rows, _BLOCK_ROWS):
         beat()
         here = slice(start, min(start + _BLOCK_ROWS, group.n_rows))

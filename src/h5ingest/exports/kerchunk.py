@@ -15,6 +15,7 @@ import numpy as np
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.lists import Lists, offsets_of, values_of
 from h5ingest.exports.stored import Stored
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.reading.text import Strings
@@ -54,8 +55,9 @@ def references(stored: Stored, url: str) -> bytes:
         group = stored.group(number)
         with stored.inside() as file:
             for dataset, dims, more in _datasets(file, group, prefix):
-                folder = dataset.name.rpartition("/")[0]
-                found[f"{folder}/.zgroup".lstrip("/")] = found[".zgroup"]
+                folder = dataset.name
+                while folder := folder.rpartition("/")[0]:
+                    found[f"{folder}/.zgroup".lstrip("/")] = found[".zgroup"]
                 found |= _array(stored, dataset, dims, more)
     every = {"version": 1, "templates": {"u": url}, "refs": found}
     return json.dumps(every).encode()
@@ -67,18 +69,26 @@ def _datasets(
     """Yield each dataset of numbers, the names of its dimensions, and further attributes."""
     images = file[schema.IMAGES.at(prefix)]
     yield images, ("sample", "height", "width", "channel")[: images.ndim], {}
+    labels, names = group.classes()
+    raw = [] if names is None else names.raw(np.arange(len(names)))
+    classes = {"label_names": [name.decode("utf-8", "backslashreplace") for name in raw]}
     for standard in _NUMBERS:
-        if standard.at(prefix) not in file:
+        if not isinstance(file.get(standard.at(prefix)), h5py.Dataset):  # of lists, a group
             continue
-        more: Json = {}
-        if standard is schema.LABELS and (names := group.classes()[1]) is not None:
-            raw = names.raw(np.arange(len(names)))
-            more["label_names"] = [name.decode("utf-8", "backslashreplace") for name in raw]
+        more: Json = classes if standard is schema.LABELS and names is not None else {}
         size = ("size",) if standard is schema.SIZES else ()
         yield file[standard.at(prefix)], ("sample", *size), more
-    for column in group.columns().values():
-        if not isinstance(column, Strings):
+    lists = [schema.LABELS.at(prefix)] if isinstance(labels, Lists) else []
+    for name, column in group.columns().items():
+        if isinstance(column, Lists):
+            lists.append(schema.column(prefix, name))
+        elif not isinstance(column, Strings):
             yield column, ("sample",), {}
+    for name in lists:
+        values, word = file[values_of(name)], name.rpartition("/")[2]
+        more = classes if name == schema.LABELS.at(prefix) else {}
+        yield values, tuple(f"{word}_{k}" for k in range(values.ndim)), more
+        yield file[offsets_of(name)], (f"{word}_offset",), {}
 
 
 def _array(stored: Stored, dataset: h5py.Dataset, dims: tuple[str, ...], more: Json) -> Json:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from h5ingest.core.errors import OutputError, SetupError
+from h5ingest.core.lists import kind_of, parse_kind
 from h5ingest.core.units import MIB
 from h5ingest.exports import table
 from h5ingest.exports.members import Cells, Member
@@ -101,10 +102,17 @@ class Parquet:
         for name, kind, names in _columns(stored):
             if name in features:
                 raise OutputError(f"{stored.path}: a column is called {name!r}, as one of Parquet")
-            fields.append((name, pa.string() if kind == "text" else getattr(pa, kind)()))
-            features[name] = {"dtype": "string" if kind == "text" else kind, "_type": "Value"}
+            dtype, inner = parse_kind(kind) or (kind, None)
+            type_ = pa.string() if dtype == "text" else getattr(pa, dtype)()
+            feature: dict[str, Any]
+            feature = {"dtype": "string" if dtype == "text" else dtype, "_type": "Value"}
             if names is not None:
-                features[name] = {"names": names, "_type": "ClassLabel"}
+                feature = {"names": names, "_type": "ClassLabel"}
+            for n in () if inner is None else (*inner[::-1], -1):
+                type_ = pa.list_(type_, n)
+                feature = {"feature": feature, "length": n, "_type": "Sequence"}
+            fields.append((name, type_))
+            features[name] = feature
         about = json.dumps({"info": {"features": features}})
         self._pa, self._schema = pa, pa.schema(fields, {"huggingface": about})
         self._writer = pyarrow.parquet.ParquetWriter(
@@ -149,7 +157,7 @@ def _columns(stored: Stored) -> list[tuple[str, str, list[str] | None]]:
     if labels is not None:
         raw = None if names is None else names.raw(np.arange(len(names)))
         texts = None if raw is None else list(_as_text(stored, "label", raw))
-        found.append(("label", "int64", texts))
+        found.append(("label", kind_of(labels), texts))
     for name, column in columns.items():
-        found.append((name, "text" if isinstance(column, Strings) else column.dtype.name, None))
+        found.append((name, "text" if isinstance(column, Strings) else kind_of(column), None))
     return found + [(SAMPLE, "int64", None)] * bool(stored.header.groups)

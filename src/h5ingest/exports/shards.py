@@ -201,7 +201,9 @@ def _cells(work: Work, positions: range) -> list[Iterable[tuple[bytes, bytes]]]:
         group, rows = stored.group(number), share.rows[here]
         with stored.inside():
             labels, _ = group.classes()
-        classes = [None] * len(rows) if labels is None else labels[rows].tolist()
+        classes: list[int | None] = [None] * len(rows)  # of several, the JSON alone tells
+        if isinstance(labels, np.ndarray):
+            classes = labels[rows].tolist()
         cells: table.Cells = dict(stored.paths(number, rows))
         if groups := stored.header.groups:
             cells["group"] = [groups[number // stored.n_each]] * len(rows)
@@ -221,7 +223,7 @@ def _as_json(about: dict[str, object]) -> bytes:
             return value.decode("utf-8", "surrogateescape")
         if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
             return None if math.isnan(value) else str(value)
-        return value
+        return [plain(each) for each in value] if isinstance(value, list) else value
 
     return json.dumps(
         {name: plain(value) for name, value in about.items()}, sort_keys=True

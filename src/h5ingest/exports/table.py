@@ -15,7 +15,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import OutputError
+from h5ingest.core import lists
+from h5ingest.core.errors import ManifestError, OutputError
+from h5ingest.core.lists import Lists
+from h5ingest.core.manifest_heading import separator_for
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.exports.chosen import Share
 from h5ingest.exports.names import listed
@@ -23,6 +26,7 @@ from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work
 from h5ingest.images.folder_manifest import quoted
 from h5ingest.mpi.comm import Comm, agreeing
+from h5ingest.reading.selection import flat
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.reading.text import Strings
 
@@ -45,7 +49,7 @@ class Lines:
 
 
 Cells = dict[str, Sequence[Any]]
-"""Column -> the values of some rows: bytes, int or float."""
+"""Column -> the values of some rows: bytes, int or float, or lists of them."""
 
 
 def columns_of(stored: Stored) -> tuple[str, ...]:
@@ -76,10 +80,12 @@ def cells_of(stored: Stored, group: StoredGroup, rows: NDArray[np.int64]) -> Cel
     if labels is not None:
         found["label"] = labels[rows].tolist()
         if names is not None:
-            each = dict(
-                zip(set(found["label"]), names.raw(np.array([*set(found["label"])])), strict=True)
-            )
-            found["label"] = [each[label] for label in found["label"]]
+            known = np.unique(flat(labels[rows]))
+            each = dict(zip(known.tolist(), names.raw(known), strict=True))
+            if isinstance(labels, Lists):
+                found["label"] = [[each[label] for label in row] for row in found["label"]]
+            else:
+                found["label"] = [each[label] for label in found["label"]]
     return found
 
 
@@ -101,6 +107,7 @@ def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequ
         OutputError: a text cannot be written in a line; or the file cannot be read.
     """
     lines, samples, n_renamed = [], [np.zeros(0, np.int64)], 0
+    mark = separator_of(stored)
     for number, here in share.runs():
         group, rows = stored.group(number), share.rows[here]
         with stored.inside():
@@ -109,6 +116,8 @@ def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequ
         missing = [name for name in columns if name not in cells]
         if missing or len(cells) != len(columns):
             raise OutputError(f"{stored.path}: expected the same columns in all groups")
+        if mark:
+            cells["label"] = [mark.join(label) for label in cells["label"]]
         table: list[Iterable[bytes]] = []
         of_files = names[here.start * stored.n_each : here.stop * stored.n_each]
         for k, paths in enumerate(stored.paths(number, rows).values()):
@@ -126,7 +135,20 @@ def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequ
     return Lines(every, np.concatenate(samples), n_renamed)
 
 
-def as_cell(value: bytes | int | float) -> bytes:
+def separator_of(stored: Stored) -> bytes:
+    """Return what stands between the classes of a label; empty: each has one."""
+    group = stored.group(0)
+    with stored.inside():
+        labels, names = group.classes()
+    if not isinstance(labels, Lists) or names is None:
+        return b""
+    try:
+        return separator_for(names.raw(np.arange(len(names))))
+    except ManifestError as error:
+        raise OutputError(f"{stored.path}: {error}") from None
+
+
+def as_cell(value: bytes | int | float | list[Any]) -> bytes:
     """Return what a manifest has for a value, such that an ingest finds the same one.
 
     >>> as_cell(b"007"), as_cell(-3), as_cell(1e22), as_cell(math.nan)
@@ -134,6 +156,8 @@ def as_cell(value: bytes | int | float) -> bytes:
     """
     if isinstance(value, bytes):
         return value
+    if isinstance(value, list):
+        return lists.as_cell(value)
     sign = (
         "-" if isinstance(value, float) and value != value and math.copysign(1, value) < 0 else ""
     )
@@ -164,6 +188,8 @@ def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...], int]:
         columns = columns_of(work.stored)
         lines = lines_of(work.stored, *work.kept(), columns)
     assert lines is not None, "else there is an error"
+    if mark := separator_of(work.stored).decode():
+        columns = tuple(f"label[{mark}]" if name == "label" else name for name in columns)
     every = (*work.stored.image_columns, *columns)
     return _gathered(work.comm, lines), every, sum(work.comm.allgather(lines.n_renamed))
 

@@ -52,6 +52,10 @@ class ScanOptions:
     """Whether to write an index beside the manifest (`header_index`)."""
     pair: tuple[str, ...] = ()
     """Names of folders whose files of one stem belong in one line; empty: each has its own."""
+    coco: str | None = None
+    """A COCO file: only images that it names, with its classes and boxes; see `coco`."""
+    yolo: str | None = None
+    """A folder of YOLO's label files, likewise; see `yolo`."""
     absolute: bool = False
     """Whether to write absolute paths; False: relative to the manifest's folder."""
     overwrite: bool = False
@@ -85,6 +89,13 @@ class ScanOptions:
             raise UsageError(
                 "--pair: expected two or more names of folders such as images:masks, and no "
                 f"--index; got {':'.join(self.pair)!r}"
+            )
+        if (self.coco or self.yolo) and (
+            self.pair or self.index or self.label_from or (self.coco and self.yolo)
+        ):
+            raise UsageError(
+                "--coco and --yolo say what the labels are: one of them, and no --pair, --index or "
+                "--label-from"
             )
         if self.group_level is not None and self.group_level < 1:
             raise UsageError(

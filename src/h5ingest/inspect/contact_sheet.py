@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from h5ingest.core import schema
 from h5ingest.core.errors import UsageError
 from h5ingest.core.layout import ImageSpec
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.units import counted
 from h5ingest.inspect import canvas
 from h5ingest.inspect.canvas import DIM, INK, Scale
+from h5ingest.reading.selection import Labels, flat
 from h5ingest.reading.store import ImageStore
 
 MAX_CLASSES: Final = 20
@@ -100,7 +102,9 @@ def layers(store: ImageStore, index: int, file: Path) -> None:
     about = [str(ImageSpec.of(image.shape, image.dtype)), *[str(scale)] * scale.stretched]
     if label is not None:
         names = store.label_names
-        about.insert(0, f"label {label}" + (f" {names[label]}" if names else ""))
+        each = label.tolist() if isinstance(label, np.ndarray) else [label]
+        words = [f"{one}" + (f" {names[one]}" if names else "") for one in each]
+        about.insert(0, f"label {', '.join(words) or 'none'}")
     if store.status[index] != STATUS_OK:
         about.insert(0, "FAILED")
     paper, top = _titled(
@@ -132,13 +136,21 @@ def _chosen(store: ImageStore) -> list[_Line]:
     labels = store.labels
     if labels is None:
         return _lines("", np.arange(len(store)), MIN_LINES)
-    classes = np.unique(labels)[:MAX_CLASSES].tolist()
+    classes = np.unique(flat(labels))[:MAX_CLASSES].tolist()
     names = store.label_names
     lines = []
     for label in classes:
         name = names[label] if names else str(label)
-        lines += _lines(name, np.flatnonzero(labels == label), MIN_LINES // len(classes) or 1)
+        lines += _lines(name, _of_class(labels, label), MIN_LINES // len(classes) or 1)
     return lines
+
+
+def _of_class(labels: Labels, label: int) -> NDArray[np.intp]:
+    """Return the samples of a class."""
+    if isinstance(labels, Lists):
+        each: NDArray[np.intp] = np.repeat(np.arange(len(labels)), labels.lengths)
+        return np.unique(each[flat(labels) == label])
+    return np.flatnonzero(labels == label)
 
 
 def _lines(name: str, samples: NDArray[np.intp], most: int) -> list[_Line]:
@@ -225,7 +237,7 @@ def _about(store: ImageStore) -> list[str]:
     failed = f", {n_failed:,} failed" if n_failed else ""
     said = [f"{counted(len(store) + n_failed, 'images')}{kind}{failed}"]
     if store.labels is not None:
-        n_classes = len(np.unique(store.labels))
+        n_classes = len(np.unique(flat(store.labels)))
         shown = f"{MAX_CLASSES} of " if n_classes > MAX_CLASSES else ""
         said.append(f"{shown}{counted(n_classes, 'classes')}")
     return said

@@ -20,6 +20,7 @@ import numpy as np
 
 from h5ingest.core import outfiles, schema
 from h5ingest.core.errors import OutputError
+from h5ingest.core.lists import values_of
 from h5ingest.core.schema import Attribute, FileHeader
 from h5ingest.reading.group_statistics import parsed, statistics_text
 from h5ingest.reading.open_file import datasets, open_checked
@@ -235,10 +236,14 @@ def _columns(
     """Yield path, shape of one value (-1: it varies) and type of all that has a row per sample."""
     images = schema.IMAGES.name
     for name, dataset in sorted(datasets(group, layout)):
+        column = name.rpartition("/")[0]
         if name == schema.RAGGED_PIXELS.name:  # height, width, channels
             yield images, (-1, -1, -1), dataset.dtype
         elif name == schema.ENCODED_DATA.name:  # the bytes of an image file
             yield images, (-1,), dataset.dtype
+        elif column == schema.LABELS.name or column.startswith(f"{schema.COLUMNS}/"):  # of lists
+            if name == values_of(column):
+                yield column, (-1, *dataset.shape[1:]), dataset.dtype
         elif name not in _NOT_PER_SAMPLE:
             yield name, dataset.shape[1:], dataset.dtype
 

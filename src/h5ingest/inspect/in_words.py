@@ -10,10 +10,12 @@ import numpy as np
 from h5ingest.core import schema
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS, LayoutKind
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.units import counted, size
 from h5ingest.inspect.filter_names import filter_names
 from h5ingest.reading.open_file import open_dataset
+from h5ingest.reading.selection import flat
 from h5ingest.reading.store import ImageStore
 
 
@@ -51,7 +53,8 @@ def classes(store: ImageStore) -> str:
     """Return how many classes there are, after a comma; empty: there are no labels."""
     if store.labels is None:
         return ""
-    return f", {counted(len(np.unique(store.labels)), 'classes')}"
+    each = " (any number each)" if isinstance(store.labels, Lists) else ""
+    return f", {counted(len(np.unique(flat(store.labels))), 'classes')}{each}"
 
 
 def _storage(dataset: h5py.Dataset, kind: LayoutKind, recode: object) -> str:

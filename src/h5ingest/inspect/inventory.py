@@ -5,8 +5,8 @@ What is said of the file comes from the judge; nothing here touches it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from h5ingest.core import column_types, schema
 from h5ingest.core.digest import ContentDigest, Parts, combined
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.lists import LIST_TYPES, values_of
 from h5ingest.core.schema import FileHeader, StandardDataset
 from h5ingest.inspect.findings import Facts, Gap, Unread, gap_lines
 from h5ingest.inspect.judge_process import Died, Judge, NotAsked
@@ -85,8 +86,9 @@ def _inspect(judge: Judge, header: FileHeader, prefix: str) -> tuple[GroupFacts,
     else:
         names += columns
     found = _facts(judge, prefix, names)
-    standard = {dataset.name: dataset for dataset in schema.known_datasets(layout)}
+    standard = _standard(layout, names)
     required = {dataset.name for dataset in schema.required_datasets(layout)}
+    required |= {name for name in names if name.startswith(schema.column("", "")[1:])}
     good: dict[str, Facts] = {}
     for name, facts in found.items():
         full = f"{prefix}/{name}"
@@ -103,13 +105,26 @@ def _inspect(judge: Judge, header: FileHeader, prefix: str) -> tuple[GroupFacts,
             problems.append(wrong)
     usable, more = _fitting(judge, prefix, good, standard)
     problems += more
-    unusable = required - {schema.PATHS.name} - usable.keys()
+    needed = {dataset.name for dataset in schema.required_datasets(layout)} - {schema.PATHS.name}
+    unusable = needed - usable.keys()
     n_rows = 0 if unusable else usable[schema.STATUS.name].shape[0]
     if unusable:
         problems.append(
             f"{prefix or '/'}: its rows cannot be judged without {', '.join(sorted(unusable))}"
         )
     return GroupFacts(prefix=prefix, datasets=usable, n_rows=n_rows), problems
+
+
+def _standard(layout: str, names: Iterable[str]) -> dict[str, StandardDataset]:
+    """Return what is known of datasets by their names: those of the format, and of lists."""
+    known = {dataset.name: dataset for dataset in schema.known_datasets(layout)}
+    for name in names:
+        column = name.rpartition("/")[0]
+        if name not in known and "/" in column:
+            is_values = name == values_of(column)
+            like = schema.LABEL_VALUES if is_values else schema.LABEL_OFFSETS
+            known[name] = replace(like, name=name)
+    return known
 
 
 def _facts(judge: Judge, prefix: str, names: list[str]) -> dict[str, Facts | Unread | None]:
@@ -127,7 +142,11 @@ def _facts(judge: Judge, prefix: str, names: list[str]) -> dict[str, Facts | Unr
 def _kind_problem(full: str, facts: Facts, wanted: StandardDataset | None) -> str | None:
     """Return why a dataset cannot be what its name says, if so."""
     n_dimensions = len(facts.shape)
-    if wanted is None:  # a column of the manifest
+    if wanted is not None and wanted.dims == schema.LABEL_VALUES.dims:
+        is_label = wanted is schema.LABEL_VALUES
+        if facts.dtype not in LIST_TYPES[: 1 if is_label else 2] or not n_dimensions:
+            return f"{full}: expected {' or '.join(LIST_TYPES)}, found {facts.kind}"
+    elif wanted is None:  # a column of the manifest
         if n_dimensions != 1 or facts.dtype not in column_types.KINDS:
             kinds = ", ".join(column_types.KINDS)
             return f"{full}: expected one dimension of {kinds}, found {facts.kind}"
@@ -161,24 +180,24 @@ def _fitting(
             problems.append(f"{prefix}/{name}: expected {expected} rows, found {facts.shape[0]}")
         else:
             usable[name] = facts
-    if schema.OFFSETS.name in usable and schema.OFFSETS.name in standard:
-        n_elements = judge.try_ask("last", schema.OFFSETS.at(prefix))
-        pixels = next(p.name for p in schema.PIXELS.values() if p.name in standard)
-        if isinstance(n_elements, Unread):
-            problems.append(f"{schema.OFFSETS.at(prefix)}: cannot be read: {n_elements.reason}")
-            del usable[schema.OFFSETS.name]
-        elif pixels in usable and usable[pixels].shape[0] != n_elements:
-            problems.append(
-                f"{prefix}/{pixels}: expected {n_elements} rows, found {usable[pixels].shape[0]}"
-            )
+    pixels = {each.name for each in schema.PIXELS.values()} & standard.keys()
+    for name in [each for each in usable if each in standard and standard[each].extra_rows]:
+        values = values_of(name.rpartition("/")[0])
+        cut = next(iter(pixels)) if name == schema.OFFSETS.name else values
+        total = judge.try_ask("last", f"{prefix}/{name}")
+        if isinstance(total, Unread):
+            problems.append(f"{prefix}/{name}: cannot be read: {total.reason}")
+            del usable[name]
+        elif cut in usable and usable[cut].shape[0] != total:
+            problems.append(f"{prefix}/{cut}: expected {total} rows, found {usable[cut].shape[0]}")
     return usable, problems
 
 
 def name_problems(judge: Judge, layout: str, groups: list[GroupFacts]) -> list[str]:
     """Return what is wrong with the names of dimensions and of the values of `status`."""
     problems = []
-    standard = {dataset.name: dataset.dims for dataset in schema.known_datasets(layout)}
     for group in groups:
+        standard = _standard(layout, group.datasets)
         status = group.datasets.get(schema.STATUS.name)
         if status is not None and dict(status.members) != schema.STATUS_NAMES:
             expected, name = schema.STATUS_NAMES, schema.STATUS.at(group.prefix)
@@ -189,7 +208,9 @@ def name_problems(judge: Judge, layout: str, groups: list[GroupFacts]) -> list[s
             problems.append(f"{where}: dimension labels cannot be read: {labels.reason}")
             continue
         for name, found in labels.items():
-            wanted = standard.get(name, ("sample",))[: len(group.datasets[name].shape)]
+            n_axes = len(group.datasets[name].shape)
+            dims = standard[name].dims if name in standard else ("sample",)
+            wanted = (*dims, *[""] * n_axes)[:n_axes]
             told = found.reason if isinstance(found, Unread) else found
             if told != wanted:
                 problems.append(

@@ -13,6 +13,7 @@ from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest, Parts
 from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import content_of_image
+from h5ingest.core.lists import offsets_of, values_of
 from h5ingest.core.schema import FileHeader
 from h5ingest.inspect.findings import Checked, Facts, Gap, Hashed, Sign, Unread
 from h5ingest.inspect.group_checks import group_problems
@@ -101,23 +102,34 @@ class Questions:
         found: dict[str, Facts | Unread | None] = {}
         for name in names:
             self._sign.beat()
-            found[name] = self._readable.facts(f"{prefix}/{name}")
+            full = f"{prefix}/{name}"
+            if name == schema.LABELS.name and self._is_group(full):  # of lists
+                found[name] = None
+            else:
+                found[name] = self._readable.facts(full)
         return found
+
+    def _is_group(self, name: str) -> bool:
+        return attempt(lambda: self._file.get(name, getclass=True) is h5py.Group) is True
 
     def dims(self, prefix: str, names: list[str]) -> dict[str, tuple[str, ...] | Unread]:
         """Return the labels of the dimensions of datasets of a group."""
         return {name: self._readable.dims(f"{prefix}/{name}") for name in names}
 
     def columns(self, prefix: str) -> list[str] | Unread:
-        """Return the names of a group's columns of the manifest, below the group's."""
+        """Return the names of the datasets of a group's columns, below the group's."""
 
         def listed() -> list[str]:
             where = f"{prefix}/{schema.COLUMNS}"
             if where not in self._file:
                 return []
             group = self._file[where]
-            names = group if isinstance(group, h5py.Group) else ()
-            return [f"{schema.COLUMNS}/{name}" for name in names]
+            found = []
+            for name in group if isinstance(group, h5py.Group) else ():
+                column = f"{schema.COLUMNS}/{name}"
+                is_list = self._is_group(f"{prefix}/{column}")
+                found += [values_of(column), offsets_of(column)] if is_list else [column]
+            return found
 
         return attempt(listed)
 

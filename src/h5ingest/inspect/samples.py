@@ -12,7 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import STATUS_OK
+from h5ingest.reading.selection import flat
 from h5ingest.reading.store import ImageStore
 
 MOST_CLASSES: Final = 20
@@ -85,7 +87,7 @@ def look(store: ImageStore, seed: int) -> Sample:
         )
     return Sample(
         classes=tuple(classes),
-        n_classes=0 if store.labels is None else len(np.unique(store.labels[good])),
+        n_classes=0 if store.labels is None else len(np.unique(flat(store.labels[good]))),
         values=values,
         n_read=sum(each.n_mean for each in classes),
     )
@@ -99,8 +101,9 @@ def _classes(store: ImageStore, good: NDArray[np.intp]) -> Iterator[tuple[str, N
         yield "", good
         return
     labels, names = store.labels[good], store.label_names
-    for label in np.unique(labels)[:MOST_CLASSES].tolist():
-        yield names[label] if names else str(label), good[labels == label]
+    for label in np.unique(flat(labels))[:MOST_CLASSES].tolist():
+        of_class = labels.having(label) if isinstance(labels, Lists) else labels == label
+        yield names[label] if names else str(label), good[of_class]
 
 
 def _count(values: dict[str, NDArray[np.int64]], image: NDArray[Any]) -> None:

@@ -31,6 +31,7 @@ from h5ingest.reading.open_file import (
     open_dataset,
     open_group,
 )
+from h5ingest.reading.selection import flat
 from h5ingest.reading.store import ImageStore
 
 MAX_CLASSES: Final = 20
@@ -184,7 +185,9 @@ def _add_classes(branch: Any, store: ImageStore, most: int) -> None:
     """Add how many images each class has, for the first ones."""
     if store.labels is None or not len(store):
         return
-    labels, counts = np.unique(store.labels, return_counts=True)
+    labels, counts = np.unique(flat(store.labels), return_counts=True)
+    if not len(labels):
+        return
     n_classes = len(labels)
     listed = branch.add(Text(counted(n_classes, "classes"), "bold"))
     names = store.label_names

@@ -32,7 +32,7 @@ from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_batch import FileLoader
 from h5ingest.pipeline.loader import Loader
 from h5ingest.pipeline.look_at_images import look_at_images
-from h5ingest.pipeline.manifest_warnings import manifest_warnings
+from h5ingest.pipeline.manifest_warnings import lists_in_words, manifest_warnings
 from h5ingest.pipeline.output_checks import is_left_by_another_look, refuse_sources
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.read_manifest import LocalSamples, behind, read_manifest
@@ -137,6 +137,10 @@ class ImageFiles(Source):
             "delimiter": manifest.dialect.delimiter.decode(),
             **self.about,
         }
+        if options.label_column:
+            about["column of labels"] = options.label_column
+        if separator := manifest.dialect.separator:
+            about["separator of classes"] = separator.decode()
         with job.phase("probe"), job.explaining_space(0):
             if options.recode is not None and not options.dry_run:
                 from h5ingest.pipeline.recoding import begin_recoding  # few jobs need it
@@ -174,8 +178,8 @@ class ImageFiles(Source):
             about=about,
             n_bytes=known.n_bytes,
             palettes=known.palettes,
-            conversions=known.conversions,
-            changes=known.changes,
+            conversions=known.conversions + lists_in_words(manifest),
+            changes=known.changes + lists_in_words(manifest),
             warnings=warnings + of_dry_run(options.recode, dry_run=options.dry_run),
             image=in_words(options.recode) or layout.rows,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -10,9 +11,12 @@ from typing import Final
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from h5ingest.core.manifest import Manifest
+from h5ingest.core.column_types import Seen, kinds_seen, resolve
+from h5ingest.core.lists import parse_cell, parse_kind
+from h5ingest.core.manifest import Manifest, stream
 from h5ingest.core.manifest_dialect import LineError, parse
-from h5ingest.mpi.comm import Comm
+from h5ingest.core.manifest_heading import show
+from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.read_manifest import LocalSamples
 
 _LIKE_LABELS: Final = ("labels", "class", "class_name", "classname", "category", "target", "y")
@@ -27,7 +31,8 @@ def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tu
     columns = manifest.dialect.columns
     if "label" not in columns:
         found += [
-            f"no column is named label: {name!r} is stored as columns/{name}, not as labels"
+            f"no column is named label: {name!r} is stored as columns/{name}, not as labels: "
+            f"--label-column {name}"
             for name in columns
             if name.lower() in _LIKE_LABELS and name != manifest.group_by
         ][:1]
@@ -42,7 +47,51 @@ def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tu
             f"{lines} of the manifest name{'s' * (n_repeated == 1)} a file that another line names "
             f"too; each has a row of its own (first: {path})"
         )
-    return (*found, *comm.bcast(_like_images(manifest) if comm.rank == 0 else ()))
+    looked_at: tuple[str, ...] = ()
+    with agreeing(comm):
+        if comm.rank == 0:
+            looked_at = *_like_images(manifest), *_broken_lists(manifest)
+    return (*found, *comm.bcast(looked_at))
+
+
+def lists_in_words(manifest: Manifest) -> tuple[str, ...]:
+    """Return a line that names the columns of lists, if there are any."""
+    found = [f"{name} ({kind})" for name, kind in manifest.column_kinds.items() if parse_kind(kind)]
+    s = "s" * (len(found) > 1)
+    said = f"the JSON arrays in column{s} {', '.join(found)} are stored as lists of numbers"
+    return (said,) if found else ()
+
+
+def _broken_lists(manifest: Manifest) -> tuple[str, ...]:
+    """Return a line for each column that is text though it begins with a list; says where."""
+    names = []
+    for name, cells in zip(manifest.dialect.columns, _first_rows(manifest), strict=True):
+        first = next(filter(None, cells), b"")
+        if manifest.column_kinds.get(name) == "text" and parse_cell(first) is not None:
+            names.append(name)
+    if not names:
+        return ()
+    import hashlib  # few manifests have such columns, and rank 0 alone looks
+
+    wrong: dict[str, tuple[int, bytes]] = {}
+    seen: dict[str, Seen] = dict.fromkeys(names, frozenset())
+    index = manifest.first
+    with contextlib.suppress(OSError, LineError):  # which the end of the job names
+        for columns in stream(manifest.path, manifest.dialect, hashlib.sha256()):
+            for name in names:
+                for k, cell in enumerate(columns[name]):
+                    if name in wrong:
+                        break
+                    seen[name] |= kinds_seen([cell])
+                    if cell and resolve(seen[name]) == "text":
+                        wrong[name] = index + k, cell
+            index += len(columns["path"])
+    lines = manifest.lines_of([index for index, _ in wrong.values()])
+    return tuple(
+        f"column {name!r} is stored as text, not as lists of numbers: "
+        f"line {lines.get(index, 0):,} does not fit, {show(cell)}"
+        for name, (index, cell) in wrong.items()
+    )
 
 
 def _like_images(manifest: Manifest) -> tuple[str, ...]:

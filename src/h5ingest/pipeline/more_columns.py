@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from h5ingest.core.errors import ManifestError
+from h5ingest.core.lists import MOST_EXACT, Lists, parse_kind
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.manifest_columns import ManifestColumns
-from h5ingest.core.sample_columns import INDEX, Block
+from h5ingest.core.sample_columns import INDEX, Block, Cells
 from h5ingest.pipeline.kept_rows import KeptRows
 from h5ingest.pipeline.stored_columns import StoredColumns
 
@@ -44,6 +44,12 @@ def merged(
         raise ManifestError(
             f"{manifest.name}: expected the columns of the file, {have}; found {found}"
         )
+    several = [parse_kind(of.kinds.get("label", "")) is not None for of in (stored, new)]
+    if several[0] != several[1]:
+        number = "any number of classes" if several[0] else "one class"
+        raise ManifestError(
+            f"{manifest.name}: expected labels of {number} each, as the file has: see --multi-label"
+        )
     if stored.class_names is None and manifest.class_names is not None:
         raise ManifestError(
             f"{manifest.name}: expected labels that are numbers, as the file has, found "
@@ -52,9 +58,10 @@ def merged(
     kinds = {}
     for name, kind in stored.kinds.items():
         kinds[name] = kind
-        if {kind, new.kinds[name]} == {"int64", "float64"}:
-            kinds[name] = "float64"
-        elif kind not in ("text", new.kinds[name]):
+        if kind in ("text", new.kinds[name]):
+            continue
+        kinds[name], found = (each.replace("int64", "float64") for each in (kind, new.kinds[name]))
+        if kinds[name] != found:
             raise ManifestError(
                 f"{manifest.name}: column {name!r}: expected {kind}, as in the file, found "
                 f"{new.kinds[name]}: how its numbers were written is not known any more. Ingest "
@@ -89,7 +96,9 @@ class MoreColumns:
         """
         self._stored, self._kept, self._numbers = stored, kept, numbers
         self._new = ManifestColumns(replace(manifest, class_names=class_names))
-        self.kinds = self._new.kinds = dict(kinds)
+        self.kinds = dict(kinds)
+        texts = {name: kind for name, kind in kinds.items() if kind == "text"}
+        self._new.kinds |= texts
         self.class_names = class_names
 
     def blocks(self) -> Iterator[Block]:
@@ -107,11 +116,26 @@ class MoreColumns:
             if not stays.any():
                 continue
             block = {name: self._as_it_is_now(name, cells[stays]) for name, cells in block.items()}
+            samples = block[INDEX]
+            assert isinstance(samples, np.ndarray), "by its kind"
+            block[INDEX] = self._kept.renumbered(samples)
             now = self._numbers[number * n_each] // n_each
             yield np.full(int(stays.sum()), now, np.int64), block
-        yield from self._new.blocks()
+        for codes, block in self._new.blocks():
+            yield codes, {name: self._as_it_is_now(name, cells) for name, cells in block.items()}
 
-    def _as_it_is_now(self, name: str, cells: NDArray[np.generic]) -> NDArray[np.generic]:
-        if name == INDEX:
-            return self._kept.renumbered(cells)
-        return cells.astype(np.float64) if self.kinds.get(name) == "float64" else cells
+    def _as_it_is_now(self, name: str, cells: Cells) -> Cells:
+        """Return cells of one of the two as the column is from now on.
+
+        Raises:
+            ManifestError: a number would not be what it was.
+        """
+        if not self.kinds.get(name, "").startswith("float64"):
+            return cells
+        values = cells.values if isinstance(cells, Lists) else cells
+        if values.dtype != np.float64 and any(abs(n) > MOST_EXACT for n in values.ravel().tolist()):
+            raise ManifestError(
+                f"{self._new.name}: column {name!r}: expected whole numbers, as the file and the "
+                f"manifest have some beyond 2**53, which cannot be stored beside decimal ones"
+            )
+        return cells.astype(np.float64)

@@ -188,7 +188,7 @@ class MoreImages(Source):
             for new, old in self._old.items():
                 refuse_other_images(self._parts[old], layout.groups[new], self._stored.path)
         of_trees = KINDS[layout.kind].dataset_per_image
-        has_labels = "label" in self._new.manifest.dialect.columns
+        has_labels = self._new.manifest.dialect.has_one_label
         held = [
             held_samples(
                 self._parts[old],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.attribute_values import MOST_JSON
-from h5ingest.core.column_types import resolve
+from h5ingest.core.column_types import all_integers, resolve
 from h5ingest.core.errors import ManifestError, agreed
 from h5ingest.core.hdf5_names import group_prefix
 from h5ingest.core.held_rows import NOTHING, HeldRows
@@ -75,7 +75,7 @@ def read_manifest(
 
     Args:
         path: the file.
-        options: for its `delimiter`, `group_by` and `layout`.
+        options: what the manifest is like, `group_by`, `image` and `layout`.
         comm: all ranks.
         listed: see `Manifest`.
 
@@ -88,11 +88,18 @@ def read_manifest(
     head: tuple[Dialect, str] | None = None
     with agreeing(comm):
         if comm.rank == 0:
-            head = sniff(path, options.delimiter, str(name)), file_sha256(path)
-            _check_columns(head[0], options.group_by, images)
+            dialect = sniff(
+                path,
+                options.delimiter,
+                str(name),
+                label_column=options.label_column,
+                multi_label=options.multi_label,
+            )
+            head = dialect, file_sha256(path)
+            _check_columns(dialect, options.group_by, images)
     dialect, sha256 = comm.bcast(head)
     coded = options.group_by
-    if coded is None and KINDS[options.layout].dataset_per_image and "label" in dialect.columns:
+    if coded is None and KINDS[options.layout].dataset_per_image and dialect.has_one_label:
         coded = "label"
     part, problem = ManifestPart(), None
     with agreeing(comm):
@@ -104,7 +111,7 @@ def read_manifest(
         except LineError as error:
             problem = error.line, error.problem
     n_rows = len(part.paths) // n_each
-    told = comm.allgather((part.n_lines, n_rows, part.integer_labels, part.flags, problem))
+    told = comm.allgather((part.n_lines, n_rows, part.integer_labels, part.seen, problem))
     line = dialect.body_line
     for n_lines, *_, found in told:
         if found:
@@ -114,15 +121,18 @@ def read_manifest(
     if bounds[-1] == 0:
         raise agreed(ManifestError(f"{name}: expected at least one image, found only the header"))
     class_names = None
-    if "label" in dialect.columns and not all(integer for _, _, integer, *_ in told):
+    integers = all(integer for _, _, integer, *_ in told)
+    if "label" in dialect.columns and (dialect.separator or not integers):
         parts = comm.allgather(read_class_names(path, dialect, byte_range))
         class_names = tuple(sorted(frozenset[bytes]().union(*parts)))
-    flags = [reduce(or_, column) for column in zip(*(f for *_, f, _ in told), strict=True)]
+        if all_integers(class_names):  # of several a row, which are numbered all the same
+            class_names = tuple(sorted(class_names, key=lambda name: (int(name), name)))
+    seen = [reduce(or_, column) for column in zip(*(s for *_, s, _ in told), strict=True)]
     group_names, groups = _agree_on_names(
         part, n_rows, name, comm, grouped=options.group_by is not None
     )
     counts = np.bincount(groups, minlength=len(group_names))
-    kinds = dict(zip(dialect.extra_columns, map(resolve, flags), strict=True))
+    kinds = dict(zip(dialect.extra_columns, map(resolve, seen), strict=True))
     manifest = Manifest(
         path=path,
         dialect=dialect,
@@ -193,6 +203,8 @@ def _check_columns(dialect: Dialect, group_by: str | None, images: Sequence[str]
     for column in images:
         if column not in dialect.columns:
             raise ManifestError(f"{name}: expected a column {column!r} of images, found {found}")
+    if group_by == "label" and dialect.separator:
+        raise ManifestError(f"{name}: expected to group by one class a row: label has several")
     if group_by in images:
         raise ManifestError(f"{name}: expected to group by no column of images, got {group_by!r}")
 

@@ -70,8 +70,10 @@ def write_manifest(
     comm, interrupt = comm or SerialComm(), interrupt or Interrupt()
     folders = [folders] if isinstance(folders, Path) else folders
     with agreeing(comm):
-        if options.pair and len(folders) > 1:
-            raise UsageError(f"--pair: expected one folder, got {len(folders)}")
+        if (options.pair or options.coco or options.yolo) and len(folders) > 1:
+            raise UsageError(
+                f"--pair, --coco and --yolo: expected one folder of images, got {len(folders)}"
+            )
         if comm.rank == 0:
             with explained(out):
                 _check_out(out, options)
@@ -83,7 +85,12 @@ def write_manifest(
             from h5ingest.pipeline.list_samples import list_samples  # seldom needed
 
             with agreeing(comm):
-                for flag, asked in ("--index", options.index), ("--pair", options.pair):
+                for flag, asked in (
+                    ("--index", options.index),
+                    ("--pair", options.pair),
+                    ("--coco", options.coco),
+                    ("--yolo", options.yolo),
+                ):
                     if asked:
                         raise UsageError(f"{folders[0]}: {flag} goes with folders and archives")
             form = Form.of(Path(os.fsdecode(meant.base)), _named(out), options)
@@ -255,6 +262,13 @@ def _arrange(draft: Draft, forms: Sequence[Form], tally: Tally, beat: Callable[[
             paired = draft.temporary()
             columns = pair_lines(draft.lines, paired, forms[0], tally)
             draft.lines, draft.records = paired, draft.temporary()
+    elif options.coco or options.yolo:
+        from h5ingest.images.annotations import annotate  # rarely asked for
+
+        with explained(draft.out):
+            annotated = draft.temporary()
+            columns = annotate(draft.lines, annotated, forms[0], tally, beat)
+            draft.lines, draft.records = annotated, draft.temporary()
     draft.arrange(options, columns[1:], prefixes, comma=forms[0].comma, beat=beat)
 
 

@@ -6,16 +6,16 @@ May not: know ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from h5ingest.core import schema
-from h5ingest.core.column_types import convert
+from h5ingest.core.column_types import to_texts
 from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import columns_in
-from h5ingest.core.sample_columns import INDEX, Block
+from h5ingest.core.lists import kind_of
+from h5ingest.core.sample_columns import INDEX, Block, Cells
 from h5ingest.core.schema import FileHeader
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
@@ -61,11 +61,11 @@ class StoredColumns:
             labels, names = group.classes()
             columns = group.columns()
         kinds = {"path": schema.PATHS.dtype} | {
-            name: "text" if isinstance(column, Strings) else column.dtype.name
+            name: "text" if isinstance(column, Strings) else kind_of(column)
             for name, column in columns.items()
         }
         if labels is not None:
-            kinds["label"] = schema.LABELS.dtype
+            kinds["label"] = kind_of(labels)
         class_names = None if names is None else tuple(names.raw(np.arange(len(names))))
         return {**kinds, INDEX: schema.SAMPLES.dtype}, class_names
 
@@ -86,7 +86,7 @@ class StoredColumns:
                 places = np.arange(rows.start, rows.stop)
                 texts = {"path": group.paths(rows)}
                 texts |= {name: images.paths(rows) for name, images in others.items()}
-                block: dict[str, NDArray[Any]] = {}
+                block: dict[str, Cells] = {}
                 with self._handle:
                     block[INDEX] = group.samples(rows)
                     if labels is not None:
@@ -97,5 +97,5 @@ class StoredColumns:
                 for name, column in columns.items():
                     if isinstance(column, Strings):
                         texts[name] = column.raw(places)
-                block |= {name: convert(cells, "text") for name, cells in texts.items()}
+                block |= {name: to_texts(cells) for name, cells in texts.items()}
                 yield np.full(len(rows), number, np.int64), block

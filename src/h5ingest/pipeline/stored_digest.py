@@ -14,14 +14,14 @@ from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest
 from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import columns_in, image_group
-from h5ingest.core.sample_columns import INDEX
+from h5ingest.core.lists import Lists, offsets_of, values_of
+from h5ingest.core.sample_columns import INDEX, target
 from h5ingest.core.schema import FileHeader
 from h5ingest.pipeline.stored_columns import StoredColumns
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
 
 _BLOCK_ROWS: Final = 16 * 1024
-_STANDARD: Final = {"path": schema.PATHS, "label": schema.LABELS, INDEX: schema.SAMPLES}
 
 
 def stored_digest(
@@ -49,15 +49,23 @@ def stored_digest(
         if columns.class_names is not None and prefix in header.group_prefixes:
             digest.add_strings(schema.LABEL_NAMES.at(prefix), columns.class_names)
     images = columns_in(header)
+    ends: dict[str, int] = {}
     for codes, block in columns.blocks():
         beat()
         prefix = header.group_prefixes[int(codes[0])]
         for name, cells in block.items():
-            standard = _STANDARD.get(name)
-            full = standard.at(prefix) if standard else schema.column(prefix, name)
+            full = target(prefix, name)
             if name in images:
                 full = schema.PATHS.at(prefix + image_group(name))
-            if cells.dtype == object:
+            if isinstance(cells, Lists):
+                if full not in ends:
+                    digest.add_numbers(offsets_of(full), np.zeros(1, np.int64))
+                end = ends.get(full, 0)
+                digest.add_numbers(offsets_of(full), cells.offsets[1:] + end)
+                if len(cells.values):
+                    digest.add_numbers(values_of(full), cells.values)
+                ends[full] = end + len(cells.values)
+            elif cells.dtype == object:
                 digest.add_strings(full, cells)
             elif name != INDEX or header.groups:
                 digest.add_numbers(full, cells)

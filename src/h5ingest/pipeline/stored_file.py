@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from h5ingest.core.errors import Failure, OutputError, UsageError
 from h5ingest.core.image_columns import columns_in
@@ -38,6 +37,7 @@ from h5ingest.pipeline.stored_parts import (
 )
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.forksafe_file import SIZE, ForkSafeFile
+from h5ingest.reading.selection import Labels
 from h5ingest.reading.stored_group import StoredGroup
 from h5ingest.reading.text import Strings
 
@@ -260,7 +260,7 @@ class StoredFile(Source):
         with self.handle:
             pass
 
-    def labels(self) -> tuple[NDArray[np.int64] | None, Strings | None]:
+    def labels(self) -> tuple[Labels | None, Strings | None]:
         """Return the labels of the first group, and the names of classes, if there are any."""
         group = self.open_group(0)
         with self.handle:

@@ -43,7 +43,9 @@ def leave_out(job: Job, manifest: Manifest, lines: NDArray[np.int64]) -> Path:
             _write_without(manifest, lines, listed)
             job.has_scan = not job.options.dry_run
     see_same_file(listed, comm)
-    job.options = replace(job.options, delimiter=manifest.dialect.delimiter.decode())
+    job.options = replace(
+        job.options, delimiter=manifest.dialect.delimiter.decode(), label_column=None
+    )
     return listed
 
 
@@ -71,8 +73,9 @@ def _without(manifest: Manifest, left_out: NDArray[np.bool_]) -> Iterator[bytes]
     """Yield lines; the first one names the columns, whether it did so before or not."""
     dialect = manifest.dialect
     heading = io.StringIO()
+    mark = f"label[{dialect.separator.decode()}]"
     csv.writer(heading, delimiter=dialect.delimiter.decode(), lineterminator="\n").writerow(
-        dialect.columns
+        mark if name == "label" and dialect.separator else name for name in dialect.columns
     )
     yield heading.getvalue().encode("utf-8", "surrogateescape")
     index, start = 0, dialect.body_start

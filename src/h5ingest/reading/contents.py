@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
 from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
@@ -24,6 +25,8 @@ from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack
 from h5ingest.reading.open_file import open_dataset
 from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
+from h5ingest.reading.selection import Labels
+from h5ingest.reading.stored_lists import checked
 from h5ingest.reading.text import FileTexts, Strings, Texts
 from h5ingest.reading.threads import Threads
 from h5ingest.reading.tree_images import Tree
@@ -46,7 +49,7 @@ class Contents:
     """(H, W) or (H, W, C), where all images have it."""
     dtype: np.dtype[Any] | None
     """Type of the pixels, where all images have the same."""
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
     """(n_rows,)"""
     status: NDArray[np.uint8]
     """(n_rows,)"""
@@ -175,10 +178,16 @@ class Opener:
 
     def _classes(self) -> dict[str, Any]:
         """Return labels and their names, if there are any."""
-        labels, dataset = self.array(schema.LABELS), self._dataset(schema.LABEL_NAMES)
+        labels: Labels | None = self.array(schema.LABELS)
+        if labels is None:
+            values, offsets = map(self.array, (schema.LABEL_VALUES, schema.LABEL_OFFSETS))
+            if values is not None and offsets is not None:
+                labels = checked(self._file, schema.LABELS.at(self._prefix), values, offsets)
+        dataset = self._dataset(schema.LABEL_NAMES)
         names = None if dataset is None else self._strings(dataset)
-        if labels is not None and names is not None and len(labels):
-            highest = int(labels.view(np.uint64).max())  # in which -1 is the highest of all
+        numbers = labels.values if isinstance(labels, Lists) else labels
+        if numbers is not None and names is not None and len(numbers):
+            highest = int(numbers.view(np.uint64).max())  # in which -1 is the highest of all
             if highest >= len(names):
                 name, found = schema.LABELS.at(self._prefix), np.uint64(highest).view(np.int64)
                 refuse(self._file, name, f"0 to {len(names) - 1:,}, which have names", f"{found:,}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from h5ingest.core import schema
 from h5ingest.core.attribute_values import MOST_JSON, SHOWN
 from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.lists import Lists
 from h5ingest.core.moments import ByKind, Moments, PixelSums, joined
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.statistics import Statistics, from_plain, weights
@@ -25,6 +26,7 @@ from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import refuse
 from h5ingest.reading.images import Images
 from h5ingest.reading.open_file import find
+from h5ingest.reading.selection import Labels
 
 _AT_ONCE: Final = 256
 """Images that are read at once, where their pixels have to be summed up."""
@@ -84,7 +86,7 @@ class GroupStatistics:
 
     parts: Sequence[Part]
     """One for each file."""
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
     """(n,) of all files."""
     label_names: Sequence[str] | None
     """Names of labels, where they have names."""
@@ -185,7 +187,8 @@ class GroupStatistics:
     def _good(self) -> NDArray[np.int64]:
         assert self.labels is not None, "asked for only where there are some"
         status = np.concatenate([part.status for part in self.parts])
-        found: NDArray[np.int64] = self.labels[status == STATUS_OK]
+        good = self.labels[status == STATUS_OK]
+        found: NDArray[np.int64] = good.each_once() if isinstance(good, Lists) else good
         return found
 
 

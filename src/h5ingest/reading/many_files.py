@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
+from h5ingest.core.lists import MOST_EXACT, Lists
 from h5ingest.reading.contents import Contents
 from h5ingest.reading.group_statistics import GroupStatistics
 from h5ingest.reading.images import Batch
 from h5ingest.reading.rows import Indices, all_normal, normal
-from h5ingest.reading.selection import Selection
+from h5ingest.reading.selection import Labels, Selection
 from h5ingest.reading.text import Column, LazyStrings
 
-_MOST_EXACT: Final = 2**53
-"""Up to which float64 holds every integer."""
+_NUMBERS: Final = re.compile("int64|float64")
 
 
 def join(parts: Sequence[Contents], files: Sequence[str]) -> Contents:
@@ -49,10 +50,9 @@ def join(parts: Sequence[Contents], files: Sequence[str]) -> Contents:
         same("columns", _families(kinds[0]), _families(columns))
     names = _all_names(parts)
     rows = _Rows(tuple(accumulate((part.n_rows for part in parts), initial=0)))
-    labels = None
+    labels: Labels | None = None
     if first.labels is not None:
-        labels = np.concatenate([_renumbered(part, names) for part in parts])
-        labels.flags.writeable = False
+        labels = _all_labels([_renumbered(part, names) for part in parts])
     status = np.concatenate([part.status for part in parts])
     status.flags.writeable = False
 
@@ -83,12 +83,14 @@ def join(parts: Sequence[Contents], files: Sequence[str]) -> Contents:
 def _labelled(part: Contents) -> str:
     if part.labels is None:
         return "none"
+    if isinstance(part.labels, Lists):
+        return "any number of classes each"
     return "numbers" if part.label_names is None else "names"
 
 
 def _families(kinds: Mapping[str, str]) -> str:
-    """Return the names of columns, and whether each has numbers or texts."""
-    families = {name: kind if kind == "text" else "numbers" for name, kind in kinds.items()}
+    """Return the names of columns, and whether each has numbers, texts or lists of one shape."""
+    families = {name: _NUMBERS.sub("numbers", kind) for name, kind in kinds.items()}
     return ", ".join(f"{name} ({family})" for name, family in sorted(families.items())) or "none"
 
 
@@ -100,13 +102,24 @@ def _all_names(parts: Sequence[Contents]) -> dict[str, int] | None:
     return {name: number for number, name in enumerate(names)}
 
 
-def _renumbered(part: Contents, names: Mapping[str, int] | None) -> NDArray[np.int64]:
+def _renumbered(part: Contents, names: Mapping[str, int] | None) -> Labels:
     assert part.labels is not None, "all have labels, or none"
     if names is None or not part.label_names:
         return part.labels
-    renumbered: NDArray[np.int64]
-    renumbered = np.array([names[name] for name in part.label_names], np.int64)[part.labels]
+    numbers = np.array([names[name] for name in part.label_names], np.int64)
+    if isinstance(part.labels, Lists):
+        return Lists(numbers[part.labels.values], part.labels.offsets)
+    renumbered: NDArray[np.int64] = numbers[part.labels]
     return renumbered
+
+
+def _all_labels(each: Sequence[Labels]) -> Labels:
+    lists = [labels for labels in each if isinstance(labels, Lists)]
+    if lists:
+        return Lists.concatenate(lists)
+    labels = np.concatenate([labels for labels in each if isinstance(labels, np.ndarray)])
+    labels.flags.writeable = False
+    return labels
 
 
 def _sizes(parts: Sequence[Contents]) -> NDArray[Any] | None:
@@ -263,14 +276,18 @@ class _Columns(Mapping[str, Column]):
         texts = [each for each in found if isinstance(each, LazyStrings)]
         if texts:
             return _Strings(texts, self._rows, self._selection.rows)
+        lists = [each for each in found if isinstance(each, Lists)]
         numbers = [each for each in found if isinstance(each, np.ndarray)]
+        numbers += [each.values for each in lists]
         values = np.concatenate(numbers)  # float64, if some are integers and others are not
         for integers in numbers:
-            if integers.dtype != values.dtype and np.abs(integers).max(initial=0) > _MOST_EXACT:
+            if integers.dtype != values.dtype and np.abs(integers).max(initial=0) > MOST_EXACT:
                 raise OutputError(
                     f"column {name}: expected one type in all files, found int64 beyond 2**53, "
                     f"which float64 cannot hold, and float64"
                 )
+        if lists:
+            return self._selection.per_sample(Lists.concatenate(lists))
         return self._selection.per_sample(values)
 
     def __iter__(self) -> Iterator[str]:

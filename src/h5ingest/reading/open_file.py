@@ -20,6 +20,7 @@ import h5py
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, one_line
+from h5ingest.core.lists import LIST_TYPES, offsets_of, values_of
 from h5ingest.core.schema import StandardDataset
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import (
@@ -37,7 +38,8 @@ from h5ingest.reading.dataset_rule import (
 
 _LINKS: Final = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
 _OWN_LENGTH: Final = (
-    schema.RAGGED_PIXELS, schema.ENCODED_DATA, schema.LABEL_NAMES, schema.CHUNK_CHECKSUMS,
+    schema.RAGGED_PIXELS, schema.ENCODED_DATA, schema.LABEL_NAMES, schema.LABEL_VALUES,
+    schema.CHUNK_CHECKSUMS,
 )  # fmt: skip
 """Datasets without a row for each sample."""
 
@@ -135,9 +137,15 @@ def open_dataset(
         SetupError: a filter is not available here.
     """
     name = wanted.at(prefix)
+    if wanted in (schema.LABEL_VALUES, schema.LABEL_OFFSETS):
+        labels = find(file, schema.LABELS.at(prefix), known)
+        if not isinstance(labels, h5py.Group):
+            return None
     dataset = find(file, name, known)
     if dataset is None:
         return None
+    if wanted is schema.LABELS and isinstance(dataset, h5py.Group):
+        return None  # several a row: `LABEL_VALUES`
     if wanted is schema.CHUNK_CHECKSUMS and schema.CHUNKING not in Attributes(dataset):
         return None  # an image of a tree of version 1
     if wanted in _OWN_LENGTH or n_rows is None:
@@ -154,8 +162,12 @@ def open_dataset(
     return dataset
 
 
-def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> StoredDataset:
+def open_column(
+    file: h5py.File, prefix: str, name: str, n_rows: int | None
+) -> StoredDataset | tuple[StoredDataset, StoredDataset]:
     """Return a further column of the manifest: numbers or strings, (n_rows,).
+
+    Of lists, return their values, (total, ...), and offsets, (n_rows + 1,).
 
     Raises:
         OutputError: there is none, or it is something else.
@@ -165,8 +177,25 @@ def open_column(file: h5py.File, prefix: str, name: str, n_rows: int | None) -> 
     dataset = find(file, full_name)
     if dataset is None:
         raise OutputError(f"{path_of(file)}: {full_name} is missing")
+    if isinstance(dataset, h5py.Group):
+        return open_lists(file, full_name, n_rows)
     check_dataset(file, full_name, dataset, (), (n_rows,))
     return dataset
+
+
+def open_lists(
+    file: h5py.File, name: str, n_rows: int | None
+) -> tuple[StoredDataset, StoredDataset]:
+    """Return values and offsets of lists; see `open_column`."""
+    values, offsets = (find(file, of(name)) for of in (values_of, offsets_of))
+    if values is None or offsets is None:
+        missing = values_of(name) if values is None else offsets_of(name)
+        raise OutputError(f"{path_of(file)}: {missing} is missing")
+    axes = (None,) * (values.ndim if isinstance(values, StoredDataset) else 1)
+    check_dataset(file, values_of(name), values, LIST_TYPES, axes or (None,))
+    n_offsets = None if n_rows is None else n_rows + 1
+    check_dataset(file, offsets_of(name), offsets, (schema.OFFSETS.dtype,), (n_offsets,))
+    return values, offsets
 
 
 def open_image(file: h5py.File, name: bytes, known: set[bytes]) -> StoredDataset:
@@ -224,7 +253,11 @@ def datasets(group: h5py.Group, layout: str) -> Iterator[tuple[str, StoredDatase
         if dataset is not None:
             yield wanted.name, dataset
     for name in column_names(file, prefix):
-        yield f"{schema.COLUMNS}/{name}", open_column(file, prefix, name, None)
+        column, relative = open_column(file, prefix, name, None), f"{schema.COLUMNS}/{name}"
+        if isinstance(column, tuple):
+            yield from zip((values_of(relative), offsets_of(relative)), column, strict=True)
+        else:
+            yield relative, column
 
 
 def _is_here(file: h5py.Group, raw: bytes, known: set[bytes]) -> bool:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import STATUS_OK
 
+Labels = NDArray[np.int64] | Lists
+"""The class of each sample; or any number of classes of each."""
+
+ValuesT = TypeVar("ValuesT", bound=NDArray[Any] | Lists)
 Failed = Literal["include", "skip", "mask"]
 """What becomes of failed samples: see `ImageStore`."""
 
@@ -24,16 +29,16 @@ class Selection:
     """How many there are, without skipped ones."""
     rows: NDArray[np.intp] | None
     """(n_samples,) row of each in the file; None: all rows."""
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
     """(n_samples,) read-only."""
-    each_label: Sequence[int] | None
+    each_label: Sequence[int] | Lists | None
     """The same as Python integers, which is faster one by one."""
 
     @classmethod
     def of(
         cls,
         status: NDArray[np.uint8],
-        labels: NDArray[np.int64] | None,
+        labels: Labels | None,
         failed: Failed,
         masked_label: int,
     ) -> Selection:
@@ -49,15 +54,17 @@ class Selection:
         if failed == "include" or good.all():
             return cls(len(status), None, labels, _one_by_one(labels))
         rows = np.flatnonzero(good) if failed == "skip" else None
-        if labels is not None:
+        if isinstance(labels, Lists):
+            labels = labels if rows is None else labels[rows]
+        elif labels is not None:
             labels = np.where(good, labels, masked_label) if rows is None else labels[rows]
             labels.flags.writeable = False
         n_samples = len(status) if rows is None else len(rows)
         return cls(n_samples, rows, labels, _one_by_one(labels))
 
-    def per_sample(self, values: NDArray[Any]) -> NDArray[Any]:
+    def per_sample(self, values: ValuesT) -> ValuesT:
         """Return those of the values of all rows, (n_rows, ...), that belong to samples."""
-        return values if self.rows is None else values[self.rows]
+        return values if self.rows is None else cast("ValuesT", values[self.rows])
 
     def blocks(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the bounds of runs of rows as bounds of runs of samples, none of them empty."""
@@ -89,7 +96,14 @@ class Selection:
         return array.astype(np.intp, copy=False)
 
 
-def _one_by_one(labels: NDArray[np.int64] | None) -> Sequence[int] | None:
+def flat(labels: Labels) -> NDArray[np.int64]:
+    """Return the classes of all samples, one after the other."""
+    return labels.values if isinstance(labels, Lists) else labels
+
+
+def _one_by_one(labels: Labels | None) -> Sequence[int] | Lists | None:
+    if isinstance(labels, Lists):
+        return labels
     return None if labels is None else np.ascontiguousarray(labels).data
 
 

@@ -19,7 +19,7 @@ from h5ingest.reading.checks import Verify, check_how
 from h5ingest.reading.contents import Contents
 from h5ingest.reading.images import Batch
 from h5ingest.reading.open_files import OpenFiles, Paths, files_of
-from h5ingest.reading.selection import Failed, Selection, is_integer
+from h5ingest.reading.selection import Failed, Labels, Selection, is_integer
 from h5ingest.reading.text import Column, LazyStrings
 
 CACHE_BYTES: Final = 64 * MIB
@@ -36,7 +36,8 @@ class ImageStore(Batches):
 
     Slices, integer arrays and boolean masks give batches, always copies. Images of files with
     images of many sizes (`ragged`, `encoded`, `tree`) come as a list of arrays. Without labels in
-    the file, labels are None.
+    the file, labels are None. Where images have any number of classes each, a label is (k,) of
+    them, and those of a batch are `Lists`; `multi_hot` makes a matrix of these.
 
     Several files, `ImageStore(["a.h5", "b.h5"])` or `ImageStore("shards/*.h5")`, are read as one:
     their rows one after the other, labels with one name as one label, whatever its number is in
@@ -111,8 +112,10 @@ class ImageStore(Batches):
             self._start()
             if group is not None or not self.groups:
                 self._contents  # noqa: B018  # errors now, not at the first image
-                if failed == "mask" and self._contents.labels is None:
-                    raise UsageError(f"{self.path}: failed='mask' needs labels, and there are none")
+                labels = self._contents.labels
+                if failed == "mask" and not isinstance(labels, np.ndarray):
+                    found = "there are none" if labels is None else "here each is a list"
+                    raise UsageError(f"{self.path}: failed='mask' needs labels, and {found}")
         except BaseException:
             self.close()
             raise
@@ -152,11 +155,11 @@ class ImageStore(Batches):
         return self._selection.n_samples
 
     @overload
-    def __getitem__(self, index: int | np.integer[Any]) -> tuple[NDArray[Any], int | None]: ...
+    def __getitem__(self, index: int | np.integer[Any]) -> tuple[NDArray[Any], Any]: ...
     @overload
     def __getitem__(
         self, index: slice | list[int] | list[bool] | NDArray[Any]
-    ) -> tuple[Batch, NDArray[np.int64] | None]: ...
+    ) -> tuple[Batch, Labels | None]: ...
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
         """Return (image, label) for an integer, else (images, labels) in the order asked.
 
@@ -180,7 +183,7 @@ class ImageStore(Batches):
         except (IndexError, OverflowError):
             raise IndexError(f"index {index} is out of range for {len(self):,} samples") from None
 
-    def _batch(self, found: Contents, index: Any) -> tuple[Batch, NDArray[np.int64] | None]:
+    def _batch(self, found: Contents, index: Any) -> tuple[Batch, Labels | None]:
         chosen = index if isinstance(index, slice) else self._selection.chosen(index)
         labels, rows = self._selection.labels, self._selection.rows
         try:
@@ -191,10 +194,12 @@ class ImageStore(Batches):
         except IndexError:
             raise IndexError(f"an index is out of range for {len(self):,} samples") from None
         if labels is not None:
-            labels = labels[chosen].copy() if isinstance(chosen, slice) else labels[chosen]
+            labels = labels[chosen]
+            if isinstance(chosen, slice) and isinstance(labels, np.ndarray):
+                labels = labels.copy()  # else a view
         return images, labels
 
-    def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], Any]]:
         return (self[sample] for sample in range(len(self)))
 
     # --- what the file has besides images ------------------------------------------------------
@@ -220,8 +225,11 @@ class ImageStore(Batches):
         return self._contents.dtype
 
     @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """(n,) read-only; beyond 64 MiB the file itself in memory, where it is stored plainly."""
+    def labels(self) -> Labels | None:
+        """(n,) read-only; beyond 64 MiB the file itself in memory, where it is stored plainly.
+
+        `Lists` of classes, where images have any number of them each.
+        """
         self._contents  # noqa: B018  # opens
         return self._selection.labels
 
@@ -253,7 +261,10 @@ class ImageStore(Batches):
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """The further columns of the manifest: arrays (n,), or lazy sequences of strings."""
+        """The further columns of the manifest: arrays (n,), lazy sequences of strings, or `Lists`.
+
+        A column of lists has an array (k, ...) for each sample: `store.columns["bbox"][7]`.
+        """
         texts = self._contents.texts
         return texts.columns(self._selection)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from h5ingest.core import column_types, schema
 from h5ingest.core.errors import OutputError
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.lists import Lists
 from h5ingest.core.schema import StandardDataset
 from h5ingest.core.units import MIB
 from h5ingest.reading.attributes import Attributes
@@ -25,6 +26,8 @@ from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.group_statistics import statistics_text
 from h5ingest.reading.images import Batch, Encoded, Ragged, Stack
 from h5ingest.reading.open_file import column_names, find, open_column, open_image
+from h5ingest.reading.selection import Labels
+from h5ingest.reading.stored_lists import read_lists
 from h5ingest.reading.text import Strings
 from h5ingest.reading.tree_images import Tree
 
@@ -205,16 +208,19 @@ class StoredGroup(Opener):
         found: NDArray[np.int64] = samples[_places(rows)]  # a copy: it may be mapped
         return found
 
-    def classes(self) -> tuple[NDArray[np.int64] | None, Strings | None]:
+    def classes(self) -> tuple[Labels | None, Strings | None]:
         """Return (n_rows,) labels, and the name of each; None: there are none."""
         found = self._classes()
         return found["labels"], found["label_names"]
 
-    def columns(self) -> dict[str, Strings | h5py.Dataset]:
-        """Return the further columns of the manifest: texts, or int64 or float64."""
-        found: dict[str, Strings | h5py.Dataset] = {}
+    def columns(self) -> dict[str, Strings | Lists | h5py.Dataset]:
+        """Return the further columns of the manifest: texts, lists, or int64 or float64."""
+        found: dict[str, Strings | Lists | h5py.Dataset] = {}
         for name in column_names(self._file, self.prefix):
             dataset = open_column(self._file, self.prefix, name, self.n_rows)
+            if isinstance(dataset, tuple):
+                found[name] = read_lists(self._file, *dataset)
+                continue
             if dataset.dtype.kind != "O" and dataset.dtype.name not in column_types.KINDS:
                 kinds = " or ".join(column_types.KINDS)
                 refuse(self._file, dataset.name, kinds, f"{dataset.dtype}")

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import schema
+from h5ingest.core.lists import Lists
 from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.open_file import column_names, open_column, open_dataset
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.selection import Selection
+from h5ingest.reading.stored_lists import kind_of_column, read_lists
 
 _BLOCK_ROWS: Final = 64 * 1024
 _SPARSE: Final = 64
@@ -94,8 +96,8 @@ class Strings(LazyStrings):
         return dataset
 
 
-Column = NDArray[Any] | LazyStrings
-"""A further column of the manifest: (n,) numbers, or strings."""
+Column = NDArray[Any] | LazyStrings | Lists
+"""A further column of the manifest: (n,) numbers, strings, or lists of numbers."""
 
 
 @dataclass(eq=False, repr=False)
@@ -118,9 +120,12 @@ class Columns(Mapping[str, Column]):
         full_name, rows = schema.column(self._prefix, name), self._selection.rows
         with self._handle as file:
             dataset = open_column(file, self._prefix, name, self._n_rows)
+            if isinstance(dataset, tuple):
+                return self._selection.per_sample(read_lists(file, *dataset))
             if dataset.dtype.kind != "O":
                 with naming(file, full_name):
-                    return self._selection.per_sample(dataset[()])
+                    values: NDArray[Any] = dataset[()]
+                return self._selection.per_sample(values)
             heap = HeapText.of(self._bytes, dataset, file.id.get_create_plist())
             return Strings(self._handle, full_name, self._n_rows, rows, heap)
 
@@ -138,10 +143,10 @@ class Texts(Protocol):
         """Return the paths of the source files of samples."""
 
     def columns(self, selection: Selection) -> Mapping[str, Column]:
-        """Return the further columns of samples: arrays (n,), or sequences of strings."""
+        """Return the further columns of samples."""
 
     def kinds(self) -> dict[str, str]:
-        """Return column -> its NumPy name; of strings, `text`."""
+        """Return column -> what it is: see `column_types.resolve`."""
 
 
 @dataclass(eq=False)
@@ -173,10 +178,7 @@ class FileTexts:
         with self._handle as file:
             names = column_names(file, self._prefix)
             found = {name: open_column(file, self._prefix, name, self._n_rows) for name in names}
-            return {
-                name: "text" if dataset.dtype.kind == "O" else str(dataset.dtype.name)
-                for name, dataset in found.items()
-            }
+            return {name: kind_of_column(column) for name, column in found.items()}
 
     @functools.cached_property
     def _heap(self) -> HeapText | None:

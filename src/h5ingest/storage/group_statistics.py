@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from h5ingest.core.copies import Keys, counted, find, mixed
 from h5ingest.core.layout import Group, Layout
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.lists import Lists
 from h5ingest.core.moments import ByKind
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.statistics import MOST_CLASSES, Statistics
@@ -36,13 +37,15 @@ class ClassCounts:
         self._file, self._layout, self._any_failed = file, layout, any_failed
         self._counts: dict[int, dict[int, int] | None] = {}
 
-    def add(self, number: int, first: int, labels: NDArray[np.int64]) -> None:
-        """Add the labels of a group from this row on."""
+    def add(self, number: int, first: int, labels: NDArray[np.int64] | Lists) -> None:
+        """Add the labels of a group from this row on, one of each image or several."""
         counts = self._counts.setdefault(number, {})
         if self._any_failed:
             status = open_dataset(self._file.id, self._layout.groups[number].status.name)
             rows = range(first, first + len(labels))
             labels = labels[rows_of(status, rows) == STATUS_OK]
+        if isinstance(labels, Lists):
+            labels = labels.each_once()
         if counts is None or not len(labels):
             return
         if labels.min() >= 0 and labels.max() < MOST_CLASSES:

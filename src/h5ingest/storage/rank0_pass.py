@@ -16,21 +16,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core import column_types, schema
+from h5ingest.core import schema
 from h5ingest.core.digest import ContentDigest, attributes_digest
 from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import Layout
 from h5ingest.core.moments import ByKind
 from h5ingest.core.outfiles import give_name
-from h5ingest.core.sample_columns import INDEX, SampleColumns
+from h5ingest.core.sample_columns import SampleColumns
 from h5ingest.core.schema import STATUS_FAILED, STATUS_OK, Attribute
-from h5ingest.storage.datasets import create_group, open_dataset, output_errors, rows_of, sync
+from h5ingest.storage.datasets import open_dataset, output_errors, rows_of, sync
 from h5ingest.storage.existing_output import refuse_existing
 from h5ingest.storage.group_statistics import ClassCounts, statistics, summary
 from h5ingest.storage.raw_file import reopened
+from h5ingest.storage.tables import TEXT, write_tables, write_texts
 
 _BLOCK_ROWS: Final = 1024**2
-_TEXT: Final = h5py.string_dtype("utf-8")
 
 
 def finalize(
@@ -100,17 +100,17 @@ def finalize(
                 continue
             if layout.grouped:
                 name = group.name.encode("utf-8", "surrogateescape")
-                file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=_TEXT)
+                file[group.prefix].attrs.create(schema.GROUP_NAME, name, dtype=TEXT)
             if names is not None:
                 _write_tree_names(file, group.prefix, names[number], digest)
             if columns.class_names is not None:
-                _write_all(file, group.prefix, schema.LABEL_NAMES, columns.class_names, digest)
+                write_texts(file, group.prefix, schema.LABEL_NAMES, columns.class_names, digest)
         classes = ClassCounts(file, layout, any_failed=bool(attributes[Attribute.N_FAILED]))
-        _write_tables(file, layout, columns, digest, classes, beat)
+        write_tables(file, layout, columns, digest, classes, beat)
         found = statistics(file, layout, moments or {}, classes, names, beat)
         for group, of_group in zip(layout.groups, found, strict=True):
             where, text = group.prefix or "/", of_group.to_json()
-            file[where].attrs.create(schema.STATISTICS, text, dtype=_TEXT)
+            file[where].attrs.create(schema.STATISTICS, text, dtype=TEXT)
             of_others[f"{where}@{schema.STATISTICS}"] = text
         content_digest = digest.hexdigest()
         digests = {
@@ -127,102 +127,8 @@ def _write_tree_names(
 ) -> None:
     """Write the HDF5 path of each row's dataset; to the digest goes also what is in these."""
     paths = [name.encode("utf-8", "surrogateescape") for name, _ in names]
-    _write_all(file, prefix, schema.TREE_NAMES, paths, digest)
+    write_texts(file, prefix, schema.TREE_NAMES, paths, digest)
     digest.add_pixels(schema.TREE_NAMES.at(prefix), (kind for _, kind in names))
-
-
-def _write_all(
-    file: h5py.File,
-    prefix: str,
-    dataset: schema.StandardDataset,
-    values: Sequence[bytes],
-    digest: ContentDigest,
-) -> None:
-    name = dataset.at(prefix)
-    _create(file, name, dataset.dtype, len(values), dataset.dims[0])
-    _write(file, name, 0, column_types.convert(values, "text"), digest)
-
-
-def _write_tables(
-    file: h5py.File,
-    layout: Layout,
-    columns: SampleColumns,
-    digest: ContentDigest,
-    classes: ClassCounts,
-    beat: Callable[[], None],
-) -> None:
-    """Stream what goes with the samples into `paths`, `labels`, `columns`, `samples` of groups."""
-    kinds = dict(columns.kinds)
-    if not layout.grouped:
-        del kinds[INDEX]
-    n_each, (_, *others) = len(layout.images), layout.images
-    for number, group in enumerate(layout.groups):
-        beat()
-        if number % n_each:
-            _create(file, schema.PATHS.at(group.prefix), schema.PATHS.dtype, group.n_rows)
-            continue
-        if kinds.keys() - _STANDARD.keys():
-            create_group(file.id, f"{group.prefix}/{schema.COLUMNS}")
-        for column, kind in kinds.items():
-            _create(file, _target(group.prefix, column), kind, group.n_rows)
-    rows = [0] * len(layout.groups)
-    for codes, block in columns.blocks():
-        order = np.argsort(codes, kind="stable")
-        ordered = {column: block[column][order] for column in (*kinds, *others)}
-        numbers, counts = np.unique(codes, return_counts=True)
-        ends = np.cumsum(counts)
-        for number, start, end in zip(
-            *(each.tolist() for each in (numbers, ends - counts, ends)), strict=True
-        ):
-            beat()
-            of_group = layout.groups[number * n_each : (number + 1) * n_each]
-            names = {column: _target(of_group[0].prefix, column) for column in kinds}
-            for column, group in zip(others, of_group[1:], strict=True):
-                names[column] = schema.PATHS.at(group.prefix)
-            for column, name in names.items():
-                _write(file, name, rows[number], ordered[column][start:end], digest)
-            if _LABEL in ordered:
-                classes.add(number * n_each, rows[number], ordered[_LABEL][start:end])
-            rows[number] += end - start
-
-
-_LABEL: Final = "label"
-_STANDARD: Final = {"path": schema.PATHS, _LABEL: schema.LABELS, INDEX: schema.SAMPLES}
-"""Column -> its dataset; the others lie below `columns`."""
-
-
-def _target(prefix: str, column: str) -> str:
-    standard = _STANDARD.get(column)
-    return standard.at(prefix) if standard else schema.column(prefix, column)
-
-
-# h5py's own `create_dataset`, `file[name]` and `dataset[:]` take several times as long, which
-# counts where there are many groups.
-
-
-def _create(file: h5py.File, name: str, kind: str, n_rows: int, dim: str = "sample") -> None:
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_obj_track_times(False)
-    dtype = _TEXT if kind == "text" else np.dtype(kind).newbyteorder("<")
-    type_, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple((n_rows,))
-    name_bytes = name.encode("utf-8", "surrogateescape")
-    dataset = h5py.h5d.create(file.id, name_bytes, type_, space, creation)
-    h5py.h5ds.set_label(dataset, 0, dim.encode())
-
-
-def _write(
-    file: h5py.File, name: str, start: int, values: NDArray[Any], digest: ContentDigest
-) -> None:
-    """Write rows of a dataset, numbers or bytes objects, and add them to the digest."""
-    dataset, is_text = open_dataset(file.id, name), values.dtype == object
-    rows = dataset.get_space()
-    rows.select_hyperslab((start,), values.shape)
-    type_ = h5py.h5t.py_create(_TEXT) if is_text else None
-    dataset.write(h5py.h5s.create_simple(values.shape), rows, values, type_)
-    if is_text:
-        digest.add_strings(name, values)
-    else:
-        digest.add_numbers(name, values)
 
 
 def _blocks(dataset: Any, beat: Callable[[], None]) -> Iterator[NDArray[Any]]:
