@@ -563,8 +563,11 @@ def test_transposed_images_of_equal_bytes_have_another_digest(tmp_path: Path) ->
 
 
 def test_a_large_tree_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, pixels = gray(2, 3, 0)
-    samples = [Sample(path=f"{row}.png", data=data, pixels=pixels) for row in range(4)]
+    drawn = [gray(2, 3, row) for row in range(4)]
+    samples = [
+        Sample(path=f"{row}.png", data=data, pixels=pixels)
+        for row, (data, pixels) in enumerate(drawn)
+    ]
     manifest = write_samples(tmp_path, samples)
 
     def warnings(kind: str, **more: Any) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ def test_the_demo_and_what_it_says_to_type_next(tmp_path: Path) -> None:
 
 def test_every_block_of_python_works(mpich: Flavour, folder: Path, tmp_path: Path) -> None:
     codes = blocks("python", README) + blocks("python", READING)
-    assert len(codes) == 5
+    assert len(codes) == 7
     for number, code in enumerate(codes):
         if "torch" in code and importlib.util.find_spec("torch") is None:
             continue  # it is the extra 'torch'

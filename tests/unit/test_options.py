@@ -31,6 +31,8 @@ OPTIONS = options_of(IngestOptions)
 TYPED: dict[str, tuple[str, Any]] = {
     "root": ("--root some/where", Path("some/where")),
     "delimiter": ("--delimiter tab", "\t"),
+    "label_column": ("--label-column kind", "kind"),
+    "multi_label": ("--multi-label", True),
     "image": ("--image mask:raw --image depth", ("mask:raw", "depth")),
     "layout": ("--layout stack", "stack"),
     "group_by": ("--group-by split", "split"),
