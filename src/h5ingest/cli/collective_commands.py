@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.ingest_options import OF_RECOMPRESS, OTHER_LAYOUT, takes_options
+from h5ingest.cli.ingest_options import OF_RECOMPRESS, OTHER_LAYOUT, check_files, takes_options
 from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
 from h5ingest.cli.scan_options import flags_of, scan_options
 from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
 from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
+from h5ingest.core.outfiles import RESULTS, check_distinct
 
 
 @takes_options(in_panels=True)
@@ -113,35 +113,6 @@ def recompress(
         croissant=croissant, quiet=quiet, verbose=verbose,
         keep_layout=ctx.params["layout"] is None,
     )  # fmt: skip
-
-
-def check_files(
-    source: tuple[str, Path], out: Path, report: Path | None, croissant: Path | None
-) -> None:
-    """Check that the files of a job are different, and that the small ones may be written.
-
-    Args:
-        source: its name for messages, and its path.
-        out: the file to make.
-        report: where the report goes.
-        croissant: where the metadata go.
-
-    Raises:
-        typer.BadParameter: they cannot be.
-    """
-    from h5ingest.storage.job_files import JobPaths  # not for --help
-
-    try:
-        check_distinct(
-            source,
-            *(("OUT", path) for path in JobPaths(out).all),
-            ("--report", report),
-            ("--croissant", croissant),
-        )
-        check_target("--report", report, RESULTS)
-        check_target("--croissant", croissant, CROISSANT)
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def manifest(

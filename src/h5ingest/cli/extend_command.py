@@ -7,8 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.collective_commands import check_files
-from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.ingest_options import check_files, takes_options
 from h5ingest.cli.requests import IngestRequest
 from h5ingest.core.options import IngestOptions
 

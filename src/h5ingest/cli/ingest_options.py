@@ -1,4 +1,4 @@
-"""The options of an ingest as parameters of a verb: made from the fields of `IngestOptions`."""
+"""What is typed for an ingest and its like: options, made from `IngestOptions`, and files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
+from h5ingest.cli.messages import check_target
 from h5ingest.cli.option_values import PARSERS, as_typed
-from h5ingest.core.errors import UsageError
+from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.option_fields import Option, options_of
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
 
 _TYPES: Final = get_type_hints(IngestOptions)
 OF_RECOMPRESS: Final = (
@@ -115,3 +118,32 @@ def _value(option: Option, typed: Any) -> Any:
         return tuple(map(parse, typed)) if isinstance(typed, list) else parse(typed)
     except UsageError as error:
         raise UsageError(f"{option.flag}: {error}") from None
+
+
+def check_files(
+    source: tuple[str, Path], out: Path, report: Path | None, croissant: Path | None
+) -> None:
+    """Check that the files of a job are different, and that the small ones may be written.
+
+    Args:
+        source: its name for messages, and its path.
+        out: the file to make.
+        report: where the report goes.
+        croissant: where the metadata go.
+
+    Raises:
+        typer.BadParameter: they cannot be.
+    """
+    from h5ingest.storage.job_files import JobPaths  # not for --help
+
+    try:
+        check_distinct(
+            source,
+            *(("OUT", path) for path in JobPaths(out).all),
+            ("--report", report),
+            ("--croissant", croissant),
+        )
+        check_target("--report", report, RESULTS)
+        check_target("--croissant", croissant, CROISSANT)
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -2,7 +2,7 @@
 
 It is the SHA-256 of a line per dataset: name, kind, and the SHA-256 of its values. Images enter by
 their checksums. Chunks, their checksums, filters, HDF5 versions, the number of ranks and the moment
-do not enter; nor does the version of the format: what it begins with is `schema.content_text`.
+do not enter; nor does the version of the format: what it begins with is `content_text`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ from h5ingest.core.lists import values_of
 
 Parts = dict[str, tuple[str, str]]
 """Name of a dataset -> its kind, and the SHA-256 of its values."""
+
+
+def content_text(layout: str, n_samples: int | None) -> str:
+    r"""Return what a content digest begins with: the same in all versions of the format so far.
+
+    `schema.CHUNK_CHECKSUMS` does not enter the digest, as filters and chunks do not.
+
+    >>> content_text("stack", 3)
+    'h5ingest stack 1\t3'
+    """
+    return f"h5ingest {layout} 1\t{n_samples}"
 
 
 class ContentDigest:

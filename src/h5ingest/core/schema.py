@@ -192,17 +192,6 @@ def schema_text(layout: str) -> str:
     return f"h5ingest {layout} {VERSION}"
 
 
-def content_text(layout: str, n_samples: int | None) -> str:
-    r"""Return what a content digest begins with: the same in all versions of the format so far.
-
-    `CHUNK_CHECKSUMS` does not enter the digest, as filters and chunks do not.
-
-    >>> content_text("stack", 3)
-    'h5ingest stack 1\t3'
-    """
-    return f"h5ingest {layout} 1\t{n_samples}"
-
-
 def chunking(creation: Any) -> str:
     """Return how a dataset is cut and filtered, of its creation property list.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from h5ingest.core.errors import OutputError, SampleError
+from h5ingest.core.errors import ManifestError, OutputError, SampleError
 from h5ingest.core.sample_table import WITHIN, Within, may_be_within
 from h5ingest.images import source_files
 from h5ingest.images.archive_formats import file_of, format_of, unpacking
@@ -214,10 +214,20 @@ class Archives:
             self._held[number] = held
         return held
 
-    def changed(self) -> list[bytes]:
-        """Return the paths of the archives that have been read, and changed since the beginning."""
-        used = [self._archives[number] for number in sorted(self.used)]
-        return [archive.path for archive in used if not archive.is_unchanged()]
+    def check(self) -> None:
+        """Raise if an archive that has been read was changed since the beginning.
+
+        Raises:
+            ManifestError: it was.
+        """
+        for number in sorted(self.used):
+            archive = self._archives[number]
+            if not archive.is_unchanged():
+                raise ManifestError(
+                    f"{os.fsdecode(archive.path)}: the archive was changed while the job ran; "
+                    f"which images were read before cannot be told, nothing is published. Begin "
+                    f"anew with --restart."
+                )
 
     def read(
         self, file: Within, limit: int | None = None, *, folder: int | None = None, end: bytes = b""

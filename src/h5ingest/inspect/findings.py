@@ -140,3 +140,10 @@ def gap_lines(gaps: list[Gap]) -> list[str]:
         if n_more:
             lines.append(f"{name}: … and {n_more:,} rows more")
     return lines
+
+
+def listed(answer: list[str] | Unread, what: str) -> list[str]:
+    """Return what a judge says is wrong; or that it cannot say."""
+    if isinstance(answer, Unread):
+        return [f"{what}: cannot be checked: {answer.reason}"]
+    return answer

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import column_types, schema
-from h5ingest.core.digest import ContentDigest, Parts, combined
+from h5ingest.core.digest import ContentDigest, Parts, combined, content_text
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.lists import LIST_TYPES, values_of
 from h5ingest.core.schema import FileHeader, StandardDataset
@@ -234,7 +234,7 @@ def digest_problems(
     """
     n_rows = sum(group.n_rows for group in groups)
     n_each = 1 + len(header.images)
-    description = schema.content_text(header.layout, n_rows // n_each)
+    description = content_text(header.layout, n_rows // n_each)
     computed = ContentDigest(description)
     parts: Parts = {}
     pixels = schema.PIXELS.get(header.layout)
@@ -292,10 +292,3 @@ def _hashed(judge: Judge, group: GroupFacts, names: list[str]) -> tuple[Parts, l
             parts |= answers[0][1].parts
         gaps += found or [Gap(name, every, "cannot be read together")] * (len(answers) > 1)
     return parts, gaps
-
-
-def listed(answer: list[str] | Unread, what: str) -> list[str]:
-    """Return what a judge says is wrong; or that it cannot say."""
-    if isinstance(answer, Unread):
-        return [f"{what}: cannot be checked: {answer.reason}"]
-    return answer

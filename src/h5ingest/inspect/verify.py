@@ -18,12 +18,11 @@ import numpy as np
 from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.schema import IMAGES, FileHeader
-from h5ingest.inspect.findings import BadRow, gap_lines
+from h5ingest.inspect.findings import BadRow, gap_lines, listed
 from h5ingest.inspect.inventory import (
     GroupFacts,
     digest_problems,
     inspect_groups,
-    listed,
     name_problems,
 )
 from h5ingest.inspect.judge_process import Died, Judge

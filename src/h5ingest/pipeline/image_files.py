@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import Failure, ManifestError
+from h5ingest.core.errors import Failure
 from h5ingest.core.held_rows import NOTHING
 from h5ingest.core.layout import Filter, Layout
 from h5ingest.core.manifest import Manifest
@@ -63,6 +63,8 @@ class ImageFiles(Source):
     """(k,) of the lines that were found first, those that the manifest is without, ascending."""
     given: tuple[Manifest, LocalSamples] | None = None
     """What `read_manifest` would return; taken by the next plan."""
+    refused: Sequence[Failure] = ()
+    """See `Source.refused`."""
 
     _folder: bytes
     """The source folder: what relative paths are relative to."""
@@ -71,7 +73,6 @@ class ImageFiles(Source):
     """Files that are kept from the look at the headers."""
     _seen: SeenKinds | None
     """Counts the kinds of images, if not all were known. These four are there from the plan on."""
-    _refused: Sequence[Failure] = ()
     _recoder: Recoder | None = None
     """With `--recode`: has coded the images anew, and reads them."""
 
@@ -149,7 +150,7 @@ class ImageFiles(Source):
             probed, known, self._seen = look_at_images(
                 job, self._folder, self._read, local, manifest, self._cache, self._recoder
             )
-        self._refused = probed.failures if local.n_each > 1 else ()
+        self.refused = probed.failures if local.n_each > 1 else ()
         if options.is_auto:
             if not self.held.groups:
                 from h5ingest.pipeline.auto_compression import choose_codec  # seldom needed
@@ -217,10 +218,7 @@ class ImageFiles(Source):
         from h5ingest.images.archives import Archives  # few jobs read from one
 
         self._located, self._archives = located, Archives(located.archives, self._folder)
-        self.about["archives"] = {
-            os.fsdecode(each.name): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
-            for each in located.archives
-        }
+        self.about["archives"] = located.about
 
     def _unpacker(self, job: Job) -> Unpacker:
         """Return what unpacks compressed archives: beside the output, or, if none is made, near."""
@@ -232,11 +230,6 @@ class ImageFiles(Source):
         return self._unpacks
 
     @property
-    def refused(self) -> Sequence[Failure]:
-        """See `Source.refused`."""
-        return self._refused
-
-    @property
     def cache_bytes(self) -> int:
         """See `Source.cache_bytes`."""
         return self._cache.n_bytes
@@ -245,12 +238,8 @@ class ImageFiles(Source):
         """See `Source.confirm`."""
         refuse_sources(job, self._folder, stats.failures)
         with agreeing(job.comm):
-            if self._archives is not None and (changed := self._archives.changed()):
-                raise ManifestError(
-                    f"{os.fsdecode(changed[0])}: the archive was changed while the job ran; which "
-                    f"images were read before cannot be told, nothing is published. Begin anew "
-                    f"with --restart."
-                )
+            if self._archives is not None:
+                self._archives.check()
         if self._seen is None:
             return plan
         found = confirm(self._seen, stats.n_read_bytes, job.comm)

@@ -40,6 +40,14 @@ class Located:
     warnings: tuple[str, ...]
     """What the user should know of the archives; the same on all ranks."""
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What the archives must be for the work of an unfinished job to be of use: see `Plan`."""
+        return {
+            os.fsdecode(each.name): f"{each.size:,} bytes, changed at {each.mtime_ns:,} ns"
+            for each in self.archives
+        }
+
 
 def locate_members(
     paths: PackedStrings,

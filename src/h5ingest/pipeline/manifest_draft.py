@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -10,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from h5ingest.core.errors import OutputError
+from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.manifest import file_sha256
-from h5ingest.core.outfiles import MANIFEST, Kind, write
+from h5ingest.core.outfiles import INDEX, MANIFEST, Kind, check, write
+from h5ingest.images.header_index import index_of
 from h5ingest.images.scan import ScanOptions
 
 REMEDY: Final = (
@@ -34,6 +36,28 @@ def explained(out: Path | BinaryIO) -> Iterator[None]:
     except OSError as error:
         name = out if isinstance(out, Path) else "standard output"
         raise OutputError(f"{name}: cannot be written: {error.strerror}") from None
+
+
+def check_out(out: Path | BinaryIO, options: ScanOptions) -> None:
+    """Raise if a manifest cannot be written there, before any work is done.
+
+    Args:
+        out: where it goes.
+        options: whether an index goes beside it, and whether they replace others.
+
+    Raises:
+        UsageError: the index has no place.
+        OutputError: something is there already.
+    """
+    if not isinstance(out, Path):
+        if options.index:
+            raise UsageError("--index is written beside the manifest: name a file with --out")
+        return
+    if options.index:
+        check(index_of(out), INDEX)
+    check(out, MANIFEST)
+    if not options.overwrite and os.path.lexists(out):
+        raise OutputError(f"{out}: exists; --overwrite replaces it")
 
 
 class Draft:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from h5ingest.core.errors import ManifestError, OutputError, StoppedError, UsageError
-from h5ingest.core.outfiles import INDEX, MANIFEST, check
+from h5ingest.core.errors import ManifestError, StoppedError, UsageError
+from h5ingest.core.outfiles import INDEX
 from h5ingest.core.sample_table import ARCHIVES, Within
 from h5ingest.images import folder_manifest
 from h5ingest.images.folder_manifest import FolderScan, Form
@@ -25,7 +25,7 @@ from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, SerialComm, agreeing
 from h5ingest.mpi.led import Deal, led_by_rank_0
 from h5ingest.mpi.signals import Interrupt
-from h5ingest.pipeline.manifest_draft import Draft, explained
+from h5ingest.pipeline.manifest_draft import Draft, check_out, explained
 
 if TYPE_CHECKING:
     from h5ingest.images.listed_archive import ListedArchive
@@ -76,7 +76,7 @@ def write_manifest(
             )
         if comm.rank == 0:
             with explained(out):
-                _check_out(out, options)
+                check_out(out, options)
     near = os.fsencode(out.parent) if isinstance(out, Path) else b"."
     draft = Draft(folders[0], out, overwrite=options.overwrite)
     with draft, contextlib.closing(Unpacker(near=near)) as unpacker:
@@ -237,18 +237,6 @@ def _check_folder(folder: Path, comm: Comm) -> None:
         if os.path.exists(folder):
             wanted = "a folder or an archive (.tar, .zip, .tar.gz or their like)"
         raise UsageError(f"{folder}: expected {wanted}, found {found}{where}")
-
-
-def _check_out(out: Path | BinaryIO, options: ScanOptions) -> None:
-    if not isinstance(out, Path):
-        if options.index:
-            raise UsageError("--index is written beside the manifest: name a file with --out")
-        return
-    if options.index:
-        check(index_of(out), INDEX)
-    check(out, MANIFEST)
-    if not options.overwrite and os.path.lexists(out):
-        raise OutputError(f"{out}: exists; --overwrite replaces it")
 
 
 def _arrange(draft: Draft, forms: Sequence[Form], tally: Tally, beat: Callable[[], None]) -> None:

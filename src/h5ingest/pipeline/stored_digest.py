@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from h5ingest.core import schema
-from h5ingest.core.digest import ContentDigest
+from h5ingest.core.digest import ContentDigest, content_text
 from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import columns_in, image_group
 from h5ingest.core.lists import Lists, offsets_of, values_of
@@ -43,7 +43,7 @@ def stored_digest(
     Raises:
         OutputError: the file cannot be read.
     """
-    digest = ContentDigest(schema.content_text(header.layout, header.n_samples))
+    digest = ContentDigest(content_text(header.layout, header.n_samples))
     for number, prefix in enumerate(header.prefixes):
         _add_group(digest, prefix, handle, open_group(number), beat)
         if columns.class_names is not None and prefix in header.group_prefixes:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import UsageError
 from h5ingest.reading.group_statistics import GroupStatistics
 from h5ingest.reading.images import Batch
+from h5ingest.reading.selection import Selection
 from h5ingest.reading.shuffling import WINDOW_BLOCKS, Shuffled
 
 if TYPE_CHECKING:
@@ -31,15 +32,13 @@ _AHEAD: Final = 2
 class Batches(ABC):
     """What a store offers beside single samples; a base class of `ImageStore`."""
 
+    _selection: Selection
+    """The samples; of none until the group is open."""
+
     @property
     @abstractmethod
     def _contents(self) -> Contents:
         """What the group holds."""
-
-    @property
-    @abstractmethod
-    def blocks(self) -> NDArray[np.int64]:
-        """(B + 1,) bounds of runs of samples that are best read together."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -55,6 +54,20 @@ class Batches(ABC):
         of another one.
         """
         return self._contents.statistics
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """(n,) row of each sample in the file: its line in the manifest (of its group).
+
+        Rows of several files are counted on from one to the next.
+        """
+        n_samples, rows = len(self), self._selection.rows
+        return np.arange(n_samples) if rows is None else rows
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
+        return self._selection.blocks(self._contents.bounds)
 
     def batches(
         self,

@@ -24,9 +24,9 @@ from h5ingest.reading.group_statistics import GroupStatistics, Part, statistics_
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack
 from h5ingest.reading.open_file import open_dataset
-from h5ingest.reading.rows import FlatRows, PlainRows, Rows, flat_offset
+from h5ingest.reading.rows import FlatRows, PlainRows, Rows, every, flat_offset
 from h5ingest.reading.selection import Labels
-from h5ingest.reading.stored_lists import checked
+from h5ingest.reading.stored_lists import checked, checked_lengths
 from h5ingest.reading.text import FileTexts, Strings, Texts
 from h5ingest.reading.threads import Threads
 from h5ingest.reading.tree_images import Tree
@@ -204,7 +204,7 @@ class Opener:
         if not each:
             each = max(1, _BLOCK_BYTES // (math.prod(rows.shape[1:]) * rows.dtype.itemsize or 1))
         checks = self._checks(rows, schema.IMAGES, auto=False)
-        return Stack(rows, checks), rows.shape[1:], rows.dtype, _every(each, n_rows)
+        return Stack(rows, checks), rows.shape[1:], rows.dtype, every(each, n_rows)
 
     def _ragged(self, n_rows: int) -> tuple[Images, Any, Any, Any]:
         elements = self.rows(schema.RAGGED_PIXELS)
@@ -237,16 +237,8 @@ class Opener:
         """Refuse offsets that do not cut the elements into one piece for each image."""
         dataset, name = self._dataset(pixels), schema.OFFSETS.at(self._prefix)
         assert dataset is not None
-        ends = offsets[0], offsets[-1]
-        if ends != (0, len(dataset)):
-            refuse(self._file, name, f"0 to {len(dataset):,}", f"{ends[0]:,} to {ends[1]:,}")
-        lengths = np.diff(offsets)
-        if not len(lengths):
-            return
-        if lengths.min() < 0:
-            row = int(lengths.argmin())
-            refuse(self._file, name, "offsets that ascend", f"{lengths[row]:,} after row {row:,}")
-        n_bytes = int(lengths.max()) * dataset.dtype.itemsize
+        lengths = checked_lengths(self._file, name, offsets, len(dataset))
+        n_bytes = int(lengths.max(initial=0)) * dataset.dtype.itemsize
         most = most_bytes(self._file_bytes, dataset.id.get_storage_size())
         if n_bytes > most:
             refuse(self._file, name, f"images of at most {most:,} bytes", f"{n_bytes:,}")
@@ -264,7 +256,7 @@ class Opener:
             chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
         of_file = None if self._creation.get_userblock() else self._bytes
         images = Tree(self._handle, of_file, names, self._threads, rows, chunks)
-        return images, None, None, _every(1, n_rows)
+        return images, None, None, every(1, n_rows)
 
     def _checks(self, rows: Rows | None, images: StandardDataset, *, auto: bool) -> Checks | None:
         """Return what compares the images that are read; None: nothing does, or it does already.
@@ -303,7 +295,3 @@ class Opener:
         chunks = offsets[:-1] // each
         first = np.flatnonzero(np.diff(chunks, prepend=-1))
         return np.append(first, len(chunks)).astype(np.int64)
-
-
-def _every(step: int, n_rows: int) -> NDArray[np.int64]:
-    return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)

@@ -248,7 +248,7 @@ class _Texts:
 
     def paths(self, selection: Selection) -> LazyStrings:
         """See `Texts.paths`."""
-        each = [part.texts.paths(_all(part)) for part in self._parts]
+        each = [part.texts.paths(Selection.every(part.n_rows)) for part in self._parts]
         return _Strings(each, self._rows, selection.rows)
 
     def columns(self, selection: Selection) -> Mapping[str, Column]:
@@ -272,7 +272,7 @@ class _Columns(Mapping[str, Column]):
     def __getitem__(self, name: str) -> Column:
         if name not in self._names:
             raise KeyError(name)
-        found = [part.texts.columns(_all(part))[name] for part in self._parts]
+        found = [part.texts.columns(Selection.every(part.n_rows))[name] for part in self._parts]
         texts = [each for each in found if isinstance(each, LazyStrings)]
         if texts:
             return _Strings(texts, self._rows, self._selection.rows)
@@ -295,7 +295,3 @@ class _Columns(Mapping[str, Column]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _all(part: Contents) -> Selection:
-    return Selection(part.n_rows, None, None, None)

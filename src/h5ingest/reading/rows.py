@@ -264,3 +264,8 @@ def _common_offset(dataset: StoredDataset, chunks: Iterable[int]) -> int | None:
             return None
         found = offset
     return found
+
+
+def every(step: int, n_rows: int) -> NDArray[np.int64]:
+    """Return the bounds of runs of so many rows: their first rows, and n_rows."""
+    return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)

@@ -35,6 +35,11 @@ class Selection:
     """The same as Python integers, which is faster one by one."""
 
     @classmethod
+    def every(cls, n_rows: int) -> Selection:
+        """Return the selection of all rows, without labels."""
+        return cls(n_rows, None, None, None)
+
+    @classmethod
     def of(
         cls,
         status: NDArray[np.uint8],

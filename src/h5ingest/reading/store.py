@@ -23,7 +23,7 @@ from h5ingest.reading.selection import Failed, Labels, Selection, is_integer
 from h5ingest.reading.text import Column, LazyStrings
 
 CACHE_BYTES: Final = 64 * MIB
-_NOTHING: Final = Selection(0, None, None, None)
+_NOTHING: Final = Selection.every(0)
 """The selection of a store whose group is not open."""
 
 
@@ -267,20 +267,6 @@ class ImageStore(Batches):
         """
         texts = self._contents.texts
         return texts.columns(self._selection)
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """(n,) row of each sample in the file: its line in the manifest (of its group).
-
-        Rows of several files are counted on from one to the next.
-        """
-        n_samples, rows = len(self), self._selection.rows
-        return np.arange(n_samples) if rows is None else rows
-
-    @property
-    def blocks(self) -> NDArray[np.int64]:
-        """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
-        return self._selection.blocks(self._contents.bounds)
 
     def close(self) -> None:
         """Let go of the files. Arrays that were returned stay good."""

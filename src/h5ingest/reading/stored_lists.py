@@ -39,12 +39,29 @@ def checked(file: h5py.File, name: str, values: NDArray[Any], offsets: NDArray[n
     Raises:
         OutputError: they do not.
     """
-    total, where = len(values), offsets_of(name)
+    checked_lengths(file, offsets_of(name), offsets, len(values))
+    return Lists(values, offsets)
+
+
+def checked_lengths(
+    file: h5py.File, name: str, offsets: NDArray[np.int64], total: int
+) -> NDArray[np.int64]:
+    """Return the length of each row, (n,), if offsets, (n + 1,), cut so many values into rows.
+
+    Args:
+        file: the file.
+        name: of the offsets, for messages.
+        offsets: where each row begins, and where the last one ends.
+        total: values.
+
+    Raises:
+        OutputError: they do not.
+    """
     if not len(offsets) or (offsets[0], offsets[-1]) != (0, total):
         found = f"{offsets[0]:,} to {offsets[-1]:,}" if len(offsets) else "none"
-        refuse(file, where, f"0 to {total:,}", found)
+        refuse(file, name, f"0 to {total:,}", found)
     lengths = np.diff(offsets)
     if lengths.min(initial=0) < 0:
         row = int(lengths.argmin())
-        refuse(file, where, "offsets that ascend", f"{lengths[row]:,} after row {row:,}")
-    return Lists(values, offsets)
+        refuse(file, name, "offsets that ascend", f"{lengths[row]:,} after row {row:,}")
+    return lengths

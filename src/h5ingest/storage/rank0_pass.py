@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core import schema
-from h5ingest.core.digest import ContentDigest, attributes_digest
+from h5ingest.core.digest import ContentDigest, attributes_digest, content_text
 from h5ingest.core.errors import OutputError
 from h5ingest.core.layout import Layout
 from h5ingest.core.moments import ByKind
@@ -68,7 +68,7 @@ def finalize(
     """
     beat()
     _check_status(partial, layout, int(attributes[Attribute.N_FAILED]), beat)
-    digest = ContentDigest(schema.content_text(layout.kind, layout.n_samples))
+    digest = ContentDigest(content_text(layout.kind, layout.n_samples))
     of_others: dict[str, Any] = {}
     with reopened(partial, "the final pass") as file:
         for number, group in enumerate(layout.groups):
