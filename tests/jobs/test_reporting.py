@@ -171,7 +171,9 @@ def test_what_was_to_be_shown_and_found_no_space_is_an_error(made: Path, verb: s
 
 # --- mistyped verbs ----------------------------------------------------------------------------
 
-VERBS = "ingest, manifest, extend, recompress, show, verify, export, croissant, codecs, doctor, bench"
+VERBS = (
+    "ingest, manifest, extend, recompress, show, verify, export, croissant, codecs, doctor, bench"
+)
 
 
 MISTYPED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from helpers.support import make_pixels, write_images, write_manifest
+from helpers.support import damage, make_pixels, write_images, write_manifest
 
 from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, UsageError
@@ -54,6 +55,16 @@ def test_each_sample_comes_once_with_its_label(out: Path) -> None:
     (*_, last) = store.batches(16, shuffle=0, drop_last=True)
     assert len(last[0]) == 16
     assert n_threads() == 0
+
+
+def test_the_first_thing_asked_of_an_unpickled_store_may_be_its_blocks(tmp_path: Path) -> None:
+    write_images(tmp_path, make_pixels(9, (4, 5)))
+    damage(tmp_path / "0003.png")
+    manifest = write_manifest(tmp_path / "m.txt", [f"{k:04}.png" for k in range(9)])
+    ingest(manifest, tmp_path / "out.h5", IngestOptions(chunk_rows=2, on_error="blank"))
+    store = ImageStore(tmp_path / "out.h5", failed="skip")
+    again = pickle.loads(pickle.dumps(store))
+    assert again.blocks.tolist() == store.blocks.tolist() == [0, 2, 3, 5, 7, 8]
 
 
 def test_images_of_any_size_come_as_lists(out: Path) -> None:

@@ -67,7 +67,8 @@ class Batches(ABC):
     @property
     def blocks(self) -> NDArray[np.int64]:
         """(B + 1,) bounds of runs of samples that are best read together: one chunk each."""
-        return self._selection.blocks(self._contents.bounds)
+        bounds = self._contents.bounds  # opens the file, which may change the selection
+        return self._selection.blocks(bounds)
 
     def batches(
         self,
