@@ -208,7 +208,7 @@ def test_it_runs_on_ranks_and_says_what_it_did(
     n_bad = report["n_failed"]  # those of a chunk
     assert f"left out: {n_bad} that are damaged" in done[10].stdout
     assert f"{tmp_path}/e: {N - n_bad} images" in done[10].stdout
-    assert "only --group goes with it" in done[11].stderr
+    assert "only --group and --image go with it" in done[11].stderr
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from h5ingest.images.png_chunks import (
     palette,
     with_palette,
 )
+
+_MANY: Final = 64
+"""Chunks of pixels, of which a file has one to a few dozen."""
 
 
 def decoder_version() -> str:
@@ -99,7 +102,9 @@ def decode_fast(data: bytes, spec: ImageSpec) -> NDArray[Any] | None:
     if stream is None:
         contents = check(data, 33)
         if contents.is_plain:
-            stream = b"".join([memoryview(data)[part] for part in contents.pixels])
+            # A view saves a copy, and takes 200 bytes: of a bomb there are hundreds of thousands.
+            whole = memoryview(data) if len(contents.pixels) < _MANY else data
+            stream = b"".join([whole[part] for part in contents.pixels])
     if kind is None or stream is None:
         return None
     plain = png_fast.without_compression(stream, kind)

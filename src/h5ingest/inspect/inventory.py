@@ -86,6 +86,8 @@ def _inspect(judge: Judge, header: FileHeader, prefix: str) -> tuple[GroupFacts,
     else:
         names += columns
     found = _facts(judge, prefix, names)
+    if isinstance(found[schema.LABELS.name], Unread):  # which says it all
+        del found[schema.LABEL_VALUES.name], found[schema.LABEL_OFFSETS.name]
     standard = _standard(layout, names)
     required = {dataset.name for dataset in schema.required_datasets(layout)}
     required |= {name for name in names if name.startswith(schema.column("", "")[1:])}
