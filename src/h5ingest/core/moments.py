@@ -18,8 +18,8 @@ from h5ingest.core.schema import STATUS_OK
 
 _COLUMNS: Final = 768
 """Values in a row of what is summed at once: a multiple of every number of channels."""
-_ROWS: Final = 84
-"""Rows of it: a multiple of 3, of which 16 bits hold the sum of 128s; few enough for the caches."""
+_ROWS: Final = 252
+"""Rows, a multiple of 3: 16 bits hold the sum of 252 x 128."""
 
 
 class Kind(NamedTuple):
