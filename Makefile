@@ -51,11 +51,11 @@ types: venv-mpich ## strict type check
 	@.venv/mpich/bin/mypy
 
 # Four at a time: each waits much of its time. PYTEST_ARGS='-n 0' runs them one after the other.
-test: venvs ## the tests, on both MPIs and on PyPI's wheels (two cores: 10 minutes)
+test: venvs ## the tests, on both MPIs and on PyPI's wheels (two cores: 8 minutes)
 	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist worksteal \
 	  -m "not long and not soak and not cluster and not fs" $(PYTEST_ARGS)
 
-test-long: venvs ## a few hundred kills, random jobs and flipped bytes, every filter (two cores: 9 minutes)
+test-long: venvs ## a few hundred kills, random jobs and flipped bytes, every filter (two cores: 10 minutes)
 	@$(COMPILED) .venv/mpich/bin/pytest -n 4 --dist load -m "long and not soak" $(PYTEST_ARGS) tests/property tests
 
 
