@@ -111,6 +111,11 @@ def test_stored_the_same_by_any_number_of_ranks(
         again = recompress(out, tmp_path / "z.h5", IngestOptions(compression="zstd:1"))
         assert {again.content_digest} == digests
         assert rows_of(tmp_path / "z.h5") == WANTED
+    if options.layout != "tree":  # whose images lie in folders of their classes, if of one
+        tree = IngestOptions(layout="tree", compression="zstd:1")
+        recompress(out, tmp_path / "tree.h5", tree, keep_layout=False)
+        assert rows_of(tmp_path / "tree.h5") == WANTED
+        assert verify(tmp_path / "tree.h5").ok
     report = ingest(manifest, tmp_path / "none.h5", replace(options, dry_run=True))
     said = summary(report)
     assert "column s" not in said

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
+from h5ingest.core.lists import Lists
 from h5ingest.core.options import CHANNELS
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.recoding import PNG, Recoding
@@ -161,7 +162,9 @@ class LayoutChange:
             rows, group = part.samples.rows, self._open(part.samples.group)
             with self._handle:
                 labels, classes = group.classes()
-                mine = [] if labels is None else labels[rows.start : rows.stop].tolist()
+            if labels is None or isinstance(labels, Lists):  # of several classes it is in no folder
+                return PackedStrings.pack([])
+            mine = labels[rows.start : rows.stop].tolist()
             found = [str(label).encode() for label in mine]
             if classes is not None:
                 names = classes.raw(np.arange(len(classes)))
