@@ -13,7 +13,6 @@ import mmap
 import os
 import platform
 import re
-import shutil
 import struct
 import time
 from html import unescape
@@ -23,6 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from helpers.browser import browse
 from helpers.support import (
     ROOT,
     WHEELS,
@@ -396,31 +396,13 @@ def test_the_page_shows_markup_as_text(stored: tuple[Path, dict[str, Any], str])
     assert "<td>2.0 KiB</td><td>1</td>" in rows[len(backends_)][1]
 
 
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    if platform.freedesktop_os_release().get("ID") == "debian":
-        pytest.fail("chromium is missing: run make test", pytrace=False)
-    pytest.skip("no Chromium here (make test installs it on Debian)")
-
-
-def browse(page: Path, profile: Path, *arguments: str) -> str:
-    completed = run(
-        [
-            chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
-            "--window-size=1200,6000", f"--user-data-dir={profile}", *arguments, page.as_uri(),
-        ],
-    )  # fmt: skip
-    assert completed.returncode == 0, explain(completed)
-    return completed.stdout
+LARGE = "--window-size=1200,6000"
 
 
 def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     page = stored[0] / "index.html"
     shot = tmp_path / "shot.png"
-    browse(page, tmp_path / "one", f"--screenshot={shot}")
+    browse(page, tmp_path / "one", LARGE, f"--screenshot={shot}")
     # Where everything is: told by the page itself, in a copy with a script.
     measured = tmp_path / "measured.html"
     script = (
@@ -430,7 +412,7 @@ def test_a_browser_shows_the_page(stored: tuple[Path, dict[str, Any], str], tmp_
         ".concat(i ? i.naturalWidth : 0).join(' ') } }</script></body>"
     )
     measured.write_text(page.read_text().replace("</body>", script))
-    told = browse(measured, tmp_path / "two", "--dump-dom")
+    told = browse(measured, tmp_path / "two", LARGE, "--dump-dom")
     boxes = {
         name: [int(number) for number in box.split()]
         for name, box in re.findall(r'id="([\w-]+)"[^>]* data-box="([-\d ]+)"', told)

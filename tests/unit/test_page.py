@@ -5,9 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
-import platform
 import re
-import shutil
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from helpers.support import damage, explain, make_pixels, run, write_images, write_manifest
+from helpers.browser import browse
+from helpers.support import damage, make_pixels, write_images, write_manifest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -230,27 +229,6 @@ def test_of_a_million_images_it_has_less_than_five_megabytes(tmp_path: Path) -> 
 
 
 # --- in a browser ------------------------------------------------------------------------------
-
-
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    if platform.freedesktop_os_release().get("ID") == "debian":
-        pytest.fail("chromium is missing: run make test", pytrace=False)
-    pytest.skip("no Chromium here (make test installs it on Debian)")
-
-
-def browse(target: Path, profile: Path, *arguments: str) -> str:
-    completed = run(
-        [
-            chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
-            f"--user-data-dir={profile}", *arguments, target.as_uri(),
-        ],
-    )  # fmt: skip
-    assert completed.returncode == 0, explain(completed)
-    return completed.stdout
 
 
 LOOK = """<!DOCTYPE html><body style="margin:0"><script>
