@@ -1,9 +1,10 @@
 """`AsyncSum`: sums of a few counters over all ranks, while they work and without making them wait.
 
-Each rank takes part in one non-blocking sum (MPI_Iallreduce) at a time and tests it now and then.
-Every rank gets every sum, so all of them learn in the same round that all are done: `finish` is
-therefore also a barrier, in which a waiting rank sleeps instead of spinning. (After mpiFileUtils'
-`mfu_progress`, which needs a broadcast as well, since its sums reach rank 0 only.)
+Each rank takes part in one non-blocking sum (MPI_Iallreduce) at a time, on a communicator that has
+no other use, and tests it now and then. Every rank gets every sum, so all of them learn in the same
+round that all are done: `finish` is therefore also a barrier, in which a waiting rank sleeps
+instead of spinning. (After mpiFileUtils' `mfu_progress`, which needs a broadcast as well, since its
+sums reach rank 0 only.)
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Several images a row: which rows fail as a whole, and what is stored of these.
 
+Before rank 0 makes the images of such rows blank, it notes in the journal that all are undone.
+
 May not: read an image.
 """
 

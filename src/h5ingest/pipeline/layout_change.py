@@ -1,7 +1,8 @@
 """`LayoutChange`: what a file of h5ingest holds becomes a file of another layout.
 
 Pixels stay what they are. So a stack needs images of one kind, `ragged` of one depth; padding is
-left out; and where the new file keeps image files, each image is coded before the layout is known.
+left out; and where the new file keeps image files, each image is coded before the layout is known,
+into the spool. The content digest becomes another one, so that of the old file is checked first.
 """
 
 from __future__ import annotations

@@ -142,7 +142,10 @@ class WriteLoop(ABC):
                 self._writer.write(group.shapes.name, rows, shapes)
 
     def _mark(self, shard: Shard, span: range, rows: range, records: SampleRecords) -> None:
-        """Note a span as done, unless an image in it failed: a later run shall try it again."""
+        """Note a span as done, unless an image in it failed: a later run shall try it again.
+
+        Rows that had failed in a stored file count as done.
+        """
         self._stats.n_kept = self._stats.n_done
         sums = self._stats.sums.take()
         self._stats.moments[shard.group] = joined_if_known(

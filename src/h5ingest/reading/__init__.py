@@ -1,1 +1,1 @@
-"""Reading one dataset each: mapped bytes, decoded chunks, text. `reader` puts them together."""
+"""Reading one dataset each: mapped bytes, decoded chunks, text. `store` puts them together."""

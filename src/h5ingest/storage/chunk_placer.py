@@ -7,7 +7,10 @@ owner of the chunk then writes the real bytes there itself. All other writes, HD
 reach the file.
 
 What this relies on is checked for every chunk (`place` fails loudly) and by a canary test:
-`H5Dwrite_chunk` takes space and hands the bytes to the driver in one piece, before it returns.
+`H5Dwrite_chunk` takes space and hands the bytes to the driver in one piece, before it returns; HDF5
+never reads a chunk back while it places others; metadata that is evicted meanwhile goes through the
+driver like any other write; space that is taken is never given to something else, and the same
+calls take the same space; a chunk of a one-chunk file in memory holds what the output would hold.
 """
 
 from __future__ import annotations

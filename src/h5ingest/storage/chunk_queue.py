@@ -1,9 +1,18 @@
 """Filtered chunks of one rank on their way into the file.
 
-The rank tells rank 0 only their lengths; rank 0 takes space for them (`chunk_placer`) and tells the
-offsets; the rank writes its bytes there, neighbouring chunks in one call. Nobody waits: a rank goes
-on with the next batch while rank 0 places this one, and rank 0 serves the others between its own
-images.
+     every rank: has the pixels                          rank 0: has the file open in HDF5
+    ┌─────────────────────────────────┐                 ┌──────────────────────────────────────┐
+    │ 1 compress                      │  (chunk, bytes, │ 2 place                              │
+    │   HDF5's own filters, in a file │   filter mask)  │   write_direct_chunk(dummy of that   │
+    │   in memory that has one chunk  ├────────────────▶│   length): HDF5 takes the space and  │
+    │                                 │                 │   enters the chunk in its index;     │
+    │ 3 write                         │◀────────────────┤   the driver notes the offset of the │
+    │   pwritev at that offset,       │      offset     │   dummy and drops its bytes          │
+    │   neighbours in one call        │                 └──────────────────────────────────────┘
+    └─────────────────────────────────┘
+
+Nobody waits: a rank goes on with the next batch while rank 0 places this one, and rank 0 serves the
+others between its own images. One rank alone does the same, so that any number of ranks can resume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The writer for filtered rows: each rank compresses its own chunks, rank 0 places them."""
+"""The writer for filtered rows: each rank compresses its own chunks, rank 0 places them.
+
+HDF5's own way is a collective write. Besides what that costs, HDF5 1.10.8 then loses the filter
+mask of a chunk that an optional filter declined.
+"""
 
 from __future__ import annotations
 

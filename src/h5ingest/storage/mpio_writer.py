@@ -3,6 +3,9 @@
 With the explicit early allocation the chunks lie back to back in the file and need no index (the
 'implicit' index of HDF5 1.10), so a rank knows where its rows go and no rank waits for another
 between opening and closing. One rank does the same through HDF5's ordinary driver.
+
+On several hosts a hyperslab ends where a block of the file does (`shared_blocks`): for that, large
+unfiltered datasets begin at a multiple of a block.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It runs on the unpublished file, after all ranks have closed it, and streams what goes with the
 samples (`core.sample_columns`): its memory does not grow with their number. Publishing gives the
-file its name.
+file its name. A job that is killed in this pass has to repeat nothing but the pass.
 """
 
 from __future__ import annotations
