@@ -25,7 +25,7 @@ from h5ingest.storage.lock import Lock
 
 STALE_S = 15.0
 """More than the heartbeat of a lock, less than an attribute may be cached."""
-SOON_STALE_S = 0.6
+SOON_STALE_S = 2.0
 """A lock that seems to be left is watched for three heartbeats, thirds of this, and 2 s more."""
 
 
@@ -43,15 +43,20 @@ def turns(path: Path, inside: Path, n: int) -> None:
             lock = Lock(path, SOON_STALE_S)
         except OutputError:
             continue
-        os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
-        time.sleep(0.003)
-        inside.unlink()
-        taken += 1
-        if dice.random() < 0.5:
-            lock.release()
-        else:
-            lock._stop.set()
-            os.utime(path, (time.time() - 999,) * 2)
+        begin_s = time.monotonic()
+        try:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+            time.sleep(0.003)
+            inside.unlink()
+            taken += 1
+            if dice.random() < 0.5:
+                lock.release()
+            else:
+                lock._stop.set()
+                os.utime(path, (time.time() - 999,) * 2)
+        except OSError as error:
+            seconds = time.monotonic() - begin_s
+            raise SystemExit(f"another has it too, {seconds:.1f} s after it was taken") from error
     print(taken)
 
 

@@ -99,18 +99,20 @@ class Lock:
         ).encode()
         # Complete from the first moment that it is seen: written beside, then given its name.
         self._beside = path.with_name(f"{path.name}.{self.token}")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         try:
             with output_errors(f"{path}: cannot be created"):
                 self._write(self._beside)
-            if not self._create(path):
+            is_free = self._create(path)
+            if not is_free:
                 self._take_over(path)
+            self._thread.start()  # before anything else, which may be slow on a busy file system
+            if not is_free:
                 self._tidy()
         finally:
             with contextlib.suppress(OSError):  # what went wrong before says more
                 self._beside.unlink()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
