@@ -14,7 +14,7 @@ from helpers.support import MPICH_SOON, Flavour, clean_environment, end_session,
 TRIAL = '''
 import sys
 from h5ingest.cli import main
-from h5ingest.diagnostics import facts, host_trial
+from h5ingest.diagnostics import doctor, host_trial
 from h5ingest.diagnostics.libraries import Libraries
 from h5ingest.mpi.signals import Interrupt
 
@@ -29,7 +29,7 @@ class UntilAsked:
     def __gt__(self, now_s):
         return not interrupt.requested
 
-facts.import_apart = lambda: Libraries()
+doctor.import_apart = lambda: Libraries()
 host_trial.MEASURE_S = UntilAsked()
 main.Interrupt = lambda: interrupt
 main.main()

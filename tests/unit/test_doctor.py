@@ -34,12 +34,11 @@ from numpy.typing import NDArray
 from h5ingest import ImageStore
 from h5ingest.core.errors import OutputError, StorageError
 from h5ingest.core.options import IngestOptions
-from h5ingest.diagnostics import facts as facts_module
-from h5ingest.diagnostics import libraries
+from h5ingest.diagnostics import libraries, preflight
 from h5ingest.diagnostics.advice import advise, describe_advice
 from h5ingest.diagnostics.codec_trial import wrong_codecs
 from h5ingest.diagnostics.doctor import describe
-from h5ingest.diagnostics.facts import Facts, examine, examine_here
+from h5ingest.diagnostics.facts import Facts, examine
 from h5ingest.diagnostics.libraries import Libraries, import_apart, mpi_files
 from h5ingest.diagnostics.preflight import told_before
 from h5ingest.images import htj2k
@@ -294,7 +293,7 @@ def place_here(
     stripes = "stripe_count: 1" if "lustre" in str(mount) else ""
     place = FileSystem(folder=folder, mount=mount, free_bytes=1, free_inodes=None, stripes=stripes)
     facts = Facts(libraries=known, filesystem=place, n_hosts_seen=hosts, shared_memory_bytes=1)
-    monkeypatch.setattr(facts_module, "examine_here", lambda *_, **__: facts)
+    monkeypatch.setattr(preflight, "examine", lambda *_, **__: facts)
 
 
 def test_a_run_is_told_unasked_only_what_can_spoil_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +396,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
     monkeypatch.setenv("SLURM_JOB_TOKEN", "hush")
     monkeypatch.setenv("EDITOR", "ed")
-    shown = examine_here(Path("/tmp/out.h5"), "MPICH", 1).environment
+    shown = examine(Path("/tmp/out.h5"), Libraries()).environment
     assert shown["HDF5_USE_FILE_LOCKING"] == "FALSE"
     assert not shown.keys() & {"SLURM_JOB_TOKEN", "EDITOR"}
 
@@ -566,4 +565,4 @@ def test_the_examples_are_true() -> None:
 def test_a_mount_is_made_of_its_parts() -> None:
     mount = Mount(point="/", type="fuse.ceph", source="x", options=frozenset())
     assert (mount.kind, mount.name) == ("shared", "CephFS")
-    assert examine(None).filesystem is None
+    assert examine(None, Libraries()).filesystem is None

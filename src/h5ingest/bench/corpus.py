@@ -104,17 +104,18 @@ class Corpus:
             writer.writerow(("path", "label"))
             writer.writerows((str(file), self.label(row)) for row, file in enumerate(self.files))
 
-    def check(self, images: Sequence[NDArray[Any]], labels: Sequence[int] | None, by: str) -> int:
-        """Compare every pixel and label of what was read, and return how many images that were.
+    def check(self, rows: Sequence[int], images: Any, labels: Any, by: str) -> int:
+        """Compare every pixel and label of rows that were read, and return how many these were.
 
         Raises:
             AssertionError: they differ: a bug in `by`, whose times do not count.
         """
-        if not len(images) == len(self):
-            raise AssertionError(f"{by}: gave {len(images):,} images of {len(self):,}")
-        for row in range(len(self)):
-            self.check_one(row, images[row], None if labels is None else labels[row], by)
-        return len(self)
+        if not len(images) == len(rows):
+            raise AssertionError(f"{by}: gave {len(images):,} images of {len(rows):,}")
+        for place, row in enumerate(rows):
+            label = None if labels is None else int(labels[place])
+            self.check_one(row, images[place], label, by)
+        return len(rows)
 
     def check_one(self, row: int, image: NDArray[Any], label: int | None, by: str) -> None:
         """Compare one image.

@@ -156,7 +156,7 @@ def dots(
     values: Sequence[tuple[str, str, float, str]],
     *,
     spreads: Sequence[Spread | None],
-    names: bool = True,
+    names: bool,
 ) -> None:
     """Draw values on a logarithmic axis, from the top down, each with its words and its range.
 
@@ -180,18 +180,12 @@ def dots(
     _rows(axes, values, names=names)
 
 
-def bars(
-    axes: Any,
-    values: Sequence[tuple[str, str, float, str]],
-    *,
-    names: bool = True,
-) -> None:
+def bars(axes: Any, values: Sequence[tuple[str, str, float, str]]) -> None:
     """Draw horizontal bars from the top down, from 0 on, each with its value in words.
 
     Args:
         axes: the panel.
         values: (key, name, length, words).
-        names: whether the bars are named on the left.
     """
     lengths = [length for _, _, length, _ in values]
     places, colours = range(len(values)), [colour(key) for key, *_ in values]
@@ -199,7 +193,7 @@ def bars(
     axes.set_xlim(0, max(lengths) * 1.35)  # with room on the right for the words
     for place, (_, _, length, words) in enumerate(values):
         _words(axes, words, length, place)
-    _rows(axes, values, names=names)
+    _rows(axes, values, names=True)
 
 
 def _words(axes: Any, words: str, x: float, place: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.bench.backends import Reader, Samples
+from h5ingest.bench.backends import Reader
 from h5ingest.bench.corpus import Corpus
 from h5ingest.bench.report import Described
 
@@ -117,14 +117,14 @@ class InProcessReader:
         order, reader = self._order, self._reader
         if not self.labelled:
             corpus = replace(corpus, labels=None)
-        n_checked = 0
+        n_checked = len(corpus)
         for row in range(len(corpus)):
             corpus.check_one(row, *reader.one(row), self.name)
         for rows in order.batches[:_CHECKED]:
-            n_checked += _check_batch(corpus, rows, reader.many(rows), self.name)
+            n_checked += corpus.check(rows.tolist(), *reader.many(rows), self.name)
         for run in order.in_order:
-            n_checked += _check_batch(corpus, run, reader.span(run.start, run.stop), self.name)
-        return len(corpus) + n_checked
+            n_checked += corpus.check(run, *reader.span(run.start, run.stop), self.name)
+        return n_checked
 
     def close(self) -> None:
         if self._opened is not None:
@@ -182,7 +182,7 @@ class DataLoaderReader:
         n_checked = 0
         for rows, (images, labels) in zip(wanted, self._loader, strict=True):
             arrays = [_as_stored(image) for image in images]
-            n_checked += _check_batch(corpus, rows, (arrays, labels), self.name)
+            n_checked += corpus.check(rows, arrays, labels, self.name)
         return n_checked
 
     def close(self) -> None:
@@ -237,16 +237,6 @@ def _epochs(runs: list[range], n_units: int) -> Iterator[list[range]]:
     """Yield `n_units` runs: all of them, repeatedly, and in the end the first few."""
     for start in range(0, n_units, len(runs)):
         yield runs[: n_units - start]
-
-
-def _check_batch(corpus: Corpus, rows: Any, samples: Samples, name: str) -> int:
-    images, labels = samples
-    if not len(rows) == len(images):
-        raise AssertionError(f"{name}: gave {len(images)} images of {len(rows)}")
-    for place, row in enumerate(rows):
-        label = None if labels is None else int(labels[place])
-        corpus.check_one(int(row), images[place], label, name)
-    return len(rows)
 
 
 def _as_stored(image: Any) -> NDArray[Any]:

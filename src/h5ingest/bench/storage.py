@@ -61,9 +61,7 @@ def measure(
         AssertionError: a backend gave back other pixels.
     """
     tell("reading the images")
-    corpus, n_images = gather(
-        manifest_path, options, lambda n: max((c for c in fitting(cutoffs, n)), default=1)
-    )
+    corpus, n_images = gather(manifest_path, options, lambda n: fitting(cutoffs, n)[-1])
     counts = fitting(cutoffs, n_images)
     _check_space(folder, corpus)
     load_before = machine.load()
@@ -90,7 +88,10 @@ def measure(
         backends=describe(experiment.backends),
         left_out=experiment.left_out,
         results=tuple(experiment.result(one, n) for n in counts for one in experiment.backends),
-        references=tuple(_reference(corpus.take(n)) for n in counts),
+        references=tuple(
+            Reference(n=len(taken), pixel_bytes=taken.pixel_bytes, file_bytes=taken.file_bytes)
+            for taken in map(corpus.take, counts)
+        ),
         decode_imageio=Spread(tuple(by_imageio for by_imageio, _ in decode)),
         decode_fast=Spread(tuple(by_fast for _, by_fast in decode)),
         n_compared=experiment.n_compared,
@@ -157,7 +158,7 @@ class _Experiment:
             self._forget(place, cache, times)
             (images, labels), seconds = _read(backend, place, lambda reader: reader.span(0, n))
             times.seconds[f"read_{cache}"].append(seconds)
-            self.n_compared += corpus.check(images, labels, backend.name)
+            self.n_compared += corpus.check(range(n), images, labels, backend.name)
             del images
         row = int(np.random.default_rng((n, run)).integers(n))
         for cache in ("cold", "warm"):
@@ -194,10 +195,6 @@ def _read(backend: Backend, place: Path, read: Callable[[Reader], T]) -> tuple[T
             return read(reader)
 
     return timed(whole)
-
-
-def _reference(corpus: Corpus) -> Reference:
-    return Reference(n=len(corpus), pixel_bytes=corpus.pixel_bytes, file_bytes=corpus.file_bytes)
 
 
 def _decode_alone(corpus: Corpus) -> tuple[float, float]:

@@ -44,9 +44,7 @@ def print_table(report: StorageReport) -> None:
 def page(report: StorageReport, pictures: dict[str, bytes]) -> str:
     """Return HTML with everything in it: no other file, no address, no script.
 
-    Args:
-        report: what was found.
-        pictures: name -> PNG, as `storage_figures.draw` returns them.
+    The pictures are those of `storage_figures.draw`.
     """
     environment = Environment(
         loader=PackageLoader("h5ingest.bench"), autoescape=True, undefined=StrictUndefined,

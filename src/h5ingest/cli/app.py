@@ -124,15 +124,11 @@ def make_app(first: str = _HELP[0]) -> typer.Typer:
             from h5ingest.cli import bench_commands
 
             app.add_typer(bench_commands.app, name=verb, rich_help_panel=VERBS[verb])
-        elif verb == "extend":
-            from h5ingest.cli import extend_command
-
-            add(extend_command.extend)
         elif verb == "export":
             from h5ingest.cli import export_command
 
             add(export_command.export)
-        elif verb in ("ingest", "manifest", "recompress", "verify", "doctor"):
+        elif verb in ("ingest", "manifest", "extend", "recompress", "verify", "doctor"):
             from h5ingest.cli import collective_commands
 
             add(getattr(collective_commands, verb))

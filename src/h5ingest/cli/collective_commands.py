@@ -8,38 +8,35 @@ from typing import Annotated, Any
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.ingest_options import OF_RECOMPRESS, OTHER_LAYOUT, check_files, takes_options
+from h5ingest.cli.ingest_options import (
+    OF_EXTEND,
+    OF_RECOMPRESS,
+    OTHER_LAYOUT,
+    check_files,
+    raising_bad_parameter,
+    takes,
+    takes_options,
+)
 from h5ingest.cli.messages import check_target
 from h5ingest.cli.requests import DoctorRequest, IngestRequest, ManifestRequest, VerifyRequest
 from h5ingest.cli.scan_options import flags_of, scan_options
-from h5ingest.core.errors import IngestError, ManifestError, OutputError, UsageError
+from h5ingest.core.errors import ManifestError, OutputError, UsageError
 from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import RESULTS, check_distinct
 
 
 @takes_options(in_panels=True)
+@takes(opt.found)
+@takes(opt.told)
 def ingest(
     ctx: typer.Context,
     manifest: opt.Manifest,
     out: opt.Out,
     *,
     options: IngestOptions,
-    label: opt.Label = "parent",
-    label_from: opt.LabelFrom = None,
-    group_by_folder: opt.GroupByFolder = None,
-    sniff: opt.Sniff = True,
-    hidden: opt.Hidden = False,
-    sort: opt.Sort = "name",
-    split: opt.Split = None,
-    seed: opt.Seed = 0,
-    stratify: opt.Stratify = None,
-    keep_together: opt.KeepTogether = None,
-    progress: opt.IngestProgress = "auto",
-    report: opt.Report = None,
-    croissant: opt.Croissant = None,
-    quiet: opt.IngestQuiet = False,
-    verbose: opt.Verbose = False,
+    found: dict[str, Any],
+    told: dict[str, Any],
 ) -> None:
     """Store all images of MANIFEST in one HDF5 file OUT.
 
@@ -51,7 +48,7 @@ def ingest(
     Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 output,
     6 environment (MPI, HDF5), 75 stopped by SIGTERM, SIGINT or SIGUSR1: the same command goes on.
     """
-    check_files(("MANIFEST", manifest), out, report, croissant)
+    check_files(("MANIFEST", manifest), out, told)
     from h5ingest.images.several import is_listed
 
     is_found = is_listed(manifest)
@@ -61,32 +58,62 @@ def ingest(
                 manifest.stat()
         except OSError as error:  # before anything is said of OUT
             raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
-    asked: dict[str, Any] = {
-        "label": label, "label_from": label_from, "group_level": group_by_folder, "sniff": sniff,
-        "hidden": hidden, "sort": sort, "split": split, "seed": seed, "stratify": stratify,
-        "keep_together": keep_together,
-    }  # fmt: skip
-    scan = scan_options(asked)
+    scan = scan_options(found)
     if scan is not None and not is_found:
-        raise UsageError(f"{flags_of(asked)} go with a folder or archive, {manifest} is none")
+        raise UsageError(f"{flags_of(found)} go with a folder or archive, {manifest} is none")
+    ctx.obj.request = IngestRequest(source=manifest, out=out, options=options, scan=scan, **told)
+
+
+@takes_options(*OF_EXTEND, in_panels=True)
+@takes(opt.told)
+def extend(
+    ctx: typer.Context,
+    manifest: opt.MoreManifest,
+    out: opt.Extended,
+    *,
+    options: IngestOptions,
+    told: dict[str, Any],
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Store images whose paths are in OUT anew, behind all others; their old rows go.",
+        ),
+    ] = False,
+) -> None:
+    """Add the images of MANIFEST to OUT, behind those that it has.
+
+    MANIFEST may be a folder or archive, or whatever else an ingest takes. It is looked through as
+    that which OUT was made of, and images have the paths that an ingest gives them; but in a shard
+    or container that has no names for them they are called by it, as FILE.npy/00000.png.
+
+    A new file is made beside OUT and takes its name when it is complete: until then OUT is what it
+    was, whatever happens. What OUT has is copied, and compared with its checksums; compressed
+    chunks are copied as they are. Images whose paths are in OUT are left out, and counted. Layout,
+    compression and what else decides the content are those of OUT. Labels are merged by name:
+    classes of OUT keep their numbers, new ones come behind.
+
+    Runs on any number of ranks; a job that was killed or stopped goes on when the same command is
+    started again.
+
+    Exit codes: 0 complete, 1 internal error, 2 usage, 3 images failed, 4 manifest, 5 OUT, 6
+    environment (MPI, HDF5), 75 stopped by a signal: the same command goes on.
+    """
+    check_files(("MANIFEST", manifest), out, told)
     ctx.obj.request = IngestRequest(
-        source=manifest, out=out, options=options, scan=scan, progress=progress, report=report,
-        croissant=croissant, quiet=quiet, verbose=verbose,
-    )  # fmt: skip
+        source=manifest, out=out, options=options, extends=True, again=again, **told
+    )
 
 
 @takes_options(*OF_RECOMPRESS, in_panels=True, instead={"layout": OTHER_LAYOUT})
+@takes(opt.told)
 def recompress(
     ctx: typer.Context,
     file: opt.In,
     out: opt.Out,
     *,
     options: IngestOptions,
-    progress: opt.IngestProgress = "auto",
-    report: opt.Report = None,
-    croissant: opt.Croissant = None,
-    quiet: opt.IngestQuiet = False,
-    verbose: opt.Verbose = False,
+    told: dict[str, Any],
 ) -> None:
     """Store all that IN holds in another file OUT, with another compression or layout.
 
@@ -107,14 +134,18 @@ def recompress(
     """
     if options.compression is None and options.layout != "encoded":
         raise typer.BadParameter("--compression: say which codec, or none")
-    check_files(("IN", file), out, report, croissant)
+    check_files(("IN", file), out, told)
     ctx.obj.request = IngestRequest(
-        source=file, out=out, options=options, recompresses=True, progress=progress, report=report,
-        croissant=croissant, quiet=quiet, verbose=verbose,
+        source=file,
+        out=out,
+        options=options,
+        recompresses=True,
         keep_layout=ctx.params["layout"] is None,
-    )  # fmt: skip
+        **told,
+    )
 
 
+@takes(opt.found)
 def manifest(
     ctx: typer.Context,
     folders: Annotated[
@@ -135,10 +166,8 @@ def manifest(
             help="The manifest: commas in .csv, else tabs; - for standard output.",
         ),
     ],
-    label: opt.Label = "parent",
-    label_from: opt.LabelFrom = None,
-    group_by_folder: opt.GroupByFolder = None,
-    sniff: opt.Sniff = True,
+    *,
+    found: dict[str, Any],
     index: Annotated[
         bool,
         typer.Option(
@@ -171,12 +200,6 @@ def manifest(
             "they are, names of classes come from classes.txt.",
         ),
     ] = None,
-    hidden: opt.Hidden = False,
-    sort: opt.Sort = "name",
-    split: opt.Split = None,
-    seed: opt.Seed = 0,
-    stratify: opt.Stratify = None,
-    keep_together: opt.KeepTogether = None,
     absolute: Annotated[
         bool,
         typer.Option(
@@ -196,11 +219,6 @@ def manifest(
     """
     from h5ingest.images.scan import ScanOptions  # not for the others
 
-    asked: dict[str, Any] = {
-        "label": label, "label_from": label_from, "group_level": group_by_folder, "sniff": sniff,
-        "hidden": hidden, "sort": sort, "split": split, "seed": seed, "stratify": stratify,
-        "keep_together": keep_together,
-    }  # fmt: skip
     written: dict[str, Any] = {
         "index": index, "absolute": absolute, "overwrite": overwrite,
         "pair": tuple(pair.split(":")) if pair is not None else (),
@@ -209,7 +227,7 @@ def manifest(
     ctx.obj.request = ManifestRequest(
         folders=folders,
         out=out,
-        options=scan_options(asked, **written) or ScanOptions(),
+        options=scan_options(found, **written) or ScanOptions(),
         quiet=quiet,
     )
 
@@ -248,13 +266,11 @@ def verify(
     Runs on any number of ranks. Exit codes: 0 all is well, 3 something differs (each row is named),
     5 OUT cannot be read or is no file of h5ingest.
     """
-    try:
+    with raising_bad_parameter():
         check_distinct(("OUT", out), ("--report", report))
         check_target("--report", report, RESULTS)
         if root is not None and not sources:
             raise UsageError("--root goes with --sources")
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
     ctx.obj.request = VerifyRequest(
         out=out, sources=sources, root=root, progress=progress, report=report, quiet=quiet
     )

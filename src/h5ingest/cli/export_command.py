@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from h5ingest.cli import option_types as opt
+from h5ingest.cli.ingest_options import raising_bad_parameter
 from h5ingest.cli.messages import check_target, warn, write_json
 from h5ingest.cli.option_values import as_typed
 from h5ingest.cli.requests import ExportRequest
-from h5ingest.core.errors import IngestError, OutputError, UsageError
+from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.image_columns import FIRST
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
@@ -151,7 +152,7 @@ def export(
     Exit codes: 0 written, 2 usage, 3 images are damaged (each is named), 5 FILE or OUT, 6 a codec
     is missing, 75 stopped by a signal.
     """
-    try:
+    with raising_bad_parameter():
         options = ExportOptions(
             rows=None if rows is None else _parsed(rows),
             where=tuple(map(_cell, where or ())),
@@ -171,8 +172,6 @@ def export(
             raise UsageError("--kerchunk writes no images: only --url goes with it")
         if url is not None and not kerchunk:
             raise UsageError("--url goes with --kerchunk")
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
     ctx.obj.request = ExportRequest(
         file=file,
         out=out,

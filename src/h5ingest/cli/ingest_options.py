@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -26,6 +27,12 @@ OF_RECOMPRESS: Final = (
     "restart", "overwrite", "overwrite_foreign", "dry_run",
 )  # fmt: skip
 """Options of an ingest that have to do with the file that is made, and with how it is made."""
+OF_EXTEND: Final = (
+    "root", "delimiter", "label_column", "multi_label", "batch_bytes", "cache_bytes",
+    "stripe_count", "stripe_size", "alignment", "hints", "direct_io", "probe", "readers",
+    "on_error", "trust_palettes", "checkpoint_s", "peer_timeout_s", "restart", "dry_run",
+)  # fmt: skip
+"""Options of an ingest that do not decide what is in the file."""
 OTHER_LAYOUT: Final = replace(
     next(each for each in options_of(IngestOptions) if each.name == "layout"),
     default=None,
@@ -34,55 +41,71 @@ OTHER_LAYOUT: Final = replace(
 )
 """How `recompress` explains it."""
 
+Verb = Callable[..., None]
+
+
+@contextlib.contextmanager
+def raising_bad_parameter() -> Iterator[None]:
+    """Raise an error of the block as `typer.BadParameter`, which is shown with where help is."""
+    try:
+        yield
+    except IngestError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def takes(declare: Verb) -> Callable[[Verb], Verb]:
+    """Let a verb take the options that another function declares.
+
+    The verb has a keyword-only parameter of that function's name, for a dictionary of them.
+    """
+    declared = inspect.signature(declare, eval_str=True).parameters.values()
+    return _in_place_of(declare.__name__, declared, dict)
+
 
 def takes_options(
     *names: str, in_panels: bool = False, instead: Mapping[str, Option] = MappingProxyType({})
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Verb], Verb]:
     """Let a verb take those options of an ingest that have these names; without names, all of them.
 
     The verb has a keyword-only parameter `options`, for the `IngestOptions`. In its place the
     command has a parameter for each option. `--help` shows them in their panels, or else among the
-    verb's own. Wrong ones are raised as `typer.BadParameter`.
-
-    Args:
-        names: of the options.
-        in_panels: whether `--help` shows them in their panels.
-        instead: name -> the option, where the verb explains it in its own way.
+    verb's own. Wrong ones are raised as `typer.BadParameter`. `instead`: name -> the option, where
+    the verb explains it in its own way.
     """
     known = {each.name: each for each in options_of(IngestOptions)} | dict(instead)
     chosen = {name: known[name] for name in names or known}
 
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+    def options(typed: dict[str, Any]) -> IngestOptions:
+        given = {name: value for name, value in typed.items() if value is not None}
+        with raising_bad_parameter():
+            return IngestOptions(**{n: _value(chosen[n], value) for n, value in given.items()})
+
+    declared = [_parameter(each, in_panel=in_panels) for each in chosen.values()]
+    return _in_place_of("options", declared, options)
+
+
+def _in_place_of(
+    name: str, declared: Collection[inspect.Parameter], value: Callable[[dict[str, Any]], Any]
+) -> Callable[[Verb], Verb]:
+    """Let a verb take what is declared in place of a parameter, and get a value made of it."""
+
+    def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def command(**given: Any) -> None:
-            typed = {name: given.pop(name) for name in chosen}
-            try:
-                values = {
-                    name: _value(chosen[name], value)
-                    for name, value in typed.items()
-                    if value is not None
-                }
-                options = IngestOptions(**values)
-            except UsageError as error:
-                raise typer.BadParameter(str(error)) from None
-            verb(options=options, **given)
+            typed = {each.name: given.pop(each.name) for each in declared}
+            verb(**{name: value(typed)}, **given)
 
         signature = inspect.signature(verb, eval_str=True)
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
-            if parameter.name == "options":
-                parameters += [
-                    _parameter(each, parameter, in_panel=in_panels) for each in chosen.values()
-                ]
-            else:
-                parameters.append(parameter)
+            parameters += declared if parameter.name == name else [parameter]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
-def _parameter(option: Option, place: inspect.Parameter, *, in_panel: bool) -> inspect.Parameter:
+def _parameter(option: Option, *, in_panel: bool) -> inspect.Parameter:
     """Return the parameter from which typer makes an option, with its default as it is typed."""
     annotation, default = _TYPES[option.name], option.default
     if option.choices:
@@ -102,7 +125,12 @@ def _parameter(option: Option, place: inspect.Parameter, *, in_panel: bool) -> i
         max=most,
         rich_help_panel=option.panel if in_panel else None,
     )
-    return place.replace(name=option.name, annotation=Annotated[annotation, info], default=default)
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[annotation, info],
+        default=default,
+    )
 
 
 def _value(option: Option, typed: Any) -> Any:
@@ -120,30 +148,21 @@ def _value(option: Option, typed: Any) -> Any:
         raise UsageError(f"{option.flag}: {error}") from None
 
 
-def check_files(
-    source: tuple[str, Path], out: Path, report: Path | None, croissant: Path | None
-) -> None:
+def check_files(source: tuple[str, Path], out: Path, told: Mapping[str, Any]) -> None:
     """Check that the files of a job are different, and that the small ones may be written.
 
     Args:
         source: its name for messages, and its path.
         out: the file to make.
-        report: where the report goes.
-        croissant: where the metadata go.
+        told: see `option_types.told`.
 
     Raises:
         typer.BadParameter: they cannot be.
     """
     from h5ingest.storage.job_files import JobPaths  # not for --help
 
-    try:
-        check_distinct(
-            source,
-            *(("OUT", path) for path in JobPaths(out).all),
-            ("--report", report),
-            ("--croissant", croissant),
-        )
-        check_target("--report", report, RESULTS)
-        check_target("--croissant", croissant, CROISSANT)
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
+    report, croissant = ("--report", told["report"]), ("--croissant", told["croissant"])
+    with raising_bad_parameter():
+        check_distinct(source, *(("OUT", path) for path in JobPaths(out).all), report, croissant)
+        check_target(*report, RESULTS)
+        check_target(*croissant, CROISSANT)

@@ -32,8 +32,6 @@ from h5ingest.mpi.signals import Interrupt, end_at_once, end_soon
 from h5ingest.mpi.watchdog import exit_within
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from h5ingest.mpi.comm import Comm
     from h5ingest.pipeline.job import ProgressListener
 
@@ -123,11 +121,7 @@ def _carry_out(request: Request | int, comm: Comm) -> int:
 
 
 def _ingest(request: IngestRequest, comm: Comm) -> int:
-    """Ingest, recompress or extend; rank 0 shows the progress and the report. Collective.
-
-    Raises:
-        IngestError: see `errors`.
-    """
+    """Ingest, recompress or extend; rank 0 shows the progress and the report. Collective."""
     interrupt = Interrupt()
     interrupt.install()
     from h5ingest.mpi.async_sum import while_rank_0_works
@@ -142,22 +136,16 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
             told_before(request.out, request.options, comm, verbose=request.verbose),
             end="", file=sys.stderr, flush=True,
         )  # fmt: skip
-    if comm.size > 1:
-        comm.watch.start(request.options.peer_timeout_s)
-    try:
-        with _shown(request, comm) as watch:
-            report = request.work()(
-                request.source,
-                request.out,
-                request.options,
-                comm,
-                watch=watch,
-                interrupt=interrupt,
-                command=request.command,
-            )
-    except SamplesFailedError as error:
-        _report_failures(request.report, error, comm)
-        raise
+    with _job(request, comm) as watch:
+        report = request.work()(
+            request.source,
+            request.out,
+            request.options,
+            comm,
+            watch=watch,
+            interrupt=interrupt,
+            command=request.command,
+        )
     with while_rank_0_works(comm) as beat:
         if comm.rank == 0:
             from h5ingest.cli.messages import tell
@@ -166,23 +154,8 @@ def _ingest(request: IngestRequest, comm: Comm) -> int:
     return EXIT_OK
 
 
-def _report_failures(path: Path | None, error: SamplesFailedError, comm: Comm) -> None:
-    """Write which images failed where asked; if that cannot be, only warn. Not collective."""
-    if comm.rank == 0 and path is not None:
-        from h5ingest.cli.messages import warn, write_report
-
-        try:
-            write_report(path, error)
-        except OutputError as also:  # which images failed matters more
-            warn(str(also))
-
-
 def _verify(request: VerifyRequest, comm: Comm) -> int:
-    """Verify; rank 0 shows the progress and what was found. Collective.
-
-    Raises:
-        IngestError: see `errors`.
-    """
+    """Verify; rank 0 shows the progress and what was found. Collective."""
     from h5ingest.inspect.verify import verify
 
     with _shown(request, comm) as watch:
@@ -195,11 +168,7 @@ def _verify(request: VerifyRequest, comm: Comm) -> int:
 
 
 def _manifest(request: ManifestRequest, comm: Comm) -> int:
-    """Write a manifest; rank 0 says what was found. Collective.
-
-    Raises:
-        IngestError: see `errors`.
-    """
+    """Write a manifest; rank 0 says what was found. Collective."""
     interrupt = Interrupt()
     interrupt.install()
     from h5ingest.images.folder_manifest import describe
@@ -216,11 +185,7 @@ def _manifest(request: ManifestRequest, comm: Comm) -> int:
 
 
 def _export(request: ExportRequest, comm: Comm) -> int:
-    """Export; rank 0 shows the progress and what was written. Collective.
-
-    Raises:
-        IngestError: see `errors`.
-    """
+    """Export; rank 0 shows the progress and what was written. Collective."""
     from h5ingest.exports.run import export, export_image, export_references
     from h5ingest.mpi.async_sum import while_rank_0_works
 
@@ -234,16 +199,10 @@ def _export(request: ExportRequest, comm: Comm) -> int:
         return EXIT_OK
     interrupt = Interrupt()
     interrupt.install()
-    if comm.size > 1:
-        comm.watch.start(request.options.peer_timeout_s)
-    try:
-        with _shown(request, comm) as watch:
-            report = export(
-                request.file, request.out, request.options, comm, watch=watch, interrupt=interrupt
-            )
-    except SamplesFailedError as error:
-        _report_failures(request.report, error, comm)
-        raise
+    with _job(request, comm) as watch:
+        report = export(
+            request.file, request.out, request.options, comm, watch=watch, interrupt=interrupt
+        )
     if comm.rank == 0:
         from h5ingest.cli.export_command import tell_export
 
@@ -252,11 +211,7 @@ def _export(request: ExportRequest, comm: Comm) -> int:
 
 
 def _doctor(request: DoctorRequest, comm: Comm) -> int:
-    """Say what this machine is, and what two hosts see of each other's files. Collective.
-
-    Raises:
-        IngestError: see `errors`.
-    """
+    """Say what this machine is, and what two hosts see of each other's files. Collective."""
     from h5ingest.mpi.comm import agreeing
 
     interrupt, hopeless = Interrupt(), False
@@ -277,6 +232,25 @@ def _doctor(request: DoctorRequest, comm: Comm) -> int:
 
             hopeless = print_trial(trial) or hopeless
     return SetupError.exit_code if comm.bcast(hopeless) else EXIT_OK
+
+
+@contextlib.contextmanager
+def _job(request: IngestRequest | ExportRequest, comm: Comm) -> Iterator[ProgressListener | None]:
+    """Show the progress of the block, in which ranks are waited for; report failed images."""
+    if comm.size > 1:
+        comm.watch.start(request.options.peer_timeout_s)
+    try:
+        with _shown(request, comm) as watch:
+            yield watch
+    except SamplesFailedError as error:
+        if comm.rank == 0 and request.report is not None:
+            from h5ingest.cli.messages import warn, write_report
+
+            try:
+                write_report(request.report, error)
+            except OutputError as also:  # which images failed matters more
+                warn(str(also))
+        raise
 
 
 @contextlib.contextmanager

@@ -87,12 +87,7 @@ def tell(
     """Write the report and the metadata where asked, and print a summary.
 
     The HDF5 file is complete, so the job has succeeded: a report that cannot be written only makes
-    a warning.
-
-    Args:
-        report: what was done.
-        request: what was asked for.
-        beat: called now and then, while the file is read for its metadata.
+    a warning. `beat` is called now and then, while the file is read for its metadata.
 
     Raises:
         OutputError: on a dry run, the JSON file cannot be written.
@@ -132,11 +127,7 @@ def warn(text: str) -> None:
 
 
 def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
-    """Print what a verification found, and write it as JSON where asked.
-
-    Raises:
-        OutputError: the JSON file cannot be written.
-    """
+    """Print what a verification found, and write it as JSON where asked; or raise `OutputError`."""
     for problem in report.problems:
         print(f"h5ingest: error: {report.path}: {problem}", file=sys.stderr)
     for bad in report.bad[:_MOST_SHOWN]:
@@ -168,11 +159,7 @@ def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
 
 
 def write_report(path: Path, result: IngestReport | SamplesFailedError) -> None:
-    """Write what a run did, or which images made it fail, as JSON.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write what a run did, or which images made it fail, as JSON; or raise `OutputError`."""
     if isinstance(result, IngestReport):
         content = {"status": "complete", **result.to_json()}
     else:

@@ -1,6 +1,7 @@
 """Arguments and options of the verbs that are not in `IngestOptions`, with type and help.
 
-Those that one verb alone has are in its signature, and so are all defaults.
+Those that one verb alone has are in its signature. Defaults are there, too, or in `found` and
+`told`, which declare what several verbs take together (`ingest_options.takes`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ LabelFrom = Annotated[
 GroupByFolder = Annotated[
     int | None,
     _found(
+        "--group-by-folder",
         metavar="LEVEL",
         min=1,
         help="Make groups, or in a manifest a column group: 1 for the names of the folders at the "
@@ -117,7 +119,24 @@ KeepTogether = Annotated[
     ),
 ]
 
-# Of `ingest` and `recompress`:
+
+def found(
+    *,
+    label: Label = "parent",
+    label_from: LabelFrom = None,
+    group_level: GroupByFolder = None,
+    sniff: Sniff = True,
+    hidden: Hidden = False,
+    sort: Sort = "name",
+    split: Split = None,
+    seed: Seed = 0,
+    stratify: Stratify = None,
+    keep_together: KeepTogether = None,
+) -> None:
+    """Declare what is asked of folders and archives: fields of `ScanOptions`."""
+
+
+# Of `ingest`, `recompress` and `extend`:
 
 _TOLD: Final = "What is printed and reported"
 _told = partial(typer.Option, rich_help_panel=_TOLD)
@@ -161,3 +180,14 @@ Verbose = Annotated[
         help="Say first which libraries and file system are used, and at the end by which writer.",
     ),
 ]
+
+
+def told(
+    *,
+    progress: IngestProgress = "auto",
+    report: Report = None,
+    croissant: Croissant = None,
+    quiet: IngestQuiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Declare what is printed and reported: fields of `IngestRequest`."""

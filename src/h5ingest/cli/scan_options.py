@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
-from h5ingest.core.errors import UsageError
+from h5ingest.cli import option_types as opt
+from h5ingest.cli.ingest_options import raising_bad_parameter
 
 if TYPE_CHECKING:
     from h5ingest.images.scan import ScanOptions
 
-_FOUND: Final[Mapping[str, Any]] = {
-    "label": "parent", "label_from": None, "group_level": None, "sniff": True, "hidden": False,
-    "sort": "name", "split": None, "seed": 0, "stratify": None, "keep_together": None,
-}  # fmt: skip
-"""Options of `ScanOptions` that have to do with what is found, by default."""
+_FOUND: Final = {
+    name: declared.default for name, declared in inspect.signature(opt.found).parameters.items()
+}
+"""What is asked by default."""
 _FLAGS: Final = {
     **{name: f"--{name.replace('_', '-')}" for name in _FOUND},
     "group_level": "--group-by-folder",
@@ -34,14 +33,12 @@ def scan_options(asked: Mapping[str, Any], **more: Any) -> ScanOptions | None:
         return None
     from h5ingest.images.scan import ScanOptions  # few jobs scan a folder
 
-    try:
+    with raising_bad_parameter():
         if asked["split"] is not None:
             from h5ingest.images.arrangement import Split
 
             Split.parse(asked["split"])
         return ScanOptions(**asked, **more)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def flags_of(asked: Mapping[str, Any]) -> str:

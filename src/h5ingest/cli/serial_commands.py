@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from h5ingest.cli import option_types as opt
-from h5ingest.cli.ingest_options import takes_options
+from h5ingest.cli.ingest_options import raising_bad_parameter, takes_options
 from h5ingest.cli.messages import Status, check_target, write_json
-from h5ingest.core.errors import IngestError, UsageError
+from h5ingest.core.errors import UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.outfiles import CROISSANT, LOOK, PICTURE, RESULTS, check_distinct
 from h5ingest.mpi.signals import raise_on_interrupt
@@ -42,12 +42,10 @@ def codecs(
 
     if plot is not None:
         codec_table.require_matplotlib()
-    try:
+    with raising_bad_parameter():
         check_distinct(("MANIFEST", manifest), ("--json", json_file), ("--plot", plot))
         check_target("--json", json_file, RESULTS)
         check_target("--plot", plot, PICTURE)
-    except IngestError as error:
-        raise typer.BadParameter(str(error)) from None
     with Status() as status:
         report = measure(manifest, options, n_wanted=sample, on_codec=status)
     codec_table.print_table(report)

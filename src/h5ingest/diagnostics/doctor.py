@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from h5ingest.core.units import size
 from h5ingest.diagnostics.advice import advise, describe_advice
 from h5ingest.diagnostics.facts import Facts, examine
+from h5ingest.diagnostics.libraries import import_apart
 from h5ingest.mpi.comm import Comm
 
 _LOCKING: Final = "HDF5_USE_FILE_LOCKING"
@@ -48,9 +50,13 @@ def describe(facts: Facts) -> str:
     if facts.shared_memory_bytes is not None:
         rows.append(("/dev/shm", size(facts.shared_memory_bytes)))
     rows += {_LOCKING: "not set: HDF5's default", **facts.environment}.items()
+    return f"{table(rows)}\n\n{describe_advice(advise(facts)) or 'No known problem.'}"
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Return a line for each name and what it has, the names aligned."""
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name:{width}}  {value or 'none'}" for name, value in rows]
-    return "\n".join([*lines, "", describe_advice(advise(facts)) or "No known problem."])
+    return "\n".join(f"{name:{width}}  {text or 'none'}" for name, text in rows)
 
 
 def print_facts(out: Path | None, comm: Comm) -> bool:
@@ -59,6 +65,6 @@ def print_facts(out: Path | None, comm: Comm) -> bool:
     Raises:
         OSError: the folder of `out` cannot be examined.
     """
-    facts = examine(out, comm.size, comm.n_hosts if comm.size > 1 else 0)
+    facts = examine(out, import_apart(), comm.size, comm.n_hosts if comm.size > 1 else 0)
     print(describe(facts), flush=True)
     return any(advice.fatal for advice in advise(facts))

@@ -16,7 +16,7 @@ from typing import Final
 
 from h5ingest import __version__
 from h5ingest.core.options import IngestOptions
-from h5ingest.diagnostics.libraries import Libraries, import_apart, import_here
+from h5ingest.diagnostics.libraries import Libraries
 from h5ingest.images import libpng
 from h5ingest.storage.file_systems import FileSystem, look
 
@@ -60,42 +60,26 @@ class Facts:
         return int(told) if told.isdigit() else 1
 
 
-def examine(out: Path | None, n_ranks: int = 1, n_hosts: int = 0) -> Facts:
-    """Collect all facts, importing the libraries in a process of their own. Not collective.
+def examine(
+    out: Path | None,
+    libraries: Libraries,
+    n_ranks: int = 1,
+    n_hosts: int = 0,
+    *,
+    thorough: bool = True,
+) -> Facts:
+    """Collect all facts. Not collective.
 
     Args:
         out: the output, if there is to be one.
+        libraries: in use.
         n_ranks: of this job.
         n_hosts: of this job; 0 if unknown.
+        thorough: also run `lfs` on Lustre.
 
     Raises:
         OSError: the folder of `out` cannot be examined.
     """
-    return _facts(out, import_apart(), n_ranks, n_hosts, thorough=True)
-
-
-def examine_here(
-    out: Path, mpi: str, n_ranks: int, n_hosts: int = 0, *, thorough: bool = True
-) -> Facts:
-    """Collect all facts within a run, which has imported the libraries. Not collective.
-
-    Args:
-        out: the output.
-        mpi: `comm.library`.
-        n_ranks: of this job.
-        n_hosts: of this job; 0 if unknown.
-        thorough: also try all codecs, and run `lfs` on Lustre.
-
-    Raises:
-        OSError: the folder of `out` cannot be examined.
-    """
-    libraries = import_here(mpi, with_codecs=thorough)
-    return _facts(out, libraries, n_ranks, n_hosts, thorough=thorough)
-
-
-def _facts(
-    out: Path | None, libraries: Libraries, n_ranks: int, n_hosts: int, *, thorough: bool
-) -> Facts:
     return Facts(
         libraries=libraries,
         filesystem=look(out, with_stripes=thorough) if out is not None else None,

@@ -29,10 +29,7 @@ class Pair:
     def __init__(self, folder: Path, comm: Comm, interrupt: Interrupt) -> None:
         """Take rank 0 and the first rank on another host; if there is none, rank 1. Collective.
 
-        Args:
-            folder: where the scratch folder goes.
-            comm: two ranks or more.
-            interrupt: asks to stop.
+        The scratch folder goes into `folder`.
         """
         others = (rank for rank, host in enumerate(comm.hosts) if host != comm.hosts[0])
         self._comm, self._interrupt = comm, interrupt

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from h5ingest.core.options import IngestOptions
+from h5ingest.diagnostics.advice import advise, describe_advice
+from h5ingest.diagnostics.doctor import describe
+from h5ingest.diagnostics.facts import Facts, examine
+from h5ingest.diagnostics.libraries import import_here
 from h5ingest.mpi.comm import Comm
 
 _MOST_LINES: Final = 2
@@ -21,17 +25,10 @@ def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool)
 
     For rank 0. Empty if there is nothing to say.
     """
-    from h5ingest.diagnostics.advice import advise, describe_advice
-    from h5ingest.diagnostics.doctor import describe
-    from h5ingest.diagnostics.facts import examine_here
-
-    try:
-        facts = replace(
-            examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=verbose),
-            peer_timeout_s=options.peer_timeout_s,
-        )
-    except OSError:  # no such folder: the run itself says so
+    facts = _facts(out, comm, thorough=verbose)
+    if facts is None:
         return ""
+    facts = replace(facts, peer_timeout_s=options.peer_timeout_s)
     if verbose:
         return describe(facts) + "\n"
     through_mpi_io = (
@@ -47,12 +44,15 @@ def told_before(out: Path, options: IngestOptions, comm: Comm, *, verbose: bool)
 
 def after_error(out: Path, comm: Comm) -> list[str]:
     """Return lines on what is known to go wrong here, once it has. Not collective."""
-    from h5ingest.diagnostics.advice import advise
-    from h5ingest.diagnostics.facts import examine_here
-
-    try:
-        facts = examine_here(out, comm.library, comm.size, comm.n_hosts, thorough=False)
-    except OSError:
-        return []
-    fitting = [one for one in advise(facts) if one.said != "if asked"]
+    facts = _facts(out, comm, thorough=False)
+    fitting = [one for one in advise(facts) if one.said != "if asked"] if facts else []
     return [f"known here: {one.problem}; {one.remedy}" for one in fitting[:_MOST_LINES]]
+
+
+def _facts(out: Path, comm: Comm, *, thorough: bool) -> Facts | None:
+    """Return all facts; None where there is no such folder: the run itself says so."""
+    try:
+        libraries = import_here(comm.library, with_codecs=thorough)
+        return examine(out, libraries, comm.size, comm.n_hosts, thorough=thorough)
+    except OSError:
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from h5ingest.diagnostics.advice import Advice, describe_advice
+from h5ingest.diagnostics.doctor import table
 from h5ingest.diagnostics.host_blocks import N_BLOCKS
 from h5ingest.diagnostics.host_pair import LONGEST_S
 from h5ingest.diagnostics.host_trial import Trial
@@ -24,12 +25,12 @@ _CLOCKS_S: Final = 5.0
 def describe_trial(trial: Trial) -> str:
     """Return what was seen, a line for each thing."""
     if not trial.shared:
-        return _table([("tried by", " and ".join(trial.hosts)), ("seen", "nothing of each other")])
+        return table([("tried by", " and ".join(trial.hosts)), ("seen", "nothing of each other")])
     locks = ", ".join(
         f"{kind}: {'keeps the other out' if kept else 'does not keep the other out'}"
         for kind, kept in trial.locks.items()
     )
-    return _table(
+    return table(
         [
             ("tried by", f"{' and '.join(trial.hosts)}, in a folder that is removed again"),
             ("shared blocks", _reads(trial.wrong_parts, N_BLOCKS)),
@@ -155,8 +156,3 @@ def _names(race: tuple[int, int]) -> str:
 
 def _delay(seconds: float | None) -> str:
     return f"more than {LONGEST_S:.0f} s" if seconds is None else f"{seconds:.2f} s"
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {text or 'none'}" for name, text in rows)

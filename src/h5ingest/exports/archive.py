@@ -32,13 +32,9 @@ _MOST: Final = 1024
 
 
 def block_rows(stored: Stored, size: int) -> int:
-    """Return the images that a rank makes in a turn.
+    """Return the images that each of so many ranks makes in a turn.
 
     Image files take about what the file takes.
-
-    Args:
-        stored: the file.
-        size: number of ranks.
     """
     in_turn = _TURN_BYTES * (stored.header.n_samples or 1) // stored.n_bytes
     return max(1, min(_MOST, in_turn // size))
@@ -61,7 +57,7 @@ def export_to_archive(
     kind: outfiles.Kind,
     begin: Callable[[BinaryIO], Archive],
     cells: Callable[[Work, range], Sequence[Cells]] | None = None,
-) -> int:
+) -> None:
     """Write the images and their manifest into an archive, or into a table. Collective.
 
     Args:
@@ -72,25 +68,22 @@ def export_to_archive(
         cells: returns what a table has of images at positions of this rank's share; None: it is no
             table, and has a manifest.
 
-    Returns:
-        Images whose path in the manifest is not what it was.
-
     Raises:
         OutputError: it cannot be written, or exists.
         StoppedError: a signal asked for it.
         SamplesFailedError: see `Work.refuse_damaged`.
     """
-    comm, n_renamed = work.comm, 0
+    comm = work.comm
     error: IngestError | None = None
     agreed: IngestError | None = None
     is_open = False
 
     def fill(archive: Archive | None, sync: Callable[[], None] | None) -> None:
         """Do what all ranks do together; rank 0 within `outfiles.write`."""
-        nonlocal n_renamed, agreed
+        nonlocal agreed
         agree(comm, None)  # the file is open
         try:
-            n_renamed = _fill(work, archive, out, cells)
+            _fill(work, archive, out, cells)
             wait_for(comm, sync)
         except IngestError as caught:
             agreed = caught
@@ -117,7 +110,6 @@ def export_to_archive(
                 agree(comm, error)
     AsyncSum(comm, 0).finish(lambda: ())  # asleep, while rank 0 gives the file its name
     agree(comm, error)
-    return n_renamed
 
 
 def _sync(file: BinaryIO, out: Path) -> None:
@@ -131,15 +123,8 @@ def _fill(
     archive: Archive | None,
     out: Path,
     cells: Callable[[Work, range], Sequence[Cells]] | None,
-) -> int:
-    """Add all members; return how many paths in the manifest are new. Collective.
-
-    Args:
-        work: of this rank.
-        archive: on rank 0.
-        out: its name, for messages.
-        cells: see `export_to_archive`.
-    """
+) -> None:
+    """Add all members, to the archive that rank 0 has. Collective."""
     comm, mine = work.comm, range(len(work.share))
     block = block_rows(work.stored, comm.size)
     work.watch.phase("export", work.n_all)
@@ -162,7 +147,7 @@ def _fill(
         work.watch.advance(*np.sum(counts, axis=0).tolist())
         work.stop_if_asked()
     work.refuse_damaged()
-    found, columns, n_renamed = table.of_all(work)
+    found, columns = table.of_all(work)
     with while_rank_0_works(comm) as beat:
         if found is not None and archive is not None:
             with output_errors(f"{out}: cannot be written"):
@@ -170,4 +155,3 @@ def _fill(
                     lines = table.in_order(*found, beat)
                     archive.add([(MANIFEST, b"".join([table.heading(columns), *lines]))])
                 archive.close()
-    return n_renamed

@@ -56,12 +56,7 @@ class Share:
 def choose(stored: Stored, options: ExportOptions, beat: Callable[[], None]) -> tuple[Share, int]:
     """Return the rows to export, and how many others of these have failed when they were ingested.
 
-    Of rows of several images, all fail together.
-
-    Args:
-        stored: the file.
-        options: which are wanted.
-        beat: called now and then.
+    Of rows of several images, all fail together. `beat` is called now and then.
 
     Raises:
         UsageError: there is no such group, row, column or value; or nothing is left.

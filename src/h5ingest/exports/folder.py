@@ -50,11 +50,8 @@ def refuse_existing(out: Path) -> None:
         )
 
 
-def export_to_folder(work: Work, out: Path) -> int:
+def export_to_folder(work: Work, out: Path) -> None:
     """Write the images and their manifest into a folder. Collective.
-
-    Returns:
-        Images whose path in the manifest is not what it was.
 
     Raises:
         OutputError: it cannot be written, or is another job's.
@@ -68,13 +65,12 @@ def export_to_folder(work: Work, out: Path) -> int:
                 _begin(partial, out, beat)
         _write_images(work, partial / _FILES, fence)
         work.refuse_damaged()
-        n_renamed = _write_manifest(work, partial / _FILES)
+        _write_manifest(work, partial / _FILES)
         _sync(comm, partial)
         with while_rank_0_works(comm):
             if comm.rank == 0:
                 fence.check(now=True)
                 _publish(partial, out)
-    return n_renamed
 
 
 @contextlib.contextmanager
@@ -167,19 +163,15 @@ def _new(path: bytes) -> BinaryIO:
     return open(os.open(path, flags, 0o666), "wb")
 
 
-def _write_manifest(work: Work, folder: Path) -> int:
-    """Write the manifest of all ranks; return how many paths in it are new. Collective."""
-    found, columns, n_renamed = table.of_all(work)
+def _write_manifest(work: Work, folder: Path) -> None:
+    """Write the manifest of all ranks. Collective."""
+    found, columns = table.of_all(work)
     path = os.path.join(os.fsencode(folder), MANIFEST)
     with while_rank_0_works(work.comm) as beat:
         if found is not None:
-            with (
-                output_errors(f"{os.fsdecode(path)}: cannot be written"),
-                _new(path) as file,
-            ):
+            with output_errors(f"{os.fsdecode(path)}: cannot be written"), _new(path) as file:
                 file.write(table.heading(columns))
                 file.writelines(table.in_order(*found, beat))
-    return n_renamed
 
 
 def _sync(comm: Comm, partial: Path) -> None:

@@ -28,17 +28,11 @@ _COMPRESSORS: Final[dict[int, Json]] = {
     32015: {"id": "zstd", "level": 1},
 }  # fmt: skip
 """Number of a filter -> numcodecs' name of what undoes it. Levels matter to writers only."""
-_NUMBERS: Final = (
-    schema.STATUS, schema.CHECKSUMS, schema.LABELS, schema.SIZES, schema.SAMPLES,
-)  # fmt: skip
+_NUMBERS: Final = (schema.STATUS, schema.CHECKSUMS, schema.LABELS, schema.SIZES, schema.SAMPLES)
 
 
 def references(stored: Stored, url: str) -> bytes:
-    """Return the references to all numbers of a file.
-
-    Args:
-        stored: the file.
-        url: of it, as whoever reads it names it.
+    """Return the references to all numbers of a file, which its readers name by the URL.
 
     Raises:
         UsageError: it is no stack, or zarr cannot undo what its chunks went through.
@@ -50,7 +44,7 @@ def references(stored: Stored, url: str) -> bytes:
             f"{stored.path}: expected a stack, of which zarr can have an array, found layout "
             f"{header.layout}"
         )
-    found: Json = {".zgroup": _as_json({"zarr_format": 2})}
+    found: Json = {".zgroup": json.dumps({"zarr_format": 2})}
     for number, prefix in enumerate(header.prefixes):
         group = stored.group(number)
         with stored.inside() as file:
@@ -115,8 +109,8 @@ def _array(stored: Stored, dataset: h5py.Dataset, dims: tuple[str, ...], more: J
         "filters": filters or None, "compressor": compressor,
     }  # fmt: skip
     found: Json = {
-        f"{name}/.zarray": _as_json(about),
-        f"{name}/.zattrs": _as_json({"_ARRAY_DIMENSIONS": dims, **more}),
+        f"{name}/.zarray": json.dumps(about),
+        f"{name}/.zattrs": json.dumps({"_ARRAY_DIMENSIONS": dims, **more}),
     }
     key = ".".join("0" * (dataset.ndim - 1))
     for chunk, offset, n_bytes, mask in _chunks(dataset):
@@ -151,7 +145,3 @@ def _chunks(dataset: h5py.Dataset) -> Iterator[tuple[int, int, int, int]]:
                 f"{dataset.file.filename}: {dataset.name}: chunk {chunk:,} is nowhere"
             )
         yield chunk, found.byte_offset, found.size, found.filter_mask
-
-
-def _as_json(about: Json) -> str:
-    return json.dumps(about)

@@ -24,11 +24,7 @@ _STEP: Final = 64 * MIB
 
 
 def lmdb_module() -> Any:
-    """Return the library.
-
-    Raises:
-        SetupError: it is not installed.
-    """
+    """Return the library; raise `SetupError` if it is not installed."""
     try:
         import lmdb  # an extra
     except ImportError:
@@ -56,11 +52,7 @@ class Lmdb:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        """Begin in a file that is empty.
-
-        Raises:
-            SetupError: the library is missing.
-        """
+        """Begin in a file that is empty."""
         self._lmdb, self._size = lmdb_module(), _STEP
         self._env = self._lmdb.open(
             file.name, subdir=False, lock=False, map_size=self._size, sync=False
@@ -69,7 +61,6 @@ class Lmdb:
         self._n_bytes = 0
 
     def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
-        """See `Archive.add`."""
         self._records += row
         self._n_bytes += sum(len(data) for _, data in row)
         if len(self._records) >= _MOST_RECORDS or self._n_bytes >= _MOST_BYTES:
@@ -90,11 +81,9 @@ class Lmdb:
             self._records, self._n_bytes = [], 0
 
     def close(self) -> None:
-        """See `Archive.close`."""
         self._flush()
         self._env.sync(True)
         self._env.close()
 
     def give_up(self) -> None:
-        """See `Archive.give_up`."""
         self._env.close()

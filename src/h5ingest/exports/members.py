@@ -57,7 +57,6 @@ class Tar:
             self._write(tarfile.TarInfo.create_pax_global_header({"comment": comment}))
 
     def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
-        """See `Archive.add`."""
         for name, data in row:
             member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
             member.size, member.mtime, member.mode = len(data), self._time_s, _MODE
@@ -65,12 +64,11 @@ class Tar:
             self._write(data)
 
     def close(self) -> None:
-        """See `Archive.close`."""
         end = bytes(2 * tarfile.BLOCKSIZE)
         self._file.write(end + bytes(-(self._n_bytes + len(end)) % tarfile.RECORDSIZE))
 
     def give_up(self) -> None:
-        """See `Archive.give_up`. There is nothing to do."""
+        """Do nothing: what ends the file is written by `close` alone."""
 
     def _write(self, data: bytes) -> None:
         """Write data and what fills its last block."""
@@ -81,7 +79,7 @@ class Tar:
 
 
 class Zip:
-    """A zip file; members are stored: what is in them is compressed already."""
+    """A zip file; members are stored: what is in them is compressed already. Names are UTF-8."""
 
     def __init__(self, file: BinaryIO, time_s: int) -> None:
         """Begin; see `Tar`."""
@@ -89,18 +87,15 @@ class Zip:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
 
     def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
-        """See `Archive.add`; names are UTF-8."""
         for name, data in row:
             member = zipfile.ZipInfo(name.decode(), self._date)
             member.create_system, member.external_attr = _ON_UNIX, (0o100000 | _MODE) << 16
             self._zip.writestr(member, data)
 
     def close(self) -> None:
-        """See `Archive.close`."""
         self._zip.close()
 
     def give_up(self) -> None:
-        """See `Archive.give_up`."""
         self._zip.fp = None  # else it would be ended when this object goes
 
 

@@ -34,6 +34,11 @@ class ExportOptions:
     peer_timeout_s: float = 300.0
     """Seconds without a sign of life, after which another host's job is gone."""
 
+    @property
+    def rows_of_a_shard(self) -> int:
+        """Samples in a shard."""
+        return self.shard_rows or SHARD_ROWS
+
     def __post_init__(self) -> None:
         if self.rows is not None:
             start, stop = self.rows

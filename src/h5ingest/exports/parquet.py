@@ -30,11 +30,7 @@ _MOST_BYTES: Final = 64 * MIB
 
 
 def pyarrow_module() -> Any:
-    """Return the library.
-
-    Raises:
-        SetupError: it is not installed.
-    """
+    """Return the library; raise `SetupError` if it is not installed."""
     try:
         import pyarrow  # an extra
     except ImportError:
@@ -78,17 +74,13 @@ def _as_text(stored: Stored, column: str, cells: Sequence[Any]) -> Sequence[Any]
 
 
 class Parquet:
-    """A Parquet file that is being written; see `members.Archive`."""
+    """A Parquet file that is being written; see `members.Archive`. Names are UTF-8."""
 
     def __init__(self, file: BinaryIO, stored: Stored) -> None:
-        """Begin.
-
-        Args:
-            file: to write to.
-            stored: has the columns.
+        """Begin, with the columns of a file.
 
         Raises:
-            OutputError: a column has the name of one that is made here.
+            OutputError: one has the name of a column that is made here.
         """
         pa = pyarrow_module()
         import pyarrow.parquet
@@ -122,7 +114,6 @@ class Parquet:
         self._n_bytes = 0
 
     def add(self, row: Sequence[Member], cells: Cells = ()) -> None:
-        """See `Archive.add`; names are UTF-8."""
         images = ({"bytes": data, "path": name.decode()} for name, data in row)
         self._rows.append((*images, *cells))
         self._n_bytes += sum(len(data) for _, data in row)
@@ -139,12 +130,10 @@ class Parquet:
             self._rows, self._n_bytes = [], 0
 
     def close(self) -> None:
-        """See `Archive.close`."""
         self._flush()
         self._writer.close()
 
     def give_up(self) -> None:
-        """See `Archive.give_up`."""
         self._writer.is_open = False  # else it would be ended when this object goes
 
 

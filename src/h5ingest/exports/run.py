@@ -119,7 +119,7 @@ def export(
                 share=share,
             )
             n_apart = work.plan(in_shards=target.in_shards, fitted=target.fitted)
-            written = target.write(work)
+            target.write(work)
             failures = work.refuse_damaged()
         n_bytes = sum(comm.allgather(work.n_bytes))
     return ExportReport(
@@ -128,9 +128,9 @@ def export(
         n_images=(n_all - len(failures)) * stored.n_each,
         n_failed=n_failed,
         failures=failures,
-        n_renamed=written.n_renamed,
+        n_renamed=work.n_renamed,
         n_apart=n_apart,
-        n_kept=written.n_kept,
+        n_kept=work.n_kept,
         n_bytes=n_bytes,
         options=stored.header.options,
         n_ranks=comm.size,
@@ -145,15 +145,13 @@ def _opened(path: Path, comm: Comm) -> Iterator[Stored]:
     with agreeing(comm):
         stored = Stored(path)
     assert stored is not None, "else there is an error"
-    try:
+    with contextlib.closing(stored):
         digest = stored.header.content_digest
         of_rank_0 = comm.bcast(digest)
         with agreeing(comm):
             if digest != of_rank_0:
                 raise OutputError(f"{path}: rank {comm.rank} sees another file than rank 0")
         yield stored
-    finally:
-        stored.close()
 
 
 def _dealt_out(
@@ -186,11 +184,8 @@ def export_references(path: Path, out: Path, url: str) -> None:
     """
     from h5ingest.exports.kerchunk import references  # rarely needed
 
-    stored = Stored(path)
-    try:
+    with contextlib.closing(Stored(path)) as stored:
         data = references(stored, url)
-    finally:
-        stored.close()
     outfiles.write(out, data, outfiles.KERCHUNK)
 
 
@@ -214,8 +209,7 @@ def export_image(
         SetupError: a filter of the file is not available here.
     """
     refuse_file(out)
-    stored = Stored(path)
-    try:
+    with contextlib.closing(Stored(path)) as stored:
         stored.header.prefix(group)
         share, _ = choose(stored, ExportOptions(rows=(row, row + 1), group=group), lambda: None)
         if image not in stored.image_columns:
@@ -237,6 +231,4 @@ def export_image(
                 )
         except SampleError as error:
             raise SamplesFailedError(f"{path}: row {row:,}: {error.reason}") from None
-    finally:
-        stored.close()
     outfiles.write(out, data, outfiles.PICTURE, replace=False)

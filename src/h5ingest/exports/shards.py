@@ -27,7 +27,6 @@ from h5ingest.core.signatures import format_of
 from h5ingest.exports import table
 from h5ingest.exports.members import Tar
 from h5ingest.exports.names import PNG, SUFFIXES
-from h5ingest.exports.options import SHARD_ROWS
 from h5ingest.exports.stored import HEAD_BYTES
 from h5ingest.exports.work import Images, Work
 from h5ingest.mpi.comm import agreeing
@@ -89,34 +88,26 @@ def _mark(work: Work, time_s: int) -> str:
         "content": work.stored.header.content_digest,
         "time": time_s,
         **{k: v for k, v in asdict(work.options).items() if k != "peer_timeout_s"},
-        "shard_rows": _each(work),
+        "shard_rows": work.options.rows_of_a_shard,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return f"h5ingest export {digest}"
 
 
-def _each(work: Work) -> int:
-    """Return the samples in a shard."""
-    return work.options.shard_rows or SHARD_ROWS
-
-
-def export_to_shards(work: Work, out: Path, time_s: int) -> int:
-    """Write the images as shards. Collective.
+def export_to_shards(work: Work, out: Path, time_s: int) -> None:
+    """Write the images as shards, and note how many were there already. Collective.
 
     Args:
         work: this rank has places as `places_of_shards` deals them out.
         out: the pattern of their names.
         time_s: of all members.
 
-    Returns:
-        Shards that were there already.
-
     Raises:
         OutputError: one cannot be written, or is something else.
         StoppedError: a signal asked for it.
         SamplesFailedError: see `Work.refuse_damaged`.
     """
-    comm, each = work.comm, _each(work)
+    comm, each = work.comm, work.options.rows_of_a_shard
     mark = _mark(work, time_s)
     first = int(work.share.places[0]) // each if len(work.share) else 0
     mine = {first + k: range(at, min(at + each, len(work.share)))
@@ -132,7 +123,7 @@ def export_to_shards(work: Work, out: Path, time_s: int) -> int:
                 with contextlib.suppress(_Lacking):
                     _write(work, shard_path(out, k), mine[k], images, mark, time_s)
         work.refuse_damaged("their shards are not written")
-    return sum(comm.allgather(len(there)))
+    work.n_kept = sum(comm.allgather(len(there)))
 
 
 def _is_there(path: Path, mark: str) -> bool:

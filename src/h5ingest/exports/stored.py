@@ -100,21 +100,18 @@ class Stored:
     def paths(self, number: int, rows: NDArray[np.int64]) -> dict[str, list[bytes]]:
         """Return the paths of all images of some rows, by the columns of the manifest.
 
-        Args:
-            number: of the group of their first images.
-            rows: in it.
+        The group is that of their first images.
         """
         return {
             name: self.group(number + k).paths(rows) for k, name in enumerate(self.image_columns)
         }
 
     def form(self, number: int, row: int, path: bytes) -> str:
-        """Return what becomes of an image: PNG, JPEG or AS_IT_IS.
+        """Return what becomes of an image with a source of this path: PNG, JPEG or AS_IT_IS.
 
-        Args:
-            number: of its group.
-            row: in the group.
-            path: of its source.
+        Of images that may have been coded anew, those that would have grown are as they were; and
+        what has the name of the codec's own format was of it before, or shows the same pixels in
+        it.
 
         Raises:
             SampleError: it is damaged.
@@ -123,7 +120,11 @@ class Stored:
             return PNG
         if self._codec is None:
             return AS_IT_IS
-        return self._form_of(self._values(number, row), path)
+        data, wanted = self._values(number, row), _FORMATS[self._codec]
+        is_of_it = EXTENSIONS.get(os.path.splitext(path)[1].lower()) == wanted
+        if is_of_it or format_of(data[:HEAD_BYTES]) != wanted:
+            return AS_IT_IS
+        return JPEG if encode.is_made_of_jpeg(data) else PNG
 
     def image_file(self, number: int, row: int, form: str) -> bytes:
         """Return an image as the bytes of a file, in the form that `form` says.
@@ -157,19 +158,6 @@ class Stored:
             raise SampleError("damaged", f"an image of {pixels.shape}")
         palette = self._palette(number) if pixels.ndim == 2 and pixels.dtype == np.uint8 else None
         return encode.png(pixels, palette)
-
-    def _form_of(self, data: bytes, path: bytes) -> str:
-        """Return the form of an image of a file whose images may have been coded anew.
-
-        Those that would have grown are as they were; and what has the name of the codec's own
-        format was of it before, or shows the same pixels in it.
-        """
-        found = format_of(data[:HEAD_BYTES])
-        assert self._codec is not None, "else nothing was coded anew"
-        wanted = _FORMATS[self._codec]
-        if found != wanted or EXTENSIONS.get(os.path.splitext(path)[1].lower()) == wanted:
-            return AS_IT_IS
-        return JPEG if encode.is_made_of_jpeg(data) else PNG
 
     def _values(self, number: int, row: int) -> bytes:
         group = self.group(number)

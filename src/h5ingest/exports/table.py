@@ -91,17 +91,11 @@ def cells_of(stored: Stored, group: StoredGroup, rows: NDArray[np.int64]) -> Cel
 
 def heading(columns: Sequence[str]) -> bytes:
     """Return the first line of a manifest with these columns."""
-    return b",".join(map(quoted, map(_as_bytes, columns))) + b"\n"
+    return _line([name.encode("utf-8", "surrogateescape") for name in columns])
 
 
 def lines_of(stored: Stored, share: Share, names: Sequence[bytes], columns: Sequence[str]) -> Lines:
-    """Return a line for each row of a share.
-
-    Args:
-        stored: the file.
-        share: the rows.
-        names: of their files.
-        columns: beside those of images.
+    """Return a line for each row: the names of its files, and columns beside those of images.
 
     Raises:
         OutputError: a text cannot be written in a line; or the file cannot be read.
@@ -158,9 +152,7 @@ def as_cell(value: bytes | int | float | list[Any]) -> bytes:
         return value
     if isinstance(value, list):
         return lists.as_cell(value)
-    sign = (
-        "-" if isinstance(value, float) and value != value and math.copysign(1, value) < 0 else ""
-    )
+    sign = "-" if value != value and math.copysign(1, value) < 0 else ""  # which repr has not
     return f"{sign}{value!r}".encode()
 
 
@@ -168,16 +160,14 @@ def _line(cells: Sequence[bytes]) -> bytes:
     return b",".join(map(quoted, cells)) + b"\n"
 
 
-def _as_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
 Ordered = tuple[PackedStrings, NDArray[np.int64]]
 """Lines, and (n,) in which order they are those of the manifest that was ingested."""
 
 
-def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...], int]:
-    """Return the lines of all ranks on rank 0, all columns, and how many paths are new. Collective.
+def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...]]:
+    """Return the lines of all ranks on rank 0, and all columns. Collective.
+
+    How many paths are new is noted.
 
     Raises:
         OutputError: a text cannot be written in a line; or the file cannot be read.
@@ -190,8 +180,8 @@ def of_all(work: Work) -> tuple[Ordered | None, tuple[str, ...], int]:
     assert lines is not None, "else there is an error"
     if mark := separator_of(work.stored).decode():
         columns = tuple(f"label[{mark}]" if name == "label" else name for name in columns)
-    every = (*work.stored.image_columns, *columns)
-    return _gathered(work.comm, lines), every, sum(work.comm.allgather(lines.n_renamed))
+    work.n_renamed = sum(work.comm.allgather(lines.n_renamed))
+    return _gathered(work.comm, lines), (*work.stored.image_columns, *columns)
 
 
 def _gathered(comm: Comm, lines: Lines) -> Ordered | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,40 +15,19 @@ from numpy.typing import NDArray
 from h5ingest.core import outfiles
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.exports import archive, folder, lmdb, parquet, shards
-from h5ingest.exports.members import Archive, Tar, Zip, utf8
+from h5ingest.exports.members import Tar, Zip, utf8
 from h5ingest.exports.names import MANIFEST
-from h5ingest.exports.options import SHARD_ROWS, ExportOptions
+from h5ingest.exports.options import ExportOptions
 from h5ingest.exports.stored import Stored
 from h5ingest.exports.work import Work
 from h5ingest.images.scan import EXTENSIONS
 from h5ingest.pipeline.provenance import source_date
 from h5ingest.storage.datasets import output_errors
 
-_OTHERS: Final = frozenset(
-    (
-        ".gz",
-        ".tgz",
-        ".bz2",
-        ".xz",
-        ".zst",
-        ".7z",
-        ".npz",
-        ".npy",
-        ".h5",
-        ".hdf5",
-    )
-)
+_OTHERS: Final = (
+    ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".npz", ".npy", ".h5", ".hdf5",
+)  # fmt: skip
 """Suffixes that no folder is meant to have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What came of an export, on all ranks."""
-
-    n_renamed: int = 0
-    """Images whose path in the manifest is not what it was."""
-    n_kept: int = 0
-    """Shards that were there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +62,7 @@ class Target(ABC):
         return name
 
     @abstractmethod
-    def write(self, work: Work) -> Written:
+    def write(self, work: Work) -> None:
         """Write all. Collective.
 
         Raises:
@@ -105,8 +85,8 @@ class _Folder(Target):
     ) -> NDArray[np.int64]:
         return np.arange(n * rank // size, n * (rank + 1) // size)
 
-    def write(self, work: Work) -> Written:
-        return Written(n_renamed=folder.export_to_folder(work, self.out))
+    def write(self, work: Work) -> None:
+        folder.export_to_folder(work, self.out)
 
 
 class _OneFile(Target):
@@ -125,15 +105,10 @@ class _Archive(_OneFile):
     def fitted(self, name: bytes) -> bytes:
         return utf8(name) if self._is_zip else name
 
-    def write(self, work: Work) -> Written:
+    def write(self, work: Work) -> None:
         kind = outfiles.ZIP if self._is_zip else outfiles.TAR
-        begin: type[Zip] | type[Tar] = Zip if self._is_zip else Tar
-        time_s = _time_s()
-
-        def opened(file: BinaryIO) -> Archive:
-            return begin(file, time_s)
-
-        return Written(n_renamed=archive.export_to_archive(work, self.out, kind, opened))
+        begin = partial(Zip if self._is_zip else Tar, time_s=_time_s())
+        archive.export_to_archive(work, self.out, kind, begin)
 
     @property
     def _is_zip(self) -> bool:
@@ -143,48 +118,41 @@ class _Archive(_OneFile):
 class _Lmdb(_OneFile):
     def refuse_existing(self) -> None:
         lmdb.lmdb_module()
-        refuse_file(self.out)
+        super().refuse_existing()
 
     def fitted(self, name: bytes) -> bytes:
         return lmdb.fitted_key(name)
 
-    def write(self, work: Work) -> Written:
-        n_renamed = archive.export_to_archive(work, self.out, outfiles.LMDB, lmdb.Lmdb)
-        return Written(n_renamed=n_renamed)
+    def write(self, work: Work) -> None:
+        archive.export_to_archive(work, self.out, outfiles.LMDB, lmdb.Lmdb)
 
 
 class _Parquet(_OneFile):
     def refuse_existing(self) -> None:
         parquet.pyarrow_module()
-        refuse_file(self.out)
+        super().refuse_existing()
 
     def fitted(self, name: bytes) -> bytes:
         return utf8(name)
 
-    def write(self, work: Work) -> Written:
-        def opened(file: BinaryIO) -> Archive:
-            return parquet.Parquet(file, work.stored)
-
-        n_renamed = archive.export_to_archive(
-            work, self.out, outfiles.PARQUET, opened, parquet.rows_of
-        )
-        return Written(n_renamed=n_renamed)
+    def write(self, work: Work) -> None:
+        begin = partial(parquet.Parquet, stored=work.stored)
+        archive.export_to_archive(work, self.out, outfiles.PARQUET, begin, parquet.rows_of)
 
 
 class _Shards(Target):
     in_shards = True
 
     def refuse_existing(self) -> None:
-        """See `Target.refuse_existing`. A shard may be one of an earlier run: seen when written."""
-        refuse_no_folder(self.out)
+        refuse_no_folder(self.out)  # a shard may be one of an earlier run: seen when written
 
     def places(
         self, n: int, stored: Stored, options: ExportOptions, rank: int, size: int
     ) -> NDArray[np.int64]:
-        return shards.places_of_shards(n, options.shard_rows or SHARD_ROWS, rank, size)
+        return shards.places_of_shards(n, options.rows_of_a_shard, rank, size)
 
-    def write(self, work: Work) -> Written:
-        return Written(n_kept=shards.export_to_shards(work, self.out, _time_s()))
+    def write(self, work: Work) -> None:
+        shards.export_to_shards(work, self.out, _time_s())
 
 
 _BY_SUFFIX: Final[dict[str, type[Target]]] = {
@@ -227,11 +195,7 @@ def refuse_file(path: Path) -> None:
 
 
 def refuse_no_folder(path: Path) -> None:
-    """Raise if there is no folder for a file.
-
-    Raises:
-        OutputError: there is none.
-    """
+    """Raise `OutputError` if there is no folder for a file."""
     if not path.parent.is_dir():
         raise OutputError(f"{path}: expected an existing folder {path.parent}")
 

@@ -55,6 +55,10 @@ class Work:
     """Position in the share -> why the row is left out."""
     n_done: int = 0
     n_bytes: int = 0
+    n_renamed: int = 0
+    """Images of all ranks whose path in the manifest is not what it was."""
+    n_kept: int = 0
+    """Shards of all ranks that were there already."""
 
     def plan(self, *, in_shards: bool, fitted: Callable[[bytes], bytes]) -> int:
         """Find names and forms; return how many had to be told apart, on all ranks. Collective.

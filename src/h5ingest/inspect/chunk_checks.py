@@ -28,12 +28,6 @@ def chunk_problems(
 
     Row 0 also has what is wrong with the checksums as a whole. Whoever reads an image after its
     chunks were asked for finds their bytes in memory.
-
-    Args:
-        readable: the file.
-        header: of the file.
-        prefix: of the group.
-        rows: of the group.
     """
     found = attempt(lambda: _of_rows(readable, header, prefix, rows))
     if isinstance(found, Unread):
@@ -46,11 +40,7 @@ def chunk_problems(
 def _of_rows(
     readable: Readable, header: FileHeader, prefix: str, rows: range
 ) -> Iterator[list[str]] | str | None:
-    """Return what is wrong for each row, or on the whole; None: there is nothing to compare.
-
-    Raises:
-        Exception: whatever h5py makes of what cannot be read.
-    """
+    """Return what is wrong for each row, or on the whole; None: there is nothing to compare."""
     name = schema.CHUNK_CHECKSUMS.at(prefix)
     sums = readable.dataset(name)
     if header.version == 1 or isinstance(sums, Unread):

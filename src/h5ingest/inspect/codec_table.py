@@ -185,11 +185,7 @@ def _marks(report: CodecReport) -> dict[str, str]:
 
 
 def require_matplotlib() -> None:
-    """Raise if `draw` could not.
-
-    Raises:
-        SetupError: it is not installed.
-    """
+    """Raise `SetupError` if what `draw` needs is not installed."""
     try:
         import matplotlib  # noqa: F401 - only whether it is there
     except ImportError:

@@ -21,7 +21,8 @@ from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.units import counted
 from h5ingest.inspect import canvas
 from h5ingest.inspect.canvas import DIM, INK, Scale
-from h5ingest.reading.selection import Labels, flat
+from h5ingest.inspect.in_words import of_kind
+from h5ingest.reading.selection import flat
 from h5ingest.reading.store import ImageStore
 
 MAX_CLASSES: Final = 20
@@ -41,9 +42,7 @@ _CHANNELS: Final = {1: ["gray"], 2: ["gray", "alpha"], 3: ["red", "green", "blue
 def sheet(store: ImageStore, file: Path) -> None:
     """Write a PNG with samples of each of up to 20 classes, evenly spaced in the file.
 
-    Args:
-        store: what to show; opened with `failed="skip"`.
-        file: where the PNG goes; replaced if it exists.
+    The store is opened with `failed="skip"`.
 
     Raises:
         UsageError: there are no images.
@@ -78,10 +77,7 @@ def sheet(store: ImageStore, file: Path) -> None:
 def layers(store: ImageStore, index: int, file: Path) -> None:
     """Write a PNG with the channels of one image side by side, the image itself first.
 
-    Args:
-        store: what to show; opened with `failed="include"`.
-        index: of the sample: its line in the manifest, from 0.
-        file: where the PNG goes; replaced if it exists.
+    The store is opened with `failed="include"`: the index of a sample is its row.
 
     Raises:
         UsageError: there is no such sample.
@@ -141,16 +137,9 @@ def _chosen(store: ImageStore) -> list[_Line]:
     lines = []
     for label in classes:
         name = names[label] if names else str(label)
-        lines += _lines(name, _of_class(labels, label), MIN_LINES // len(classes) or 1)
+        of_class = labels.having(label) if isinstance(labels, Lists) else labels == label
+        lines += _lines(name, np.flatnonzero(of_class), MIN_LINES // len(classes) or 1)
     return lines
-
-
-def _of_class(labels: Labels, label: int) -> NDArray[np.intp]:
-    """Return the samples of a class."""
-    if isinstance(labels, Lists):
-        each: NDArray[np.intp] = np.repeat(np.arange(len(labels)), labels.lengths)
-        return np.unique(each[flat(labels) == label])
-    return np.flatnonzero(labels == label)
 
 
 def _lines(name: str, samples: NDArray[np.intp], most: int) -> list[_Line]:
@@ -230,12 +219,10 @@ def _titled(title: str, about: list[str], size: tuple[int, int]) -> tuple[Any, i
 
 def _about(store: ImageStore) -> list[str]:
     """Return what the file has and the sheet shows."""
-    shape, dtype = store.shape[1:], store.dtype
-    kind = f" of {ImageSpec.of(shape, dtype)}" if shape and dtype is not None else ""
     with ImageStore(store.files, group=store.group, verify="never") as every:
         n_failed = int((every.status != STATUS_OK).sum())
     failed = f", {n_failed:,} failed" if n_failed else ""
-    said = [f"{counted(len(store) + n_failed, 'images')}{kind}{failed}"]
+    said = [f"{counted(len(store) + n_failed, 'images')}{of_kind(store)}{failed}"]
     if store.labels is not None:
         n_classes = len(np.unique(flat(store.labels)))
         shown = f"{MAX_CLASSES} of " if n_classes > MAX_CLASSES else ""

@@ -142,14 +142,10 @@ def describe(hdf5_file: Path, beat: Callable[[], None] = lambda: None) -> dict[s
         while block := stream.read(_BLOCK_BYTES):
             sha256.update(block)
             beat()
-        sets = [
-            record_set
-            for prefix in sorted(header.prefixes)
-            for record_set in _record_sets(file, prefix, header, hdf5_file.name)
-        ]
-        measured = [
-            value for prefix in sorted(header.prefixes) for value in _measured(file, prefix)
-        ]
+        sets, measured = list[dict[str, object]](), list[dict[str, object]]()
+        for prefix in sorted(header.prefixes):
+            sets += _record_sets(file, prefix, header, hdf5_file.name)
+            measured += _measured(file, prefix)
         return {
             "@context": _CONTEXT,
             "@type": "sc:Dataset",

@@ -44,10 +44,7 @@ def duplicates(
 
     Two are the same if their checksums, shapes and types are. A failed image is none. Of several
     images a row, the first ones are compared with each other, then the second ones, and so on.
-
-    Args:
-        path: of the file.
-        group: only what is there more than once in this group.
+    With `group` only what is there more than once in this group.
 
     Raises:
         OutputError: the file cannot be read, or is not one of h5ingest.

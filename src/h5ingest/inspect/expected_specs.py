@@ -40,12 +40,7 @@ class Expected:
         self.seen: Seen = Counter()
 
     def problem(
-        self,
-        prefix: str,
-        spec: ImageSpec,
-        shape: tuple[int, ...],
-        dtype: str,
-        size: Sizes | None,
+        self, prefix: str, spec: ImageSpec, shape: tuple[int, ...], dtype: str, size: Sizes | None
     ) -> str | None:
         """Return what is wrong with the kind of a stored image, if anything.
 

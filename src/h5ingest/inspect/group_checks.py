@@ -22,11 +22,6 @@ def group_problems(file: h5py.File, header: FileHeader, beat: Callable[[], None]
     Every sample is in one group, in the order of the manifest; and where the column that they are
     grouped by is stored, each of a group's rows says the group's name.
 
-    Args:
-        file: the file.
-        header: of the file.
-        beat: called now and then.
-
     Raises:
         Exception: something in the file cannot be read.
     """

@@ -49,16 +49,9 @@ def known_attributes(file: h5py.File) -> tuple[dict[str, Any], dict[str, str]]:
 def lenient_header(
     file: h5py.File, path: str, attributes: dict[str, Any], unread: dict[str, str]
 ) -> tuple[FileHeader, list[str]]:
-    """Return the header, of a damaged file as much as is needed to judge its rows.
+    """Return the header, of a damaged file as much as is needed to judge its rows; what is wrong.
 
-    Args:
-        file: the file.
-        path: of it, for messages.
-        attributes: see `known_attributes`.
-        unread: likewise.
-
-    Returns:
-        The header; what is wrong with it.
+    For `attributes` and `unread` see `known_attributes`.
 
     Raises:
         OutputError: see `read_header`; or it cannot be read at all.
@@ -134,12 +127,8 @@ def digest_problem(
 ) -> str | None:
     """Return how the digest of the attributes differs from what the file says, if it does.
 
-    What users add of their own does not enter. A file of old has no such digest.
-
-    Args:
-        file: the file.
-        header: of the file.
-        attributes: of the HDF5 root group, those that the format names.
+    What users add of their own does not enter: `attributes` are those of the HDF5 root group that
+    the format names. A file of old has no such digest.
 
     Raises:
         Exception: one of another object cannot be read.

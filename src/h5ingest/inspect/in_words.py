@@ -38,10 +38,14 @@ def about_images(
 
 def images(store: ImageStore) -> str:
     """Return how many images there are, of what kind, and how many failed."""
-    shape = store.shape[1:]
-    each = f" of {ImageSpec.of(shape, store.dtype)}" if shape and store.dtype is not None else ""
     n_failed = int((store.status != STATUS_OK).sum())
-    return f"{counted(len(store), 'images')}{each}, {failed(n_failed)}"
+    return f"{counted(len(store), 'images')}{of_kind(store)}, {failed(n_failed)}"
+
+
+def of_kind(store: ImageStore) -> str:
+    """Return what size and type all images have; empty: they differ."""
+    shape, dtype = store.shape[1:], store.dtype
+    return f" of {ImageSpec.of(shape, dtype)}" if shape and dtype is not None else ""
 
 
 def failed(n: int) -> str:
@@ -58,13 +62,7 @@ def classes(store: ImageStore) -> str:
 
 
 def _storage(dataset: h5py.Dataset, kind: LayoutKind, recode: object) -> str:
-    """Return chunks, filters, bytes and ratio of the dataset with the pixels.
-
-    Args:
-        dataset: all of them.
-        kind: the layout.
-        recode: the option that the file was made with.
-    """
+    """Return chunks, filters, bytes and ratio of the dataset with the pixels."""
     pixels, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     parts = ["contiguous"]
     if dataset.chunks:
@@ -76,11 +74,8 @@ def _storage(dataset: h5py.Dataset, kind: LayoutKind, recode: object) -> str:
     parts.append(" + ".join(filters) if filters else "no filter")
     if kind.keeps_files:
         what = f"{size(pixels)} of image files"
-        parts.append(
-            f"{what}, recoded as {recode} where that is smaller"
-            if recode
-            else f"{what} as they were"
-        )
+        how = f", recoded as {recode} where that is smaller" if recode else " as they were"
+        parts.append(what + how)
     elif filters:
         ratio = f", {pixels / stored:.1f} times smaller" if stored else ""
         parts.append(f"{size(pixels)} of pixels in {size(stored)}{ratio}")

@@ -226,13 +226,9 @@ def digest_problems(
 ) -> list[str]:
     """Return what cannot be read of all but the images; or a line if the content digest differs.
 
-    Args:
-        judge: is asked.
-        header: of the file.
-        groups: of the file.
-        checksums: (n,) of all images, one group after the other, computed from their pixels: not
-            those that the file has; None: something is known to be missing, and the digests cannot
-            be compared.
+    `checksums` are (n,) of all images, one group after the other, computed from their pixels: not
+    those that the file has. None: something is known to be missing, and the digests cannot be
+    compared.
     """
     n_rows = sum(group.n_rows for group in groups)
     n_each = 1 + len(header.images)

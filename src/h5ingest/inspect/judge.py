@@ -25,11 +25,7 @@ _SLOWEST: Final = 10e6
 
 
 def main(pipe: int) -> NoReturn:
-    """Answer until the other end of the pipe is closed.
-
-    Args:
-        pipe: file descriptor, of a socket.
-    """
+    """Answer until the other end of the pipe, given by its descriptor, is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks gets it too, and decides
     _take_the_blame()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

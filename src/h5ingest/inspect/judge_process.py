@@ -46,6 +46,8 @@ _IDLE: list[_Process] | None = None
 class Died(Exception):
     """The judge did not survive a question."""
 
+    _state = "cannot be read"
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -54,16 +56,13 @@ class Died(Exception):
     @property
     def what(self) -> str:
         """See `Gap.what`."""
-        return f"cannot be read: {self.reason}"
+        return f"{self._state}: {self.reason}"
 
 
 class NotAsked(Died):
     """So many judges have died that no other is started."""
 
-    @property
-    def what(self) -> str:
-        """See `Gap.what`."""
-        return f"not looked at: {self.reason}"
+    _state = "not looked at"
 
 
 @contextlib.contextmanager
@@ -87,11 +86,7 @@ class Judge:
     """
 
     def __init__(self, *about: Any) -> None:
-        """Start nothing yet.
-
-        Args:
-            about: arguments of the question `open`, which each judge is asked first.
-        """
+        """Take the arguments of the question `open`, which each judge is asked first."""
         self._about = about
         self._process: _Process | None = None
         self._opened: Any = None
@@ -260,8 +255,7 @@ class _Process:
     def end(self, *, at_once: bool = False) -> int:
         """End it and return its exit code; minus the number of the signal that ended it.
 
-        Args:
-            at_once: whether it may be in the midst of something.
+        `at_once`: it may be in the midst of something.
         """
         self._pipe.close()
         if at_once:

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from h5ingest import __version__
 from h5ingest.core import outfiles
 from h5ingest.core.errors import SetupError
-from h5ingest.core.layout import ImageSpec
 from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.units import size
 from h5ingest.inspect.canvas import Scale
-from h5ingest.inspect.charts import of_sizes, of_values
 from h5ingest.inspect.duplicates import duplicates
-from h5ingest.inspect.samples import Sample, extremes, look
+from h5ingest.inspect.in_words import of_kind
+from h5ingest.inspect.samples import Sample, charts, extremes, look
 from h5ingest.inspect.show import printable, provenance_of
 from h5ingest.reading.open_files import OpenFiles, files_of
 from h5ingest.reading.store import ImageStore
@@ -150,25 +149,18 @@ def _group(
     with ImageStore(path, group=name, image=image) as store:
         sample, prefix = look(store, seed), f"g{number}"
         failed = np.flatnonzero(store.status != STATUS_OK)
-        shape, dtype = store.shape[1:], store.dtype
-        kind = f" of {ImageSpec.of(shape, dtype)}" if shape and dtype is not None else ""
+        named = failed[:_MOST_FAILED]
         moments = () if store.layout == "encoded" else sorted(store.stats.kinds.items())
         return {
             "name": ": ".join(filter(None, (name, image))),
             "id": prefix,
-            "about": f"{len(store):,} images{kind}, layout {store.layout}",
+            "about": f"{len(store):,} images{of_kind(store)}, layout {store.layout}",
             "n_failed": len(failed),
-            "failed": [
-                (row, path_)
-                for row, path_ in zip(
-                    failed[:_MOST_FAILED].tolist(), store.paths.many(failed[:_MOST_FAILED]),
-                    strict=True,
-                )
-            ],
+            "failed": list(zip(named.tolist(), store.paths.many(named), strict=True)),
             "moments": moments,
             "sample": sample,
             "bars": _bars(store),
-            "charts": [*of_sizes(store), *of_values(sample)],
+            "charts": charts(store, sample),
             "strips": [
                 strip
                 for strip in (
@@ -178,7 +170,7 @@ def _group(
                 )
                 if strip.pictures
             ],
-        }  # fmt: skip
+        }
 
 
 def _shown(store: ImageStore, rows: Iterable[int]) -> tuple[Picture, ...]:

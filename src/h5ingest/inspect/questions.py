@@ -85,20 +85,14 @@ class Questions:
         return f"options: expected those of an ingest, so sources are not compared: {made.reason}"
 
     def _sources(self, prefix: str) -> Sources:
-        from h5ingest.inspect.expected_specs import Expected
         from h5ingest.inspect.sources import Sources
 
         number = self._header.prefixes.index(prefix) % (1 + len(self._header.images))
         options = content_of_image(self._header.options, number)
-        return Sources(options, Expected(options), Path(self._source_folder or ""))
+        return Sources(options, Path(self._source_folder or ""))
 
     def facts(self, prefix: str, names: list[str]) -> dict[str, Facts | Unread | None]:
-        """Return what datasets of a group say of themselves; None for one that is not there.
-
-        Args:
-            prefix: of the group.
-            names: below the group's.
-        """
+        """Return what datasets of a group say of themselves; None for one that is not there."""
         found: dict[str, Facts | Unread | None] = {}
         for name in names:
             self._sign.beat()
@@ -135,17 +129,12 @@ class Questions:
 
     def last(self, name: str) -> int | Unread:
         """Return the last value of a dataset of integers."""
-        found: int | Unread = self._readable.last(name)
-        return found
+        return self._readable.last(name)
 
     def rows(self, prefix: str, rows: range, n_bytes: int, again: bool) -> Checked:
-        """Judge rows of a group.
+        """Judge rows of a group, whole chunks; `again`: decode their sources again as well.
 
-        Args:
-            prefix: of the group.
-            rows: whole chunks.
-            n_bytes: that are read together, at most.
-            again: whether the sources are decoded again as well.
+        `n_bytes` are read together, at most.
         """
         self._sign.allow(n_bytes)
         sources = self._sources(prefix) if again else None

@@ -94,7 +94,7 @@ class Readable:
         """Return the labels of a dataset's dimensions."""
         return attempt(lambda: tuple(dim.label for dim in self.open(name).dims))
 
-    def last(self, name: str) -> Any:
+    def last(self, name: str) -> int | Unread:
         """Return the last value of a dataset of integers, or why it cannot be read."""
         return attempt(lambda: int(self.open(name)[-1]))
 
@@ -115,11 +115,7 @@ class Readable:
         yield rows, values
 
     def _values(self, name: str, rows: range) -> Any:
-        """Return the values of rows, those of them that there are.
-
-        Raises:
-            Exception: whatever h5py makes of it.
-        """
+        """Return the values of rows, those of them that there are."""
         dataset = self.open(name)
         if name not in self._texts:
             text = h5py.check_string_dtype(dataset.dtype)

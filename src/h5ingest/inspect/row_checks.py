@@ -34,13 +34,7 @@ def check_rows(
 ) -> Checked:
     """Judge consecutive rows of a group, and the compressed chunks that begin in them.
 
-    Args:
-        readable: the file that they are in.
-        header: of the file.
-        prefix: of the group.
-        rows: whole chunks.
-        sources: compares with the sources; None: they are not looked at.
-        sign: is given after each row.
+    The rows are whole chunks. Without `sources`, these are not looked at.
     """
     layout = header.layout
     status = readable.column(STATUS.at(prefix), rows)

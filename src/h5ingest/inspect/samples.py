@@ -1,4 +1,4 @@
-"""Which images of a group `show --page` shows, and what it works out of their pixels.
+"""Which images of a group `show --page` shows, and what it works out of their sizes and pixels.
 
 A sample that a seed decides, so that a million images are looked at in seconds. May not: draw.
 """
@@ -28,6 +28,8 @@ _OF_ALL: Final = 400
 EXTREMES: Final = 8
 """Of the largest, and of the smallest images."""
 _BINS: Final = 64
+"""Of a histogram of values; of one of sizes, at most:"""
+_SIZE_BINS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +62,9 @@ class Sample:
 
 
 def look(store: ImageStore, seed: int) -> Sample:
-    """Choose and read the images.
+    """Choose and read the images; the seed decides which.
 
-    Args:
-        store: opened with `failed="include"`: a sample is a row.
-        seed: decides which.
+    The store is opened with `failed="include"`: a sample is a row.
 
     Raises:
         OutputError: the file is damaged.
@@ -125,3 +125,41 @@ def extremes(store: ImageStore) -> tuple[NDArray[np.intp], NDArray[np.intp]] | N
     if not len(good) or areas[order[0]] == areas[order[-1]]:
         return None
     return good[order[::-1][:EXTREMES]], good[order[:EXTREMES]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A histogram."""
+
+    title: str
+    low: str
+    high: str
+    """What is at its ends."""
+    heights: tuple[float, ...]
+    """Of its bars, 0 to 100."""
+
+    @classmethod
+    def of(cls, title: str, counts: NDArray[Any], low: int, high: int) -> Chart:
+        """Return the histogram of so many values each, from `low` to `high`."""
+        heights = 100 * counts / max(1, counts.max())
+        return cls(title=title, low=f"{low:,}", high=f"{high:,}", heights=tuple(heights.tolist()))
+
+
+def charts(store: ImageStore, sample: Sample) -> list[Chart]:
+    """Return histograms of the sizes of all good images, where they differ, and of each channel."""
+    found = []
+    if store.sizes is not None:
+        for axis, title in enumerate(("Heights", "Widths")):
+            lengths = store.sizes[store.status == STATUS_OK, axis]
+            if len(lengths):
+                low, high = int(lengths.min()), int(lengths.max())
+                n_bins = min(_SIZE_BINS, high - low + 1)
+                counts, _ = np.histogram(lengths, n_bins, (low, high + 1))
+                found.append(Chart.of(f"{title} in pixels", counts, low, high))
+    for dtype, channels in sample.values.items():
+        most = np.iinfo(np.dtype(dtype)).max
+        for channel, counts in enumerate(channels):
+            if counts.any():
+                title = f"Values of channel {channel}, {dtype}"
+                found.append(Chart.of(title, counts, 0, most))
+    return found

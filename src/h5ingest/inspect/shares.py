@@ -69,13 +69,7 @@ class Share:
     """The rows that one rank has judged."""
 
     def __init__(
-        self,
-        judge: Judge,
-        header: FileHeader,
-        comm: Comm,
-        watch: ProgressListener,
-        *,
-        again: bool,
+        self, judge: Judge, header: FileHeader, comm: Comm, watch: ProgressListener, *, again: bool
     ) -> None:
         self._judge = judge
         self._kind = KINDS[header.layout]

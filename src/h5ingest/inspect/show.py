@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +25,7 @@ from h5ingest.core.units import counted, size
 from h5ingest.inspect.in_words import about_images, classes, failed, images
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import naming
-from h5ingest.reading.open_file import (
-    datasets,
-    open_checked,
-    open_dataset,
-    open_group,
-)
+from h5ingest.reading.open_file import datasets, open_checked, open_dataset, open_group
 from h5ingest.reading.selection import flat
 from h5ingest.reading.store import ImageStore
 
@@ -97,10 +92,7 @@ def draw(
 def tree(path: str | os.PathLike[str], group: str | None = None, *, every: bool = True) -> Any:
     """Return a `rich.tree.Tree` of what is in the file, or in one group of it.
 
-    Args:
-        path: of the file.
-        group: name of the group.
-        every: whether all groups, datasets and attributes are shown; else what fits on a screen.
+    `every`: all groups, datasets and attributes; else what fits on a screen.
 
     Raises:
         OutputError: the file cannot be read, or is not one of h5ingest.
@@ -123,12 +115,12 @@ def tree(path: str | os.PathLike[str], group: str | None = None, *, every: bool 
                 n_failed += int((values != STATUS_OK).sum())
         if len(names) > 1:
             total = f"{counted(n_images, 'images')} in {counted(len(names), 'groups')}"
-            _add(trunk, iter([(f"{total}, {failed(n_failed)}", "")]))
+            _add(trunk, [(f"{total}, {failed(n_failed)}", "")])
         brief = not every and len(names) > 1
         for name in names[: _BRIEF_GROUPS if brief else None]:
             with ImageStore(path, group=name, verify="never") as store:
                 if brief:
-                    _add(trunk, iter([(f"{name}: {images(store)}{classes(store)}", "")]))
+                    _add(trunk, [(f"{name}: {images(store)}{classes(store)}", "")])
                     continue
                 branch = trunk if name is None else trunk.add(Text(printable(name), "bold"))
                 prefix = header.prefix(name)
@@ -148,24 +140,20 @@ def tree(path: str | os.PathLike[str], group: str | None = None, *, every: bool 
         if brief and len(names) > _BRIEF_GROUPS:
             trunk.add(Text(f"… and {counted(len(names) - _BRIEF_GROUPS, 'groups')} more", "dim"))
         files = counted(n_images * (1 + len(header.images)), "files")
-        _add(trunk, iter([(f"1 file of {size(n_bytes)} instead of {files}", "")]))
+        _add(trunk, [(f"1 file of {size(n_bytes)} instead of {files}", "")])
         lines = _provenance(file)
         if every:
             _add(trunk.add(Text("provenance", "bold")), lines)
         else:
             _add(trunk, ((_BRIEF[name], text) for name, text in lines if name in _BRIEF))
-            trunk.add(
-                Text(
-                    "--all shows everything, --group NAME one group"
-                    if brief
-                    else "--all shows datasets, options and libraries",
-                    "dim",
-                )
-            )
+            rest = "datasets, options and libraries"
+            if brief:
+                rest = "everything, --group NAME one group"
+            trunk.add(Text(f"--all shows {rest}", "dim"))
     return trunk
 
 
-def _add(branch: Any, lines: Iterator[tuple[str, str]]) -> None:
+def _add(branch: Any, lines: Iterable[tuple[str, str]]) -> None:
     """Add lines of (name, text), the names aligned."""
     pairs = [(printable(name), printable(text)) for name, text in lines]
     width = max((len(name) for name, _text in pairs), default=0)

@@ -28,15 +28,10 @@ class _Unlike(Exception):
 class Sources:
     """Source files, converted once more as the file's options say."""
 
-    def __init__(self, options: Mapping[str, Any], expected: Expected, folder: Path) -> None:
-        """Begin.
-
-        Args:
-            options: that the file was made with.
-            expected: judges the spec of each source.
-            folder: the source folder, what relative paths are relative to.
-        """
-        self.expected = expected
+    def __init__(self, options: Mapping[str, Any], folder: Path) -> None:
+        """Take the options that the file was made with, and the source folder."""
+        self.expected = Expected(options)
+        """Judges the spec of each source."""
         self._files = PathReader(os.fsencode(folder.absolute()))
         self._raw = options["samples"] == "raw"
         self._upright = options.get("orientation") == "exif"

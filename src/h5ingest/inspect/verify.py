@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,12 +18,7 @@ from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.schema import IMAGES, FileHeader
 from h5ingest.inspect.findings import BadRow, gap_lines, listed
-from h5ingest.inspect.inventory import (
-    GroupFacts,
-    digest_problems,
-    inspect_groups,
-    name_problems,
-)
+from h5ingest.inspect.inventory import GroupFacts, digest_problems, inspect_groups, name_problems
 from h5ingest.inspect.judge_process import Died, Judge
 from h5ingest.inspect.shares import Found, Share
 from h5ingest.mpi.async_sum import while_rank_0_works
@@ -91,8 +85,10 @@ def verify(
         with agreeing(comm):
             header, problems = _opened(judge, about[0])
         if not header.complete:
-            problems = ["its status is not 'complete'"]
-            return _report(path, problems=problems)
+            unfinished = ("its status is not 'complete'",)
+            return VerifyReport(
+                path=str(path), n_samples=0, n_failed=0, bad=(), problems=unfinished
+            )
         if sources and (unusable := judge.try_ask("sources_problem")):
             sources = False
             problems.append(str(unusable))
@@ -116,11 +112,15 @@ def verify(
                 problems += _of_the_whole(judge, header, groups, gathered, is_sound=not wrong)
                 problems += _chunk_lines(gathered)
         counts = np.sum(comm.allgather(rows.found.counts()), axis=0).tolist()
-        return _report(
-            path,
-            counts=counts,
+        n_samples, n_failed, n_sources, n_other = counts
+        return VerifyReport(
+            path=str(path),
+            n_samples=n_samples,
+            n_failed=n_failed,
             bad=comm.bcast(tuple(bad for found in gathered or () for bad in found.bad)),
-            problems=comm.bcast(problems),
+            problems=tuple(comm.bcast(problems)),
+            n_sources=n_sources,
+            n_other=n_other,
         )
 
 
@@ -140,25 +140,6 @@ def _opened(judge: Judge, path: str) -> tuple[FileHeader, list[str]]:
     return header, list(problems)
 
 
-def _report(
-    path: Path,
-    *,
-    problems: list[str],
-    counts: Sequence[int] = (0, 0, 0, 0),
-    bad: tuple[BadRow, ...] = (),
-) -> VerifyReport:
-    n_samples, n_failed, n_sources, n_other = counts
-    return VerifyReport(
-        path=str(path),
-        n_samples=n_samples,
-        n_failed=n_failed,
-        bad=bad,
-        problems=tuple(problems),
-        n_sources=n_sources,
-        n_other=n_other,
-    )
-
-
 def _of_the_whole(
     judge: Judge,
     header: FileHeader,
@@ -167,14 +148,9 @@ def _of_the_whole(
     *,
     is_sound: bool,
 ) -> list[str]:
-    """Return what is wrong with the file as a whole. On rank 0 only.
+    """Return what is wrong with the file as a whole, by what each rank has found. Rank 0 only.
 
-    Args:
-        judge: is asked.
-        header: of the file.
-        groups: what they have.
-        gathered: what each rank has found.
-        is_sound: whether nothing is wrong with that.
+    `is_sound`: whether nothing is wrong with what the groups have.
     """
     gaps = [gap for found in gathered for gap in found.gaps]
     sums = np.zeros(sum(group.n_rows for group in groups), np.uint64)
