@@ -74,7 +74,7 @@ SITES = {
     # The checksum follows, whichever way an image is decoded.
     "decode": "h5ingest.pipeline.load_batch:xxh3_64_intdigest",
     "copy": "h5ingest.pipeline.load_stored:xxh3_64_intdigest",  # in place of `decode`
-    "known": "h5ingest.pipeline.more_images:find_known",
+    "known": "h5ingest.pipeline.known_rows:find_known",
     "chunks": "h5ingest.pipeline.write_loop:WriteLoop._count_copied",
     "write": "h5ingest.pipeline.write_loop:WriteLoop._write",
     "book": "h5ingest.pipeline.write_loop:WriteLoop._write_records",

@@ -159,6 +159,11 @@ def spec_of(kind: Any) -> ImageSpec:
     )
 
 
+def numbers_of(spec: ImageSpec) -> tuple[int, int, int, int]:
+    """Return height, width, channels, bytes of a value: what a kind has of a spec."""
+    return spec.height, spec.width, spec.channels, np.dtype(spec.dtype).itemsize
+
+
 def in_words(kind: Any) -> str:
     """Return what the images of a kind are; their colour alone where height and width are 0."""
     if kind["height"]:

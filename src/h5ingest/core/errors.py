@@ -157,16 +157,6 @@ class Failure:
     reason: str
     """One sentence for the user."""
 
-    def to_plain(self) -> tuple[int, str, str, str]:
-        """Return the fields in order, to be gathered."""
-        return self.index, self.path, self.kind, self.reason
-
-    @classmethod
-    def from_plain(cls, plain: tuple[int, str, str, str]) -> Failure:
-        """Return the failure that `to_plain` took apart."""
-        index, path, kind, reason = plain
-        return cls(index=index, path=path, kind=kind, reason=reason)
-
 
 def describe_failures(
     failures: Sequence[Failure],

@@ -53,6 +53,9 @@ MEMBER: Final = np.dtype(
 """Where the file of a sample lies: the number of the archive, -1 if it lies in none; in which form;
 the first byte; bytes there, and as a file; CRC-32 of the file, where the archive has it."""
 
+IN_NONE: Final = np.array((-1, 0, 0, 0, 0, 0), MEMBER)
+"""Of a file that lies in no archive."""
+
 Within = tuple[bytes, tuple[int, int, int, int, int, int]]
 """The path of a file, and its `MEMBER`: what is read for a sample where there are archives."""
 

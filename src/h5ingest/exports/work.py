@@ -194,8 +194,8 @@ class Work:
         Raises:
             SamplesFailedError: there are some, and nobody said that they may be left out.
         """
-        told = self.comm.allgather([each.to_plain() for each in self.failures.values()])
-        failures = tuple(Failure.from_plain(plain) for of_rank in told for plain in of_rank)
+        told = self.comm.allgather([*self.failures.values()])
+        failures = tuple(failure for of_rank in told for failure in of_rank)
         if failures and not self.options.skip_damaged:
             named = describe_failures(failures, lambda _: {})
             kind = "images" if self.stored.n_each == 1 else "rows"

@@ -14,10 +14,9 @@ from typing import Any, BinaryIO, Final
 
 from h5ingest.core import lists
 from h5ingest.core.errors import ManifestError
-from h5ingest.core.manifest_dialect import Dialect, parse
 from h5ingest.core.manifest_heading import separator_for
 from h5ingest.images.annotated import Annotated, Annotations
-from h5ingest.images.folder_manifest import Form, quoted
+from h5ingest.images.folder_manifest import Form, joined
 from h5ingest.images.scan import Tally
 
 _BEAT_LINES: Final = 1024
@@ -28,14 +27,7 @@ def annotate(
 ) -> tuple[str, ...]:
     """Write a line for each image of which something is known.
 
-    Labels that the scan has made of folders are left out.
-
-    Args:
-        lines: a manifest, with a line for each image.
-        target: where the other goes.
-        form: of both.
-        tally: is told what is left out.
-        beat: called now and then.
+    Labels that the scan has made of folders are left out. `tally` is told what else is.
 
     Returns:
         The names of the columns.
@@ -43,12 +35,7 @@ def annotate(
     Raises:
         ManifestError: the annotations are damaged, or nothing fits together.
     """
-    lines.seek(0)
-    delimiter = b"," if form.comma else b"\t"
-    columns = tuple(lines.readline().decode().rstrip("\n").split(delimiter.decode()))
-    dialect = Dialect(name="", delimiter=delimiter, columns=columns, has_header=True,
-                      body_start=0, body_line=2)  # fmt: skip
-    table = dict(zip(columns, parse(lines.read(), dialect), strict=True))
+    table = form.table(lines)
     table.pop("label", None)
     known = _open(form, tally)
     found: list[tuple[int, Annotated]] = []
@@ -98,7 +85,7 @@ def _as_cell(value: Any) -> bytes:
 
 
 def _line(cells: list[bytes], form: Form) -> bytes:
-    line = (b"," if form.comma else b"\t").join(map(quoted, cells) if form.comma else cells)
+    line = joined(cells, comma=form.comma)
     if {*b"\n\r\0"} & {*line} or (not form.comma and line.count(b"\t") >= len(cells)):
         raise ManifestError(f"expected names that a manifest can hold, found {cells!r}")
     return line + b"\n"

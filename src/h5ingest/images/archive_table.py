@@ -6,9 +6,10 @@ May not: open a file.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,10 +114,10 @@ class Table:
         return members
 
 
-class Opened(Protocol):
+class Opened(ABC):
     """An archive that is open; one class for each format."""
 
-    def __init__(self, fd: int, size: int, path: bytes, inner: bytes) -> None:
+    def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
         """Read nothing yet.
 
         Args:
@@ -125,13 +126,19 @@ class Opened(Protocol):
             path: of the file; of the packed one, where this is what has been unpacked.
             inner: what of it is meant, where the user has said so: a column, an array.
         """
+        self._fd = fd
+        self._size = size
+        self._path = path
+        self._inner = inner
 
+    @abstractmethod
     def table(self, beat: Callable[[], None]) -> Table:
         """Return what is in it; `beat` is called now and then, and may raise.
 
         What is damaged ends the table, with a `problem`.
         """
 
+    @abstractmethod
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
         """Return the first `limit` bytes of a member (None: all of them), and its size.
 

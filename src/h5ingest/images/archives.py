@@ -35,11 +35,7 @@ class Finder:
     """Finds the archives on the ways of paths; asks the file system once for each."""
 
     def __init__(self, folder: bytes) -> None:
-        """Prepare.
-
-        Args:
-            folder: what paths are relative to; it may be an archive, or lie in one.
-        """
+        """Prepare; `folder`, below which relative paths are, may be an archive, or lie in one."""
         self._folder = folder
         self._known: dict[bytes, bool] = {}
         self._within = self._find(b"", folder + b"/")
@@ -159,10 +155,7 @@ def read_table(
 ) -> tuple[Archive, Table]:
     """Return an archive and what is in it; what cannot be read has a `problem`, and nothing in it.
 
-    Args:
-        path: absolute.
-        unpacker: unpacks what is compressed.
-        beat: called now and then; may raise.
+    `path` is absolute; `beat` is called now and then, and may raise.
 
     Raises:
         OutputError, SetupError: see `Unpacker.unpack`.

@@ -9,13 +9,15 @@ import contextlib
 import functools
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError, SampleError
+from h5ingest.core.manifest_dialect import Dialect, parse
 from h5ingest.core.sample_table import Within, without_ending
 from h5ingest.core.units import counted
 from h5ingest.images import decode
@@ -87,7 +89,16 @@ class Form:
 
     def heading(self) -> bytes:
         """Return the first line."""
-        return (b"," if self.comma else b"\t").join(map(str.encode, self.options.columns)) + b"\n"
+        return joined(map(str.encode, self.options.columns), comma=self.comma) + b"\n"
+
+    def table(self, lines: BinaryIO) -> dict[str, Sequence[bytes]]:
+        """Return the columns of a manifest that begins with `heading`."""
+        delimiter = b"," if self.comma else b"\t"
+        lines.seek(0)
+        columns = tuple(lines.readline().decode().rstrip("\n").split(delimiter.decode()))
+        dialect = Dialect(name="", delimiter=delimiter, columns=columns, has_header=True,
+                          body_start=0, body_line=2)  # fmt: skip
+        return dict(zip(columns, parse(lines.read(), dialect), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +187,7 @@ class FolderScan:
             if not group:
                 note(tally.refused, f"no folder of level {options.group_level}", path)
         cells += more
-        line = b",".join(map(quoted, cells)) if form.comma else b"\t".join(cells)
+        line = joined(cells, comma=form.comma)
         if b"\n" in line or b"\r" in line:
             note(
                 tally.refused,
@@ -205,6 +216,11 @@ def _prefix(folder: bytes, home: bytes, *, absolute: bool) -> bytes:
         if os.path.samefile(os.path.join(home, plain), folder):
             real = plain
     return b"" if real == b"." else os.path.join(real, b"")
+
+
+def joined(cells: Iterable[bytes], *, comma: bool) -> bytes:
+    """Return a line without its end: with commas, and quotes where necessary, or with tabs."""
+    return b",".join(map(quoted, cells)) if comma else b"\t".join(cells)
 
 
 def quoted(cell: bytes) -> bytes:

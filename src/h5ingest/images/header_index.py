@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.census import numbers_of
 from h5ingest.core.errors import SampleError
-from h5ingest.core.layout import ImageSpec
 from h5ingest.images.decode import Prober
 from h5ingest.images.prefetch import Reader
 
@@ -58,7 +58,7 @@ class Recorder:
                 data, size = self._read(file)
                 spec = self._probe(data)
             if spec is not None:
-                record[()] = (*_numbers(spec), size)
+                record[()] = (*numbers_of(spec), size)
         except SampleError:
             pass  # an ingest says why
         return record.tobytes()
@@ -73,12 +73,6 @@ def heading(manifest_sha256: str, n_images: int) -> bytes:
 def load(manifest: Path, sha256: str, n_rows: int, rows: range) -> NDArray[np.void] | None:
     """Return what the index of a manifest says of some of its images, (n,) SEEN.
 
-    Args:
-        manifest: the file.
-        sha256: of it, in hex.
-        n_rows: images in it.
-        rows: of them, those that are asked for.
-
     Returns:
         None: there is no index, it is that of another manifest, or it is damaged.
     """
@@ -92,7 +86,3 @@ def load(manifest: Path, sha256: str, n_rows: int, rows: range) -> NDArray[np.vo
     except (OSError, ValueError):
         return None
     return found if len(found) == len(rows) else None
-
-
-def _numbers(spec: ImageSpec) -> tuple[int, int, int, int]:
-    return spec.height, spec.width, spec.channels, np.dtype(spec.dtype).itemsize

@@ -15,9 +15,8 @@ from h5ingest.images.archive_table import NO_FILE, Table
 from h5ingest.images.archives import Archive, Archives
 from h5ingest.images.prefetch import Reader
 from h5ingest.images.scan import Tally
-from h5ingest.images.webdataset import has_labels
+from h5ingest.images.webdataset import AGAIN, has_labels
 
-_AGAIN: Final = "member whose name comes again later, which counts"
 _BLOCK: Final = 4096
 
 
@@ -40,16 +39,11 @@ class ListedArchive:
         return Archives([self.archive], os.path.dirname(self.archive.path)).read
 
     def files(self, tally: Tally, *, hidden: bool) -> Iterator[Within]:
-        """Yield the files in it, on the rank that has the table.
-
-        Args:
-            tally: counts what is left out.
-            hidden: whether names that begin with a dot count.
-        """
+        """Yield the files in it, on the rank that has the table; count what is left out."""
         table = self.table
         assert table is not None, "it is rank 0 that lists"
         if table.n_repeated:
-            tally.noted[_AGAIN] = table.n_repeated, table.repeated
+            tally.noted[AGAIN] = table.n_repeated, table.repeated
         names = sorted(table.rows)
         for first in range(0, len(names), _BLOCK):
             some = names[first : first + _BLOCK]

@@ -9,8 +9,7 @@ import os
 from typing import BinaryIO
 
 from h5ingest.core.errors import ManifestError
-from h5ingest.core.manifest_dialect import Dialect, parse
-from h5ingest.images.folder_manifest import Form, quoted
+from h5ingest.images.folder_manifest import Form, joined
 from h5ingest.images.scan import Tally, note
 
 
@@ -18,13 +17,7 @@ def pair_lines(lines: BinaryIO, paired: BinaryIO, form: Form, tally: Tally) -> t
     """Write a line for each image that has its like in all other folders.
 
     What belongs together has the same path, but for the name of one folder and the file's ending.
-    Labels are left out where all are the name of the first folder.
-
-    Args:
-        lines: a manifest, with a line for each file.
-        paired: where the other goes.
-        form: of both.
-        tally: is told of the files that are left out.
+    Labels are left out where all are the name of the first folder. `tally` is told of other files.
 
     Returns:
         The names of the columns.
@@ -33,12 +26,8 @@ def pair_lines(lines: BinaryIO, paired: BinaryIO, form: Form, tally: Tally) -> t
         ManifestError: nothing belongs together.
     """
     names = [os.fsencode(name) for name in form.options.pair]
-    delimiter = b"," if form.comma else b"\t"
-    lines.seek(0)
-    columns = lines.readline().decode().rstrip("\n").split(delimiter.decode())
-    dialect = Dialect(name="", delimiter=delimiter, columns=tuple(columns), has_header=True,
-                      body_start=0, body_line=2)  # fmt: skip
-    paths, *more = parse(lines.read(), dialect)
+    kept = form.table(lines)
+    paths = kept.pop("path")
     found: list[dict[bytes, int]] = [{} for _ in names]  # of each folder: key -> line
     for line, path in enumerate(paths):
         inside = path.removeprefix(form.prefix)
@@ -61,16 +50,16 @@ def pair_lines(lines: BinaryIO, paired: BinaryIO, form: Form, tally: Tally) -> t
             f"{' and '.join(form.options.pair)}, found none"
         )
     rows = [found[0][key] for key in whole]
-    kept = dict(zip(columns[1:], more, strict=True))
     tally.classes = {kept["label"][row] for row in rows} if "label" in kept else set()
     if tally.classes <= {names[0]}:
         kept.pop("label", None)
         tally.classes.clear()
     heading = ("path", *form.options.pair[1:], *kept)
-    paired.write(_line([os.fsencode(name) for name in heading], form))
+    paired.write(joined(map(os.fsencode, heading), comma=form.comma) + b"\n")
     for key, row in zip(whole, rows, strict=True):
         of_row = [paths[of_folder[key]] for of_folder in found]
-        paired.write(_line([*of_row, *(cells[row] for cells in kept.values())], form))
+        of_row += [cells[row] for cells in kept.values()]
+        paired.write(joined(of_row, comma=form.comma) + b"\n")
     return heading
 
 
@@ -85,7 +74,3 @@ def _key(path: bytes, folder: bytes) -> bytes | None:
         return None
     at = len(folders) - 1 - folders[::-1].index(folder)
     return b"/".join([*folders[:at], *folders[at + 1 :], os.path.splitext(file)[0]])
-
-
-def _line(cells: list[bytes], form: Form) -> bytes:
-    return (b"," if form.comma else b"\t").join(map(quoted, cells) if form.comma else cells) + b"\n"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from h5ingest.core.sample_table import without_ending
 from h5ingest.images.archives import Archive
 from h5ingest.images.containers.container import Listing
-from h5ingest.images.folder_manifest import label_and_group, matched, quoted
+from h5ingest.images.folder_manifest import joined, label_and_group, matched
 from h5ingest.images.scan import ScanOptions, Tally, note
 from h5ingest.images.several import Several
 
@@ -83,10 +83,7 @@ class SampleLines:
 
     def heading(self) -> bytes:
         """Return the first line."""
-        return self._joined([b"path", *map(str.encode, self.columns)])
-
-    def _joined(self, cells: Iterable[bytes]) -> bytes:
-        return (b",".join(map(quoted, cells)) if self._comma else b"\t".join(cells)) + b"\n"
+        return joined([b"path", *map(str.encode, self.columns)], comma=self._comma) + b"\n"
 
     def of(self, block: Block, prefix: bytes) -> bytes:
         """Return the lines of the samples in a file."""
@@ -136,4 +133,4 @@ class SampleLines:
             if plain != cell:
                 note(self.tally.noted, "text with line ends or tabs, which become blanks", path)
             line.append(plain)
-        return self._joined(line)
+        return joined(line, comma=self._comma) + b"\n"

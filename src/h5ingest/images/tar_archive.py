@@ -14,7 +14,16 @@ from collections.abc import Callable
 from typing import Final
 
 from h5ingest.core.errors import one_line
-from h5ingest.images.archive_table import CUT, NO_FILE, SPARSE, Member, Table, plain_name, read_all
+from h5ingest.images.archive_table import (
+    CUT,
+    NO_FILE,
+    SPARSE,
+    Member,
+    Opened,
+    Table,
+    plain_name,
+    read_all,
+)
 
 _BLOCK: Final = 512
 _PLAIN: Final = 0
@@ -33,18 +42,15 @@ _MOST_LINKS: Final = 40
 """Links that are followed one after the other, as in the system."""
 
 
-class TarArchive:
-    """See `Opened`."""
+class TarArchive(Opened):
+    """A tar file, gone through from header to header."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
-        self._fd = fd
-        self._size = size
+        super().__init__(fd, size, path, inner)
         self._end = -1  # of the member that was read last
         self._piece = 0, b""
 
     def table(self, beat: Callable[[], None]) -> Table:
-        """See `Opened`."""
         found, links = Table(), dict[bytes, bytes]()
         file = _Window(self._fd, self._size)
         offset, before, n_members = 0, -1, 0
@@ -111,7 +117,7 @@ class TarArchive:
             found.add(name, NO_FILE)
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`. Where small members are read in order, a piece of the archive has many."""
+        """Where small members are read in order, a piece of the archive has many."""
         wanted = member.size if limit is None else min(limit, member.size)
         start, piece = self._piece
         place = member.at - start
@@ -183,9 +189,3 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         """Return the offset."""
         return self._position
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True

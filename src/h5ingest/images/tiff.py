@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.images import orientation
+from h5ingest.images.pillow_formats import REMEDY
 
 _TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Code of an integer type -> its format character for `struct`."""
@@ -34,7 +35,6 @@ _JPEG: Final = 7
 _COMPRESSIONS: Final = (1, 2, 3, 4, 5, _JPEG, 8, 32773, 32946, 50000)
 """None, CCITT (3), LZW, JPEG, deflate, PackBits, deflate, zstd. (LZMA may need any memory.)"""
 _FORMATS: Final = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
-_REMEDY: Final = "convert it to PNG"
 _USED: Final = {256, 257, 258, 259, 262, _ORIENTATION, 277, 284, 320, 322, 323, 338, 339}
 """The tags that are read: width, height, bits, compression, photometric interpretation,
 orientation, samples, planes, colour map, width and height of a tile, extra samples, sample form."""
@@ -131,12 +131,9 @@ def page_of(data: bytes, check_size: Callable[[int, int], None]) -> Page:
 
 
 def pixels_of(data: bytes, page: Page, decode: Callable[..., NDArray[Any]]) -> NDArray[Any]:
-    """Return (H, W) or (H, W, C) pixels, as `page.spec` says.
+    """Return (H, W) or (H, W, C) pixels of the whole file, as `page.spec` says.
 
-    Args:
-        data: the whole file.
-        page: what `page_of` returned.
-        decode: imagecodecs' `tiff_decode`.
+    `decode` is `tiff_decode` of imagecodecs.
     """
     samples = decode(data, index=0)
     if page.planar and samples.ndim == 3:
@@ -171,7 +168,7 @@ def _unsupported(found: str) -> SampleError:
     return SampleError(
         "unsupported",
         f"expected unsigned 8- or 16-bit gray, RGB or a palette in a TIFF file, found {found}; "
-        f"{_REMEDY}",
+        f"{REMEDY}",
     )
 
 

@@ -11,6 +11,7 @@ May not: know ranks.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from h5ingest.images.archive_table import NO_FILE, Member, Opened, reason_of
 from h5ingest.images.containers.container import Listing, text_of
 from h5ingest.images.scan import HEAD_BYTES, Noted, Tally, note
 
+AGAIN: Final = "member whose name comes again later, which counts"
+"""Why a file of an archive is left out."""
 _BESIDE: Final = (b".cls", b".json", b".txt")
 _MOST_BYTES: Final = 2**20
 """Of what lies beside an image."""
@@ -69,9 +72,7 @@ def samples_in(
     paths: list[bytes] = []
     if beside:
         if len(set(stems)) < len(stems):
-            twice = next(
-                a for a, b in zip(sorted(stems), sorted(stems)[1:], strict=False) if a == b
-            )
+            twice = min(stem for stem, n in Counter(stems).items() if n > 1)
             these = [name.decode(errors="replace") for name in images if _split(name)[0] == twice]
             raise SampleError(
                 "unsupported", f"expected one image in a sample, found {', '.join(these[:5])}"
@@ -87,9 +88,7 @@ def samples_in(
         images.sort()
     noted = dict(reader.noted)
     if table.n_repeated:
-        noted["member whose name comes again later, which counts"] = (
-            table.n_repeated, table.repeated,
-        )  # fmt: skip
+        noted[AGAIN] = table.n_repeated, table.repeated
     found = np.array([tuple(members[name]) for name in images], MEMBER)
     return Listing(
         names=images, members=found, columns=columns, paths=paths, problem=table.problem,

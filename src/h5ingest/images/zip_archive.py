@@ -16,6 +16,7 @@ from h5ingest.images.archive_table import (
     METHOD,
     NO_FILE,
     Member,
+    Opened,
     Table,
     read_all,
 )
@@ -41,16 +42,10 @@ _ZIP64: Final = 0xFFFFFFFF
 _DAMAGED: Final = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, MemoryError)
 
 
-class ZipArchive:
-    """See `Opened`."""
-
-    def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
-        self._fd = fd
-        self._size = size
+class ZipArchive(Opened):
+    """A zip file, by its table; by the headers of its members if that is damaged."""
 
     def table(self, beat: Callable[[], None]) -> Table:
-        """See `Opened`."""
         found = Table()
         file = open(os.dup(self._fd), "rb")  # noqa: SIM115 - closed by the next
         try:
@@ -110,7 +105,6 @@ class ZipArchive:
         return found
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
         whole = limit is None or limit >= member.size
         wanted = member.size if limit is None else min(limit, member.size)
         if member.how == _DEFLATED and member.size > MOST_INFLATED:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.errors import StoppedError
 from h5ingest.mpi.comm import Comm, Request, agreeing, sleep_until
+from h5ingest.mpi.signals import Interrupt
 
 _LONGEST_NAP_S = 0.002
 
@@ -90,16 +92,27 @@ class AsyncSum:
 
 
 @contextlib.contextmanager
-def while_rank_0_works(comm: Comm) -> Iterator[Callable[[], None]]:
+def while_rank_0_works(
+    comm: Comm, interrupt: Interrupt | None = None
+) -> Iterator[Callable[[], None]]:
     """Run a block in which only rank 0 has something to do, perhaps for long; then `agree`.
 
     The other ranks sleep meanwhile. The block gets a function that rank 0 must call now and then,
     or the others' watchdogs take it for dead. Collective at its end; the block itself must not be
     (see `agreeing`).
+
+    Raises:
+        StoppedError: the function was called where `interrupt` asks to stop.
     """
     progress = AsyncSum(comm, 0)
+
+    def beat() -> None:
+        progress.beat()
+        if interrupt is not None and interrupt.requested:
+            raise StoppedError("stopped as asked: start the same command again")
+
     with agreeing(comm):
         try:
-            yield progress.beat
+            yield beat
         finally:
             progress.finish(lambda: ())

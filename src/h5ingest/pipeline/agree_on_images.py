@@ -64,14 +64,7 @@ def agree_on_images(
         SamplesFailedError: images that cannot be read (unless they may be blank), or that do not
             fit together as the options have it.
     """
-    told = comm.gather(
-        (
-            probed.kinds,
-            [failure.to_plain() for failure in probed.failures],
-            probed.n_bytes,
-            probed.palettes,
-        )
-    )
+    told = comm.gather((probed.kinds, probed.failures, probed.n_bytes, probed.palettes))
     judged = None if told is None else _judge(told, manifest, options)
     wanted = comm.bcast(judged.named if judged else None)
     paths = comm.gather(
@@ -79,13 +72,8 @@ def agree_on_images(
     )
     with agreeing(comm):
         if judged is not None and paths is not None:
-            _refuse(
-                judged,
-                {i: path for part in paths for i, path in part.items()},
-                manifest,
-                folder,
-                options,
-            )
+            named = {i: path for part in paths for i, path in part.items()}
+            _refuse(judged, named, manifest, folder, options)
     return comm.bcast(judged.findings if judged else None)
 
 
@@ -131,7 +119,7 @@ def _judge(told: list[Any], manifest: Manifest, options: IngestOptions) -> _Judg
             palettes=tuple(next(iter(each)) if len(each) == 1 else None for each in palettes),
             changes=() if misfits else describe_changes(kinds, outputs, options),
         ),
-        failures=[Failure.from_plain(plain) for _, plains, *_ in told for plain in plains],
+        failures=[failure for _, failures, *_ in told for failure in failures],
         nothing=not len(kinds),
         misfits={
             g: (in_question(of_group(kinds, g), *decided[g], options), decided[g][1])
@@ -148,14 +136,9 @@ def _refuse(
     folder: bytes,
     options: IngestOptions,
 ) -> None:
-    """Raise what `agree_on_images` raises. Rank 0 only.
+    """Raise what `agree_on_images` raises; `paths` are of the images that are named, by index.
 
-    Args:
-        judged: what comes of the images.
-        paths: index -> path of the images that are named.
-        manifest: they are in.
-        folder: that relative paths are relative to.
-        options: whether images may be blank.
+    Rank 0 only.
     """
     from h5ingest.pipeline.output_spec import describe_misfit
 

@@ -26,6 +26,7 @@ from h5ingest.images.archives import PathReader
 from h5ingest.images.conversion import Losses, convert_into
 from h5ingest.images.prefetch import Reader
 from h5ingest.mpi.async_sum import while_rank_0_works
+from h5ingest.pipeline.changes import compared
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.probing import LocalProbe
 from h5ingest.pipeline.read_manifest import LocalSamples
@@ -55,14 +56,7 @@ def choose_codec(
 ) -> AutoCodec:
     """Return what is chosen for the groups of the file. Collective.
 
-    Args:
-        job: the run.
-        source_folder: what relative paths are relative to.
-        read: see `Prefetcher`.
-        manifest: of the samples.
-        local: those of this rank.
-        probed: what it found in their headers.
-        outputs: what the images of each group become.
+    For `read` see `Prefetcher`; None: files are read below the source folder.
 
     Raises:
         UsageError: a chunk would be larger than HDF5 allows.
@@ -202,18 +196,9 @@ def _parts(images: Iterable[NDArray[Any]], options: IngestOptions) -> list[Part]
 
 
 def _sum_up(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[int, int, list[int]]:
-    """Return of this rank's images: how many, their bytes, and groups that HTJ2K cannot hold.
-
-    Args:
-        kinds: (k,) `census.KIND`, before they become what `outputs` says.
-        outputs: of each group.
-    """
-    numbers = [(*(o.size or (0, 0)), o.channels or 0, o.n_bytes) for o in outputs]
-    # wanted: (k, 4), 0: as it is; stored: (k, 4); both height, width, channels, bytes of a value
-    wanted = np.array(numbers, np.int64)[kinds["group"]]
-    fields = ("height", "width", "channels", "bytes")
-    known = np.stack([kinds[field].astype(np.int64) for field in fields], axis=1)
-    stored = np.where(wanted, wanted, known)
+    """Return of this rank's images: how many, their bytes, and groups that HTJ2K cannot hold."""
+    known, wanted = compared(kinds, outputs)
+    stored = np.where(wanted, wanted, known).astype(np.int64)
     not_coded = np.unique(kinds["group"][~np.isin(stored[:, 2], CODED_CHANNELS)])
     n_bytes = int((stored.prod(axis=1) * kinds["count"]).sum())
     return int(kinds["count"].sum()), n_bytes, not_coded.tolist()

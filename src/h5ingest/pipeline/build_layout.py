@@ -35,15 +35,6 @@ def build_layout(
 
     What the file has already comes first in each group.
 
-    Args:
-        local: samples of this rank.
-        probed: what it found in their headers.
-        manifest: of all samples.
-        outputs: what the images of each group become.
-        filters: of the pixels of each group.
-        options: those of the layout.
-        comm: the ranks.
-
     Raises:
         UsageError: a chunk would be larger than HDF5 allows (on all ranks).
     """
@@ -130,10 +121,7 @@ def _stored_shapes(
 ) -> NDArray[np.int32]:
     """Return (n, 4) height, width, channels, bytes of a value, as stored; (0, 4) if uniform.
 
-    Args:
-        local: the samples.
-        shapes: the same of their images, scaled.
-        outputs: what the images of each group become.
+    `shapes` are the same of the images, scaled, before they become what `outputs` says.
     """
     if not len(shapes):
         return shapes

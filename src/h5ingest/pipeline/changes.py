@@ -29,13 +29,8 @@ _FITTED: Final = {
 
 
 def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-    """Return what is changed, a line for each kind of change, the commonest first.
-
-    Args:
-        kinds: (k,) of all groups.
-        outputs: what the images of each group become.
-    """
-    known, wanted = _compared(kinds, outputs)
+    """Return what is changed, a line for each kind of change, the commonest first."""
+    known, wanted = compared(kinds, outputs)
     scale = outputs[0].scale if outputs else Scale()
     changed = ((wanted != 0) & (wanted != known)).any(axis=1) | _is_scaled(known, wanted, scale)
     # change: (m, 8) channels and bytes, wanted, height and width
@@ -62,14 +57,8 @@ def describe_conversions(kinds: NDArray[np.void], outputs: Sequence[OutputSpec])
 def describe_changes(
     kinds: NDArray[np.void], outputs: Sequence[OutputSpec], options: IngestOptions
 ) -> tuple[str, ...]:
-    """Return what is changed, all images counted, in a line each for channels, depth and size.
-
-    Args:
-        kinds: (k,) of all groups.
-        outputs: what the images of each group become.
-        options: why.
-    """
-    known, wanted = _compared(kinds, outputs)
+    """Return what is changed, all images counted, in a line each for channels, depth and size."""
+    known, wanted = compared(kinds, outputs)
     changed = (wanted != 0) & (wanted != known)
     every = counted(int(kinds["count"].sum()), "images")
 
@@ -116,7 +105,7 @@ def _is_scaled(
     return others
 
 
-def _compared(
+def compared(
     kinds: NDArray[np.void], outputs: Sequence[OutputSpec]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return what images are and what they become, 0 where they stay as they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,13 @@ from h5ingest.pipeline.finalize import refuse_failures
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.load_changed import pixels_of
-from h5ingest.pipeline.output_checks import about_input
+from h5ingest.pipeline.output_checks import refuse_another
 from h5ingest.pipeline.rank_stats import RankStats
 from h5ingest.pipeline.recoding import Coded, CodedImages
 from h5ingest.pipeline.source import Source
 from h5ingest.pipeline.stored_parts import Part
 from h5ingest.reading.dataset_rule import most_bytes
 from h5ingest.reading.stored_group import StoredGroup
-from h5ingest.storage.job_files import refuse_other
 
 Opened = Callable[[int], StoredGroup]
 """Returns a group by its position."""
@@ -43,12 +43,7 @@ def for_each(
 ) -> None:
     """Do something for each image of this rank that has not failed. Collective at its end.
 
-    Args:
-        job: the run.
-        phase: its name, for the progress.
-        parts: of all groups.
-        open_group: opens one.
-        work: takes the part, the position of the image in it, and the group.
+    `work` takes the part, the position of the image in it, and the group.
 
     Raises:
         StoppedError: some rank was asked to stop.
@@ -78,14 +73,6 @@ def code_images(
 ) -> tuple[CodedImages, list[NDArray[np.int64]], list[NDArray[np.void]]]:
     """Code all images that have not failed; return them, their bytes and places. Collective.
 
-    Args:
-        job: the run; it has the lock.
-        source: of the images.
-        to: the codec.
-        parts: of all groups.
-        about: what makes it this file.
-        open_group: opens a group.
-
     Returns:
         Of each group (n,) bytes, 0 of failed images, and (n,) `PLACE`.
 
@@ -96,9 +83,7 @@ def code_images(
     lengths = [np.zeros(len(part.samples.rows), np.int64) for part in parts]
     places = [np.full(len(each), NOWHERE, PLACE) for each in lengths]
     ends = np.cumsum([part.group.n_rows for part in parts]).tolist()
-    with agreeing(job.comm):
-        if job.comm.rank == 0 and not job.options.restart:  # not after hours
-            refuse_other(job.paths, about_input(job, about, ends[-1]))
+    refuse_another(job, about, ends[-1])
     mine = [
         range(end - part.group.n_rows + rows.start, end - part.group.n_rows + rows.stop)
         for end, part in zip(ends, parts, strict=True)
@@ -123,11 +108,10 @@ def code_images(
 
     for_each(job, "recode", parts, open_group, add)
     coded.finish()
-    told = job.comm.gather([failure.to_plain() for failure in failures])
+    told = job.comm.gather(failures)
     with agreeing(job.comm):
         if told is not None:
-            every = [Failure.from_plain(plain) for plains in told for plain in plains]
-            refuse_failures(job, source, ends[-1], every)
+            refuse_failures(job, source, ends[-1], [*chain.from_iterable(told)])
     return coded, lengths, places
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from h5ingest.core.errors import (
@@ -106,7 +107,7 @@ def join(
                 journal.append(undo(layout, torn))
                 if job.options.on_error == "blank":
                     blank(job.paths.partial, layout, torn)
-    found = {(each.index, each.path): each.to_plain() for each in stats.failures}
+    found = {(each.index, each.path): each for each in stats.failures}
     for group, row, *_ in comm.bcast(torn):
         for shard in shards:
             if shard.group == group and row in shard.owned:
@@ -114,18 +115,17 @@ def join(
                 index, path = shard.samples.sample(k), shard.samples.paths[k]
                 reason = "the file changed, or could be read only once, while it was stored"
                 failure = SampleError("changed", reason).at(index, path)
-                found.setdefault((index, failure.path), failure.to_plain())
+                found.setdefault((index, failure.path), failure)
     blanked = {image.group for image in torn}
     if len(layout.images) > 1:
         from h5ingest.pipeline.image_rows import fail_rows  # few jobs have them
 
-        mine = [Failure.from_plain(plain) for plain in found.values()]
+        mine = [*found.values()]
         failures = fail_rows(job, layout, shards, mine, source.refused, journal, writer.names())
         if failures:
             blanked = {*range(len(layout.groups))}
     else:
-        told = comm.gather(list(found.values()))
-        failures = [Failure.from_plain(plain) for plains in told or [] for plain in plains]
+        failures = [*chain.from_iterable(comm.gather([*found.values()]) or [])]
     if journal is not None:
         journal.close()
     return failures, blanked
@@ -136,12 +136,8 @@ def all_moments(
 ) -> dict[int, ByKind]:
     """Return, on rank 0, the sums of the pixels of each group, where they are known. Collective.
 
-    Args:
-        comm: the ranks.
-        stats: what this rank has done.
-        before: on rank 0, what the journal says of earlier runs.
-        blanked: on rank 0, groups of which pixels may have been replaced after they had been
-            summed up: left out.
+    `before`, on rank 0, is what the journal says of earlier runs. Groups are left out that are in
+    `blanked`: their pixels may have been replaced after they had been summed up.
     """
     told = comm.gather(stats.moments)
     if told is None:
@@ -163,14 +159,6 @@ def finish(
     """Let rank 0 end the file and give it its name, while the others wait asleep. Collective.
 
     It ends when every host sees the file.
-
-    Args:
-        job: the run.
-        source: of the samples.
-        plan: what was to be made.
-        writer: has ended.
-        done: what came of it so far.
-        moments: on rank 0, for each group the sums of its pixels, where they are known.
     """
     final_sum = job.final_sum()
     error: IngestError | None = None

@@ -21,7 +21,7 @@ from h5ingest.core.layout import Group
 from h5ingest.core.option_fields import options_of
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
-from h5ingest.core.sample_table import MEMBER, NOWHERE, PLACE, Samples
+from h5ingest.core.sample_table import IN_NONE, MEMBER, NOWHERE, PLACE, Samples
 from h5ingest.core.schema import Attribute, FileHeader
 from h5ingest.pipeline.kept_rows import KeptRows
 from h5ingest.pipeline.stored_file import CARRIED
@@ -32,7 +32,6 @@ _POLICY: Final = "on_error"
 """The option in a file that is not that of what is added to it."""
 _MOST_LETTERS: Final = 16 * 1024
 """Of the names of all manifests that a file was made of: the last ones are kept."""
-_IN_NONE: Final = np.array((-1, 0, 0, 0, 0, 0), MEMBER)
 
 
 def chosen(options: IngestOptions, header: FileHeader) -> tuple[IngestOptions, AutoCodec | None]:
@@ -71,13 +70,7 @@ def count_kept(parts: Sequence[Part], kept: KeptRows) -> NDArray[np.int64]:
 
 
 def held_rows(parts: Sequence[Part], kept: KeptRows, total: NDArray[np.int64]) -> HeldRows:
-    """Return what stays.
-
-    Args:
-        parts: of the file, this rank's.
-        kept: which rows stay.
-        total: (groups, 3) as `count_kept`, of all ranks.
-    """
+    """Return what stays; `total`, (groups, 3), is what `count_kept` returns, of all ranks."""
     left, n_each = np.flatnonzero(total[:, 0]), parts[0].samples.n_each
     kinds = [_kinds(parts[old], kept, old, new) for new, old in enumerate(left.tolist())]
     return HeldRows(
@@ -138,18 +131,13 @@ def held_samples(
         folders=PackedStrings.pack([b""] * n * in_folders),
         names=PackedStrings.pack([samples.names[k] for k in at] if len(samples.names) else []),
         places=np.full(n * recoded, NOWHERE, PLACE),
-        members=np.full(n * with_members, _IN_NONE, MEMBER),
+        members=np.full(n * with_members, IN_NONE, MEMBER),
         n_each=n_each,
     )
 
 
 def refuse_other_images(part: Part, group: Group, path: Path) -> None:
     """Raise if the images of a group would become something else than they are in the file.
-
-    Args:
-        part: of the file.
-        group: as it would be made.
-        path: of the file.
 
     Raises:
         UsageError: they would.

@@ -62,11 +62,7 @@ def refuse_rows(
 ) -> None:
     """Count all images of rows that are going to fail as such that cannot be read.
 
-    Args:
-        local: this rank's images.
-        failures: of its images.
-        shapes: (n, 4) of these; changed.
-        file_sizes: (n,) of these; changed.
+    `shapes`, (n, 4), and `file_sizes`, (n,), are changed.
     """
     n_each, first = local.n_each, local.indices.start
     for failure in failures:
@@ -101,7 +97,7 @@ def fail_rows(
     from_headers = {i for told in comm.allgather([f.index for f in refused]) for i in told}
     mine = [*refused, *(each for each in failures if each.index not in from_headers)]
     rows = sorted({i for told in comm.allgather([f.index for f in mine]) for i in told})
-    told = comm.gather(([f.to_plain() for f in mine], _images_of(shards, rows)))
+    told = comm.gather((mine, _images_of(shards, rows)))
     found: list[Failure] = []
     with while_rank_0_works(comm) as beat:
         if told is not None and rows:
@@ -123,8 +119,7 @@ def fail_rows(
             paths: dict[int, list[str]] = {}
             for index, *_, path in images:
                 paths.setdefault(index // len(layout.images), []).append(path)
-            every = [Failure.from_plain(plain) for plains, _ in told for plain in plains]
-            found = _as_rows(every, paths)
+            found = _as_rows((failure for of_rank, _ in told for failure in of_rank), paths)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core.census import numbers_of
 from h5ingest.core.errors import SampleError, UsageError
 from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
@@ -53,13 +54,6 @@ class LayoutChange:
     ) -> None:
         """Check what can be checked before an image is looked at. Collective.
 
-        Args:
-            job: the run.
-            source: the file.
-            header: of it.
-            handle: of it.
-            open_group: returns a group of it.
-
         Raises:
             SetupError: the codec for image files cannot be had here.
             UsageError: what is in the file has no such form.
@@ -88,10 +82,6 @@ class LayoutChange:
 
     def parts(self, parts: Sequence[Part], about: Mapping[str, object]) -> list[Part]:
         """Return the groups as they are going to be. Collective.
-
-        Args:
-            parts: as they are in the file.
-            about: what makes it this file.
 
         Raises:
             SamplesFailedError: images are damaged, and may not be blank.
@@ -189,8 +179,7 @@ class LayoutChange:
                     data = group.one(row).tobytes()
                 spec = probe(data)
                 assert spec is not None, "the whole file tells"
-                n_bytes = np.dtype(spec.dtype).itemsize
-                found[part.samples.group][k] = *(*spec.shape, 1)[:3], n_bytes
+                found[part.samples.group][k] = numbers_of(spec)
 
         for_each(self._job, "probe", parts, self._group, look_at)
         return found

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import ManifestError, OutputError, SampleError, StoppedError
+from h5ingest.core.errors import ManifestError, OutputError, SampleError
 from h5ingest.core.outfiles import PLACES
 from h5ingest.core.sample_table import MEMBER
 from h5ingest.images.archives import Archive, open_new
@@ -85,21 +85,14 @@ def list_samples(
     kept: BinaryIO | None = None
     with agreeing(comm):
         if comm.rank == 0:
-            with explained(draft.out):
-                draft.begin()
-                kept = draft.temporary()
+            draft.begin()
+            kept = draft.temporary()
     for first in range(0, len(several.files), comm.size):
         mine: Block | None = None
-        with while_rank_0_works(comm) as beat:  # so do the others
+        with while_rank_0_works(comm, interrupt) as beat:  # so do the others
             if first + comm.rank < len(several.files):
-
-                def beating(beat: Callable[[], None] = beat) -> None:
-                    beat()
-                    if interrupt.requested:
-                        raise StoppedError("stopped as asked: start the same command again")
-
                 file = several.files[first + comm.rank]
-                mine = _look(several, file, options, unpacker, beating, strict=not takes_damaged)
+                mine = _look(several, file, options, unpacker, beat, strict=not takes_damaged)
                 if mine.archive.problem and not takes_damaged:
                     raise ManifestError(f"{os.fsdecode(file)} {mine.archive.problem}\n{REMEDY}")
         told = comm.gather(mine)
@@ -182,11 +175,7 @@ def publish_places(draft: Draft, path: Path, n: int, beat: Callable[[], None]) -
 
 
 def read_places(path: Path, rows: NDArray[np.int64]) -> NDArray[np.void]:
-    """Return where some of the samples lie, (n,) `MEMBER`.
-
-    Args:
-        path: the file.
-        rows: (n,) which samples; ascending.
+    """Return where some of the samples lie, (n,) `MEMBER`; `rows`, (n,), are ascending.
 
     Raises:
         OutputError: the file is not what it was.

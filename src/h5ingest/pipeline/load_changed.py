@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from h5ingest.core.errors import SampleError
 from h5ingest.core.sample_table import NOWHERE, Samples
 from h5ingest.core.schema import STATUS_FAILED
-from h5ingest.pipeline.load_stored import StoredLoader, check_fit, checked, naming_row
+from h5ingest.pipeline.load_stored import StoredLoader, checked, naming_row
 from h5ingest.pipeline.loader import Images
 from h5ingest.pipeline.rank_stats import RankStats, SampleRecords
 from h5ingest.pipeline.recoding import CodedImages
@@ -51,7 +51,6 @@ class ChangedLoader(StoredLoader):
     def _image(
         self, samples: Samples, k: int, group: StoredGroup, row: int, image: NDArray[Any]
     ) -> NDArray[Any]:
-        """See `StoredLoader`."""
         if group.status[row] == STATUS_FAILED:
             checked(group, row)
             return np.zeros_like(image)
@@ -63,9 +62,7 @@ class ChangedLoader(StoredLoader):
             if isinstance(data, SampleError):
                 raise data
             return np.frombuffer(data, np.uint8)
-        found = pixels_of(group, row)
-        check_fit(found, image, row)
-        return found
+        return pixels_of(group, row)
 
 
 def pixels_of(group: StoredGroup, row: int) -> NDArray[Any]:

@@ -40,7 +40,6 @@ class MoreLoader(Loader[Any]):
 
     @property
     def wait_s(self) -> float:
-        """See `Loader.wait_s`."""
         return self._files.wait_s
 
     def _border(self, samples: Samples) -> int:
@@ -48,7 +47,6 @@ class MoreLoader(Loader[Any]):
         return min(max(0, self._n_held(samples.group) - samples.rows.start), len(samples.rows))
 
     def read(self, samples: Samples) -> Iterator[Any]:
-        """See `Loader.read`."""
         border = samples.rows.start + self._border(samples)
         held = samples.slice(range(samples.rows.start, border))
         more = samples.slice(range(border, samples.rows.stop))
@@ -62,7 +60,6 @@ class MoreLoader(Loader[Any]):
         images: Images,
         records: SampleRecords,
     ) -> None:
-        """See `Loader.load_all`."""
         border = min(max(0, self._border(samples) - first), len(images))
         if border:
             self._stored.load_all(samples, first, given, images[:border], records)
@@ -79,6 +76,5 @@ class MoreLoader(Loader[Any]):
         *,
         counts: bool = True,
     ) -> tuple[int, int] | None:
-        """See `Loader.load`."""
         loader: Loader[Any] = self._stored if k < self._border(samples) else self._files
         return loader.load(samples, k, given, image, records, counts=counts)

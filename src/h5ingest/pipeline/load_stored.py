@@ -55,7 +55,6 @@ class StoredLoader(Loader[int]):
         return self._opened[1]
 
     def read(self, samples: Samples) -> Iterator[int]:
-        """See `Loader.read`."""
         return iter(samples.rows)
 
     def load_all(
@@ -122,7 +121,14 @@ class StoredLoader(Loader[int]):
         """
         group = self._group(samples.group)
         try:
-            image[...] = self._image(samples, k, group, given, image)
+            found = self._image(samples, k, group, given, image)
+            if (found.shape, found.dtype) != (image.shape, image.dtype):
+                raise SampleError(
+                    "damaged",
+                    f"row {given:,}: expected {image.shape} {image.dtype}, found {found.shape} "
+                    f"{found.dtype}",
+                )
+            image[...] = found
             records.status[k] = group.status[given]
             self._stats.n_read_bytes += image.nbytes * counts
         except SampleError as error:
@@ -141,9 +147,7 @@ class StoredLoader(Loader[int]):
         Raises:
             SampleError: it cannot be read, or is not what it should be.
         """
-        found = checked(group, row)
-        check_fit(found, image, row)
-        return found
+        return checked(group, row)
 
 
 def checked(group: StoredGroup, row: int) -> NDArray[Any]:
@@ -174,16 +178,3 @@ def naming_row(group: StoredGroup, row: int) -> Iterator[None]:
     except OutputError as error:
         reason = str(error).removeprefix(f"{group.path}: ").removesuffix(ADVICE)
         raise SampleError("damaged", f"row {row:,}: {reason}") from None
-
-
-def check_fit(found: NDArray[Any], image: NDArray[Any], row: int) -> None:
-    """Check that what was found in a row is of the kind that it was taken for.
-
-    Raises:
-        SampleError: it is not.
-    """
-    if (found.shape, found.dtype) != (image.shape, image.dtype):
-        raise SampleError(
-            "damaged",
-            f"row {row:,}: expected {image.shape} {image.dtype}, found {found.shape} {found.dtype}",
-        )

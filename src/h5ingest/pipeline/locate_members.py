@@ -15,17 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import StoppedError
 from h5ingest.core.packed_strings import PackedStrings
-from h5ingest.core.sample_table import MEMBER
+from h5ingest.core.sample_table import IN_NONE, MEMBER
 from h5ingest.images.archive_table import Table
 from h5ingest.images.archives import Archive, Finder, read_table
 from h5ingest.images.unpacked import Unpacker
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.pipeline.job import Job
 
-_IN_NONE: Final = np.array((-1, 0, 0, 0, 0, 0), MEMBER)
-"""Of a file that lies in no archive."""
 _MOST_WARNINGS: Final = 10
 
 
@@ -88,7 +85,7 @@ def locate_members(
         [(n, archive, table.n_repeated) for n, (archive, table) in tables.items()]
     )
     about = sorted(one for part in told for one in part)
-    members = np.full(len(paths), _IN_NONE, MEMBER)
+    members = np.full(len(paths), IN_NONE, MEMBER)
     numbers = {archive: number for number, archive in enumerate(every)}
     asked: list[list[tuple[int, list[bytes]]]] = [[] for _ in range(comm.size)]
     for archive, (_, names) in wanted.items():
@@ -117,15 +114,9 @@ def _make_tables(
 ) -> dict[int, tuple[Archive, Table]]:
     """Return the archives of this rank and what is in them, by their numbers. Collective."""
     tables: dict[int, tuple[Archive, Table]] = {}
-    with while_rank_0_works(job.comm) as beat:  # so do the others
-
-        def beating() -> None:
-            beat()
-            if job.interrupt.requested:
-                raise StoppedError("stopped as asked: start the same command again")
-
+    with while_rank_0_works(job.comm, job.interrupt) as beat:  # so do the others
         for number, path in mine.items():
-            tables[number] = known.get(path) or read_table(path, unpacker, beating)
+            tables[number] = known.get(path) or read_table(path, unpacker, beat)
     return tables
 
 

@@ -42,15 +42,6 @@ def look_at_images(
 ) -> tuple[LocalProbe, ProbeResult, SeenKinds | None]:
     """Return what is known of the images: of some, if that is enough to begin. Collective.
 
-    Args:
-        job: the run.
-        folder: that relative paths are relative to.
-        read: see `Prefetcher`.
-        local: the samples that this rank has read.
-        manifest: all samples.
-        cache: takes files that are read whole.
-        recoder: codes the images anew, where they are to be.
-
     Returns:
         What this rank has found, what all know, and, if some have not been looked at, what they are
         compared with.
@@ -60,23 +51,21 @@ def look_at_images(
     """
     options, comm, source = job.options, job.comm, (folder, read)
     known = _in_index(job, local, manifest) if recoder is None else None
-    if known is not None:
-        unknown = np.flatnonzero(known["height"] == 0).tolist()
-        probed = _probe(job, source, local, unknown, cache, known, phase="look")
-        if seen := agree_on_first(probed, len(known), 0, manifest, options, comm):
-            return probed, _expected(seen), seen
-    elif may_begin(manifest, options):
-        some = looked_at_first(local, manifest, comm)
-        probed = _probe(job, source, local, some, cache, phase="look")
-        if seen := agree_on_first(probed, len(some), cache.n_bytes, manifest, options, comm):
-            return probed, _expected(seen), seen
+    if known is not None or may_begin(manifest, options):
+        if known is None:
+            some = looked_at_first(local, manifest, comm)
+            n_seen, n_kept = len(some), cache.n_bytes
+        else:  # what it says of files need not be kept
+            some = np.flatnonzero(known["height"] == 0).tolist()
+            n_seen, n_kept = len(known), 0
+        probed = _probe(job, source, local, some, cache, known, phase="look")
+        if seen := agree_on_first(probed, n_seen, n_kept, manifest, options, comm):
+            expected = ProbeResult(
+                outputs=seen.outputs, conversions=(), n_bytes=0, palettes=(None,)
+            )
+            return probed, expected, seen
     probed = _probe(job, source, local, range(len(local.paths)), cache, recoder=recoder)
     return probed, _agree_on_images(job, folder, probed, local, manifest), None
-
-
-def _expected(seen: SeenKinds) -> ProbeResult:
-    """Return what is known of images of which some have been looked at."""
-    return ProbeResult(outputs=seen.outputs, conversions=(), n_bytes=0, palettes=(None,))
 
 
 def _in_index(job: Job, local: LocalSamples, manifest: Manifest) -> NDArray[np.void] | None:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from h5ingest.core.errors import OutputError, UsageError
@@ -40,10 +39,6 @@ def explained(out: Path | BinaryIO) -> Iterator[None]:
 
 def check_out(out: Path | BinaryIO, options: ScanOptions) -> None:
     """Raise if a manifest cannot be written there, before any work is done.
-
-    Args:
-        out: where it goes.
-        options: whether an index goes beside it, and whether they replace others.
 
     Raises:
         UsageError: the index has no place.
@@ -84,12 +79,7 @@ class Draft:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._files.close()
 
     def begin(self) -> None:
@@ -99,7 +89,8 @@ class Draft:
     def temporary(self) -> BinaryIO:
         """Return a file without a name: no scan finds it, and it disappears whatever happens."""
         home = self.out.parent if isinstance(self.out, Path) else None
-        return self._files.enter_context(tempfile.TemporaryFile(dir=home))
+        with explained(self.out):
+            return self._files.enter_context(tempfile.TemporaryFile(dir=home))
 
     def arrange(
         self,

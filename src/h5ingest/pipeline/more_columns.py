@@ -84,15 +84,9 @@ class MoreColumns:
         kinds: Mapping[str, str],
         class_names: tuple[bytes, ...] | None,
     ) -> None:
-        """Read nothing yet.
+        """Read nothing yet; for `kinds` and `class_names` see `merged`.
 
-        Args:
-            stored: of the file.
-            manifest: behind it.
-            kept: which rows of the file stay.
-            numbers: position of a group of images in the file -> its position from now on.
-            kinds: see `merged`.
-            class_names: see `merged`.
+        `numbers` has the position of a group of images from now on, by that in the file.
         """
         self._stored, self._kept, self._numbers = stored, kept, numbers
         self._new = ManifestColumns(replace(manifest, class_names=class_names))

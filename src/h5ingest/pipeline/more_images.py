@@ -57,7 +57,6 @@ class MoreImages(Source):
     """Images that come behind those of a file."""
 
     argument = ImageFiles.argument
-    recompresses = False
     remedy = ImageFiles.remedy
 
     _new: ImageFiles

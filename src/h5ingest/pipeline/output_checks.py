@@ -19,7 +19,7 @@ from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version, output_errors
 from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
-from h5ingest.storage.job_files import JobPaths, about_left, begin, discard
+from h5ingest.storage.job_files import JobPaths, about_left, begin, discard, refuse_other
 from h5ingest.storage.journal import Journal, Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice
@@ -129,11 +129,6 @@ def refuse_sources(job: Job, folder: bytes, failures: Sequence[Failure]) -> None
     """Raise if OUT, which is to be replaced, is one of the manifest's own files. Collective.
 
     An HDF5 file is no image: so if it is listed, it is among the failures of some rank.
-
-    Args:
-        job: the run.
-        folder: that relative paths are relative to.
-        failures: images of this rank that cannot be read.
     """
     with agreeing(job.comm):
         for failure in failures:
@@ -151,12 +146,6 @@ def is_left_by_another_look(
     """Return whether this job is here unfinished, but with other datasets. Collective.
 
     It has found an image that was not like those looked at first, and begun anew.
-
-    Args:
-        job: the run.
-        about: what a plan says of the source.
-        layout: the datasets.
-        runs: the samples of this rank.
     """
     left: dict[str, object] = {}
     with agreeing(job.comm):
@@ -175,12 +164,6 @@ def about_job(
     """Return, on rank 0, what must be the same for the work of a job to be of use to another.
 
     All that decides which bytes lie where, and which pixels they are. Collective.
-
-    Args:
-        job: the run.
-        of_source: what the source of the samples must be.
-        layout: the datasets.
-        runs: this rank's samples.
     """
     fingerprints = job.comm.gather(sum(run.fingerprint() for run in runs))
     if fingerprints is None:
@@ -213,6 +196,17 @@ def about_input(job: Job, of_source: Mapping[str, object], n_samples: int) -> di
             "encoder": encoder(job.options.recode),
         },
     }
+
+
+def refuse_another(job: Job, of_source: Mapping[str, object], n_samples: int) -> None:
+    """Raise if an unfinished job is here that is another: now, not after hours. Collective.
+
+    Raises:
+        OutputError: there is.
+    """
+    with agreeing(job.comm):
+        if job.comm.rank == 0 and not job.options.restart:
+            refuse_other(job.paths, about_input(job, of_source, n_samples))
 
 
 def begin_file(

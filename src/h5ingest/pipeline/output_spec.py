@@ -115,12 +115,6 @@ def in_question(
 ) -> NDArray[np.void]:
     """Return the kinds that a message should show: of one problem, those that it is about.
 
-    Args:
-        kinds: (k,) of a group.
-        output: what they were to become.
-        problems: as `decide` returns them.
-        options: what is to become of images that differ.
-
     Returns:
         (m,) the commonest first; height and width are 0 where sizes do not matter.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import count, merge
+from h5ingest.core.census import count, merge, numbers_of
 from h5ingest.core.errors import Failure, SampleError
 from h5ingest.core.layout import ImageSpec
 from h5ingest.core.layout_kinds import KINDS
@@ -186,4 +186,4 @@ def _read(
 @functools.lru_cache(maxsize=1024)
 def _shape(spec: ImageSpec) -> NDArray[np.int32]:
     """Return (4,) height, width, channels, bytes of a value."""
-    return np.array([*(*spec.shape, 1)[:3], np.dtype(spec.dtype).itemsize], np.int32)
+    return np.array(numbers_of(spec), np.int32)

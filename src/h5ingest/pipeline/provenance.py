@@ -43,18 +43,10 @@ def provenance(
     *,
     n_failed: int,
 ) -> dict[str, str | int]:
-    """Return the attributes of the file, apart from its digest; `content` is that of the job.
+    """Return the attributes of the file, apart from its digest; `of_source` are its source's.
 
     Reproducible builds set SOURCE_DATE_EPOCH: the file then holds neither the moment nor anything
     else of the run that made it, and is the same, byte for byte, wherever it is made again.
-
-    Args:
-        layout: the datasets.
-        of_source: those that the source of the samples decides.
-        options: of the job.
-        comm: the ranks.
-        command: what the user typed.
-        n_failed: samples that are zeros.
     """
     told = source_date()
     moment = told or datetime.now(UTC)

@@ -168,11 +168,6 @@ def behind(
 ) -> tuple[Manifest, LocalSamples]:
     """Return the manifest and lines of it as those of samples that come behind others.
 
-    Args:
-        held: what the file has already, the same on all ranks.
-        manifest: as `read_manifest` returns it.
-        local: likewise.
-
     Raises:
         ManifestError: the names of groups are more than readers of the file take (on all ranks).
     """
@@ -218,13 +213,6 @@ def _agree_on_names(
     grouped: bool,
 ) -> tuple[tuple[bytes, ...], NDArray[np.int32]]:
     """Return the sorted names of all groups, and the group of each local row. Collective.
-
-    Args:
-        part: of this rank.
-        n_rows: lines that it has read.
-        manifest: its path.
-        comm: all ranks.
-        grouped: whether there are groups.
 
     Raises:
         ManifestError: the names are more than readers of the file take.

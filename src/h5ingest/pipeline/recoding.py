@@ -27,10 +27,10 @@ from h5ingest.images.recode import encoder_version, recode
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.job import Job
-from h5ingest.pipeline.output_checks import about_input
+from h5ingest.pipeline.output_checks import refuse_another
 from h5ingest.pipeline.read_manifest import LocalSamples
 from h5ingest.reading.dataset_rule import most_bytes
-from h5ingest.storage.job_files import JobPaths, refuse_other
+from h5ingest.storage.job_files import JobPaths
 from h5ingest.storage.lock import Fence
 from h5ingest.storage.spool import (
     KNOWN,
@@ -172,10 +172,6 @@ class CodedImages:
     def read(self, place: np.void, length: int) -> bytes | SampleError:
         """Return the new bytes of an image, or why they are not there. Not collective.
 
-        Args:
-            place: `PLACE`.
-            length: of them.
-
         Raises:
             OutputError: the system refuses to read them.
         """
@@ -236,18 +232,9 @@ def begin_recoding(
 ) -> Recoder:
     """Return what codes this rank's images anew. Collective.
 
-    Args:
-        job: the run; no dry one.
-        recode: the option.
-        local: the images.
-        manifest: they are in.
-        about: what a plan says of the source.
-
     Raises:
         OutputError: an unfinished job is here that is another; or a spool cannot be read.
     """
     assert job.fence is not None, "only a dry run has no lock"
-    with agreeing(job.comm):
-        if job.comm.rank == 0 and not job.options.restart:  # not after hours
-            refuse_other(job.paths, about_input(job, about, manifest.n_rows))
+    refuse_another(job, about, manifest.n_rows)
     return Recoder(Recoding.parse(recode), local, manifest, job.paths, job.comm, job.fence)

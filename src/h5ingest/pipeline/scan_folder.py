@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from h5ingest.core.errors import ManifestError, StoppedError, UsageError
+from h5ingest.core.errors import ManifestError, UsageError
 from h5ingest.core.outfiles import INDEX
 from h5ingest.core.sample_table import ARCHIVES, Within
 from h5ingest.images import folder_manifest
@@ -104,8 +104,7 @@ def write_manifest(
             tally, forms = Tally(), []
             with agreeing(comm):
                 if comm.rank == 0:
-                    with explained(out):
-                        draft.begin()
+                    draft.begin()
             for folder in folders:
                 archive = open_archive(folder, unpacker, comm, interrupt)
                 with agreeing(comm):
@@ -150,35 +149,23 @@ def meant_by(paths: Sequence[Path], comm: Comm) -> Several | None:
 def open_archive(
     path: Path, unpacker: Unpacker, comm: Comm, interrupt: Interrupt
 ) -> ListedArchive | None:
-    """Return the archive of this name; None: there is none. Collective.
-
-    Args:
-        path: the file; all ranks must see it.
-        unpacker: unpacks it where it is compressed.
-        comm: all ranks.
-        interrupt: asks to stop.
+    """Return the archive of this name, which all ranks must see; None: there is none. Collective.
 
     Raises:
         StoppedError: a rank was asked to stop.
     """
-    found: ListedArchive | None = None
     full = os.fsencode(os.path.abspath(path))
-    with while_rank_0_works(comm) as beat:
-        if comm.rank == 0 and full.lower().endswith(ARCHIVES) and os.path.isfile(full):
-            from h5ingest.images.archives import read_table
-            from h5ingest.images.listed_archive import ListedArchive
-
-            def beating() -> None:
-                beat()
-                if interrupt.requested:
-                    raise StoppedError("stopped as asked: start the same command again")
-
-            found = ListedArchive(*read_table(full, unpacker, beating))
-    archive = comm.bcast((found.archive if found else None,))[0]
-    if archive is None:
+    is_archive = comm.rank == 0 and full.lower().endswith(ARCHIVES) and os.path.isfile(full)
+    if not comm.bcast(is_archive):
         return None
+    from h5ingest.images.archives import read_table  # few jobs read from one
     from h5ingest.images.listed_archive import ListedArchive
 
+    found: ListedArchive | None = None
+    with while_rank_0_works(comm, interrupt) as beat:
+        if comm.rank == 0:
+            found = ListedArchive(*read_table(full, unpacker, beat))
+    archive = comm.bcast(found.archive if found else None)
     return found or ListedArchive(archive, None)
 
 
@@ -215,8 +202,7 @@ def list_images(
     with Draft(folder, listed, overwrite=True) as draft:
         with agreeing(job.comm):
             if job.comm.rank == 0:
-                with explained(listed):
-                    draft.begin()
+                draft.begin()
         tally = _scan(folder, archive, form, draft, job.comm, job.interrupt)
         with while_rank_0_works(job.comm) as beat:
             if job.comm.rank == 0:
@@ -231,11 +217,10 @@ def list_images(
 
 def _check_folder(folder: Path, comm: Comm) -> None:
     if not os.path.isdir(folder):
-        found = "a file" if os.path.exists(folder) else "no such folder"
-        where = f" on {comm.hosts[comm.rank]}" if comm.n_hosts > 1 else ""
-        wanted = "a folder"
+        wanted, found = "a folder", "no such folder"
         if os.path.exists(folder):
-            wanted = "a folder or an archive (.tar, .zip, .tar.gz or their like)"
+            wanted, found = "a folder or an archive (.tar, .zip, .tar.gz or their like)", "a file"
+        where = f" on {comm.hosts[comm.rank]}" if comm.n_hosts > 1 else ""
         raise UsageError(f"{folder}: expected {wanted}, found {found}{where}")
 
 

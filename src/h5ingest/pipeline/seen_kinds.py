@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.census import KIND, censuses, merge
+from h5ingest.core.census import KIND, censuses, merge, numbers_of
 from h5ingest.core.layout import ImageSpec, OutputSpec
 from h5ingest.core.options import IngestOptions
 
@@ -81,5 +81,4 @@ class _Found:
 
 
 def _kind(group: int, spec: ImageSpec, count: int, first: int) -> tuple[int, ...]:
-    n_bytes = np.dtype(spec.dtype).itemsize
-    return group, spec.height, spec.width, spec.channels, n_bytes, count, first
+    return group, *numbers_of(spec), count, first

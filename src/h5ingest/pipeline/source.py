@@ -61,7 +61,7 @@ class Source(ABC):
 
     argument: ClassVar[str]
     """What the command line calls it."""
-    recompresses: ClassVar[bool]
+    recompresses: ClassVar[bool] = False
     """Whether the samples are in a file of h5ingest already."""
     remedy: ClassVar[str]
     """What to do about samples that cannot be read."""
@@ -92,12 +92,7 @@ class Source(ABC):
         """Give the block a loader of pixels. Not collective."""
 
     def chunks(self, layout: Layout, beat: Callable[[], None]) -> StoredChunks | None:
-        """Return what can be copied as it is stored already; None: nothing. Not collective.
-
-        Args:
-            layout: what is written.
-            beat: called now and then.
-        """
+        """Return what can be copied as it is stored already; None: nothing. Not collective."""
         return None
 
     @property
@@ -112,11 +107,6 @@ class Source(ABC):
 
     def confirm(self, job: Job, plan: Plan, stats: RankStats) -> Plan:
         """Return the plan with what is known now that all is stored. Collective.
-
-        Args:
-            job: the run.
-            plan: as it was.
-            stats: what this rank has done.
 
         Raises:
             MisfitError: the samples are not what the plan was made for (on all ranks).

@@ -40,7 +40,7 @@ class StoredChunks:
         self._layout, self._open_group, self._extent = layout, open_group, extent
         self._of_trees = KINDS[layout.kind].dataset_per_image
         self._opened: tuple[int, StoredGroup] | None = None
-        self._form_of_image = functools.lru_cache(64)(self._image_form)
+        self._form_of_image = functools.lru_cache(64)(lambda *kind: chunking_of(image_spec(*kind)))
 
     def _group(self, number: int) -> StoredGroup:
         if self._opened is None or self._opened[0] != number:
@@ -82,10 +82,6 @@ class StoredChunks:
         filters = self._layout.groups[samples.group].pixels.filters
         form = self._form_of_image(samples.image_shape(k), samples.image_dtype(k), filters)
         return (found.mask, found.data) if found.form == form else None
-
-    @staticmethod
-    def _image_form(*kind: object) -> str:
-        return chunking_of(image_spec(*kind))  # type: ignore[arg-type]
 
     def fill(self, samples: Samples, rows: range, records: SampleRecords) -> None:
         """Record what the file says of these rows."""

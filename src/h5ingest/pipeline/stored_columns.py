@@ -30,17 +30,12 @@ class StoredColumns:
     def __init__(
         self, handle: ForkSafeFile, open_group: Callable[[int], StoredGroup], header: FileHeader
     ) -> None:
-        """Look at the columns of all groups.
-
-        Args:
-            handle: of the file.
-            open_group: returns the group of images at a position.
-            header: of the file.
+        """Look at the columns of all groups; `open_group` returns that of images at a position.
 
         Raises:
             OutputError: they differ.
         """
-        self._handle, self._open_group = handle, open_group
+        self.handle, self.open_group, self.header = handle, open_group, header
         self._n_groups, self._images = len(header.group_prefixes), columns_in(header)
         self.kinds, self.class_names = self._described(self._group(0))
         for number in range(1, self._n_groups):
@@ -54,10 +49,10 @@ class StoredColumns:
 
     def _group(self, number: int, image: int = 0) -> StoredGroup:
         """Return what a group of samples has, or its images of another column than the first."""
-        return self._open_group(number * len(self._images) + image)
+        return self.open_group(number * len(self._images) + image)
 
     def _described(self, group: StoredGroup) -> tuple[dict[str, str], tuple[bytes, ...] | None]:
-        with self._handle:
+        with self.handle:
             labels, names = group.classes()
             columns = group.columns()
         kinds = {"path": schema.PATHS.dtype} | {
@@ -78,7 +73,7 @@ class StoredColumns:
         for number in range(self._n_groups):
             group = self._group(number)
             others = {name: self._group(number, k) for k, name in enumerate(self._images) if k}
-            with self._handle:
+            with self.handle:
                 labels, _ = group.classes()
                 columns = group.columns()
             for start in range(0, group.n_rows, _BLOCK_ROWS):
@@ -87,7 +82,7 @@ class StoredColumns:
                 texts = {"path": group.paths(rows)}
                 texts |= {name: images.paths(rows) for name, images in others.items()}
                 block: dict[str, Cells] = {}
-                with self._handle:
+                with self.handle:
                     block[INDEX] = group.samples(rows)
                     if labels is not None:
                         block["label"] = labels[rows.start : rows.stop]

@@ -16,7 +16,6 @@ from h5ingest.core.errors import OutputError
 from h5ingest.core.image_columns import columns_in, image_group
 from h5ingest.core.lists import Lists, offsets_of, values_of
 from h5ingest.core.sample_columns import INDEX, target
-from h5ingest.core.schema import FileHeader
 from h5ingest.pipeline.stored_columns import StoredColumns
 from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.stored_group import StoredGroup
@@ -24,28 +23,18 @@ from h5ingest.reading.stored_group import StoredGroup
 _BLOCK_ROWS: Final = 16 * 1024
 
 
-def stored_digest(
-    header: FileHeader,
-    handle: ForkSafeFile,
-    open_group: Callable[[int], StoredGroup],
-    columns: StoredColumns,
-    beat: Callable[[], None],
-) -> str:
-    """Return what the content digest of a file should be.
+def stored_digest(columns: StoredColumns, beat: Callable[[], None]) -> str:
+    """Return what the content digest should be of the file that has these columns.
 
-    Args:
-        header: of the file.
-        handle: of the file.
-        open_group: returns a group by its position.
-        columns: of all groups.
-        beat: called now and then.
+    `beat` is called now and then.
 
     Raises:
         OutputError: the file cannot be read.
     """
+    header = columns.header
     digest = ContentDigest(content_text(header.layout, header.n_samples))
     for number, prefix in enumerate(header.prefixes):
-        _add_group(digest, prefix, handle, open_group(number), beat)
+        _add_group(digest, prefix, columns.handle, columns.open_group(number), beat)
         if columns.class_names is not None and prefix in header.group_prefixes:
             digest.add_strings(schema.LABEL_NAMES.at(prefix), columns.class_names)
     images = columns_in(header)
@@ -72,20 +61,14 @@ def stored_digest(
     return digest.hexdigest()
 
 
-def check_digest(
-    header: FileHeader,
-    handle: ForkSafeFile,
-    open_group: Callable[[int], StoredGroup],
-    columns: StoredColumns,
-    beat: Callable[[], None],
-) -> None:
+def check_digest(columns: StoredColumns, beat: Callable[[], None]) -> None:
     """Check that the content digest of a file is what `stored_digest` returns.
 
     Raises:
         OutputError: it is not; or the file cannot be read.
     """
-    expected = header.content_digest
-    found = stored_digest(header, handle, open_group, columns, beat)
+    header = columns.header
+    expected, found = header.content_digest, stored_digest(columns, beat)
     if found != expected:
         raise OutputError(
             f"{header.path}: expected the content digest {expected}, found {found}: it was changed "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -142,7 +142,15 @@ class StoredFile(Source):
             OutputError: it is no finished file of h5ingest, or not the same on all ranks.
         """
         with agreeing(comm):
-            self._open()
+            with self.handle as file:
+                attributes = Attributes(file)
+                self.header = header = read_header(attributes, self.path)
+                self.named = {name: attributes[name] for name in Attribute if name in attributes}
+            if not (header.complete and header.content_digest):
+                raise OutputError(
+                    f"{self.path}: expected a complete file of h5ingest, found another"
+                )
+            columns_in(header)  # raises
         about = comm.bcast(self._about() if comm.rank == 0 else None)
         with agreeing(comm):
             if about != self._about():
@@ -179,22 +187,7 @@ class StoredFile(Source):
             if comm.rank == 0:
                 from h5ingest.pipeline.stored_digest import check_digest  # on one rank
 
-                check_digest(self.header, self.handle, self.open_group, self.columns(), beat)
-
-    def _open(self) -> None:
-        """Look at the header.
-
-        Raises:
-            OutputError: it is no finished file of h5ingest.
-        """
-        with self.handle as file:
-            attributes = Attributes(file)
-            self.header = read_header(attributes, self.path)
-            self.named = {name: attributes[name] for name in Attribute if name in attributes}
-        header = self.header
-        if not (header.complete and header.content_digest):
-            raise OutputError(f"{self.path}: expected a complete file of h5ingest, found another")
-        columns_in(header)  # raises
+                check_digest(self.columns(), beat)
 
     def _chosen(self, options: IngestOptions) -> IngestOptions:
         """Return the options with the layout of the new file.
@@ -241,15 +234,14 @@ class StoredFile(Source):
         with self.handle as file:
             return StoredGroup(self.handle, file, prefix, self.header.layout)
 
-    @contextlib.contextmanager
-    def loading(self, job: Job, stats: RankStats, heartbeat: Heartbeat) -> Iterator[Loader[Any]]:
+    def loading(
+        self, job: Job, stats: RankStats, heartbeat: Heartbeat
+    ) -> AbstractContextManager[Loader[Any]]:
         """See `Source.loading`."""
         how = self.look_again, stats, heartbeat.beat_if_due
         if self._change is None:
-            yield StoredLoader(self.open_group, *how)
-            return
-        with self._change.loading(*how) as loader:
-            yield loader
+            return nullcontext(StoredLoader(self.open_group, *how))
+        return self._change.loading(*how)
 
     def look_again(self) -> None:
         """Raise if the file is not what it was.

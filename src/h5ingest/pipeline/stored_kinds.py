@@ -25,13 +25,7 @@ _MOST_KINDS: Final = 10
 
 
 def kinds_of(part: Part, shapes: NDArray[np.int32], kind: LayoutKind) -> Counted:
-    """Return the kinds of images of a group that a layout tells apart, but for failed ones.
-
-    Args:
-        part: the group.
-        shapes: (n, 4) of its images.
-        kind: the layout.
-    """
+    """Return the kinds of images of a group that a layout tells apart, but for failed ones."""
     good = np.flatnonzero(~part.has_failed)
     told = shapes[good]
     if not kind.uniform:
@@ -58,12 +52,6 @@ def merged(of_ranks: Iterable[Counted]) -> Counted:
 
 def refuse_kinds(path: str, part: Part, kinds: Counted, kind: LayoutKind) -> None:
     """Raise if a layout cannot hold all images of a group.
-
-    Args:
-        path: of the file.
-        part: the group.
-        kinds: of its images, of all ranks.
-        kind: the layout.
 
     Raises:
         UsageError: it cannot; shows them.

@@ -145,10 +145,7 @@ def _output(group: StoredGroup) -> OutputSpec:
 def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequence[Part]) -> None:
     """Refuse groups that do not fit together, and attributes that are not what they were.
 
-    Args:
-        header: of the file.
-        attributes: of the HDF5 root group, those that the format names.
-        parts: of all groups.
+    These are the ones of the HDF5 root group that the format names.
 
     Raises:
         OutputError: says which.
@@ -191,13 +188,7 @@ def check_parts(header: FileHeader, attributes: Mapping[str, Any], parts: Sequen
 
 
 def warnings_of(header: FileHeader, parts: Sequence[Part], n_failed: int) -> tuple[str, ...]:
-    """Return what the user should know of what is in a file.
-
-    Args:
-        header: of it.
-        parts: as `look` returns them.
-        n_failed: rows that have failed.
-    """
+    """Return what the user should know of what is in a file."""
     strangers = [name for each in parts for name in each.strangers]
     found = []
     if n_failed:
@@ -231,14 +222,7 @@ def layout_of(
 ) -> Layout:
     """Return the layout of the new file.
 
-    Args:
-        header: of the old file.
-        new: name of the layout.
-        parts: of all groups, as they are to be.
-        n_elements: of each group, all ranks' samples.
-        filters: of the new file.
-        chunk_rows: see `GroupPlan`.
-        alignment: see `Layout`.
+    `parts` are as they are to be; `n_elements` are those of each group, of all ranks.
 
     Raises:
         UsageError: a chunk would be larger than HDF5 allows, or a filter does not take the images.

@@ -54,7 +54,6 @@ class DatasetLoop(WriteLoop):
             self._mark(shard, span, rows, records)
 
     def copy(self, shard: Shard, chunks: StoredChunks) -> None:
-        """See `WriteLoop.copy`."""
         group, samples, writer = self._layout.groups[shard.group], shard.samples, self._writer
         assert isinstance(writer, TreeWriter)
         assert group.chunk_checksums is not None, "images are filtered"

@@ -22,7 +22,6 @@ class ElementLoop(WriteLoop):
     """
 
     def store(self, shard: Shard) -> None:
-        """See `WriteLoop.store`."""
         group, samples = self._layout.groups[shard.group], shard.samples
         spec = group.pixels
         records = SampleRecords.of(samples)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import SampleError
 from h5ingest.core.sample_table import MEMBER
-from h5ingest.images.archive_table import Member, Table
+from h5ingest.images.archive_table import Member, Opened, Table
 from h5ingest.images.scan import Noted
 
 PIXELS: Final = 1
@@ -50,15 +50,8 @@ class Listing:
     """What the user should know, by reason."""
 
 
-class Container(ABC):
-    """See `Opened`. Samples are known by their numbers; names are made where there are none."""
-
-    def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
-        self._fd = fd
-        self._size = size
-        self._path = path
-        self._inner = inner
+class Container(Opened):
+    """Samples are known by their numbers; names are made where there are none."""
 
     @abstractmethod
     def samples(self, beat: Callable[[], None]) -> Listing:
@@ -70,12 +63,7 @@ class Container(ABC):
             SetupError: a package is not installed.
         """
 
-    @abstractmethod
-    def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
-
     def table(self, beat: Callable[[], None]) -> Table:
-        """See `Opened`."""
         listing, table = self.samples(beat), Table()
         for name, member in zip(listing.names, listing.members.tolist(), strict=True):
             table.add(name, *member[1:])
@@ -142,7 +130,6 @@ class StackContainer(Container):
         """
 
     def samples(self, beat: Callable[[], None]) -> Listing:
-        """See `Container.samples`."""
         beat()
         stack = self.stack()
         stack.check()
@@ -153,7 +140,6 @@ class StackContainer(Container):
         return Listing(names=names, members=members, columns=stack.columns, problem=stack.problem)
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
         data = as_png(self.pixels(member.at))
         return data[:limit], len(data)
 

@@ -25,7 +25,6 @@ class Hdf5Stack(StackContainer):
     """A dataset whose first axis is that of the images."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
         super().__init__(fd, size, path, inner)
         self._lock = threading.Lock()
         try:
@@ -55,7 +54,6 @@ class Hdf5Stack(StackContainer):
         return found
 
     def stack(self) -> Stack:
-        """See `StackContainer.stack`."""
         images = self._images
         try:
             columns = labels_of(self._arrays(), self._name, lambda name: self._file[name][()])
@@ -64,7 +62,6 @@ class Hdf5Stack(StackContainer):
         return Stack(shape=images.shape, dtype=images.dtype, columns=columns)
 
     def pixels(self, k: int) -> NDArray[Any]:
-        """See `StackContainer.pixels`."""
         try:
             with self._lock:
                 found: NDArray[np.generic] = self._images[k]

@@ -22,13 +22,11 @@ class Idx(StackContainer):
     """A stack in an idx file: big-endian numbers of each axis, then the pixels."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
         super().__init__(fd, size, path, inner)
         head = os.pread(fd, 20, 0)
         self._shape, self._start = _shape(head)
 
     def stack(self) -> Stack:
-        """See `StackContainer.stack`."""
         if len(self._shape) not in (3, 4):
             raise SampleError("unsupported", f"expected a stack of images, found {self._shape}")
         n, problem = self._shape[0], ""
@@ -51,7 +49,6 @@ class Idx(StackContainer):
         return Stack(shape=shape, dtype=np.dtype(np.uint8), columns=columns, problem=problem)
 
     def pixels(self, k: int) -> NDArray[Any]:
-        """See `StackContainer.pixels`."""
         shape = self._shape[1:]
         each = int(np.prod(shape))
         data = read_all(self._fd, self._start + k * each, each)

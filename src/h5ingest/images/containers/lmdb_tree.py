@@ -5,7 +5,8 @@ file beside it. What is needed is little: to go through the tree once. After tha
 at an offset, like the member of a tar. The format is that of LMDB 0.9 (`mdb.c`), data version 1.
 
 A value is an image file, or a pickle as of the notebooks that compare ways to store images: of an
-array, or of an object with the bytes of pixels, their size and a label. Keys are names.
+array, or of an object with the bytes of pixels, their size and a label. Keys are names; those that
+are no text are in hexadecimal.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class Lmdb(Container):
     """The main database of an LMDB file."""
 
     def samples(self, beat: Callable[[], None]) -> Listing:
-        """See `Container.samples`."""
         names, members, labels = list[bytes](), list[tuple[int, ...]](), list[bytes]()
         noted: Noted = {}
         problem = ""
@@ -67,7 +67,7 @@ class Lmdb(Container):
             for number, (key, at, size) in enumerate(self._values()):
                 if number % _BEAT == 0:
                     beat()
-                name = key if key.isascii() and key.decode().isprintable() else _name_of(key)
+                name = key if key.isascii() and key.decode().isprintable() else key.hex().encode()
                 if at + size > self._size:
                     raise _Damaged(f"a value ends at byte {at + size:,}")
                 head = os.pread(self._fd, min(size, HEAD_BYTES), at)
@@ -96,7 +96,6 @@ class Lmdb(Container):
         )
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
         if member.how == PIXELS:
             data = as_png(_unpickled(read_all(self._fd, member.at, member.size))[0])
             return data[:limit], len(data)
@@ -176,15 +175,6 @@ def _node(page: bytes, at: int) -> tuple[int, int, int, int]:
 def _below(page: bytes, at: int) -> int:
     low, high, more, _ = _node(page, at)
     return low | high << 16 | more << 32
-
-
-def _name_of(key: bytes) -> bytes:
-    r"""Return the name of a value whose key is no text: its bytes in hexadecimal.
-
-    >>> _name_of(b"\x00\x00\x01")
-    b'000001'
-    """
-    return key.hex().encode()
 
 
 def _unpickled(data: bytes) -> tuple[NDArray[Any], bytes]:

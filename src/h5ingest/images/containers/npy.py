@@ -10,6 +10,7 @@ import os
 import tokenize
 import zipfile
 import zlib
+from dataclasses import replace
 from typing import IO, Any, BinaryIO, Final
 
 import numpy as np
@@ -82,7 +83,6 @@ class Npy(StackContainer):
     """A stack in a file of NumPy: in a `.npy`, stored in a `.npz`, or unpacked from one."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
         super().__init__(fd, size, path, inner)
         try:
             start = 0
@@ -103,20 +103,14 @@ class Npy(StackContainer):
         return info.header_offset + _LOCAL_BYTES + names
 
     def stack(self) -> Stack:
-        """See `StackContainer.stack`."""
         stack = Stack(shape=self._shape, dtype=self._dtype)
         stack.check()
-        whole = (self._size - self._start) // self._each
-        problem, n = "", self._shape[0]
+        n, problem = self._shape[0], ""
+        whole = min(n, (self._size - self._start) // self._each)
         if whole < n:
             problem = f"ends within the stack: {whole:,} of {n:,} images are whole"
-        columns = self._columns(min(n, whole)) if self._path.lower().endswith(b".npz") else {}
-        return Stack(
-            shape=(min(n, whole), *self._shape[1:]),
-            dtype=self._dtype,
-            columns=columns,
-            problem=problem,
-        )
+        columns = self._columns(whole) if self._path.lower().endswith(b".npz") else {}
+        return replace(stack, shape=(whole, *self._shape[1:]), columns=columns, problem=problem)
 
     @property
     def _each(self) -> int:
@@ -138,6 +132,5 @@ class Npy(StackContainer):
             raise SampleError("damaged", f"its labels cannot be read ({one_line(error)})") from None
 
     def pixels(self, k: int) -> NDArray[Any]:
-        """See `StackContainer.pixels`."""
         data = read_all(self._fd, self._start + k * self._each, self._each)
         return np.frombuffer(data, self._dtype).reshape(self._shape[1:])

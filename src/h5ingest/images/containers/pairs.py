@@ -44,7 +44,7 @@ def choose_stack(arrays: Mapping[str, Array], wanted: str) -> str:
     found = [
         name
         for name, (shape, dtype) in arrays.items()
-        if dtype.kind == "u" and dtype.itemsize <= 2 and is_stack(shape) and len(shape) >= 3
+        if dtype.kind == "u" and dtype.itemsize <= 2 and is_stack(shape)
     ]
     if len(found) != 1:
         what = "several stacks" if found else "no stack"
@@ -60,13 +60,7 @@ def choose_stack(arrays: Mapping[str, Array], wanted: str) -> str:
 def labels_of(
     arrays: Mapping[str, Array], stack: str, load: Callable[[str], NDArray[Any]]
 ) -> dict[str, list[bytes]]:
-    """Return the column `label`, if an array beside the stack is that by its name and length.
-
-    Args:
-        arrays: all of the file, by their names.
-        stack: name of the stack of images.
-        load: reads an array.
-    """
+    """Return the column `label`, if an array beside the stack is that by its name and length."""
     n = arrays[stack].shape[0]
     for name in _candidates(stack):
         if name not in arrays:

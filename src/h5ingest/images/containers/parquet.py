@@ -36,7 +36,6 @@ class Parquet(Container):
     """A parquet file."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
         super().__init__(fd, size, path, inner)
         try:
             import pyarrow as pa
@@ -82,7 +81,6 @@ class Parquet(Container):
         return (named or found)[0]
 
     def samples(self, beat: Callable[[], None]) -> Listing:
-        """See `Container.samples`."""
         noted: Noted = {}
         scalars = self._scalars(noted)
         about, paths = self._file.metadata, list[bytes]()
@@ -183,7 +181,6 @@ class Parquet(Container):
             return {}
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
-        """See `Opened`."""
         with self._lock:
             images = self._groups.get(member.stored)
             if images is None:

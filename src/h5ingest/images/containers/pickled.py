@@ -23,24 +23,19 @@ _NAMES: Final = {
 """Labels of CIFAR -> the file beside a batch that names them, and its entry."""
 
 
-def _load(path_or_fd: bytes | int, size: int) -> Any:
+def _load(fd: int, size: int) -> Any:
     if size > safe_pickle.MOST_BYTES:
         raise SampleError("too large", f"a pickle of {size:,} bytes: at most 2 GiB are read")
-    fd = path_or_fd if isinstance(path_or_fd, int) else os.open(path_or_fd, os.O_RDONLY)
     try:
         return safe_pickle.load(read_all(fd, 0, size))
     except ValueError as error:
         raise SampleError("unsupported", str(error)) from None
-    finally:
-        if fd is not path_or_fd:
-            os.close(fd)
 
 
 class Pickled(StackContainer):
     """A batch, which is held in memory while it is open."""
 
     def __init__(self, fd: int, size: int, path: bytes = b"", inner: bytes = b"") -> None:
-        """See `Opened`."""
         super().__init__(fd, size, path, inner)
         found = _load(fd, size)
         self._batch: dict[str, Any] = found if isinstance(found, dict) else {"data": found}
@@ -52,7 +47,6 @@ class Pickled(StackContainer):
         self._images: NDArray[Any] = data
 
     def stack(self) -> Stack:
-        """See `StackContainer.stack`."""
         columns = {}
         for name in ("fine_labels", "coarse_labels", "labels"):
             values = self._batch.get(name)
@@ -68,12 +62,12 @@ class Pickled(StackContainer):
         numbers = cells_of(np.asarray(values))
         if not os.path.isfile(path):
             return numbers
-        names = _load(path, os.path.getsize(path)).get(entry)
+        with open(path, "rb") as beside:
+            names = _load(beside.fileno(), os.path.getsize(path)).get(entry)
         if not isinstance(names, list) or not all(0 <= int(k) < len(names) for k in numbers):
             raise SampleError("damaged", f"{file}: expected the names of all labels in {entry!r}")
         return [text_of(names[int(k)]) for k in numbers]
 
     def pixels(self, k: int) -> NDArray[Any]:
-        """See `StackContainer.pixels`."""
         found: NDArray[Any] = self._images[k]
         return found
