@@ -52,6 +52,7 @@ from h5ingest.core.errors import OutputError
 from h5ingest.core.options import IngestOptions
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage import journal
+from h5ingest.storage.journal_records import Done
 
 ANYWHERE = {
     "probe": (("before", "after"), 14),
@@ -648,7 +649,7 @@ def test_an_image_is_never_stored_half_from_one_file_and_half_from_another(
         fault = {"act": "kill", "site": "mark", "call": call, "when": "after"}
         assert runner.run("ragged gzip", out, 1, [fault]).returncode == -9
         _, records, _ = journal.read(out.with_name("out.h5.journal"))
-        spans = [(r.start, r.stop) for r in records if isinstance(r, journal.Done)]
+        spans = [(r.start, r.stop) for r in records if isinstance(r, Done)]
         first = sum(image.size for image in mine.different[:7])
         if first + 512 < max(stop for _, stop in spans) < first + mine.different[7].size:
             break

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.storage import journal
+from h5ingest.storage.journal_records import Done
 from helpers.forking import Forker
 from helpers.pictures import drawn
 from helpers.support import (
@@ -306,7 +307,7 @@ def n_done(out: Path) -> int:
         _, records, _ = journal.read(path)
     except OSError:
         return 0
-    return sum(isinstance(record, journal.Done) for record in records)
+    return sum(isinstance(record, Done) for record in records)
 
 
 def say(text: str) -> None:

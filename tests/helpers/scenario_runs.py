@@ -12,12 +12,12 @@ from typing import Protocol
 
 from programs.launched_faults import Fault, make_small
 
-import h5ingest.pipeline.heartbeat
 from h5ingest.core.errors import IngestError, SamplesFailedError
 from h5ingest.core.options import IngestOptions
-from h5ingest.mpi.async_sum import AsyncSum
+from h5ingest.mpi import async_sum
 from h5ingest.mpi.comm import Comm, SerialComm
 from h5ingest.mpi.signals import Interrupt
+from h5ingest.pipeline import heartbeat
 from h5ingest.pipeline.run import ingest
 from helpers.threads import on_ranks
 
@@ -65,9 +65,9 @@ def go(run: Run, comm: Comm) -> Outcome:
     make_small(run.chunk_bytes)
     if comm.size > 1:
         comm.n_hosts = run.n_hosts
-    assert "_BEAT_S" in vars(h5ingest.pipeline.heartbeat)
-    vars(h5ingest.pipeline.heartbeat)["_BEAT_S"] = 0.0
-    AsyncSum.__init__.__kwdefaults__.update(interval_s=0.0)  # type: ignore[union-attr]  # it has one
+    for module, name in ((heartbeat, "_BEAT_S"), (async_sum, "_INTERVAL_S")):
+        assert name in vars(module)
+        vars(module)[name] = 0.0
     kind, *words = run.end.split(":")
     interrupt = Interrupt()
     if kind == "stop" and int(words[0]) % comm.size == comm.rank:

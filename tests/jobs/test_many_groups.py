@@ -23,8 +23,7 @@ from h5ingest.pipeline.redistribute import redistribute
 from h5ingest.pipeline.run import ingest
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
-from h5ingest.storage.placed_file import PlacedFile
-from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.placed_file import PlacedFile, RowWriter
 from h5ingest.storage.writer import Image
 from h5ingest.storage.writer_choice import choose_writer
 

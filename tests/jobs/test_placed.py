@@ -51,7 +51,17 @@ from h5ingest.storage import journal
 from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.earlier_runs import done_spans
 from h5ingest.storage.filters import available, canonical, filter_pipeline
-from h5ingest.storage.journal import IMAGES, Begins, Done, Journal, Placement, Record, Run, Undone
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import (
+    IMAGES,
+    Begins,
+    Done,
+    Placement,
+    Record,
+    Run,
+    Undone,
+    pack,
+)
 from h5ingest.storage.writer import Image as TreeImage
 
 ALL: dict[str, Flavour] = {**FLAVOURS, "wheels": WHEELS}
@@ -800,8 +810,8 @@ RECORDS: list[Record] = [
 
 def write_journal(path: Path, records: list[Record]) -> bytes:
     book = Journal(path, {"manifest_sha256": "0" * 64, "note": "a\nb"})
-    book.append(journal.pack(records[:2]))
-    book.append(journal.pack(records[2:]))
+    book.append(pack(records[:2]))
+    book.append(pack(records[2:]))
     book.close()
     return path.read_bytes()
 
@@ -823,7 +833,7 @@ def check_intact(path: Path, data: bytes, wanted: list[Record]) -> None:
     assert list(records) == wanted
     assert data[:n_bytes].endswith(wanted[-1].pack())
     book = Journal(path, None, keep=n_bytes)
-    book.append(journal.pack([Done(0, 1, 2)]))
+    book.append(pack([Done(0, 1, 2)]))
     book.close()
     assert path.read_bytes() == data[:n_bytes] + Done(0, 1, 2).pack()
     assert list(journal.read(path)[1]) == [*wanted, Done(0, 1, 2)]
@@ -919,10 +929,11 @@ import numpy as np
 from helpers.peak import peak_bytes
 from helpers.stacks import stack
 from h5ingest.mpi.comm import SerialComm
-from h5ingest.storage.journal import Done, Journal, pack
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Done, pack
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.chunk_allocator import ChunkAllocator
 from h5ingest.storage.chunk_placer import ChunkPlacer
+from h5ingest.storage.chunk_queue import ChunkAllocator
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])
 comm = SerialComm()

@@ -32,7 +32,7 @@ from h5ingest.storage.compress import Compressor
 from h5ingest.storage.datasets import create, file_access, file_creation
 from h5ingest.storage.filters import available, filter_pipeline
 from h5ingest.storage.job_files import reserve
-from h5ingest.storage.journal import Begins, Placement, Record
+from h5ingest.storage.journal_records import Begins, Placement, Record
 from h5ingest.storage.mpio_writer import MpioWriter
 
 SPECS = (

@@ -33,7 +33,8 @@ from h5ingest.storage import journal as journal_module
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.chunk_placer import ChunkPlacer
 from h5ingest.storage.job_files import reserve
-from h5ingest.storage.journal import Journal, Placement
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Placement
 from h5ingest.storage.writer import Writer
 from h5ingest.storage.writer_choice import WriterChoice, open_writer
 

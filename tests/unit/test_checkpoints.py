@@ -14,7 +14,8 @@ from helpers.threads import ThreadComm, on_ranks
 
 from h5ingest.core.errors import OutputError
 from h5ingest.storage.checkpoints import Checkpoints
-from h5ingest.storage.journal import Done, Journal, Run, read
+from h5ingest.storage.journal import Journal, read
+from h5ingest.storage.journal_records import Done, Run
 
 ONE, TWO = Done(0, 0, 4), Done(0, 4, 8)
 

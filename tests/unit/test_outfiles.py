@@ -511,6 +511,17 @@ def test_what_a_verb_wrote_it_writes_again(place: Place, command: Callable[..., 
     assert canvas.signed().chunks
 
 
+@pytest.mark.parametrize("out", [".", "/", "..", "made"])
+def test_a_folder_is_no_output(
+    out: str, place: Place, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(place.folder)
+    assert command("ingest", "m.txt", out) == OutputError.exit_code
+    message = f"{out}: expected the name of a file to make, found a folder"
+    assert message in capsys.readouterr().err
+    assert everything(place.folder) == before
+
+
 def test_a_manifest_of_a_folder_replaces_only_a_manifest(
     place: Place, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

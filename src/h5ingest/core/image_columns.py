@@ -133,10 +133,5 @@ def image_group(column: str) -> str:
 
 
 def content_of_image(content: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    """Return the options that hold for one column of images, of those that a file has.
-
-    Args:
-        content: the file's attribute `options`.
-        number: position among the columns of images.
-    """
+    """Return the options that hold for the images of column `number`, of a file's `options`."""
     return {**content, **list(columns_of(content.get("image") or ()).values())[number]}

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,13 +102,6 @@ class Manifest:
                 if not wanted:
                     break
         return found
-
-
-class Digest(Protocol):
-    """What `stream` updates with the bytes it reads: any object of `hashlib`."""
-
-    def update(self, data: bytes, /) -> None:
-        """Take more bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,15 +234,17 @@ def read_class_names(path: Path, dialect: Dialect, byte_range: tuple[int, int]) 
     return frozenset(names)
 
 
-def stream(path: Path, dialect: Dialect, digest: Digest) -> Iterator[dict[str, Sequence[bytes]]]:
-    """Yield all rows in blocks, as columns by name, and feed the whole file to `digest`.
+def stream(
+    path: Path, dialect: Dialect, feed: Callable[[bytes], object] = lambda _: None
+) -> Iterator[dict[str, Sequence[bytes]]]:
+    """Yield all rows in blocks, as columns by name, and feed the whole file to a function.
 
     Memory does not grow with the file.
     """
     with path.open("rb") as file:
-        digest.update(file.read(dialect.body_start))
+        feed(file.read(dialect.body_start))
         for block in blocks(file, dialect.body_start, os.fstat(file.fileno()).st_size):
-            digest.update(block)
+            feed(block)
             yield dict(zip(dialect.columns, parse(block, dialect), strict=True))
 
 

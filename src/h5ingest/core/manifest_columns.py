@@ -43,7 +43,7 @@ class ManifestColumns:
         sha256 = hashlib.sha256()
         row = 0
         try:
-            for columns in stream(manifest.path, manifest.dialect, sha256):
+            for columns in stream(manifest.path, manifest.dialect, sha256.update):
                 n_block = len(columns["path"])
                 if row + n_block > manifest.n_rows:
                     break

@@ -1,14 +1,18 @@
-"""Which options of an ingest go together.
+"""Which options of an ingest go together, and what those may be that fit a file to its disk.
 
 May not: import `options`, whose values these are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from h5ingest.core.errors import UsageError
 from h5ingest.core.recoding import Recoding
+from h5ingest.core.units import GIB, KIB
+
+_MOST_ALIGNMENT: Final = GIB  # bytes: more would only make holes
+_STRIPE_UNIT: Final = 64 * KIB  # Lustre's LOV_MIN_STRIPE_SIZE
 
 
 def check_combinations(options: Any) -> None:
@@ -74,3 +78,32 @@ def check_combinations(options: Any) -> None:
         raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
     if options.samples == "raw" and options.reduce_depth:
         raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
+
+
+def check_tuning(options: Any) -> None:
+    """Check alignment, stripes and hints for MPI-IO, none of which changes what is stored.
+
+    Raises:
+        UsageError: a value that cannot be.
+    """
+    if not 0 <= options.alignment <= _MOST_ALIGNMENT:
+        raise UsageError(f"--alignment: expected 0 to 1GiB, got {options.alignment} bytes")
+    stripe_count, stripe_size = options.stripe_count, options.stripe_size
+    if stripe_count is not None and stripe_count < 0:
+        raise UsageError(
+            f"--stripe-count: expected a number of storage targets, got {stripe_count}"
+        )
+    if stripe_size is not None:
+        if stripe_count == 0:
+            raise UsageError("--stripe-size: --stripe-count 0 leaves the stripes as they are")
+        if stripe_size % _STRIPE_UNIT or not 0 < stripe_size < 4 * GIB:
+            raise UsageError(
+                f"--stripe-size: expected a multiple of 64KiB below 4GiB, as Lustre does, got "
+                f"{stripe_size} bytes"
+            )
+    for key, value in options.hints:
+        text = f"{key}={value}"
+        if not (key and value and text.isascii() and text.isprintable() and " " not in key):
+            raise UsageError(f"--hint: expected KEY=VALUE in printable ASCII, got {text!r}")
+    if len(dict(options.hints)) < len(options.hints):
+        raise UsageError("--hint: expected each key once")

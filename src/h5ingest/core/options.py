@@ -11,10 +11,9 @@ from h5ingest.core.errors import UsageError
 from h5ingest.core.geometry import Scale
 from h5ingest.core.image_columns import FILTERS, options_of_images
 from h5ingest.core.option_fields import COMMON, check_values, option, options_of
-from h5ingest.core.option_rules import check_combinations
+from h5ingest.core.option_rules import check_combinations, check_tuning
 from h5ingest.core.recoding import Recoding
 from h5ingest.core.schema import LAYOUTS
-from h5ingest.core.tuning import check_tuning
 from h5ingest.core.units import MIB
 
 MAX_PIXELS: Final = 89_478_485
@@ -266,7 +265,7 @@ class IngestOptions:
         check_values(self)
         check_combinations(self)
         options_of_images(self)
-        check_tuning(self.alignment, self.stripe_count, self.stripe_size, self.hints)
+        check_tuning(self)
 
     @property
     def scale(self) -> Scale:

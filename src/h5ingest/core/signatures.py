@@ -8,12 +8,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-READ: Final = (
-    "PNG", "JPEG", "GIF", "TIFF", "WebP", "BMP", "JPEG 2000", "AVIF", "PNM", "QOI",
-    "JPEG XL",
-)  # fmt: skip
-"""Names of the formats that are read."""
-
 _READ: Final = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)"
     rb"|(?P<JPEG>\xff\xd8\xff)"
@@ -29,6 +23,8 @@ _READ: Final = re.compile(
     rb"|(?P<JPEG_XL>\xff\x0a|\0{3}\x0cJXL )",
     re.DOTALL,
 )
+READ: Final = tuple(name.replace("_", " ") for name in _READ.groupindex)
+"""Names of the formats that are read."""
 _OTHERS: Final = (
     (rb"8BPS", "a Photoshop document (PSD)"),
     (rb"\0\0\x01\0[^\0]\0", "an icon (ICO)"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from h5ingest.core.errors import StoppedError
 from h5ingest.mpi.comm import Comm, Request, agreeing, sleep_until
 from h5ingest.mpi.signals import Interrupt
 
-_LONGEST_NAP_S = 0.002
+_LONGEST_NAP_S: Final = 0.002
+_INTERVAL_S: Final = 0.25
+"""Seconds between two sums, at least."""
 
 
 class AsyncSum:
@@ -30,8 +33,6 @@ class AsyncSum:
         self,
         comm: Comm,
         n_counters: int,
-        *,
-        interval_s: float = 0.25,
         on_sum: Callable[[NDArray[np.int64]], None] = lambda _: None,
     ) -> None:
         """Start with no sum under way. Not collective.
@@ -39,23 +40,17 @@ class AsyncSum:
         Args:
             comm: the ranks.
             n_counters: how many counters each rank has.
-            interval_s: seconds between two sums, at least.
             on_sum: called with each new sum, (n_counters,) int64, on this rank.
         """
         self._comm = comm
-        self._interval_s = interval_s
         self._on_sum = on_sum
         self._local = np.zeros(n_counters + 1, np.int64)  # the last one counts ranks that are done
         self._total = np.zeros_like(self._local)
         self._request: Request | None = None
-        self._next_s = time.monotonic() + interval_s
+        self._next_s = time.monotonic() + _INTERVAL_S
 
     def beat(self, *counters: int) -> None:
-        """Take part in the sums if it is time. Not collective, never waits.
-
-        Args:
-            counters: this rank's counts so far.
-        """
+        """Take part with this rank's counts so far, if it is time. Not collective, never waits."""
         if time.monotonic() >= self._next_s:
             self._advance(counters, done=False)
 
@@ -87,7 +82,7 @@ class AsyncSum:
         self._request = self._comm.start_sum(self._local, self._total)
         self._comm.watch.begin()
         if not done:
-            self._next_s = time.monotonic() + self._interval_s
+            self._next_s = time.monotonic() + _INTERVAL_S
         return False
 
 

@@ -20,13 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import (
-    EXIT_INTERNAL,
-    IngestError,
-    agreed,
-    from_plain,
-    to_plain,
-)
+from h5ingest.core.errors import EXIT_INTERNAL, IngestError, agreed, from_plain, to_plain
 from h5ingest.mpi.watchdog import Watchdog, exit_now
 
 T = TypeVar("T")

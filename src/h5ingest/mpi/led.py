@@ -10,7 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from h5ingest.core.errors import IngestError, StoppedError
 from h5ingest.mpi.comm import Comm, agreeing
@@ -25,21 +25,8 @@ _MOST_GROWTH: Final = 8
 _MOST_BYTES: Final = 2**30
 """Bytes that rank 0 receives at once: some MPI libraries count no further than 2^31."""
 
-
-class Deal(Protocol):
-    """Deals work out to all ranks. Rank 0 only, while the others follow."""
-
-    def __call__(self, task: str, items: Iterable[Any]) -> Iterator[Any]:
-        """Yield what each rank makes of its part of some items, in order, until there are no more.
-
-        Args:
-            task: name of the method of what `led_by_rank_0` is given; it takes a list of items.
-            items: as many as take a second are taken in a turn; to find them, more may be dealt
-                out.
-
-        Raises:
-            StoppedError: a rank is asked to stop.
-        """
+Deal = Callable[[str, Iterable[Any]], Iterator[Any]]
+"""Deals work out to all ranks: see `_Team.deal`."""
 
 
 def led_by_rank_0(
@@ -80,7 +67,18 @@ class _Team:
         """Task -> items for each rank in the next turn."""
 
     def deal(self, task: str, items: Iterable[Any]) -> Iterator[Any]:
-        """See `Deal`."""
+        """Yield what each rank makes of its part of some items, in order, until there are no more.
+
+        Rank 0 only, while the others follow.
+
+        Args:
+            task: name of the method of what `led_by_rank_0` is given; it takes a list of items.
+            items: as many as take a second are taken in a turn; to find them, more may be dealt
+                out.
+
+        Raises:
+            StoppedError: a rank is asked to stop.
+        """
         size, left = self._comm.size, iter(items)
         while some := list(islice(left, size * self._each.setdefault(task, _FIRST))):
             started_s = time.perf_counter()
@@ -119,11 +117,9 @@ class _Team:
         comm, mine = self._comm, (found, self._interrupt.requested)
         data = pickle.dumps(mine, pickle.HIGHEST_PROTOCOL) if comm.rank else b""
         step = _MOST_BYTES // comm.size
-        blocks = [comm.gather(data[at : at + step]) for at in range(0, self._longest(data), step)]
+        longest = max(comm.allgather(len(data)))
+        blocks = [comm.gather(data[at : at + step]) for at in range(0, longest, step)]
         if comm.rank:
             return []
         told = [b"".join(each) for each in zip(*filter(None, blocks), strict=True)]
         return [mine, *map(pickle.loads, told[1:])]
-
-    def _longest(self, data: bytes) -> int:
-        return max(self._comm.allgather(len(data)))

@@ -24,11 +24,7 @@ class Watchdog:
     """
 
     def __init__(self, rank: int) -> None:
-        """Start inactive.
-
-        Args:
-            rank: of this process, for the message.
-        """
+        """Start inactive; `rank` is that of this process, for the message."""
         self._rank = rank
         self._wait: object | None = None
         """A token of the wait under way; None while this rank does not wait."""

@@ -31,7 +31,8 @@ from h5ingest.pipeline.source import Plan, Source
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.earlier_runs import sums_before
 from h5ingest.storage.job_files import discard
-from h5ingest.storage.journal import Journal, Record
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Record
 from h5ingest.storage.shared_blocks import forget_cached
 from h5ingest.storage.writer import Writer
 

@@ -71,13 +71,11 @@ def _broken_lists(manifest: Manifest) -> tuple[str, ...]:
             names.append(name)
     if not names:
         return ()
-    import hashlib  # few manifests have such columns, and rank 0 alone looks
-
     wrong: dict[str, tuple[int, bytes]] = {}
     seen: dict[str, Seen] = dict.fromkeys(names, frozenset())
     index = manifest.first
     with contextlib.suppress(OSError, LineError):  # which the end of the job names
-        for columns in stream(manifest.path, manifest.dialect, hashlib.sha256()):
+        for columns in stream(manifest.path, manifest.dialect):
             for name in names:
                 for k, cell in enumerate(columns[name]):
                     if name in wrong:

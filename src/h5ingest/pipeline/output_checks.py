@@ -20,7 +20,8 @@ from h5ingest.pipeline.job import Job
 from h5ingest.storage.datasets import hdf5_version, output_errors
 from h5ingest.storage.earlier_runs import Earlier, done_spans, spans_by_run
 from h5ingest.storage.job_files import JobPaths, about_left, begin, discard, refuse_other
-from h5ingest.storage.journal import Journal, Records
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Records
 from h5ingest.storage.lock import LONGEST_ENDING
 from h5ingest.storage.writer_choice import WriterChoice
 
@@ -250,7 +251,7 @@ def begin_file(
 def mpi_hints(job: Job, choice: WriterChoice) -> dict[str, str]:
     """Return the hints for MPI-IO, and say it if they go nowhere. Not collective."""
     options = job.options
-    if options.hints and (not choice.mpio or job.comm.size == 1):
+    if options.hints and (choice.kind != "mpio" or job.comm.size == 1):
         job.watch.notice(f"--hint does nothing here, MPI-IO is not used: {choice.why}")
     given = dict(options.hints)
     if options.stripe_count is None and options.stripe_size is None:

@@ -44,7 +44,7 @@ from h5ingest.pipeline.store_images import LOOPS, store_images
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import sync
 from h5ingest.storage.job_files import JobPaths
-from h5ingest.storage.journal import Run
+from h5ingest.storage.journal_records import Run
 from h5ingest.storage.writer_choice import WriterChoice, choose_writer, open_writer
 
 if TYPE_CHECKING:

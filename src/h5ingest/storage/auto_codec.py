@@ -154,12 +154,8 @@ class AutoCodec:
         }
 
     def __str__(self) -> str:
-        return "; ".join(
-            [
-                self._told(),
-                *(f"group {name!r}: {choice._told()}" for name, choice in self.groups.items()),
-            ]
-        )
+        of_groups = (f"group {name!r}: {choice._told()}" for name, choice in self.groups.items())
+        return "; ".join([self._told(), *of_groups])
 
     def _told(self) -> str:
         text = f"{self.codec} ({self._ratio(self.codec)} of the image files"

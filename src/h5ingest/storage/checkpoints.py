@@ -29,7 +29,8 @@ from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
 from h5ingest.storage.gathered_writes import GatheredWrites, WrittenBlocks
-from h5ingest.storage.journal import Done, Journal, Sums, pack
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Done, Sums, pack
 from h5ingest.storage.lock import Fence
 from h5ingest.storage.outbox import BYTES, TAG, Outbox, take_bytes
 from h5ingest.storage.shared_blocks import Bytes, split
@@ -125,10 +126,7 @@ class Checkpoints:
         return written
 
     def guard(self, *, now: bool = False) -> None:
-        """Check that this job may still write. Not collective.
-
-        Args:
-            now: look even if that was a moment ago.
+        """Check that this job may still write, `now` even if that was a moment ago. Not collective.
 
         Raises:
             OutputError: another job has taken the output over.

@@ -40,7 +40,7 @@ from h5ingest.storage.datasets import (
 )
 from h5ingest.storage.file_systems import look
 from h5ingest.storage.gathered_writes import WrittenBlocks
-from h5ingest.storage.journal import IMAGES, Begins, Placement, Record, pack
+from h5ingest.storage.journal_records import IMAGES, Begins, Placement, Record, pack
 from h5ingest.storage.metadata_driver import TOKEN_BYTES, Metadata
 from h5ingest.storage.tree_datasets import TreeDatasets
 from h5ingest.storage.writer import Image

@@ -1,4 +1,4 @@
-"""Filtered chunks of one rank on their way into the file.
+"""Filtered chunks on their way into the file.
 
      every rank: has the pixels                          rank 0: has the file open in HDF5
     ┌─────────────────────────────────┐                 ┌──────────────────────────────────────┐
@@ -19,15 +19,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.mpi.comm import Request
-from h5ingest.storage.chunk_allocator import ANSWER, ASK, ChunkAllocator
+from h5ingest.mpi.comm import Comm, Request
+from h5ingest.storage.checkpoints import Checkpoints
+from h5ingest.storage.journal_records import pack
 from h5ingest.storage.placed_file import PlacedFile
 
+if TYPE_CHECKING:
+    from h5ingest.storage.chunk_placer import ChunkPlacer
+
+_ASK: Final = 1
+"""Tag of what a rank asks: (chunks, 4) int64, the arguments of `ChunkPlacer.place`."""
+_ANSWER: Final = 2
+"""Tag of the answer: the offsets, (chunks,) int64."""
 _MOST_WAITING: Final = 4
 """Batches whose offsets a rank may be waiting for before it pauses: bounds its memory."""
 _NAP_S: Final = 0.0005
@@ -35,8 +43,34 @@ _MOST_VECTORS: Final = 512
 """Buffers in one pwritev; IOV_MAX is 1024 on Linux."""
 
 
+class ChunkAllocator:
+    """Rank 0's side: takes space in the file for all ranks, each of which asks for its chunks."""
+
+    def __init__(self, placer: ChunkPlacer, checkpoints: Checkpoints, comm: Comm) -> None:
+        """Begin."""
+        self.placer = placer
+        self._checkpoints = checkpoints
+        self._comm = comm
+        self._sends: list[Request] = []
+
+    def serve(self) -> None:
+        """Answer what ranks have asked so far. Never waits."""
+        while (message := self._comm.receive(_ASK)) is not None:
+            rank, ask = message
+            answer = self.place(ask.reshape(-1, 4))
+            self._sends.append(self._comm.send(rank, _ANSWER, answer))
+        if self._sends:
+            self._sends = [send for send in self._sends if not send.test()]
+
+    def place(self, ask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the offsets (chunks,) of what a rank asks (chunks, 4)."""
+        placements = [self.placer.place(*row) for row in ask.tolist()]
+        self._checkpoints.enter(pack(placements))
+        return np.array([placement.offset for placement in placements], np.int64)
+
+
 class ChunkQueue:
-    """Batches of chunks whose offsets are not known yet, oldest first."""
+    """A rank's batches of chunks whose offsets are not known yet, oldest first."""
 
     def __init__(self, file: PlacedFile) -> None:
         """Begin. Not collective."""
@@ -73,13 +107,13 @@ class ChunkQueue:
             self._allocator.serve()  # with small images the beats are not often enough
             self._write_oldest(self._allocator.place(asks))
         else:
-            self._sends.append(self._comm.send(0, ASK, asks))
+            self._sends.append(self._comm.send(0, _ASK, asks))
 
     def advance(self) -> bool:
         """See `Writer.advance`. On rank 0 it also serves the other ranks."""
         if self._allocator is not None:
             self._allocator.serve()
-        elif (answer := self._comm.receive(ANSWER)) is not None:
+        elif (answer := self._comm.receive(_ANSWER)) is not None:
             self._write_oldest(answer[1])
         if self._sends:
             self._sends = [send for send in self._sends if not send.test()]

@@ -15,8 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import compressor
-from h5ingest.storage.placed_file import PlacedFile
-from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.placed_file import PlacedFile, RowWriter
 
 
 class ChunkWriter(RowWriter):
@@ -32,14 +31,12 @@ class ChunkWriter(RowWriter):
         self._checksums = {g.pixels.name: g.chunk_checksums for g in groups if g.chunk_checksums}
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
-        """See `Writer.write`."""
         if rows and self._specs[name].filters:
             self._put(name, *self._compress(name, rows, values))
         else:
             super().write(name, rows, values)
 
     def write_chunks(self, name: str, first: int, chunks: Sequence[tuple[int, bytes]]) -> None:
-        """See `Writer.write_chunks`."""
         number = self._numbers[name]
         asks = [
             (number, chunk, len(data), mask) for chunk, (mask, data) in enumerate(chunks, first)
@@ -74,5 +71,5 @@ class ChunkWriter(RowWriter):
         return asks, chunks
 
     def advance(self) -> bool:
-        """See `Writer.advance`. On rank 0 it also serves the other ranks."""
+        """On rank 0 it also serves the other ranks."""
         return self._queue.advance()

@@ -37,11 +37,7 @@ class DirectFile:
     """A file that one rank writes, at any offset."""
 
     def __init__(self, path: Path, fd: int) -> None:
-        """Open it once more.
-
-        Args:
-            path: the file.
-            fd: the same, open for writing; it stays open.
+        """Open a file once more that is open for writing as `fd`, which stays open.
 
         Raises:
             OSError: EINVAL: there is no direct I/O here.

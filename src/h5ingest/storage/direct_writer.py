@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import DirectFile
-from h5ingest.storage.placed_file import PlacedFile
-from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.placed_file import PlacedFile, RowWriter
 from h5ingest.storage.shared_blocks import as_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ class DirectWriter(RowWriter):
             self._direct = DirectFile(file.path, file.fd)
 
     def get_buffer(self, name: str, rows: range) -> NDArray[Any]:
-        """See `Writer.get_buffer`."""
         self._note_written()
         spec, offset = self._specs[name], self._file.offset(name, rows.start)
         shape = (len(rows), *spec.shape[1:])
@@ -45,7 +43,6 @@ class DirectWriter(RowWriter):
         return self._given_out
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
-        """See `Writer.write`."""
         if not rows:
             return
         offset = self._file.offset(name, rows.start)
@@ -57,7 +54,6 @@ class DirectWriter(RowWriter):
             self._checkpoints.begin_write()
 
     def advance(self) -> bool:
-        """See `Writer.advance`."""
         self._note_written()
         return super().advance() and not self._under_way
 
@@ -75,11 +71,9 @@ class DirectWriter(RowWriter):
             self._checkpoints.end_write()
 
     def give_up(self) -> None:
-        """See `Writer.give_up`."""
         self._direct.close()
 
     def close(self) -> None:
-        """See `Writer.close`."""
         with agreeing(self._file.comm):
             self._note_written(wait=True)
         self.give_up()

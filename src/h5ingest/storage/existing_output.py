@@ -18,10 +18,7 @@ from h5ingest.storage.datasets import output_errors
 def refuse_existing(out: Path, *, overwrite: bool, foreign: bool) -> None:
     """Raise if something has the name of the output that must not be replaced. Rank 0 only.
 
-    Args:
-        out: the output.
-        overwrite: whether a file of h5ingest may be replaced.
-        foreign: whether an HDF5 file that h5ingest did not write may be, too.
+    With `overwrite` a file of h5ingest may be, with `foreign` also another HDF5 file.
 
     Raises:
         OutputError: says what it is.

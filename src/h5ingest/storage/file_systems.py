@@ -30,20 +30,16 @@ _SHARED: Final = {
     "fuse.mfs": "MooseFS",
 }
 """Type in mountinfo -> name, of those on which processes of several hosts may write one file."""
-_NFS: Final = ("nfs", "nfs4")
-_MEMORY: Final = ("tmpfs", "ramfs")
-_LOCAL: Final = (
-    "ext2",
-    "ext3",
-    "ext4",
-    "xfs",
-    "btrfs",
-    "zfs",
-    "f2fs",
-    "jfs",
-    "reiserfs",
-    "bcachefs",
-)
+_KINDS: Final = {
+    "shared": {*_SHARED},
+    "nfs": {"nfs", "nfs4"},
+    "memory": {"tmpfs", "ramfs"},
+    "overlay": {"overlay", "fuse.fuse-overlayfs"},
+    "local": {
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs",
+    },
+}  # fmt: skip
+"""Kind -> types in mountinfo."""
 _KNOWN_DISKS: Final = ("ext4", "xfs")
 _COMMAND_LIMIT_S: Final = 10
 _DAEMONS: Final = ("glusterfs", "ceph-fuse", "sshfs")
@@ -89,13 +85,7 @@ class Mount:
         """
         if self.is_moosefs:
             return "shared"
-        for kind, types in {
-            "shared": tuple(_SHARED), "nfs": _NFS, "memory": _MEMORY, "local": _LOCAL,
-            "overlay": ("overlay", "fuse.fuse-overlayfs"),
-        }.items():  # fmt: skip
-            if self.type in types:
-                return kind
-        return "other"
+        return next((kind for kind, types in _KINDS.items() if self.type in types), "other")
 
     @property
     def name(self) -> str:
@@ -170,11 +160,7 @@ class FileSystem:
 
 
 def look(path: Path, *, with_stripes: bool = True) -> FileSystem:
-    """Return where a file is, or would be.
-
-    Args:
-        path: the file, or its folder.
-        with_stripes: start `lfs` if it is on Lustre.
+    """Return where a file, or its folder, is or would be; `with_stripes`: ask `lfs` on Lustre.
 
     Raises:
         OSError: its folder cannot be looked at.

@@ -32,11 +32,7 @@ class WrittenBlocks:
     """What this process has written of blocks that no other one writes. Not collective."""
 
     def __init__(self, *, fresh: bool) -> None:
-        """Begin.
-
-        Args:
-            fresh: whether the file is new: what has not been written then means nothing.
-        """
+        """Begin; if the file is `fresh`, what has not been written means nothing."""
         self._fresh = fresh
         self._blocks: OrderedDict[int, tuple[bytearray, int]] = OrderedDict()
         """Number -> content, and a bit for each byte that was written; last used at the end."""

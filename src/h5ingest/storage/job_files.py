@@ -14,7 +14,6 @@ import errno
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,8 @@ from h5ingest.core.errors import OutputError
 from h5ingest.storage import journal
 from h5ingest.storage.datasets import output_errors, sync
 from h5ingest.storage.direct_io import write_all
-from h5ingest.storage.journal import Journal, Records
+from h5ingest.storage.journal import Journal
+from h5ingest.storage.journal_records import Records
 from h5ingest.storage.shared_blocks import forget_cached
 
 FINGERPRINTS: Final = ("the datasets", "sizes and places of the images")
@@ -32,66 +32,36 @@ _MOST_SHOWN: Final = 10
 """Differences that are named: there may be one for each of many groups."""
 
 
-@dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The names of the files beside an output."""
+    """The names of an output and of the files beside it."""
 
-    out: Path
-    """The output."""
-
-    @property
-    def partial(self) -> Path:
+    def __init__(self, out: Path) -> None:
+        """Touch no file."""
+        self.out = out
+        """The output."""
+        self.partial = Path(f"{out}.partial")
         """The file until it is complete."""
-        return self._named("partial")
-
-    @property
-    def journal(self) -> Path:
+        self.journal = Path(f"{out}.journal")
         """What is known to be in it."""
-        return self._named("journal")
-
-    @property
-    def lock(self) -> Path:
+        self.lock = Path(f"{out}.lock")
         """Whose it is."""
-        return self._named("lock")
-
-    @property
-    def failed(self) -> Path:
+        self.failed = Path(f"{out}.failed.tsv")
         """A table of the images that failed."""
-        return self._named("failed.tsv")
-
-    @property
-    def recoded(self) -> Path:
+        self.recoded = Path(f"{out}.recoded")
         """A folder of images that `--recode` has coded."""
-        return self._named("recoded")
-
-    @property
-    def scan(self) -> Path:
+        self.scan = Path(f"{out}.scan.csv")
         """The manifest of what has been found in a folder."""
-        return self._named("scan.csv")
-
-    @property
-    def places(self) -> Path:
+        self.places = Path(f"{out}.scan.places")
         """Where the samples of that manifest lie, if they lie in archives."""
-        return self._named("scan.places")
-
-    @property
-    def new(self) -> Path:
+        self.new = Path(f"{out}.new.csv")
         """The manifest without what is in the file that it is added to."""
-        return self._named("new.csv")
-
-    @property
-    def unpacked(self) -> Path:
+        self.unpacked = Path(f"{out}.unpacked")
         """A folder of what has been unpacked of compressed archives."""
-        return self._named("unpacked")
 
     @property
     def all(self) -> tuple[Path, ...]:
         """The output and the files beside it."""
-        beside = self.partial, self.journal, self.lock, self.failed, self.recoded, self.scan
-        return self.out, *beside, self.places, self.new, self.unpacked
-
-    def _named(self, ending: str) -> Path:
-        return self.out.with_name(f"{self.out.name}.{ending}")
+        return tuple(vars(self).values())
 
 
 def begin(
@@ -140,11 +110,7 @@ def begin(
 
 
 def refuse_other(paths: JobPaths, about: Mapping[str, object]) -> None:
-    """Raise what `begin` is going to raise, before much is done. Rank 0 only.
-
-    Args:
-        paths: the files.
-        about: what is known by now of what `begin` is to be given.
+    """Raise what `begin` is going to raise, with what is known of `about` by now. Rank 0 only.
 
     Raises:
         OutputError: an unfinished job is here, but another one.
@@ -202,9 +168,7 @@ def set_aside(paths: JobPaths) -> None:
 def renew(paths: JobPaths, beat: Callable[[], None]) -> None:
     """Put copies in the place of files that were set aside, if there are any. Rank 0 only.
 
-    Args:
-        paths: the files.
-        beat: called now and then, and before what was set aside is removed; may raise.
+    `beat` is called now and then, and before what was set aside is removed; it may raise.
 
     Raises:
         OutputError: there is no space for them, or another error of the file system.

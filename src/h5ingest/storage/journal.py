@@ -28,28 +28,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.journal_records import (
-    BEGINS_INSIDE,
-    BLOCK,
-    BODY,
-    ENDS_INSIDE,
-    IMAGES,
-    RECORD,
-    Begins,
-    Done,
-    Placement,
-    Record,
-    Records,
-    Run,
-    Sums,
-    Undone,
-    pack,
-)
-
-__all__ = [
-    "BEGINS_INSIDE", "ENDS_INSIDE", "IMAGES", "Begins", "Done", "Journal", "Placement", "Record",
-    "Records", "Run", "Sums", "Undone", "pack", "read", "read_about",
-]  # fmt: skip
+from h5ingest.storage.journal_records import BLOCK, BODY, RECORD, Records
 
 FORMAT: Final = "h5ingest journal 3"
 

@@ -274,10 +274,7 @@ class Fence:
         self._patience_s = max(patience_s, _LOOK_AGAIN_S)
 
     def check(self, *, now: bool = False) -> None:
-        """Look at the lock, if that is a second ago.
-
-        Args:
-            now: look at it in any case.
+        """Look at the lock if that is a second ago, or in any case `now`.
 
         Raises:
             OutputError: another job has it now, or it is gone.

@@ -70,14 +70,7 @@ def choose(place: FileSystem, n_bytes: int, count: int | None, size: int | None)
 
 
 def create_empty(path: Path, comm: Comm, n_bytes: int, count: int | None, size: int | None) -> str:
-    """Create a file that does not exist yet, empty. Not collective: rank 0 only.
-
-    Args:
-        path: the file.
-        comm: may be asked to create it.
-        n_bytes: what it will hold.
-        count: see `choose`.
-        size: see `choose`.
+    """Create a file that does not exist yet, empty: see `choose`. Not collective: rank 0 only.
 
     Returns:
         What the user should know: wishes that cannot be met. Mostly empty.

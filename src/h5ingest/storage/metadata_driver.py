@@ -21,16 +21,10 @@ class Metadata(RawFile):
     """
 
     def __init__(self, path: Path, *, keep: bool, written: WrittenBlocks | None) -> None:
-        """Open the file.
-
-        Args:
-            path: the file.
-            keep: whether to keep what is in it, for others have written there.
-            written: see `RawFile`.
-        """
+        """Open the file: see `RawFile`."""
         super().__init__(path, create=True, written=written)
         self.keep = keep
-        """Whether there may be bytes to be kept behind HDF5's end of the file."""
+        """Whether others have written there, maybe behind HDF5's end of the file: that is kept."""
         if not keep:
             os.ftruncate(self.fd, 0)
         self.token = os.urandom(TOKEN_BYTES)

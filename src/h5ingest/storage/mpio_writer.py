@@ -25,7 +25,7 @@ from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import Comm, waiting
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import file_access, open_dataset, output_errors
-from h5ingest.storage.journal import Record
+from h5ingest.storage.journal_records import Record
 from h5ingest.storage.shared_blocks import as_bytes, boxes, see_same_file
 from h5ingest.storage.shared_open import open_shared, share
 from h5ingest.storage.writer import Writer
@@ -46,21 +46,10 @@ class MpioWriter(Writer):
         known: Sequence[Record] = (),
         hints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Create the file with all datasets at their full size, and open it. Collective.
+        """Create the file with all datasets at their full size, and open it: see `open_writer`.
 
         Rank 0 creates it alone, as for `PlacedFile`: so a file is the same whoever fills it, and a
-        job that did not end can be taken up by either.
-
-        Args:
-            path: the file; it exists.
-            layout: its datasets.
-            comm: the ranks.
-            checkpoints: is told what has been written.
-            known: the journal of a job that did not end: what it wrote is kept.
-            hints: for MPI-IO; one that it does not know means nothing to it.
-
-        Raises:
-            OutputError: HDF5 cannot create or open it.
+        job that did not end can be taken up by either. Collective.
         """
         super().__init__(layout, checkpoints)
         self._path = path
@@ -93,7 +82,6 @@ class MpioWriter(Writer):
             }
 
     def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
-        """See `Writer.write`."""
         if not rows:
             return
         self._checkpoints.guard()
@@ -128,7 +116,6 @@ class MpioWriter(Writer):
                 values = values[n:]
 
     def close(self) -> None:
-        """See `Writer.close`."""
         self._checkpoints.finish()
         with output_errors(f"{self._path}: cannot be closed"), waiting(self._comm):
             for dataset in self._datasets.values():

@@ -1,4 +1,4 @@
-"""A file that rank 0 has open in HDF5, and every rank as bytes.
+"""A file that rank 0 has open in HDF5, and every rank as bytes; and the writer for its rows.
 
 Rank 0 creates the datasets and learns from HDF5 where they lie; the ranks write the bytes there, by
 `pwrite` and not through MPI-IO: its errors say what happened (ENOSPC), its data is brought to the
@@ -21,8 +21,9 @@ from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import output_errors
 from h5ingest.storage.direct_io import write_all
-from h5ingest.storage.journal import Record
+from h5ingest.storage.journal_records import Record
 from h5ingest.storage.shared_blocks import Bytes, as_bytes, see_same_file
+from h5ingest.storage.writer import Writer
 
 if TYPE_CHECKING:
     from h5ingest.storage.chunk_placer import ChunkPlacer
@@ -41,19 +42,10 @@ class PlacedFile:
         *,
         more_follow: bool = False,
     ) -> None:
-        """Create the file with all datasets, or take it up. Collective.
+        """Create the file with all datasets, or take it up: see `open_writer`. Collective.
 
-        Args:
-            path: the file; it exists.
-            layout: its datasets.
-            comm: the ranks.
-            checkpoints: guards what is written, and is told where datasets begin.
-            known: on rank 0, the journal of a job that did not end: its bytes are kept.
-            more_follow: whether more datasets are created before anything is placed; the caller
-                then compares the file with the journal (`ChunkPlacer.replay`).
-
-        Raises:
-            OutputError: HDF5 cannot create it (on all ranks).
+        Where `more_follow`, more datasets are created before anything is placed; the caller then
+        compares the file with the journal (`ChunkPlacer.replay`).
         """
         self.path = path
         self.layout = layout
@@ -83,10 +75,6 @@ class PlacedFile:
         start, row_bytes = self._rows[name]
         return start + row * row_bytes
 
-    def write_values(self, offset: int, values: NDArray[Any]) -> None:
-        """Write an array as it is stored: see `write`."""
-        self.write(offset, [as_bytes(values)])
-
     def write(self, offset: int, parts: Sequence[Bytes]) -> None:
         """Write parts one after the other, or have rank 0 write some of it. Not collective.
 
@@ -114,3 +102,21 @@ class PlacedFile:
         with agreeing(self.comm):
             if self.placer is not None:
                 self.placer.close()
+
+
+class RowWriter(Writer):
+    """Writes unfiltered rows at their offsets; the other writers for such a file build on it."""
+
+    def __init__(self, file: PlacedFile) -> None:
+        """Begin. Not collective."""
+        super().__init__(file.layout, file.checkpoints)
+        self._file = file
+
+    def write(self, name: str, rows: range, values: NDArray[Any]) -> None:
+        """See `Writer.write`."""
+        if rows:
+            self._file.write(self._file.offset(name, rows.start), [as_bytes(values)])
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._file.close()

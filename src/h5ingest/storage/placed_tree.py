@@ -16,8 +16,7 @@ from h5ingest.mpi.comm import agreeing
 from h5ingest.storage.chunk_queue import ChunkQueue
 from h5ingest.storage.compress import ImageCompressor
 from h5ingest.storage.gathered_writes import GatheredWrites
-from h5ingest.storage.placed_file import PlacedFile
-from h5ingest.storage.row_writer import RowWriter
+from h5ingest.storage.placed_file import PlacedFile, RowWriter
 from h5ingest.storage.shared_blocks import as_bytes
 from h5ingest.storage.writer import Image, TreeWriter
 
@@ -48,7 +47,6 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         """Bytes in `_chunks`."""
 
     def create_images(self, images: Sequence[Image]) -> None:
-        """See `TreeWriter.create_images`."""
         comm = self._file.comm
         every = comm.gather(list(images))
         answers: list[list[int | None]] = [[] for _ in range(comm.size)]
@@ -64,7 +62,6 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
             self._images[image.group, image.row] = number, offset
 
     def write_image(self, group: int, row: int, values: NDArray[Any]) -> int:
-        """See `TreeWriter.write_image`."""
         _, offset = self._images[group, row]
         if offset is not None:
             plain = as_bytes(values)
@@ -74,7 +71,6 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
         return self.write_image_chunk(group, row, *self._compressors[group].compress(values))
 
     def write_image_chunk(self, group: int, row: int, mask: int, data: bytes) -> int:
-        """See `TreeWriter.write_image_chunk`."""
         number, _ = self._images[group, row]
         self._asks.append((number, 0, len(data), mask))
         self._chunks.append(data)
@@ -91,28 +87,24 @@ class PlacedTreeWriter(RowWriter, TreeWriter):
             self._queue.put(asks, chunks)
 
     def mark(self, group: int, span: range, *, joints: int = 0, sums: ByKind | None = None) -> None:
-        """See `Writer.mark`."""
         self._held.flush()
         self._ask()
         super().mark(group, span, joints=joints, sums=sums)
 
     def names(self) -> dict[int, list[tuple[str, str]]] | None:
-        """See `Writer.names`."""
         placer = self._file.placer
         return None if placer is None else placer.names()
 
     def advance(self) -> bool:
-        """See `Writer.advance`. On rank 0 it also serves the other ranks."""
+        """On rank 0 it also serves the other ranks."""
         if not self._queue.full:
             self._ask()
         return self._queue.advance()
 
     def give_up(self) -> None:
-        """See `Writer.give_up`."""
         self._held.drop()
 
     def close(self) -> None:
-        """See `Writer.close`."""
         with agreeing(self._file.comm):
             self._held.flush()  # what was not marked, as images beside it failed
         super().close()

@@ -48,11 +48,6 @@ _Walk = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Error), ct
 def share(access: Any, comm: Comm, hints: Mapping[str, str]) -> None:
     """Have a file access property list open files on all ranks, through MPI-IO. Collective.
 
-    Args:
-        access: the list.
-        comm: the ranks; more than one.
-        hints: for MPI-IO.
-
     Raises:
         OSError: with HDF5's reason.
     """
@@ -61,10 +56,6 @@ def share(access: Any, comm: Comm, hints: Mapping[str, str]) -> None:
 
 def open_shared(path: Path, access: Any) -> Any:
     """Return the `h5py.h5f.FileID` of a file, open for reading and writing. Collective.
-
-    Args:
-        path: the file; it exists.
-        access: see `share`.
 
     Raises:
         OSError: with HDF5's reason.

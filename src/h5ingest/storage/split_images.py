@@ -7,6 +7,7 @@ compared with the checksum of whoever decoded it for its first part.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from xxhash import xxh3_64_intdigest
 from h5ingest.core.layout import DatasetSpec, Layout
 from h5ingest.core.schema import STATUS_FAILED
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.journal import Undone
+from h5ingest.storage.journal_records import Undone, pack
 from h5ingest.storage.raw_file import reopened
 
 
@@ -49,7 +50,7 @@ def find_torn(partial: Path, layout: Layout, joints: Iterable[tuple[int, int]]) 
             group = layout.groups[number]
             assert group.offsets is not None, "no other layout has images on two ranks"
             offsets = file[group.offsets.name]
-            row = _row_at(offsets, element)
+            row = bisect_left(offsets, element) - 1  # it begins before that, and ends behind it
             start, stop = offsets[row : row + 2].tolist()
             pixels = file[group.pixels.name][start:stop]
             if xxh3_64_intdigest(pixels.data) != int(file[group.checksums.name][row]):
@@ -65,7 +66,7 @@ def undo(layout: Layout, torn: Iterable[TornImage]) -> bytes:
         chunk = spec.chunk_rows or 1
         end = min(-(-stop // chunk) * chunk, spec.shape[0])
         records.append(Undone(group, start // chunk * chunk, end))
-    return b"".join(record.pack() for record in records)
+    return pack(records)
 
 
 def blank(
@@ -107,15 +108,3 @@ def _sum_chunks(file: h5py.File, pixels: DatasetSpec, sums: DatasetSpec, changed
     for chunk in range(changed.start // each, -(-changed.stop // each)):
         _, stored = dataset.read_direct_chunk((chunk * each, *(0 for _ in pixels.shape[1:])))
         file[sums.name][chunk] = xxh3_64_intdigest(stored)
-
-
-def _row_at(offsets: h5py.Dataset, element: int) -> int:
-    """Return the row that begins before `element` and ends behind it, by bisection."""
-    low, high = 0, len(offsets) - 1  # offsets[low] < element <= offsets[high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if int(offsets[middle]) < element:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -139,13 +139,7 @@ class Spool:
 def known_in(
     path: Path, number: int, about: Mapping[str, object], beat: Callable[[], None]
 ) -> NDArray[np.void]:
-    """Return (n,) `KNOWN`, what a spool has; nothing if it is of something else.
-
-    Args:
-        path: the spool.
-        number: of it.
-        about: see `Spool`.
-        beat: called now and then.
+    """Return (n,) `KNOWN`, what the spool of this number has; nothing if it is of something else.
 
     Raises:
         OutputError: the system refuses to read it.

@@ -19,12 +19,7 @@ class Writer(ABC):
     """A file whose datasets exist at their full size and are being filled."""
 
     def __init__(self, layout: Layout, checkpoints: Checkpoints) -> None:
-        """Begin. Not collective.
-
-        Args:
-            layout: the datasets.
-            checkpoints: is told what has been written.
-        """
+        """Begin with the datasets of a layout. Not collective."""
         self._specs = {spec.name: spec for spec in layout.datasets}
         self._checkpoints = checkpoints
         self._buffer = Buffer()
@@ -74,7 +69,7 @@ class Writer(ABC):
             group: position of the group in the layout.
             span: positions on axis 0.
             joints: where an image that crosses an end of the span is decoded each time for a part
-                of it: `journal.BEGINS_INSIDE`, `journal.ENDS_INSIDE`, both, or 0.
+                of it: `BEGINS_INSIDE`, `ENDS_INSIDE`, both, or 0.
             sums: of the pixels of the images that begin in the span; None: not known.
         """
         done = Done(group, span.start, span.stop, joints)
@@ -149,12 +144,6 @@ class TreeWriter(Writer):
     def write_image_chunk(self, group: int, row: int, mask: int, data: bytes) -> int:
         """Write one of this rank's images, of a filtered dataset, that is compressed already.
 
-        Args:
-            group: position of the group in the layout.
-            row: within the group.
-            mask: of filters that were not applied.
-            data: its bytes in the file.
-
-        Returns:
-            Their xxh3-64.
+        Takes the mask of filters that were not applied, and the bytes in the file; returns the
+        xxh3-64 of these.
         """

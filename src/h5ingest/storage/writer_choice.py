@@ -14,7 +14,7 @@ from h5ingest.core.units import MIB
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.storage.checkpoints import Checkpoints
 from h5ingest.storage.datasets import output_errors
-from h5ingest.storage.journal import Record
+from h5ingest.storage.journal_records import Record
 from h5ingest.storage.writer import Writer
 
 _LEAST_DIRECT_BYTES: Final = 16 * MIB
@@ -28,14 +28,9 @@ class WriterChoice(NamedTuple):
     """A kind of writer."""
 
     kind: Literal["mpio", "rows", "direct", "chunks", "tree"]
-    """What it does: see the modules that `open_writer` imports."""
+    """What it does: see the modules that `open_writer` imports. `mpio`: through HDF5."""
     why: str
     """Its name, with the reason."""
-
-    @property
-    def mpio(self) -> bool:
-        """Whether HDF5 writes, through MPI-IO if there are several ranks."""
-        return self.kind == "mpio"
 
 
 def choose_writer(layout: Layout, comm: Comm, out: Path, options: IngestOptions) -> WriterChoice:
@@ -102,20 +97,20 @@ def open_writer(
         path: the file; it exists.
         layout: its datasets.
         comm: the ranks.
-        checkpoints: is told what has been written.
-        known: what the journal says.
-        hints: for MPI-IO, where that is what writes.
+        checkpoints: guards what is written, and is told of it.
+        known: on rank 0, the journal of a job that did not end: what it wrote is kept.
+        hints: for MPI-IO, where that is what writes; one that it does not know means nothing to it.
 
     Raises:
-        OutputError: HDF5 cannot create it (on all ranks).
+        OutputError: HDF5 cannot create or open it (on all ranks).
     """
     # A rank imports the one that it needs.
-    if choice.mpio:
+    if choice.kind == "mpio":
         from h5ingest.storage.mpio_writer import MpioWriter
 
         return MpioWriter(path, layout, comm, checkpoints, known, hints)
     from h5ingest.storage.placed_file import PlacedFile
-    from h5ingest.storage.row_writer import RowWriter as Fitting
+    from h5ingest.storage.placed_file import RowWriter as Fitting
 
     match choice.kind:
         case "direct":
