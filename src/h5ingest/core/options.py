@@ -168,8 +168,9 @@ class IngestOptions:
     )
     cache_bytes: int | None = _run(
         None,
-        "Files a rank keeps in memory from the header check, to open them once. auto: the ranks of "
-        "a host an eighth of what is free there.",
+        "Files a rank keeps in memory from the header check, to open them once; small ones of a "
+        "stack's first look, 2 MiB over all ranks, are kept besides. auto: the ranks of a host an "
+        "eighth of what is free there.",
         form="auto|SIZE",
         least=0,
     )

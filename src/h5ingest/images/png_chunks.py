@@ -35,6 +35,7 @@ LARGE_BYTES: Final = 32 * 1024
 """From so many on, a CRC is worth importing libdeflate for: eight times as fast as Python's."""
 _CHUNK: Final = struct.Struct(">I4s")
 _END: Final = struct.Struct(f">I{len(END)}s")
+_IDAT_CRC: Final = zlib.crc32(b"IDAT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,13 @@ def only_stream(data: bytes, start: int) -> bytes | None:
         The stream; None if other chunks follow, or the chunk is damaged.
     """
     crc_at = len(data) - _END.size
-    if crc_at < start + 8 or _CHUNK.unpack_from(data, start)[0] != crc_at - start - 8:
+    n_bytes = crc_at - start - 8
+    if n_bytes < 0 or _CHUNK.unpack_from(data, start) != (n_bytes, b"IDAT"):
         return None
-    if len(data) < LARGE_BYTES:  # mostly, and then each call counts
-        crc = zlib.crc32(data[start + 4 : crc_at])
-    else:
-        crc = crc32(memoryview(data)[start + 4 : crc_at])
-    return data[start + 8 : crc_at] if data[crc_at:] == _END.pack(crc, END) else None
+    stream = data[start + 8 : crc_at]
+    of_stream = zlib.crc32 if len(data) < LARGE_BYTES else crc32
+    expected = of_stream(stream, _IDAT_CRC), END
+    return stream if _END.unpack_from(data, crc_at) == expected else None
 
 
 def matters(kind: bytes) -> bool:

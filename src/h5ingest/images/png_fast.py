@@ -114,9 +114,10 @@ def without_compression(stream: bytes, kind: Kind) -> bytes | None:
         stream: the zlib stream of its pixels.
         kind: of the image.
     """
-    scanlines = _inflate(stream, kind.n_bytes)
-    if scanlines is None:
+    found = _inflate_all([stream], [kind.n_bytes])
+    if found is None:
         return None
+    (scanlines,) = found
     if not kind.head:
         return _uncompressed(scanlines, kind.ihdr)
     adler32 = stream[-4:]
@@ -207,28 +208,23 @@ def _uncompressed(scanlines: bytes | memoryview, ihdr: bytes) -> bytes:
 
 
 def _inflate_all(streams: Iterable[bytes], sizes: Iterable[int]) -> list[bytes] | None:
-    """Return what zlib streams hold; None if one is not right."""
+    """Return what zlib streams hold; None if one is not right, or not of that many bytes."""
     found = []
-    for each in map(_inflate, streams, sizes):
-        if each is None:
+    for stream, n_bytes in zip(streams, sizes, strict=False):
+        # libdeflate takes no notice of the window that a stream declares, 256 to 32 Ki (0x78).
+        if stream < b"\x78" and (not stream or 256 << (stream[0] >> 4) < n_bytes):
             return None
-        found.append(each)
+        try:
+            if len(stream) < _FEW_COMPRESSED_BYTES:
+                raw = zlib.decompress(stream, bufsize=n_bytes)
+            else:
+                raw = libdeflate().inflate(stream, out=n_bytes)
+        except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError
+            return None
+        if len(raw) != n_bytes:
+            return None
+        found.append(raw)
     return found
-
-
-def _inflate(stream: bytes, n_bytes: int) -> bytes | None:
-    """Return what a zlib stream holds; None if it is not right, or not of that many bytes."""
-    # libdeflate takes no notice of the window that a stream declares, 256 bytes to 32 KiB (0x78).
-    if stream < b"\x78" and (not stream or 256 << (stream[0] >> 4) < n_bytes):
-        return None
-    try:
-        if len(stream) < _FEW_COMPRESSED_BYTES:
-            found = zlib.decompress(stream, bufsize=n_bytes)
-        else:
-            found = libdeflate().inflate(stream, out=n_bytes)
-    except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError
-        return None
-    return found if len(found) == n_bytes else None
 
 
 def _stored(raw: bytes | memoryview) -> list[bytes | memoryview]:

@@ -237,15 +237,15 @@ class FileCache:
         """
         self._files: dict[int, bytes] = {}
         self._left = self.n_bytes = n_bytes
+        self.spare = 0
+        """What is kept for the time being although the budget is used up, in bytes."""
         self.slow = False
         """Whether the files that have been read were slow to open."""
 
     def lacks(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each index whether its file is not here."""
-        files = self._files
-        if not files:
-            return np.ones(len(indices), np.bool_)
-        return np.fromiter([index not in files for index in indices.data], np.bool_, len(indices))
+        here = np.fromiter(self._files, np.int64, len(self._files))
+        return np.isin(indices, here, invert=True)
 
     @property
     def full(self) -> bool:
@@ -258,14 +258,20 @@ class FileCache:
         Args:
             indices: of their samples.
             files: the bytes and the size of each; one of which only the first bytes are given is
-                not kept.
+                not kept. One that does not fit has been read in vain: a few of them, and nothing
+                more will be kept.
         """
-        left = self._left
+        left, spare = self._left, self.spare
         for index, (data, size) in zip(indices, files, strict=True):
             if len(data) == size <= left:
                 self._files[index] = data
                 left -= size + _OBJECT_BYTES
-        self._left = left
+            elif len(data) == size <= spare:
+                self._files[index] = data
+                spare -= size + _OBJECT_BYTES
+            elif len(data) == size:
+                left //= 2
+        self._left, self.spare = left, spare
 
     def get(self, index: int) -> bytes:
         """Return a file that is here."""

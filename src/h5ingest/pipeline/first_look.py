@@ -23,6 +23,7 @@ from h5ingest.core.layout import OutputSpec
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.manifest import Manifest
 from h5ingest.core.options import IngestOptions
+from h5ingest.core.units import MIB
 from h5ingest.mpi.comm import Comm
 from h5ingest.pipeline.agree_on_images import ProbeResult
 from h5ingest.pipeline.probing import LocalProbe
@@ -35,6 +36,9 @@ _LEAST_STEP: Final = 8
 """Of so many images at least, one is looked at."""
 _FEW: Final = 64
 """Fewer images are all looked at."""
+KEPT_BYTES: Final = 2 * MIB
+"""Of their files, over all ranks, that are kept until they are stored, whatever the caches may
+hold: enough for files that are read with their headers, so that none of these is opened twice."""
 _SMALL: Final = 4096
 """So many images, and fewer, if the caches hold their files until they are stored: in the seconds
 that this takes nobody misses the first image that is stored, but problems are all known before."""

@@ -7,8 +7,8 @@ know a writer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, compress, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, compress, islice, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -85,27 +85,31 @@ class FileLoader(Loader[bytes | SampleError]):
         paths = files_of(samples.paths, samples.members)
         some = self._files.read_some(paths if wanted.all() else compress(paths, wanted.data))
         read = chain.from_iterable(map(self._contents, some))
-        return read if wanted.all() else self._joined(samples, read, lacking, recoded)
+        if wanted.all():
+            return read
+        return chain.from_iterable(self._joined(samples, read, wanted, recoded))
 
     def _joined(
         self,
         samples: Samples,
         read: Iterator[bytes | SampleError],
-        lacking: NDArray[np.bool_],
+        wanted: NDArray[np.bool_],
         recoded: NDArray[np.bool_],
-    ) -> Iterator[bytes | SampleError]:
-        """Yield what is given of each sample: recoded, as `read` yields it, or from the cache."""
-        take = self._cache.take
-        where = zip(samples.indices.data, lacking.data, recoded.data, strict=True)
-        for k, (index, is_lacking, is_recoded) in enumerate(where):
-            if is_recoded:
-                assert self._recoded is not None, "they have places"
-                yield self._recoded(samples.places[k], int(samples.lengths[k]))
-                self._beat()
-            elif is_lacking:
-                yield next(read)
+    ) -> Iterator[Iterable[bytes | SampleError]]:
+        """Yield what is given of samples that follow each other: read, recoded, or in the cache."""
+        ends = np.flatnonzero(np.diff(wanted + 2 * recoded)) + 1
+        for start, stop in pairwise([0, *ends.tolist(), len(wanted)]):
+            if wanted[start]:
+                yield islice(read, stop - start)
+            elif recoded[start]:
+                yield (self._read_recoded(samples, k) for k in range(start, stop))
             else:
-                yield take(index)
+                yield map(self._cache.take, samples.indices[start:stop].tolist())
+
+    def _read_recoded(self, samples: Samples, k: int) -> bytes | SampleError:
+        assert self._recoded is not None, "the sample has a place"
+        self._beat()
+        return self._recoded(samples.places[k], int(samples.lengths[k]))
 
     def _contents(self, files: Sequence[Read]) -> list[bytes | SampleError]:
         """Return the bytes of files that have just been read, or why they cannot be read."""

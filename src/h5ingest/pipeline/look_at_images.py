@@ -17,7 +17,12 @@ from h5ingest.images.png_chunks import END
 from h5ingest.images.prefetch import FileCache, Prefetcher, Reader
 from h5ingest.mpi.signals import StopRequested
 from h5ingest.pipeline.agree_on_images import ProbeResult, agree_on_images
-from h5ingest.pipeline.first_look import agree_on_first, looked_at_first, may_begin
+from h5ingest.pipeline.first_look import (
+    KEPT_BYTES,
+    agree_on_first,
+    looked_at_first,
+    may_begin,
+)
 from h5ingest.pipeline.heartbeat import Heartbeat
 from h5ingest.pipeline.job import Job
 from h5ingest.pipeline.output_checks import refuse_sources
@@ -55,10 +60,12 @@ def look_at_images(
         if known is None:
             some = looked_at_first(local, manifest, comm)
             n_seen, n_kept = len(some), cache.n_bytes
+            cache.spare = KEPT_BYTES // comm.size
         else:  # what it says of files need not be kept
             some = np.flatnonzero(known["height"] == 0).tolist()
             n_seen, n_kept = len(known), 0
         probed = _probe(job, source, local, some, cache, known, phase="look")
+        cache.spare = 0
         if seen := agree_on_first(probed, n_seen, n_kept, manifest, options, comm):
             expected = ProbeResult(
                 outputs=seen.outputs, conversions=(), n_bytes=0, palettes=(None,)
