@@ -32,7 +32,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def n_threads() -> int:
-    return sum(thread.name == "h5ingest batches" for thread in threading.enumerate())
+    return sum(thread.name.startswith("h5ingest batches") for thread in threading.enumerate())
 
 
 def test_each_sample_comes_once_with_its_label(out: Path) -> None:

@@ -72,7 +72,7 @@ def _differing(codec: str, images: NDArray[Any]) -> list[str]:
         # Opened anew: HDF5 1.10.8 forgets the filters of an only chunk that it did not make itself.
         dataset = StoredDataset(open_dataset(file, spec.name))
         found = {"HDF5's filter": dataset[()]}
-        pipeline = FilterPipeline(dataset)
+        pipeline = FilterPipeline(dataset.chunks, dataset.dtype, dataset.filters)
         if pipeline.native:
             found["h5ingest's decoder"] = out = np.zeros_like(images)
             pipeline.decode_into(mask, data, out)

@@ -5,10 +5,10 @@ May not: write, import mpi4py.
 
 from __future__ import annotations
 
-import queue
-import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -117,32 +117,11 @@ class Batches(ABC):
 
 def _ahead(made: Iterator[Labelled]) -> Iterator[Labelled]:
     """Yield what a thread takes from an iterator, a few items ahead."""
-    taken: queue.Queue[Labelled | BaseException | None] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-
-    def take() -> None:
-        last: BaseException | None = None
-        try:
-            for item in made:
-                taken.put(item)
-                if stopped.is_set():
-                    return
-        except BaseException as error:
-            last = error
-        taken.put(last)
-
-    thread = threading.Thread(target=take, name="h5ingest batches", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "h5ingest batches")
     try:
-        while (item := taken.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        waiting = deque(pool.submit(next, made, None) for _ in range(1 + _AHEAD))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, made, None))
             yield item
     finally:
-        stopped.set()
-        while thread.is_alive():  # it may wait for room
-            try:
-                taken.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -12,8 +12,12 @@ from xxhash import xxh3_64_intdigest
 
 from h5ingest.core import schema
 from h5ingest.core.errors import OutputError, UsageError
+from h5ingest.core.schema import StandardDataset
 from h5ingest.reading.attributes import Attributes
-from h5ingest.reading.dataset_rule import StoredDataset
+from h5ingest.reading.dataset_rule import StoredDataset, refuse
+from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
+from h5ingest.reading.open_file import open_dataset
+from h5ingest.reading.rows import whole
 
 Verify = Literal["auto", "never", "first", "always"]
 """When checksums are compared: see `ImageStore`."""
@@ -42,13 +46,14 @@ def check_how(failed: str, verify: str, threads: int | None) -> None:
 class Checks:
     """The checksums of some parts of a file, images or chunks, counted from 0.
 
-    Threads may share them: at worst two of them compare the same part.
+    They are read when the first part is compared. Threads may share them: at worst two of them read
+    them, or compare the same part.
     """
 
     def __init__(
         self,
         path: str,
-        sums: NDArray[np.uint64],
+        read: Callable[[], NDArray[np.uint64]],
         name: Callable[[int], str],
         *,
         once: bool,
@@ -57,12 +62,21 @@ class Checks:
 
         Args:
             path: of the file, for messages.
-            sums: (n,) xxh3-64 of the bytes of each part.
+            read: returns (n,), xxh3-64 of the bytes of each part.
             name: how messages name a part.
             once: whether a part that was right is not compared again.
         """
-        self._path, self._sums, self._name = path, sums, name
-        self._right = np.zeros(len(sums), np.bool_) if once else None
+        self._path, self._read, self._name, self._once = path, read, name, once
+        self._sums: Any = None
+        """(n,); None: they have not been read."""
+        self._right: NDArray[np.bool_] | None = None
+        """(n,) which parts were right; None: each is compared every time."""
+
+    def load(self) -> None:
+        """Read the checksums; with no lock but the file's, which whoever asks may hold."""
+        sums = self._read()
+        self._right = np.zeros(len(sums), np.bool_) if self._once else None
+        self._sums = sums
 
     def one(self, number: int, data: Any) -> None:
         """Compare a part; its number may count from the end.
@@ -74,6 +88,8 @@ class Checks:
         Raises:
             OutputError: it is not what was stored.
         """
+        if self._sums is None:
+            self.load()
         if self._right is None:
             self._compare(number, xxh3_64_intdigest(data))
         elif not self._right[number]:
@@ -90,6 +106,8 @@ class Checks:
         Raises:
             OutputError: one is not what was stored.
         """
+        if self._sums is None:
+            self.load()
         if self._right is not None:
             left = np.flatnonzero(~self._right[numbers])
             if not len(left):
@@ -154,20 +172,20 @@ def chunking_of(sums: h5py.Dataset) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def fit_chunks(sums: h5py.Dataset | None, images: StoredDataset) -> bool:
+def fit_chunks(sums: h5py.Dataset, images: StoredDataset) -> bool:
     """Return whether the chunks of a dataset have checksums.
 
     If another program has made the chunks since (`h5repack`), they are not those of the checksums.
 
     Args:
-        sums: the dataset `chunk_checksums` of the group; None: there is none.
+        sums: the dataset `chunk_checksums` of the group.
         images: the pixels of a stack, or of images of any size.
 
     Raises:
         OutputError: there are more or fewer checksums than chunks.
     """
     wanted = schema.chunking(images.creation)
-    if sums is None or chunking_of(sums) != wanted:
+    if chunking_of(sums) != wanted:
         return False
     n_chunks = -(-images.shape[0] // images.chunks[0])
     if sums.shape != (n_chunks,) or sums.dtype != np.uint64:
@@ -186,3 +204,35 @@ def fit_image(filters: str, image: StoredDataset) -> bool:
         image: a dataset.
     """
     return image.chunks == image.shape and repr(image.filters) == filters
+
+
+def row_sums(
+    handle: ForkSafeFile, file_bytes: FileBytes, prefix: str, wanted: StandardDataset, n_rows: int
+) -> NDArray[np.uint64]:
+    """Return the checksums of the rows of a group, or of the only chunks of the images of a tree.
+
+    Raises:
+        OutputError: there are none, or not one for each row.
+    """
+    with handle as file:
+        sums = open_dataset(file, wanted, prefix, n_rows)
+        if sums is None:
+            raise OutputError(f"{handle.path}: {wanted.at(prefix)} is missing")
+        if sums.shape != (n_rows,):
+            refuse(file, wanted.at(prefix), f"{n_rows:,} checksums", f"{sums.shape}")
+        return whole(file, file_bytes, sums)
+
+
+def chunk_sums(
+    handle: ForkSafeFile, file_bytes: FileBytes, prefix: str, pixels: str
+) -> NDArray[np.uint64] | None:
+    """Return the checksums of the chunks of a dataset, by its HDF5 path; None: they have none.
+
+    Raises:
+        OutputError: see `fit_chunks`.
+    """
+    with handle as file:
+        sums = open_dataset(file, schema.CHUNK_CHECKSUMS, prefix)
+        if sums is None or not fit_chunks(sums, handle.dataset(pixels)):
+            return None
+        return whole(file, file_bytes, sums)

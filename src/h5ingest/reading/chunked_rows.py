@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import OutputError
 from h5ingest.reading.checks import Checks, StoredChunk, Verify
 from h5ingest.reading.chunk_cache import ChunkCache
-from h5ingest.reading.dataset_rule import check_available
+from h5ingest.reading.dataset_rule import StoredDataset, check_available
 from h5ingest.reading.forksafe_file import ForkSafeFile, plain_dtype
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.threads import Threads
@@ -32,11 +31,11 @@ class ChunkedRows:
     def __init__(
         self,
         handle: ForkSafeFile,
-        dataset: h5py.Dataset,
+        dataset: StoredDataset,
         cache_bytes: int,
         threads: Threads,
-        sums: NDArray[np.uint64] | None = None,
-        verify: Verify = "auto",
+        read_sums: Callable[[], NDArray[np.uint64] | None],
+        verify: Verify,
     ) -> None:
         """Prepare.
 
@@ -45,27 +44,41 @@ class ChunkedRows:
             dataset: (N, …), chunked along axis 0 only.
             cache_bytes: what decoded chunks may take; one is always kept.
             threads: for the chunks of a batch.
-            sums: (chunks,) checksums of the chunks as they are stored, to be compared before they
-                are decoded; None: they are not.
-            verify: when, if they are: not `never`; see `ImageStore`.
+            read_sums: returns (chunks,) checksums of the chunks as they are stored, to be compared
+                before they are decoded; or None: they have none.
+            verify: when; see `ImageStore`.
 
         Raises:
             SetupError: a filter is not available here.
         """
         self.shape, self.dtype = dataset.shape, plain_dtype(dataset.dtype)
         self._handle, self._name, self._threads = handle, dataset.name, threads
-        self._pipeline = FilterPipeline(dataset)
+        self._pipeline = FilterPipeline(dataset.chunks, self.dtype, dataset.filters)
         self.chunk_rows: int = dataset.chunks[0]
         self._beyond = (0,) * (len(self.shape) - 1)
         n_chunks = -(-self.shape[0] // self.chunk_rows)
         n_kept = min(n_chunks, max(1, cache_bytes // self._pipeline.chunk_bytes))
         self._cache = ChunkCache(handle, n_kept, self._pipeline.chunk_shape, self.dtype)
-        self._opened: tuple[Any, Any] = (None, None)
-        self.checks: Checks | None = None
+        self._read_sums, self._verify = read_sums, verify
+        self._checks: Checks | None = None
+        self._has_looked = verify == "never"
+        """Whether there is nothing to be found out about checksums."""
+
+    @property
+    def checks(self) -> Checks | None:
         """Of the chunks; None: what is stored is not compared."""
-        if sums is not None:  # what HDF5 decodes has to be read twice for it
-            once = verify == "first" or (verify == "auto" and not self._pipeline.native)
-            self.checks = Checks(handle.path, sums, self._describe(), once=once)
+        if not self._has_looked:
+            self._checks, self._has_looked = self._find_checks(), True
+        return self._checks
+
+    def _find_checks(self) -> Checks | None:
+        sums = self._read_sums()
+        if sums is None:
+            return None
+        once = self._verify == "first"
+        if self._verify == "auto":  # what HDF5 decodes has to be read twice to be compared
+            once = not self._pipeline.native
+        return Checks(self._handle.path, lambda: sums, self._describe(), once=once)
 
     def one(self, row: int) -> NDArray[Any]:
         """Return a copy of the row."""
@@ -155,9 +168,9 @@ class ChunkedRows:
         """Return a chunk as it is stored; None if nothing says that it is what was stored."""
         if self.checks is None:
             return None
-        with self._handle as file:
-            first = chunk * self.chunk_rows, *self._beyond
-            return StoredChunk.read(self._dataset(file), first, chunk, self.checks)
+        first = chunk * self.chunk_rows, *self._beyond
+        with self._handle:
+            return StoredChunk.read(self._handle.dataset(self._name), first, chunk, self.checks)
 
     def _decode(self, chunk: int, out: NDArray[Any]) -> None:
         """Fill `out`, of the shape of a chunk, C-contiguous.
@@ -168,8 +181,7 @@ class ChunkedRows:
         """
         checks = self.checks
         native = self._pipeline.native and not (checks is None and self._pipeline.overlooks_damage)
-        with self._handle as file:
-            stored = self._stored(file, chunk) if native or checks is not None else None
+        stored = self._stored(chunk) if native or checks is not None else None
         if checks is not None:  # before a decoder sees it that may crash
             if stored is None:
                 what = f"{self._handle.path}: {self._describe()(chunk)}"
@@ -184,19 +196,20 @@ class ChunkedRows:
                 ) from None
             return
         check_available(self._pipeline.filters)
-        with self._handle as file:
-            start = chunk * self.chunk_rows
-            rows = self._dataset(file)[start : start + self.chunk_rows]
+        start = chunk * self.chunk_rows
+        with self._handle:
+            rows = self._handle.dataset(self._name)[start : start + self.chunk_rows]
         out[: len(rows)] = rows
 
-    def _stored(self, file: h5py.File, chunk: int) -> tuple[int, bytes] | None:
+    def _stored(self, chunk: int) -> tuple[int, bytes] | None:
         """Return (filter mask, bytes) of a chunk; None if it was never written."""
-        try:
-            mask, data = self._dataset(file).id.read_direct_chunk(
-                (chunk * self.chunk_rows, *self._beyond)
-            )
-        except (OSError, RuntimeError):  # or not readable, which HDF5 is going to say once more
-            return None
+        first = chunk * self.chunk_rows, *self._beyond
+        with self._handle:
+            dataset = self._handle.dataset(self._name)
+            try:
+                mask, data = dataset.id.read_direct_chunk(first)
+            except (OSError, RuntimeError):  # or not readable, which HDF5 is going to say once more
+                return None
         return mask, data
 
     def _describe(self) -> Callable[[int], str]:
@@ -209,13 +222,6 @@ class ChunkedRows:
             return f"{name}: chunk {chunk} ({what} {first:,} to {last:,})"
 
         return describe
-
-    def _dataset(self, file: h5py.File) -> h5py.Dataset:
-        opened, dataset = self._opened
-        if opened is not file:
-            dataset = file[self._name]
-            self._opened = (file, dataset)
-        return dataset
 
 
 def stored_chunk(rows: object, chunk: int) -> StoredChunk | None:

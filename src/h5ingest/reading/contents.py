@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import h5py
@@ -15,16 +16,15 @@ from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
 from h5ingest.core.lists import Lists
 from h5ingest.core.schema import StandardDataset
-from h5ingest.core.units import MIB
-from h5ingest.reading.checks import Checks, Verify, chunking_of, fit_chunks
+from h5ingest.reading.checks import Checks, Verify, chunk_sums, row_sums
 from h5ingest.reading.chunked_rows import ChunkedRows
-from h5ingest.reading.dataset_rule import StoredDataset, most_bytes, naming, refuse
+from h5ingest.reading.dataset_rule import StoredDataset, most_bytes, refuse
 from h5ingest.reading.forksafe_file import SIZE, FileBytes, ForkSafeFile, plain_dtype
-from h5ingest.reading.group_statistics import GroupStatistics, Part, statistics_text
+from h5ingest.reading.group_statistics import GroupStatistics, Part, told
 from h5ingest.reading.heap_text import HeapText
 from h5ingest.reading.images import Encoded, Images, Ragged, Stack
 from h5ingest.reading.open_file import open_dataset
-from h5ingest.reading.rows import FlatRows, PlainRows, Rows, every, flat_offset
+from h5ingest.reading.rows import FlatRows, PlainRows, Rows, every, flat_offset, whole
 from h5ingest.reading.selection import Labels
 from h5ingest.reading.stored_lists import checked, checked_lengths
 from h5ingest.reading.text import FileTexts, Strings, Texts
@@ -33,8 +33,6 @@ from h5ingest.reading.tree_images import Tree
 
 _BLOCK_BYTES: Final = 2**20
 """Of neighbouring images that are read together best, where the file has no chunks."""
-_COPIED_BYTES: Final = 64 * MIB
-"""Of a dataset beside the images, up to which each process has its own copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +120,8 @@ class Opener:
         if raw and isinstance(images, Encoded):
             images.keep_indices()
         classes = self._classes()
-        told = statistics_text(self._file, self._prefix)
-        part = Part(path=self._handle.path, told=told, images=images, status=status)
+        tell = partial(told, self._handle, self._prefix)
+        part = Part(path=self._handle.path, tell=tell, images=images, status=status)
         return Contents(
             images=images, n_rows=n_rows, row_shape=shape, dtype=dtype, status=status,
             sizes=self._sizes(layout), bounds=bounds, **classes, texts=texts,
@@ -137,18 +135,8 @@ class Opener:
         dataset = self._dataset(wanted)
         if dataset is None:
             return None
-        dtype = plain_dtype(dataset.dtype)
-        offset = flat_offset(dataset, self._creation)
-        values: NDArray[Any]
-        if offset is None:
-            with naming(self._file, dataset.name):
-                values = dataset[()].view(dtype)
-        else:
-            get = self._bytes.read if dataset.nbytes <= _COPIED_BYTES else self._bytes.mapped
-            values = get(offset, dataset.size, dtype).reshape(dataset.shape)
-        values.flags.writeable = False
-        self._arrays[wanted.name] = values
-        return values
+        self._arrays[wanted.name] = found = whole(self._file, self._bytes, dataset)
+        return found
 
     def rows(self, wanted: StandardDataset) -> Rows:
         """Return the rows of a dataset of numbers that must be there."""
@@ -159,11 +147,9 @@ class Opener:
         if offset is not None:
             return FlatRows(self._bytes, offset, dataset.shape, plain_dtype(dataset.dtype))
         if dataset.chunks and dataset.chunks[1:] == dataset.shape[1:] and dataset.size:
-            sums = self._dataset(schema.CHUNK_CHECKSUMS)
-            compared = self._verify != "never" and fit_chunks(sums, dataset)
+            sums = partial(chunk_sums, self._handle, self._bytes, self._prefix, dataset.name)
             how = self._handle, dataset, self._cache_bytes, self._threads
-            of_chunks = self.array(schema.CHUNK_CHECKSUMS) if compared else None
-            return ChunkedRows(*how, of_chunks, self._verify)
+            return ChunkedRows(*how, sums, self._verify)
         return PlainRows(self._handle, dataset)
 
     def _dataset(self, wanted: StandardDataset) -> StoredDataset | None:
@@ -249,13 +235,9 @@ class Opener:
             raise self._missing(schema.TREE_NAMES)
         names = self._strings(dataset)
         rows = self._checks(None, schema.TREE_NAMES, auto=True)
-        chunks = None
-        sums = self._dataset(schema.CHUNK_CHECKSUMS)
-        filters = None if sums is None else chunking_of(sums)  # else it is an image
-        if rows is not None and filters is not None:
-            chunks = self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES), filters
+        chunks = None if rows is None else self._compare(schema.CHUNK_CHECKSUMS, schema.TREE_NAMES)
         of_file = None if self._creation.get_userblock() else self._bytes
-        images = Tree(self._handle, of_file, names, self._threads, rows, chunks)
+        images = Tree(self._handle, of_file, self._prefix, names, self._threads, rows, chunks)
         return images, None, None, every(1, n_rows)
 
     def _checks(self, rows: Rows | None, images: StandardDataset, *, auto: bool) -> Checks | None:
@@ -266,21 +248,21 @@ class Opener:
             images: for messages.
             auto: whether they are compared unless somebody asks for something else.
         """
-        of_chunks = isinstance(rows, ChunkedRows) and rows.checks is not None
-        if of_chunks or self._verify == "never" or (self._verify == "auto" and not auto):
+        if self._verify == "never" or (self._verify == "auto" and not auto):
             return None
-        return self._compare(schema.CHECKSUMS, images)
+        if isinstance(rows, ChunkedRows) and rows.checks is not None:
+            return None
+        checks = self._compare(schema.CHECKSUMS, images)
+        if self._verify != "auto":  # whoever asks for them learns at once that they are damaged
+            checks.load()
+        return checks
 
     def _compare(self, wanted: StandardDataset, images: StandardDataset) -> Checks:
         """Return what compares images with one of the datasets of checksums."""
-        sums = self.array(wanted)
-        if sums is None:
-            raise self._missing(wanted)
-        if sums.shape != (self._n_rows,):
-            name = wanted.at(self._prefix)
-            refuse(self._file, name, f"{self._n_rows:,} checksums", f"{sums.shape}")
+        assert self._n_rows is not None, "known before images are looked at"
+        read = partial(row_sums, self._handle, self._bytes, self._prefix, wanted, self._n_rows)
         name, once = images.at(self._prefix), self._verify == "first"
-        return Checks(self._handle.path, sums, lambda row: f"{name}: image {row}", once=once)
+        return Checks(self._handle.path, read, lambda row: f"{name}: image {row}", once=once)
 
     def _sizes(self, layout: str) -> NDArray[Any] | None:
         known = schema.known_datasets(layout)  # a tree may have an image of such a name

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from h5ingest.core.errors import IngestError, OutputError, one_line
-from h5ingest.reading.dataset_rule import HDF5_ERRORS
+from h5ingest.reading.dataset_rule import HDF5_ERRORS, StoredDataset
 from h5ingest.reading.open_file import open_file
 
 Identity = tuple[int, int, int, int]
@@ -42,6 +42,8 @@ _PATIENCE_S: Final = 5.0
 class ForkSafeFile:
     """`with handle as file:` gives the open file, to one thread at a time; it stays open after.
 
+    `dataset(name)` gives a dataset of it, which stays open too.
+
     What was read within is of the file as it was when the store was opened, or else leaving raises.
 
     Raises:
@@ -56,14 +58,15 @@ class ForkSafeFile:
             path: absolute.
         """
         self.path = path
-        self.lock = threading.Lock()
-        """For whoever uses the file."""
+        self.lock = threading.RLock()
+        """For whoever uses the file; who has entered it may do so once more."""
         self.cache_lock = threading.Lock()
         """For what is kept of the file in memory; whoever has it must not wait for `lock`. Both
         are taken before a fork, so that no process begins with a lock that nobody releases."""
         self.identity: Identity | None = None
         """Identity of the file as it was when it was first opened."""
         self._file: Any = None
+        self._datasets: dict[str, StoredDataset] = {}
         self._fd = -1
         """HDF5's own, while the file is open."""
         _handles.add(self)
@@ -129,6 +132,18 @@ class ForkSafeFile:
             other.lock.release()
         return now
 
+    def dataset(self, name: str) -> StoredDataset:
+        """Return a dataset that was found to be as it should, in this very file, when that was new.
+
+        Args:
+            name: HDF5 path. Whoever asks has entered the file.
+        """
+        found = self._datasets.get(name)
+        if found is None:
+            opened = h5py.h5d.open(self._file.id, name.encode("utf-8", "surrogateescape"))
+            found = self._datasets[name] = StoredDataset(opened)
+        return found
+
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
         with self.lock:
@@ -136,6 +151,7 @@ class ForkSafeFile:
 
     def close_locked(self) -> None:
         """Close the file, by a caller who holds the lock."""
+        self._datasets.clear()
         if self._file is not None:
             self._file.close()
         self._file = None
@@ -226,11 +242,14 @@ class FileBytes:
             OutputError: the file ends before, the disk reports an error, or it is another file.
         """
         n_bytes, done = out.nbytes, 0
+        part: Any = out
         try:
-            if n_bytes:
-                done = os.preadv(self._fd, [out], offset)  # type: ignore[list-item]  # it is one
-            if done < n_bytes:
-                self._read_on(out, offset, done)
+            while done < n_bytes:  # once, mostly: Linux gives 2 GiB at most, and may give less
+                got = os.preadv(self._fd, [part], offset + done)
+                if not got:
+                    raise changed(self.path)
+                done += got
+                part = out.reshape(-1).view(np.uint8)[done:] if done < n_bytes else None
         except OutputError:
             raise
         except OSError as error:
@@ -245,22 +264,13 @@ class FileBytes:
             found = os.pread(self._fd, n_bytes, offset)
         except OSError:
             found = b""
-        if len(found) < n_bytes:  # rare: Linux gives 2 GiB at most, and may give less
+        if len(found) < n_bytes:  # rarely
             out = np.empty(n_bytes, np.uint8)
             self.read_into(out, offset)
             return out.tobytes()
         if n_bytes >= LARGE_BYTES or monotonic() > self.sure_until_s:
             self.check()
         return found
-
-    def _read_on(self, out: NDArray[Any], offset: int, done: int) -> None:
-        """Read what is missing: Linux gives 2 GiB at most, and may give less."""
-        view = out.reshape(-1).view(np.uint8).data
-        while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
-            if not got:
-                raise changed(self.path)
-            done += got
 
     def _check_end(self, offset: int, n_bytes: int) -> None:
         if offset + n_bytes > self.n_bytes:
@@ -286,4 +296,4 @@ def _identity(stat: os.stat_result) -> Identity:
 
 def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype without what h5py hangs on it (the members of an enum)."""
-    return np.dtype(dtype.str)
+    return np.dtype(dtype.str) if dtype.metadata else dtype

@@ -6,7 +6,7 @@ May not: write.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -24,6 +24,7 @@ from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.statistics import Statistics, from_plain, weights
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.dataset_rule import refuse
+from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.images import Images
 from h5ingest.reading.open_file import find
 from h5ingest.reading.selection import Labels
@@ -61,14 +62,25 @@ def parsed(text: str, where: str) -> Statistics:
         ) from None
 
 
+def told(handle: ForkSafeFile, prefix: str) -> Statistics | None:
+    """Return what a file says of a group; None: nothing.
+
+    Raises:
+        OutputError: the attribute is not what it should be.
+    """
+    with handle as file:
+        text = statistics_text(file, prefix)
+    return None if text is None else parsed(text, handle.path)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """What statistics of a group of one file are made of."""
 
     path: str
     """Of the file, for messages."""
-    told: str | None
-    """The attribute."""
+    tell: Callable[[], Statistics | None]
+    """Returns what the file says; None: nothing."""
     images: Images
     status: NDArray[np.uint8]
     """(n_rows,)"""
@@ -93,7 +105,7 @@ class GroupStatistics:
 
     @cached_property
     def _told(self) -> list[Statistics | None]:
-        return [None if part.told is None else parsed(part.told, part.path) for part in self.parts]
+        return [part.tell() for part in self.parts]
 
     @cached_property
     def kinds(self) -> ByKind:

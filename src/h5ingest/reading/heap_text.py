@@ -25,7 +25,7 @@ _COLLECTION: Final = np.dtype([("signature", "S4"), ("version", "<u4"), ("n_byte
 """What a collection of objects begins with."""
 _OBJECT: Final = np.dtype([("index", "<u2"), ("_", "V6"), ("n_bytes", "<u8")])
 """What an object begins with; its bytes follow, filled up to a multiple of 8."""
-_SPARSE: Final = 64
+SPARSE: Final = 64
 """Rows of a span for each row wanted, from which they are read one by one."""
 _MOST_OBJECTS: Final = 2**16 - 1
 """In a collection: their numbers have 16 bits."""
@@ -85,7 +85,7 @@ class HeapText:
 
     def _read(self, rows: Indices) -> list[bytes]:
         first, last = int(rows.min()), int(rows.max())
-        if first == last or last - first >= _SPARSE * len(rows):
+        if first == last or last - first >= SPARSE * len(rows):
             return [self._one(row) for row in rows.tolist()]
         found = self._span(first, last + 1)
         if len(rows) == len(found) and (np.diff(rows) == 1).all():

@@ -19,7 +19,7 @@ from h5ingest.reading.group_statistics import GroupStatistics
 from h5ingest.reading.images import Batch
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.selection import Labels, Selection
-from h5ingest.reading.text import Column, LazyStrings
+from h5ingest.reading.text import Column, Columns, LazyStrings
 
 _NUMBERS: Final = re.compile("int64|float64")
 
@@ -251,31 +251,20 @@ class _Texts:
         each = [part.texts.paths(Selection.every(part.n_rows)) for part in self._parts]
         return _Strings(each, self._rows, selection.rows)
 
-    def columns(self, selection: Selection) -> Mapping[str, Column]:
+    def columns(self, selection: Selection) -> Columns:
         """See `Texts.columns`."""
-        return _Columns(self._parts, self._rows, tuple(self._kinds), selection)
+        return Columns(self, tuple(self._kinds), selection)
 
     def kinds(self) -> dict[str, str]:
         """See `Texts.kinds`."""
         return dict(self._kinds)
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class _Columns(Mapping[str, Column]):
-    """The further columns of all files by name, each read when it is asked for."""
-
-    _parts: Sequence[Contents]
-    _rows: _Rows
-    _names: tuple[str, ...]
-    _selection: Selection
-
-    def __getitem__(self, name: str) -> Column:
-        if name not in self._names:
-            raise KeyError(name)
-        found = [part.texts.columns(Selection.every(part.n_rows))[name] for part in self._parts]
+    def column(self, name: str, selection: Selection) -> Column:
+        """See `Texts.column`."""
+        found = [part.texts.column(name, Selection.every(part.n_rows)) for part in self._parts]
         texts = [each for each in found if isinstance(each, LazyStrings)]
         if texts:
-            return _Strings(texts, self._rows, self._selection.rows)
+            return _Strings(texts, self._rows, selection.rows)
         lists = [each for each in found if isinstance(each, Lists)]
         numbers = [each for each in found if isinstance(each, np.ndarray)]
         numbers += [each.values for each in lists]
@@ -286,12 +275,4 @@ class _Columns(Mapping[str, Column]):
                     f"column {name}: expected one type in all files, found int64 beyond 2**53, "
                     f"which float64 cannot hold, and float64"
                 )
-        if lists:
-            return self._selection.per_sample(Lists.concatenate(lists))
-        return self._selection.per_sample(values)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        return selection.per_sample(Lists.concatenate(lists) if lists else values)

@@ -7,11 +7,12 @@ import os
 from collections.abc import Sequence
 
 from h5ingest.core import schema
+from h5ingest.core.attribute_values import AttributeValues
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.memory import keep_freed_memory
-from h5ingest.core.schema import FileHeader, read_header
+from h5ingest.core.schema import Attribute, FileStructure, read_structure
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import Verify
 from h5ingest.reading.contents import Contents, Opener
@@ -45,24 +46,23 @@ def files_of(paths: Paths) -> tuple[str, ...]:
     return tuple(map(os.path.abspath, found))
 
 
-def _keeps_indices(header: FileHeader, number: int) -> bool:
+def _keeps_indices(values: AttributeValues, number: int) -> bool:
     """Return whether image files are read with palette indices as they are.
 
     Args:
-        header: of a file.
+        values: attributes of a file.
         number: position among the images of its rows.
 
     Raises:
         OutputError: the file does not say how its images were ingested.
     """
-    if not KINDS[header.layout].keeps_files:
-        return False
+    options = values.json(Attribute.OPTIONS, dict)
     try:
-        return content_of_image(header.options, number).get("samples") == "raw"
+        return content_of_image(options, number).get("samples") == "raw"
     except (UsageError, IndexError, TypeError, AttributeError):
         raise OutputError(
-            f"{header.path}: attribute {schema.Attribute.OPTIONS}: expected `image` to say how the "
-            f"images of each column were ingested"
+            f"{values.path}: attribute {Attribute.OPTIONS}: expected `image` to say how the images "
+            f"of each column were ingested"
         ) from None
 
 
@@ -82,11 +82,11 @@ class OpenFiles:
         self._files = files
         self.handles = [ForkSafeFile(file) for file in files]
         """One for each file."""
-        self._headers: list[FileHeader] = []
+        self._headers: list[FileStructure] = []
         try:
             for handle in self.handles:
                 with handle as file:
-                    self._headers.append(read_header(Attributes(file), handle.path))
+                    self._headers.append(read_structure(Attributes(file), handle.path))
                 self._let_go(handle)
         except BaseException:
             self.close()
@@ -121,10 +121,15 @@ class OpenFiles:
         others = self._headers[0].images
         return (schema.IMAGES.name, *others) if others else ()
 
-    @property
     def digests(self) -> tuple[str, ...]:
-        """Content digests, as the files have them."""
-        return tuple(header.content_digest for header in self._headers)
+        """Return the content digests, as the files have them."""
+        found = []
+        for handle in self.handles:
+            with handle as file:
+                values = AttributeValues(Attributes(file), handle.path)
+                found.append(values.text(Attribute.CONTENT_DIGEST))
+            self._let_go(handle)
+        return tuple(found)
 
     def contents(
         self,
@@ -160,7 +165,9 @@ class OpenFiles:
             with handle as file:
                 if prefix:
                     open_group(file, prefix)
-                raw = _keeps_indices(header, number)
+                raw = KINDS[header.layout].keeps_files and _keeps_indices(
+                    AttributeValues(Attributes(file), handle.path), number
+                )
                 part = Opener(handle, file, prefix, *how).contents(header.layout, raw=raw)
             if header.n_samples not in (None, part.n_rows) and not header.groups:
                 wrong = f"expected {part.n_rows:,}, found {header.n_samples:,}"

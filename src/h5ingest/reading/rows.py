@@ -30,6 +30,8 @@ _PREAD_BYTES: Final = 64 * 1024
 """Bytes from which one `pread` costs no more than the page faults of a mapping, and asks a disk for
 all of them at once; and an error of the disk is then an exception, not a signal."""
 _SAMPLED_CHUNKS: Final = 1024
+_COPIED_BYTES: Final = 64 * MIB
+"""Of a dataset beside the images, up to which each process has its own copy."""
 _HUGE_BYTES: Final = 4 * MIB
 """Bytes from which NumPy takes huge pages, and an array lies by itself."""
 _STEP: Final = 64
@@ -124,15 +126,15 @@ class FlatRows:
 
     def span(self, rows: slice) -> NDArray[Any]:
         """Return a copy of the rows of a slice."""
-        wanted = range(*rows.indices(self.shape[0]))
-        if wanted.step != 1:
-            return self.many(np.array(wanted, np.intp))
-        if len(wanted) * self._row_bytes < _PREAD_BYTES:
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            return self.many(np.arange(start, stop, step, dtype=np.intp))
+        if (stop - start) * self._row_bytes < _PREAD_BYTES:
             if monotonic() > self._file.sure_until_s:
                 self._file.check()
             return self._view[rows].copy()
-        offset = self._byte(wanted.start)
-        out = _empty_for(offset, (len(wanted), *self.shape[1:]), self.dtype)
+        offset = self._byte(start)
+        out = _empty_for(offset, (stop - start, *self.shape[1:]), self.dtype)
         self._file.read_into(out, offset)
         return out
 
@@ -205,17 +207,16 @@ class PlainRows:
         if wanted.step != 1:
             return self.many(np.array(wanted, np.intp))
         with self._handle as file, naming(file, self._name):
-            return self._plain(file[self._name][wanted.start : wanted.stop])
+            dataset = self._handle.dataset(self._name)
+            found: NDArray[Any] = dataset[wanted.start : wanted.stop].view(self.dtype)
+        return found
 
     def many(self, rows: Indices) -> NDArray[Any]:
         """Return the rows in the order asked; HDF5 is asked for each once, in its own order."""
         each, places = np.unique(all_normal(rows, self.shape[0]), return_inverse=True)
         with self._handle as file, naming(file, self._name):
-            found: NDArray[Any] = self._plain(file[self._name][each])[places]
-        return found
-
-    def _plain(self, values: NDArray[Any]) -> NDArray[Any]:
-        return values.view(self.dtype)
+            found: NDArray[Any] = self._handle.dataset(self._name)[each].view(self.dtype)
+        return found[places]
 
 
 def flat_offset(dataset: StoredDataset, file_creation: h5py.h5p.PropFCID) -> int | None:
@@ -269,3 +270,18 @@ def _common_offset(dataset: StoredDataset, chunks: Iterable[int]) -> int | None:
 def every(step: int, n_rows: int) -> NDArray[np.int64]:
     """Return the bounds of runs of so many rows: their first rows, and n_rows."""
     return np.append(np.arange(0, n_rows, step), n_rows).astype(np.int64)
+
+
+def whole(file: h5py.File, file_bytes: FileBytes, dataset: StoredDataset) -> NDArray[Any]:
+    """Return a dataset of numbers, read-only; the mapped file itself if that is large."""
+    dtype = plain_dtype(dataset.dtype)
+    offset = flat_offset(dataset, file.id.get_create_plist())
+    values: NDArray[Any]
+    if offset is None:
+        with naming(file, dataset.name):
+            values = dataset[()].view(dtype)
+    else:
+        get = file_bytes.read if dataset.nbytes <= _COPIED_BYTES else file_bytes.mapped
+        values = get(offset, math.prod(dataset.shape), dtype).reshape(dataset.shape)
+    values.flags.writeable = False
+    return values

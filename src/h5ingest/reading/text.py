@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, overload
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +15,13 @@ from h5ingest.core import schema
 from h5ingest.core.lists import Lists
 from h5ingest.reading.dataset_rule import naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile
-from h5ingest.reading.heap_text import HeapText
+from h5ingest.reading.heap_text import SPARSE, HeapText
 from h5ingest.reading.open_file import column_names, open_column, open_dataset
 from h5ingest.reading.rows import Indices, all_normal, normal
 from h5ingest.reading.selection import Selection
 from h5ingest.reading.stored_lists import kind_of_column, read_lists
 
 _BLOCK_ROWS: Final = 64 * 1024
-_SPARSE: Final = 64
-"""Rows of a span for each row wanted, from which they are read one by one."""
 
 
 class LazyStrings(Sequence[str]):
@@ -62,8 +59,6 @@ class Strings(LazyStrings):
     """(n,) the rows that are items of this sequence; None: all."""
     _heap: HeapText | None = None
     """Reads them without HDF5; None: that cannot be."""
-    _opened: tuple[Any, Any] = field(default=(None, None), init=False)
-    """An open file, and the dataset in it."""
 
     def __len__(self) -> int:
         return self._n_rows if self._rows is None else len(self._rows)
@@ -82,58 +77,15 @@ class Strings(LazyStrings):
             return self._heap.read(rows)
         first, last = int(rows.min()), int(rows.max())
         with self._handle as file, naming(file, self._name):
-            dataset = self._dataset(file)
-            if last - first >= _SPARSE * len(rows):
+            dataset = self._handle.dataset(self._name)
+            if last - first >= SPARSE * len(rows):
                 return [dataset[row] for row in rows.tolist()]
             block = dataset[first : last + 1]
         return [block[row] for row in (rows - first).tolist()]
 
-    def _dataset(self, file: h5py.File) -> h5py.Dataset:
-        opened, dataset = self._opened
-        if opened is not file:
-            dataset = file[self._name]  # it was checked in this very file, when it was first opened
-            self._opened = (file, dataset)
-        return dataset
-
 
 Column = NDArray[Any] | LazyStrings | Lists
 """A further column of the manifest: (n,) numbers, strings, or lists of numbers."""
-
-
-@dataclass(eq=False, repr=False)
-class Columns(Mapping[str, Column]):
-    """The further columns of the manifest by name, each read when it is asked for."""
-
-    _handle: ForkSafeFile
-    _bytes: FileBytes
-    """The same file."""
-    _names: list[str]
-    _prefix: str
-    """HDF5 path of the group of samples."""
-    _n_rows: int
-    """Rows of the group."""
-    _selection: Selection
-
-    def __getitem__(self, name: str) -> Column:
-        if name not in self._names:
-            raise KeyError(name)
-        full_name, rows = schema.column(self._prefix, name), self._selection.rows
-        with self._handle as file:
-            dataset = open_column(file, self._prefix, name, self._n_rows)
-            if isinstance(dataset, tuple):
-                return self._selection.per_sample(read_lists(file, *dataset))
-            if dataset.dtype.kind != "O":
-                with naming(file, full_name):
-                    values: NDArray[Any] = dataset[()]
-                return self._selection.per_sample(values)
-            heap = HeapText.of(self._bytes, dataset, file.id.get_create_plist())
-            return Strings(self._handle, full_name, self._n_rows, rows, heap)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class Texts(Protocol):
@@ -142,8 +94,11 @@ class Texts(Protocol):
     def paths(self, selection: Selection) -> LazyStrings:
         """Return the paths of the source files of samples."""
 
-    def columns(self, selection: Selection) -> Mapping[str, Column]:
+    def columns(self, selection: Selection) -> Columns:
         """Return the further columns of samples."""
+
+    def column(self, name: str, selection: Selection) -> Column:
+        """Return one of them, which there is."""
 
     def kinds(self) -> dict[str, str]:
         """Return column -> what it is: see `column_types.resolve`."""
@@ -169,9 +124,7 @@ class FileTexts:
     def columns(self, selection: Selection) -> Columns:
         """See `Texts.columns`."""
         with self._handle as file:
-            names = column_names(file, self._prefix)
-        about = self._bytes, names, self._prefix, self._n_rows
-        return Columns(self._handle, *about, selection)
+            return Columns(self, tuple(column_names(file, self._prefix)), selection)
 
     def kinds(self) -> dict[str, str]:
         """See `Texts.kinds`."""
@@ -179,6 +132,20 @@ class FileTexts:
             names = column_names(file, self._prefix)
             found = {name: open_column(file, self._prefix, name, self._n_rows) for name in names}
             return {name: kind_of_column(column) for name, column in found.items()}
+
+    def column(self, name: str, selection: Selection) -> Column:
+        """See `Texts.column`."""
+        with self._handle as file:
+            dataset = open_column(file, self._prefix, name, self._n_rows)
+            if isinstance(dataset, tuple):
+                return selection.per_sample(read_lists(file, *dataset))
+            full_name = dataset.name
+            if dataset.dtype.kind != "O":
+                with naming(file, full_name):
+                    values: NDArray[Any] = dataset[()]
+                return selection.per_sample(values)
+            heap = HeapText.of(self._bytes, dataset, file.id.get_create_plist())
+            return Strings(self._handle, full_name, self._n_rows, selection.rows, heap)
 
     @functools.cached_property
     def _heap(self) -> HeapText | None:
@@ -188,3 +155,23 @@ class FileTexts:
             if paths is None:
                 return None
             return HeapText.of(self._bytes, paths, file.id.get_create_plist())
+
+
+@dataclass(eq=False, repr=False)
+class Columns(Mapping[str, Column]):
+    """The further columns of samples by name, each read when it is asked for."""
+
+    _texts: Texts
+    _names: tuple[str, ...]
+    _selection: Selection
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._texts.column(name, self._selection)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -10,11 +12,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from h5ingest.core import schema
 from h5ingest.core.errors import OutputError
-from h5ingest.reading.checks import Checks, StoredChunk, fit_image
-from h5ingest.reading.dataset_rule import as_text, naming
+from h5ingest.reading.checks import Checks, StoredChunk, chunking_of, fit_image
+from h5ingest.reading.dataset_rule import StoredDataset, as_text, naming
 from h5ingest.reading.forksafe_file import FileBytes, ForkSafeFile, plain_dtype
-from h5ingest.reading.open_file import open_image
+from h5ingest.reading.open_file import open_dataset, open_image
 from h5ingest.reading.rows import Indices, normal
 from h5ingest.reading.text import Strings
 from h5ingest.reading.threads import Threads
@@ -24,6 +27,7 @@ _LARGE_BYTES: Final = 256 * 1024
 """Of an image that takes ten times as long to be decoded as to be looked up, or longer."""
 _TOGETHER: Final = 64
 """Images that are looked up at once."""
+_MOST_KINDS: Final = 256
 
 
 class _Flat(NamedTuple):
@@ -45,11 +49,6 @@ class _Chunk(NamedTuple):
     stored: bytes
     pipeline: FilterPipeline
 
-    @property
-    def is_large(self) -> bool:
-        """Whether decoding it takes much longer than looking it up."""
-        return self.pipeline.chunk_bytes >= _LARGE_BYTES
-
 
 _Place = _Flat | _Chunk
 
@@ -61,17 +60,24 @@ class Tree:
     _handle: ForkSafeFile
     _bytes: FileBytes | None
     """The same file; None: images do not lie in it where HDF5 says, but behind a user block."""
+    _prefix: str
+    """HDF5 path of the group of samples."""
     _names: Strings
     """Absolute HDF5 path of each row's dataset; empty where there is none."""
     _threads: Threads
     """For the images of a batch."""
     _checks: Checks | None = None
     """Compares the pixels of each image that is read."""
-    _chunk_checks: tuple[Checks, str] | None = None
-    """Compares instead the bytes of an image's only chunk, before they are decoded; and which
-    filters it has (`fit_image`)."""
+    _chunk_checks: Checks | None = None
+    """Compares instead the bytes of an image's only chunk, before they are decoded."""
+    _filters: str | None = None
+    """Those of chunks that have checksums, see `fit_image`; None: they have not been looked up."""
     _groups: set[bytes] = field(default_factory=set)
     """Paths of groups that are of this file."""
+    _pipeline: Callable[..., FilterPipeline] = field(
+        default_factory=lambda: functools.lru_cache(_MOST_KINDS)(FilterPipeline)
+    )
+    """Makes that of a kind of images once."""
 
     def one(self, row: int) -> NDArray[Any]:
         """Return the image; (0, 0) where there is none."""
@@ -92,22 +98,21 @@ class Tree:
         name = self._names.raw(np.array([row]))[0]
         with self._handle as file:
             dataset = open_image(file, name, self._groups)
-            if self._chunk_checks is None or not fit_image(self._chunk_checks[1], dataset):
-                return None
+            checks = self._checks_of_chunk(dataset)
             first = (0,) * len(dataset.shape)
-            return StoredChunk.read(dataset, first, row, self._chunk_checks[0])
+            return None if checks is None else StoredChunk.read(dataset, first, row, checks)
 
     def _some(self, asked: list[tuple[int, bytes]]) -> list[NDArray[Any]]:
-        """Return images by row and name.
+        """Return images by row and name, at least one.
 
         They are looked up at once, while other threads wait for HDF5. If they seem to be large and
         coded, each is looked up by the thread that decodes it: meanwhile the others decode theirs.
         """
         images: list[NDArray[Any]] = [np.empty(0)] * len(asked)
         with self._handle as file:
-            found = [self._look_up(file, *asked[0])] if asked else []
-            apart = any(isinstance(each, _Chunk) and each.is_large for each in found)
-            if not apart:
+            first = self._look_up(file, *asked[0])
+            found = [first]
+            if not (isinstance(first, _Chunk) and first.pipeline.chunk_bytes >= _LARGE_BYTES):
                 found += [self._look_up(file, *each) for each in asked[1:]]
 
         def load(place: int) -> None:
@@ -119,7 +124,7 @@ class Tree:
             images[place] = self._load(asked[place][0], image)
 
         n_bytes = sum(each.pipeline.chunk_bytes for each in found if isinstance(each, _Chunk))
-        self._threads.each(load, range(len(asked)), n_bytes * len(asked) // max(1, len(found)))
+        self._threads.each(load, range(len(asked)), n_bytes * len(asked) // len(found))
         return images
 
     def _look_up(self, file: h5py.File, row: int, name: bytes) -> NDArray[Any] | _Place:
@@ -130,17 +135,28 @@ class Tree:
         if dataset.offset is not None and self._bytes is not None:
             return _Flat(dataset.offset, dataset.shape, plain_dtype(dataset.dtype))
         with naming(file, name):
-            if self._chunk_checks is None or not fit_image(self._chunk_checks[1], dataset):
+            checks = self._checks_of_chunk(dataset)
+            if checks is None:
                 pixels: NDArray[Any] = dataset[()]
                 if self._checks is not None:
                     self._checks.one(row, pixels)
                 return pixels
             mask, stored = dataset.id.read_direct_chunk((0,) * len(dataset.shape))
-            pipeline = FilterPipeline(dataset, one_image=True)
+            pipeline = self._pipeline((1, *dataset.shape), dataset.dtype, dataset.filters)
             if not pipeline.native:
-                self._chunk_checks[0].one(row, stored)
+                checks.one(row, stored)
                 return dataset[()]  # type: ignore[no-any-return]
             return _Chunk(name, mask, stored, pipeline)
+
+    def _checks_of_chunk(self, image: StoredDataset) -> Checks | None:
+        """Return what compares the only chunk of an image; None: it has none, or no checksum."""
+        if self._chunk_checks is None:
+            return None
+        if self._filters is None:
+            with self._handle as file:
+                sums = open_dataset(file, schema.CHUNK_CHECKSUMS, self._prefix)
+                self._filters = "" if sums is None else chunking_of(sums) or ""
+        return self._chunk_checks if fit_image(self._filters, image) else None
 
     def _load(self, row: int, found: NDArray[Any] | _Place) -> NDArray[Any]:
         """Return an image that has been looked up."""
@@ -153,7 +169,7 @@ class Tree:
         if not isinstance(found, _Chunk):
             return found
         assert self._chunk_checks is not None, "else it is read by HDF5"
-        self._chunk_checks[0].one(row, found.stored)
+        self._chunk_checks.one(row, found.stored)
         pixels = np.empty(found.pipeline.chunk_shape, found.pipeline.dtype)
         try:
             found.pipeline.decode_into(found.mask, found.stored, pixels)

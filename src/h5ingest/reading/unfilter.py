@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from h5ingest.core.layout import HTJ2K
 from h5ingest.reading import coded_images
-from h5ingest.reading.dataset_rule import StoredDataset, check_available
+from h5ingest.reading.dataset_rule import check_available
 from h5ingest.reading.forksafe_file import plain_dtype
 
 _SHUFFLE: Final = 2
@@ -33,22 +33,25 @@ _NATIVE: Final = {
 
 
 class FilterPipeline:
-    """The filters of one dataset, undone."""
+    """The filters of datasets of one kind, undone."""
 
-    def __init__(self, dataset: StoredDataset, *, one_image: bool = False) -> None:
+    def __init__(
+        self, chunk_shape: tuple[int, ...], dtype: np.dtype[Any], filters: tuple[int, ...]
+    ) -> None:
         """Look at the filters.
 
         Args:
-            dataset: chunked.
-            one_image: whether it is an image in one chunk, as in a tree: that is taken for a chunk
-                of a stack with one image.
+            chunk_shape: of a chunk; of an image in a chunk of its own, as in a tree, (1, H, W) or
+                (1, H, W, C).
+            dtype: of its values.
+            filters: their registered numbers, in order.
 
         Raises:
             SetupError: a filter is not available here.
         """
-        self.chunk_shape: tuple[int, ...] = (1, *dataset.chunks) if one_image else dataset.chunks
-        self.dtype = plain_dtype(dataset.dtype)
-        self.filters = dataset.filters
+        self.chunk_shape, self.dtype, self.filters = chunk_shape, plain_dtype(dtype), filters
+        self.chunk_bytes: Final = math.prod(chunk_shape) * dtype.itemsize
+        """Bytes of a decoded chunk."""
         # [codec], [shuffle, codec], [shuffle] or nothing: then every size on the way is known.
         codecs = self.filters[1:] if self.filters[:1] == (_SHUFFLE,) else self.filters
         codes_images = self.filters == (HTJ2K,) and self.chunk_shape[0] == 1
@@ -93,11 +96,6 @@ class FilterPipeline:
             raise ValueError(f"expected {target.nbytes:,} bytes, got {n_bytes:,}")
         if shuffled:  # first bytes of all elements, then all second bytes, …
             flat.reshape(-1, self.dtype.itemsize)[:] = target.reshape(self.dtype.itemsize, -1).T
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a decoded chunk."""
-        return math.prod(self.chunk_shape) * self.dtype.itemsize
 
 
 @functools.cache
