@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from h5ingest.core.errors import OutputError, SetupError
 from h5ingest.core.options import IngestOptions
 from h5ingest.inspect import judge_process
 from h5ingest.inspect.verify import VerifyReport, verify
-from h5ingest.pipeline.run import ingest
+from h5ingest.pipeline.run import ingest, recompress
 
 N_ROWS = 14
 DIED = "the library that reads it ended with"
@@ -226,9 +227,76 @@ def test_names_of_dimensions_and_values_and_groups_are_those_of_the_format(tmp_p
         values = file["a/status"][:]
         del file["a/status"]
         kind = h5py.enum_dtype({"missing": 0, "good": 1, "failed": 2}, "u1")
-        file.create_dataset("a/status", data=values, dtype=kind).dims[0].label = "sample"
+        status = file.create_dataset("a/status", data=values, dtype=kind)
+        status.dims[0].label = "sample"
+        status.dims[0].attach_scale(file["a/sample"])
     (problem,) = check(out).problems
     assert problem.startswith("/a/status: expected the names ")
+
+
+def test_the_scales_of_dimensions_are_all_there_or_none(tmp_path: Path) -> None:
+    out = made(tmp_path, group_by="site")
+    whole = out.read_bytes()
+
+    def problems(change: Callable[[h5py.File], object]) -> tuple[str, ...]:
+        out.write_bytes(whole)
+        with h5py.File(out, "r+") as file:
+            change(file)
+        found = check(out)
+        assert found.bad == ()
+        assert found.problems == check(out, 2).problems
+        return found.problems
+
+    def another(file: h5py.File) -> None:
+        file["a/images"].dims[1].detach_scale(file["a/y"])
+        file["a/images"].dims[1].attach_scale(file["b/y"])
+
+    def of_the_user(file: h5py.File) -> None:
+        file["a/heights"] = range(6)
+        file["a/heights"].make_scale("heights")
+        file["a/images"].dims[1].attach_scale(file["a/heights"])
+
+    def shorter(file: h5py.File) -> None:
+        text = dict(file["a/y"].attrs)["NAME"]
+        file["a/images"].dims[1].detach_scale(file["a/y"])
+        del file["a/y"]
+        file.create_dataset("a/y", (5,), "u1").make_scale(text.decode())
+        file["a/images"].dims[1].attach_scale(file["a/y"])
+
+    def none(file: h5py.File) -> None:
+        for name in ("sample", "y", "x", "class"):
+            del file["a"][name]
+
+    expected = "/a/images: expected /a/y, (6,), as the scale of axis 1, found "
+    assert problems(lambda file: file["a"].pop("y")) == (
+        "expected a dimension scale /a/y, found none",
+    )
+    assert problems(another) == (f"{expected}another",)
+    assert problems(shorter) == (f"{expected}one of the shape (5,)",)
+    assert problems(lambda file: file["a/paths"].attrs.pop("DIMENSION_LIST")) == (
+        "/a/paths: expected /a/sample, (7,), as the scale of axis 0, found none",
+    )
+    assert problems(of_the_user) == ()
+    assert problems(none) == (), "as in a file that was made before there were any"
+    out.write_bytes(whole)
+    with h5py.File(out) as file:
+        at = h5py.h5o.get_info(file["b/x"].id).addr
+    overwrite(out, at, b"JUNK")
+    (problem,) = check(out).problems
+    assert re.match(r".*/b/x.* cannot be read: ", problem), problem
+
+
+def test_scales_are_no_strangers_and_what_users_call_alike_is(tmp_path: Path) -> None:
+    out, again = made(tmp_path), tmp_path / "again.h5"
+    with h5py.File(out, "r+") as file:
+        del file["y"]
+        file["y"] = range(6)
+    report = recompress(out, again, IngestOptions(compression="zstd"))
+    assert report.warnings == ("left out, as they are not of h5ingest: /y",)
+    assert verify(again).ok
+    with h5py.File(again) as file:
+        assert [dim[0].name for dim in file["images"].dims] == ["/sample", "/y", "/x"]
+        assert file["y"].id.get_offset() is None
 
 
 # --- libraries that do not survive it ------------------------------------------------------------

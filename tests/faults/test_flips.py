@@ -24,11 +24,12 @@ ENVIRONMENTS = {"mpich": FLAVOURS["mpich"], "wheels": WHEELS}
 
 
 def flips(
-    flavour: Flavour, first: int, count: int, folder: Path, n_ranks: int = 1
+    flavour: Flavour, first: int, count: int, folder: Path, *more: str, n_ranks: int = 1
 ) -> dict[str, Any]:
     """How so many cases came out, and which of them came out wrong."""
     python = flavour.checked().bin / "python"
-    command = (python, PROGRAMS / "flips.py", folder, str(first), str(count))
+    command: list[str | Path] = [python, PROGRAMS / "flips.py", folder, str(first), str(count)]
+    command += more
     seconds = 200.0 + 2 * n_ranks * count
     if n_ranks > 1:
         done = flavour.launch(n_ranks, *command, timeout_s=seconds)
@@ -65,6 +66,13 @@ def test_a_hundred_flips_are_found_or_harmless(name: str, tmp_path: Path) -> Non
         outcomes[key.rpartition(" | ")[2]] += n
     assert outcomes["found"] > 50, outcomes
     assert outcomes["harmless"] > 5, outcomes
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_flips_in_the_names_of_dimensions_are_found_or_harmless(name: str, tmp_path: Path) -> None:
+    told = flips(ENVIRONMENTS[name], 0, 60, tmp_path, "scales")
+    assert told["wrong"] == [], "\n".join(told["wrong"])
+    assert sum(n for key, n in told["outcomes"].items() if key.endswith("found")) > 30, told
 
 
 @pytest.mark.soak

@@ -19,6 +19,7 @@ import pytest
 from helpers.faults import differences
 from helpers.layout_runs import CHUNK_BYTES, extent_chunks, ingest_on
 from helpers.oracle import Kind, encode
+from helpers.scales import plain
 from helpers.support import (
     FLAVOURS,
     WHEELS,
@@ -134,7 +135,7 @@ def forms(path: Path) -> dict[str, tuple[Any, ...]]:
             plist = node.id.get_create_plist()
             filters = [plist.get_filter(k)[:3] for k in range(plist.get_nfilters())]
             creation = (node.dtype, node.chunks, filters)
-        attributes = {key: np.asarray(value).tolist() for key, value in node.attrs.items()}
+        attributes = {key: plain(file, key, value) for key, value in node.attrs.items()}
         found[name] = (attributes, creation)
 
     with h5py.File(path) as file:

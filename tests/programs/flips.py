@@ -1,6 +1,7 @@
 """Damage files and let `verify` look at them; an independent reader says whether it had to see it.
 
     flips.py FOLDER FIRST COUNT [show]   cases FIRST to FIRST + COUNT - 1, files in FOLDER
+    flips.py FOLDER FIRST COUNT scales   likewise, of stacks, damaged in the names of dimensions
     flips.py --read                      the independent reader: names of files in, snapshots out
     flips.py --show                      `h5ingest show`, of one file after the other
 
@@ -25,7 +26,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests: started as a script
 
+from helpers.scales import plain
 from PIL import Image
 
 N_IMAGES = 14
@@ -112,11 +114,31 @@ class Files:
         return out
 
 
-def damaged(data: bytes, dice: random.Random) -> tuple[bytes, str]:
-    """A damaged copy, and what was done to it."""
+def bytes_of_scales(path: Path) -> list[int]:
+    """Where the headers of scales and of what they are attached to lie, and the heaps."""
+    data, parts = path.read_bytes(), []
+
+    def note(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and {"CLASS", "DIMENSION_LIST"} & {*item.attrs}:
+            about = h5py.h5o.get_info(item.id)
+            parts.append(range(about.addr, about.addr + about.hdr.space.total))
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    heap = data.find(b"GCOL")
+    while heap >= 0:
+        parts.append(range(heap, heap + int.from_bytes(data[heap + 8 : heap + 16], "little")))
+        heap = data.find(b"GCOL", parts[-1].stop)
+    return [at for part in parts for at in part if at < len(data)]
+
+
+def damaged(
+    data: bytes, dice: random.Random, places: Sequence[int] | None = None
+) -> tuple[bytes, str]:
+    """A damaged copy, and what was done to it, at one of the places."""
     while True:
         changed = bytearray(data)
-        at, how = dice.randrange(len(data)), dice.random()
+        at, how = dice.choice(places or range(len(data))), dice.random()
         if how < 0.8:
             changed[at] ^= 1 << dice.randrange(8) if dice.random() < 0.6 else dice.randrange(1, 256)
             done = f"byte {at} from {data[at]:02x} to {changed[at]:02x}"
@@ -158,7 +180,7 @@ def snapshot(path: str) -> dict[str, str]:
                 continue
             for attribute, value in node.attrs.items():
                 if attribute not in MARKS:
-                    keep(f"{path}@{attribute}", value)
+                    keep(f"{path}@{attribute}", plain(file, attribute, value))
             kinds = h5py.check_string_dtype(node.dtype), h5py.check_enum_dtype(node.dtype)
             found[f"{path}:type"] = f"{node.dtype.str} {kinds} {node.shape}"
             keep(path, node[()])
@@ -254,15 +276,16 @@ def judged_by_all(path: Path, comm: Any, alone: tuple[str, str]) -> tuple[str, s
 
 
 def cases(
-    folder: Path, first: int, count: int
+    folder: Path, first: int, count: int, *, of_scales: bool
 ) -> Iterator[tuple[int, tuple[str, str], Path, Path, str]]:
     """Number, what the file was, the whole and the damaged one, and what was done to it."""
     files = Files(folder)
-    kinds = files.kinds
+    kinds = [kind for kind in files.kinds if kind[0].startswith("stack") or not of_scales]
     for number in range(first, first + count):
         dice = random.Random(number)
         kind = kinds[number % len(kinds)]
-        data, done = damaged(files[kind].read_bytes(), dice)
+        places = bytes_of_scales(files[kind]) if of_scales else None
+        data, done = damaged(files[kind].read_bytes(), dice, places)
         path = folder / "damaged.h5"
         path.write_bytes(data)
         (folder / "progress").write_text(f"{number} {kind} {done}")
@@ -273,7 +296,12 @@ def main() -> None:
     if sys.argv[1].startswith("--"):
         serve(sys.argv[1])
         return
-    folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, first, count, *more = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        *sys.argv[4:],
+    )
     from h5ingest.inspect import judge_process
     from h5ingest.inspect.judge_process import keeping_judges
     from h5ingest.mpi.world import world
@@ -285,14 +313,16 @@ def main() -> None:
             for _ in range(count):
                 judged_by_all(folder / "damaged.h5", comm, comm.bcast(None))
         return
-    reader, shower = Server("--read"), Server("--show") if sys.argv[4:] else None
+    reader, shower = Server("--read"), Server("--show") if more == ["show"] else None
     outcomes: Counter[str] = Counter()
     shown: Counter[str] = Counter()
     wrong: list[str] = []
     died = 0
     truths: dict[Path, Any] = {}
     with keeping_judges():
-        for number, kind, whole, path, done in cases(folder, first, count):
+        for number, kind, whole, path, done in cases(
+            folder, first, count, of_scales=more == ["scales"]
+        ):
             outcome, said = judged(path)
             if comm.size > 1:
                 outcome, said = judged_by_all(path, comm, comm.bcast((outcome, said)))

@@ -45,8 +45,8 @@ from h5ingest.core.errors import (
     UsageError,
 )
 from h5ingest.core.options import IngestOptions
+from h5ingest.images import archive_table, tar_archive, zip_archive
 from h5ingest.images import archives as module
-from h5ingest.images import tar_archive, zip_archive
 from h5ingest.images.archive_table import CUT, NOT_THERE, Table
 from h5ingest.images.archives import Archives, PathReader, read_table
 from h5ingest.images.scan import ScanOptions
@@ -393,6 +393,45 @@ def test_pax_headers_for_all(place: Place) -> None:
             info.size, info.mtime = len(data), 1.5
             archive.addfile(info, io.BytesIO(data))
     assert place.ingest(path).n_samples == 9
+
+
+def test_pax_headers_that_only_tell_times_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python's tarfile writes them for each file; whatever else they tell is left to it."""
+    told: list[dict[str, str]] = [
+        {"mtime": "1764400000.1234567"}, {"mtime": "-1.5", "uname": "é", "uid": "70000000"},
+        {"path": "renamed.png"}, {"mtime": "1.5", "path": "renamed too.png"}, {"atime": "2\n9 a=b"},
+        {"comment": "x"}, {},
+    ]  # fmt: skip
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for k, headers in enumerate(told):
+            info = tarfile.TarInfo(f"{k}.png")
+            info.size, info.pax_headers = 600 + k, headers
+            archive.addfile(info, io.BytesIO(bytes([k]) * info.size))
+    asked: set[int] = set()
+    usual = tarfile.TarInfo.fromtarfile
+
+    def counted(tar: tarfile.TarFile) -> tarfile.TarInfo:
+        info = usual(tar)
+        asked.add(info.size - 600)
+        return info
+
+    with path.open("rb") as file:
+        opened = tar_archive.TarArchive(file.fileno(), path.stat().st_size)
+        with monkeypatch.context() as context:
+            context.setattr(tarfile.TarInfo, "fromtarfile", staticmethod(counted))
+            table = opened.table(lambda: None)
+        assert asked == {0, 2, 3, 4, 5}, "the first one is read by `TarFile` itself"
+        with tarfile.open(path) as archive:
+            assert list(table.rows) == [info.name.encode() for info in archive]
+        assert table.problem == ""
+        members = table.find(list(table.rows), 0)
+        for k, member in enumerate(members):
+            assert opened.read(archive_table.Member(*member.item()), None)[0] == bytes([k]) * (
+                600 + k
+            )
 
 
 # --- bad archives --------------------------------------------------------------------------------

@@ -296,12 +296,11 @@ def test_zarr_reads_a_stack_over_http_through_references(tmp_path: Path) -> None
             assert group["labels"].attrs["label_names"] == ["a", "b"]
             assert (group["columns/age"][:] == np.arange(N) * 3).all()
             dims = group["images"].attrs["_ARRAY_DIMENSIONS"]
-            assert tuple(dims) == ("sample", "height", "width", "channel")
-            # Nor has HDF5 names of dimensions that xarray knows; references have.
+            assert tuple(dims) == ("sample", "y", "x", "channel")
             with xarray.open_zarr(
                 group.store, consolidated=False, zarr_format=2, chunks=None
             ) as found:
-                assert found["images"].dims == ("sample", "height", "width", "channel"), codec
+                assert found["images"].dims == ("sample", "y", "x", "channel"), codec
                 assert (found["images"].isel(sample=7) == pixels[7]).all()
 
 
@@ -347,15 +346,87 @@ def test_the_command_writes_references_that_zarr_follows_on_this_machine(
 # --- the file itself ------------------------------------------------------------------------------
 
 
-def test_xarray_and_dask_read_the_file_itself(files: dict[str, Path]) -> None:
+def test_dask_reads_the_images(files: dict[str, Path]) -> None:
     with h5py.File(files["stack"]) as own:
-        pixels, labels = own["images"][:], own["labels"][:]
+        pixels = own["images"][:]
         from_array: Any = dask.array.from_array
         lazy = from_array(own["images"], chunks=(5, -1, -1, -1))
         assert (lazy.sum(axis=(1, 2, 3)).compute() == pixels.sum(axis=(1, 2, 3))).all()
-    with xarray.open_dataset(files["stack"], engine="h5netcdf", phony_dims="access") as found:
-        assert (found["images"].values == pixels).all()
-        assert (found["labels"].values == labels).all()
+
+
+LABELS: dict[str, tuple[object, ...]] = {
+    "names": ("cat", "dog", "owl"), "numbers": (4, 0, 7), "none": (),
+    "lists": ("[]", '["dog"]', '["dog", "cat", "dog"]'), "groups": ("a", "b", "a"),
+}  # fmt: skip
+DIMENSIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[str, ...]]]] = {
+    "names": ({"compression": "gzip:1"},
+              {"chunk_checksums": ("chunk",), "label_names": ("class",)}),
+    "numbers": ({"channels": "gray"}, {}),
+    "none": ({"fit": "pad"}, {"sizes": ("sample", "y_x")}),
+    "lists": ({"multi_label": True}, {"label_names": ("class",)}),
+    "groups": ({"group_by": "split"}, {"samples": ("sample",), "label_names": ("class",)}),
+}  # fmt: skip
+"""Labels -> options, and the dimensions of what not every stack has."""
+PER_SAMPLE = ("paths", "status", "checksums")
+
+
+@pytest.mark.parametrize("labels", DIMENSIONS)
+def test_xarray_knows_the_dimensions_of_a_stack_by_name(
+    labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    options, more = DIMENSIONS[labels]
+    has_labels = bool(LABELS[labels])
+    rows: list[tuple[object, ...]] = [("path", "split", "age", "note", "box", "label")]
+    for row in range(9):
+        (tmp_path / f"{row}.png").write_bytes(encode(Kind(colour="rgb", depth=8), 6, 5, row).data)
+        cells = "ab"[row % 2], row / 2, f"é{row}", ("[[1, 2, 3, 4]]", "[]", "")[row % 3]
+        rows.append((f"{row}.png", *cells, LABELS[labels][row % 3] if has_labels else ""))
+    manifest = tmp_path / "m.csv"
+    with manifest.open("w", newline="") as text:
+        csv.writer(text).writerows(row[: 5 + has_labels] for row in rows)
+    file, made = tmp_path / "out.h5", []
+    for n_ranks in (1, 3):
+        ingest_on(n_ranks, manifest, file, IngestOptions(chunk_rows=2, **options))
+        made.append(file.read_bytes())
+        file.unlink()
+    assert made[0] == made[1] or "compression" in options  # where chunks come as they are ready
+    file.write_bytes(made[0])
+    assert verify(file).ok
+    prefix = "/b" if labels == "groups" else ""
+    with h5py.File(file) as own:
+        pixels = own[f"{prefix}/images"][:]
+    how: dict[str, Any] = {"engine": "h5netcdf", "filename_or_obj": file}
+    with xarray.open_dataset(group=prefix or None, chunks={}, **how) as found:
+        wanted = dict.fromkeys(PER_SAMPLE, ("sample",)) | more
+        wanted |= {"images": ("sample", "y", "x", "channel")[: pixels.ndim]}
+        wanted |= {"labels": ("sample",)} if has_labels and labels != "lists" else {}
+        assert {name: found[name].dims for name in found} == wanted
+        assert (found["images"].isel(sample=slice(1, 3), x=2).values == pixels[1:3, :, 2]).all()
+        assert (found["images"].mean("sample").compute().values == pixels.mean(axis=0)).all()
+    with xarray.open_dataset(group=f"{prefix}/columns", **how) as found:
+        assert {found[name].dims for name in ("split", "age", "note")} == {("sample",)}
+    with xarray.open_datatree(**how) as tree:
+        names = {name for group in tree.subtree for name in group.sizes}
+        assert names >= {"sample", "y", "x", "value", "item_1", "offset"}
+        assert not [name for name in names if "phony" in str(name)]
+
+
+def test_a_further_image_with_the_name_of_a_dimension_leaves_its_group_without(
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path, make_pixels(4, (6, 5)))
+    rows = [(f"{k:04}.png", f"{k:04}.png") for k in range(4)]
+    manifest = write_manifest(tmp_path / "m.csv", [("path", "y"), *rows])
+    out = tmp_path / "out.h5"
+    ingest_on(1, manifest, out, IngestOptions(image=("y",)))
+    assert verify(out).ok
+    with h5py.File(out) as file:
+        assert not [dim for dim in file["images"].dims if len(dim)]
+        assert "sample" not in file
+    how: dict[str, Any] = {"engine": "h5netcdf", "phony_dims": "access"}
+    with xarray.open_dataset(out, group="y", **how) as found:
+        assert found["images"].dims == ("sample", "y", "x")
 
 
 def test_dlio_reads_a_hard_link_to_the_images(files: dict[str, Path], tmp_path: Path) -> None:

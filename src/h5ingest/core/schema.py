@@ -6,6 +6,7 @@ Every other name in a file is the user's:
 - Columns of the manifest lie below `columns`, where nothing else is; one of lists is an HDF5 group.
 - Further images of each sample: the attribute `images` names their HDF5 groups in that of the
   samples. Each has what a group of samples has, but for labels, columns and `samples`.
+- Dimension scales (`core.dimensions`) lie beside the standard datasets of a stack, and in lists.
 - Images and classes of a tree lie in the same HDF5 group as the standard datasets, and never get a
   name of `IN_TREES`.
 

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from h5ingest.core import schema
+from h5ingest.core.dimensions import dimensions
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.lists import Lists, offsets_of, values_of
 from h5ingest.exports.stored import Stored
@@ -48,8 +49,9 @@ def references(stored: Stored, url: str) -> bytes:
     for number, prefix in enumerate(header.prefixes):
         group = stored.group(number)
         with stored.inside() as file:
-            for dataset, dims, more in _datasets(file, group, prefix):
-                folder = dataset.name
+            for dataset, more in _datasets(file, group, prefix):
+                folder, below = dataset.name, dataset.name.removeprefix(f"{prefix}/")
+                dims = dimensions(below, dataset.ndim)
                 while folder := folder.rpartition("/")[0]:
                     found[f"{folder}/.zgroup".lstrip("/")] = found[".zgroup"]
                 found |= _array(stored, dataset, dims, more)
@@ -59,10 +61,9 @@ def references(stored: Stored, url: str) -> bytes:
 
 def _datasets(
     file: h5py.File, group: StoredGroup, prefix: str
-) -> Iterator[tuple[h5py.Dataset, tuple[str, ...], Json]]:
-    """Yield each dataset of numbers, the names of its dimensions, and further attributes."""
-    images = file[schema.IMAGES.at(prefix)]
-    yield images, ("sample", "height", "width", "channel")[: images.ndim], {}
+) -> Iterator[tuple[h5py.Dataset, Json]]:
+    """Yield each dataset of numbers, and attributes of it."""
+    yield file[schema.IMAGES.at(prefix)], {}
     labels, names = group.classes()
     raw = [] if names is None else names.raw(np.arange(len(names)))
     classes = {"label_names": [name.decode("utf-8", "backslashreplace") for name in raw]}
@@ -70,19 +71,16 @@ def _datasets(
         if not isinstance(file.get(standard.at(prefix)), h5py.Dataset):  # of lists, a group
             continue
         more: Json = classes if standard is schema.LABELS and names is not None else {}
-        size = ("size",) if standard is schema.SIZES else ()
-        yield file[standard.at(prefix)], ("sample", *size), more
+        yield file[standard.at(prefix)], more
     lists = [schema.LABELS.at(prefix)] if isinstance(labels, Lists) else []
     for name, column in group.columns().items():
         if isinstance(column, Lists):
             lists.append(schema.column(prefix, name))
         elif not isinstance(column, Strings):
-            yield column, ("sample",), {}
+            yield column, {}
     for name in lists:
-        values, word = file[values_of(name)], name.rpartition("/")[2]
-        more = classes if name == schema.LABELS.at(prefix) else {}
-        yield values, tuple(f"{word}_{k}" for k in range(values.ndim)), more
-        yield file[offsets_of(name)], (f"{word}_offset",), {}
+        yield file[values_of(name)], classes if name == schema.LABELS.at(prefix) else {}
+        yield file[offsets_of(name)], {}
 
 
 def _array(stored: Stored, dataset: h5py.Dataset, dims: tuple[str, ...], more: Json) -> Json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -38,6 +39,8 @@ _ADLER: Final = 65521
 _DAMAGED: Final = (
     tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, LookupError,
 )  # fmt: skip
+_IRRELEVANT: Final = re.compile(rb"([1-9]\d{0,3}) (?:[acm]time|[ug]id|[ug]name)=[^\n]*\n").match
+"""A record of a pax header that changes neither name nor bytes of a member."""
 _MOST_LINKS: Final = 40
 """Links that are followed one after the other, as in the system."""
 
@@ -62,12 +65,15 @@ class TarArchive(Opened):
                 if offset <= before:
                     raise ValueError("a size below zero")
                 n_members, before = n_members + 1, offset
-                header = file.at(offset)
-                simple = _simple(header) if tar.pax_headers.keys() <= {"comment"} else None
+                header, at = file.at(offset), offset
+                if header[156:157] == b"x" and _tells_nothing(header, file.at(offset + _BLOCK)):
+                    at += 2 * _BLOCK
+                is_usual = tar.pax_headers.keys() <= {"comment"}
+                simple = _simple(file.at(at), b"0\0") if is_usual else None
                 if simple is not None:
                     name, size = simple
-                    self._add(name, offset + _BLOCK, size, found, links)
-                    offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
+                    self._add(name, at + _BLOCK, size, found, links)
+                    offset = at + _BLOCK + -(-size // _BLOCK) * _BLOCK
                     continue
                 if len(header) == 0:
                     found.problem = "has no mark at its end: it may have been cut off"
@@ -133,9 +139,23 @@ class TarArchive(Opened):
         return piece[place : place + wanted], member.size
 
 
-def _simple(header: bytes) -> tuple[bytes, int] | None:
-    """Return name and size of a file, if its header is of the usual form."""
-    if header[156:157] not in (b"0", b"\0") or header[257:262] != b"ustar":
+def _tells_nothing(header: bytes, records: bytes) -> bool:
+    """Return whether a header before a member's own only says more exactly whose and when it was.
+
+    Python's tarfile writes one for each file, for the fraction of a second of its time.
+    """
+    found = _simple(header, b"x")
+    if found is None or not 0 < found[1] <= len(records):
+        return False
+    left = records[: found[1]]
+    while (record := _IRRELEVANT(left)) and int(record[1]) == record.end():
+        left = left[record.end() :]
+    return not left
+
+
+def _simple(header: bytes, kinds: bytes) -> tuple[bytes, int] | None:
+    """Return name and size of a member of one of these kinds, if its header is a usual one."""
+    if header[156:157] not in kinds or header[257:262] != b"ustar":
         return None
     name = header[:100].partition(b"\0")[0]
     prefix = header[345:500].partition(b"\0")[0]

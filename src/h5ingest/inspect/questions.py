@@ -20,6 +20,7 @@ from h5ingest.inspect.group_checks import group_problems
 from h5ingest.inspect.header_checks import digest_problem, known_attributes, lenient_header
 from h5ingest.inspect.readable import Readable, attempt
 from h5ingest.inspect.row_checks import check_rows, path_of
+from h5ingest.inspect.scale_checks import scale_problems
 from h5ingest.reading.open_file import open_file
 
 if TYPE_CHECKING:
@@ -109,6 +110,10 @@ class Questions:
     def dims(self, prefix: str, names: list[str]) -> dict[str, tuple[str, ...] | Unread]:
         """Return the labels of the dimensions of datasets of a group."""
         return {name: self._readable.dims(f"{prefix}/{name}") for name in names}
+
+    def scales(self, prefix: str, names: list[str]) -> list[str] | Unread:
+        """Return what is wrong with the scales of the dimensions of datasets of a group."""
+        return attempt(partial(scale_problems, self._file, self._readable, prefix, names))
 
     def columns(self, prefix: str) -> list[str] | Unread:
         """Return the names of the datasets of a group's columns, below the group's."""

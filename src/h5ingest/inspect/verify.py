@@ -161,6 +161,9 @@ def _of_the_whole(
     problems += digest_problems(judge, header, groups, sums if is_sound and not gaps else None)
     problems += listed(judge.try_ask("attributes"), "attributes")
     problems += name_problems(judge, header.layout, groups)
+    for group in groups if header.layout == "stack" else ():
+        scales = judge.try_ask("scales", group.prefix, list(group.datasets))
+        problems += listed(scales, f"{group.prefix or '/'}: dimension scales")
     if is_sound:
         problems += listed(judge.try_ask("groups"), "groups")
     if any(found.seen for found in gathered):

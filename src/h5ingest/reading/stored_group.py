@@ -26,6 +26,7 @@ from h5ingest.reading.forksafe_file import ForkSafeFile
 from h5ingest.reading.group_statistics import statistics_text
 from h5ingest.reading.images import Batch, Encoded, Ragged, Stack
 from h5ingest.reading.open_file import column_names, find, open_column, open_image
+from h5ingest.reading.scales import is_scale
 from h5ingest.reading.selection import Labels
 from h5ingest.reading.stored_lists import read_lists
 from h5ingest.reading.text import Strings
@@ -270,6 +271,7 @@ class StoredGroup(Opener):
         with naming(self._file, self.prefix or "/"):
             group = self._file[self.prefix or "/"]
             names = [name for name in group if name not in known]
+            names = [name for name in names if not is_scale(self._file, self.prefix, name)]
             names += [f"@{name}" for name in group.attrs if name not in attributes]
         return tuple(
             as_text(f"{self.prefix}/{name}".encode("utf-8", "surrogateescape")) for name in names

@@ -28,6 +28,7 @@ from h5ingest.storage.datasets import open_dataset, output_errors, rows_of, sync
 from h5ingest.storage.existing_output import refuse_existing
 from h5ingest.storage.group_statistics import ClassCounts, statistics, summary
 from h5ingest.storage.raw_file import reopened
+from h5ingest.storage.scales import write_scales
 from h5ingest.storage.tables import TEXT, write_tables, write_texts
 
 _BLOCK_ROWS: Final = 1024**2
@@ -112,6 +113,10 @@ def finalize(
             where, text = group.prefix or "/", of_group.to_json()
             file[where].attrs.create(schema.STATISTICS, text, dtype=TEXT)
             of_others[f"{where}@{schema.STATISTICS}"] = text
+        if layout.kind == "stack":
+            for group in layout.groups:
+                beat()
+                write_scales(file, group.prefix)
         content_digest = digest.hexdigest()
         digests = {
             Attribute.CONTENT_DIGEST: content_digest,
