@@ -10,7 +10,7 @@ from h5ingest.cli import app
 
 HEAD = """# Command line
 
-From the table of options of which `h5ingest VERB --help` is made, too.
+Made from the same options as `h5ingest VERB --help`.
 `h5ingest --install-completion` lets the shell complete verbs and options.
 """
 

@@ -190,7 +190,7 @@ def test_it_runs_on_ranks_and_says_what_it_did(
     assert f"{tmp_path}/out: 40 images, " in done[0].stdout
     assert "on 3 ranks" in done[0].stdout
     again = f"h5ingest {tmp_path}/out/manifest.csv NEW.h5 --compression gzip:1 --chunk 4"
-    assert f"ingested again by: {again}\n" in done[0].stdout
+    assert f"to ingest them again: {again}\n" in done[0].stdout
     assert "found a folder with something in it: an export replaces nothing" in done[4].stderr
     assert len(error_lines(done[4])) == 1
     assert "expected FIRST:END" in done[5].stderr
@@ -206,7 +206,7 @@ def test_it_runs_on_ranks_and_says_what_it_did(
     assert 7 in {failure["index"] for failure in report["failures"]}
     assert len(error_lines(done[9])) == 1
     n_bad = report["n_failed"]  # those of a chunk
-    assert f"left out: {n_bad} that are damaged" in done[10].stdout
+    assert f"left out, as they are damaged: {n_bad} image" in done[10].stdout
     assert f"{tmp_path}/e: {N - n_bad} images" in done[10].stdout
     assert "only --group and --image go with it" in done[11].stderr
 

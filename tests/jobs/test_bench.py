@@ -606,7 +606,7 @@ def test_it_runs_on_one_rank_only(manifest: Path) -> None:
     completed = WHEELS.checked().run(2, "bench", "storage", manifest)
     assert completed.returncode == 2, explain(completed)
     assert error_lines(completed) == [
-        "h5ingest: error: h5ingest bench storage runs on one rank, this job has 2: "
+        "h5ingest: error: h5ingest bench storage runs on one rank, but this job has 2: "
         "start it without mpirun or srun"
     ]
 

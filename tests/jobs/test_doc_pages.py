@@ -58,7 +58,7 @@ def test_every_block_of_a_page_works(page: str, mpich: Flavour, tmp_path: Path) 
     assert done.returncode == 0, explain(done)
     if page == "tutorial.md":
         assert not lacking
-        assert "refused, with the ways out" in done.stdout
+        assert "refused, with the options that help" in done.stdout
         assert (tmp_path / "bench/index.html").exists()
         assert len(ImageStore(tmp_path / "again.h5")) == 100
     if page == "recipes.md":

@@ -427,10 +427,10 @@ def test_the_command_says_what_it_did(flavour: Flavour, tmp_path: Path) -> None:
     ]  # fmt: skip
     done = flavour.run_many(3, jobs, tmp_path / "told")
     assert [each.returncode for each in done] == [0, 0, 0, 0, 0, 2, 2], done
-    assert "5 of them" in done[1].stdout
-    assert "2, whose paths are in it already" in done[1].stdout
+    assert "2 images after the 5 that were there" in done[1].stdout
+    assert "2 whose paths are in it already" in done[1].stdout
     assert "none is added" in done[2].stdout
-    assert "4 rows by new images" in done[3].stdout
+    assert "4 rows, by new images" in done[3].stdout
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["added"] == {"n_before": 5, "n_skipped": 2, "n_replaced": 0}
     assert report["content_digest"] == digest(out)

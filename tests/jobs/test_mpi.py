@@ -401,7 +401,7 @@ def test_a_phase_ends_with_one_line_though_its_chunks_are_still_on_their_way(
 @MPICH_SOON
 def test_an_empty_or_absent_manifest_is_refused(ended: dict[str, Ended]) -> None:
     empty, absent = ended["empty"], ended["absent"]
-    said = f"{empty.out.with_suffix('.txt')}: expected one image path a line"
+    said = f"{empty.out.with_suffix('.txt')}: expected one image path per line"
     assert_refused(empty.completed, 4, empty.out, said)
     said = f"{absent.out.with_name('absent.txt')}: cannot be read: No such file"
     assert_refused(absent.completed, 4, absent.out, said)

@@ -454,5 +454,5 @@ def test_an_index_replaces_only_an_index(tmp_path: Path) -> None:
         write_index(tmp_path, tmp_path / "m.csv")
     with pytest.raises(UsageError, match="beside the manifest"):
         write_manifest_of(tmp_path, io.BytesIO(), ScanOptions(index=True))
-    with pytest.raises(UsageError, match="no --no-sniff"):
+    with pytest.raises(UsageError, match="does not go with --no-sniff"):
         ScanOptions(index=True, sniff=False)

@@ -350,7 +350,7 @@ def test_the_command_asks_for_a_codec_unless_image_files_are_made(
 ) -> None:
     line = ["recompress", str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]
     assert app.parse([*line, "--layout", "tree"], 1) == 2
-    assert "--compression: say which codec, or none" in capsys.readouterr().err
+    assert "--compression is required: a codec, or none" in capsys.readouterr().err
     assert app.parse([*line, "--recode", "jxl"], 1) == 2
     assert "--recode goes with --layout encoded" in capsys.readouterr().err
     for more, kept in (

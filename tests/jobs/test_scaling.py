@@ -277,7 +277,7 @@ def test_the_examples_are_true(module: str) -> None:
         (["--readers", "4,many"], 2, "--readers: expected numbers or auto"),
         (["--sizes", "28x28"], 2, "--sizes: expected HEIGHTxWIDTHxCHANNELS"),
         (["--sizes", "28x0x1"], 2, "--sizes: expected HEIGHTxWIDTHxCHANNELS"),
-        (["m.txt", "--sizes", "28x28x1"], 2, "--sizes is for drawn images"),
+        (["m.txt", "--sizes", "28x28x1"], 2, "--sizes is for synthetic images"),
         (["--launcher", "mpirun -n 2"], 2, "--launcher: expected a command with {n}"),
         (["--launcher", "mpirun '-n {n}"], 2, "--launcher: No closing quotation"),
         (["--ingest-options", "'"], 2, "--ingest-options: No closing quotation"),

@@ -13,8 +13,8 @@ from helpers.support import Flavour, explain, make_pixels, write_images
 from helpers.threads import on_ranks
 
 from h5ingest.core.errors import ManifestError, UsageError
-from h5ingest.images.folder_manifest import describe
 from h5ingest.images.scan import ScanOptions
+from h5ingest.images.scan_summary import describe
 from h5ingest.pipeline.run import ingest
 from h5ingest.pipeline.scan_folder import write_manifest
 from h5ingest.reading.store import ImageStore
@@ -71,8 +71,8 @@ def test_a_coco_file_becomes_a_manifest_that_is_ingested(
         "images/a/0002.png,,20,[],[],[],[],[]",
     ]
     for said in (
-        "1 x annotation of an image that instances.json has not\n    'annotations[4]'",
-        "1 x annotation of a category that instances.json has not\n    'annotations[5]'",
+        "1 x annotation of an image that instances.json does not have\n    'annotations[4]'",
+        "1 x annotation of a category that instances.json does not have\n    'annotations[5]'",
         "1 x image of instances.json that is not there, with annotations\n    'gone.png'",
         "1 x image that instances.json does not name\n    'a/0003.png'",
         "segmentation of 1 annotations, left out",
@@ -123,7 +123,7 @@ def test_one_class_each_is_a_plain_label_on_any_number_of_ranks(
         (("categories", 0, "name"), "", r"categories\[0\].name: expected the name of a class"),
         (("categories", 0, "name"), "a\nb", r"categories\[0\].name: expected the name of a class"),
         (("categories",), None, "a list of objects 'categories'"),
-        (("images",), [], "expected to say something of the images"),
+        (("images",), [], "says nothing about the images"),
         ((), [1], "a list of objects 'images'"),
     ],
 )

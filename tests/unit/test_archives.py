@@ -233,7 +233,7 @@ def test_a_manifest_of_an_archive(place: Place, capfd: pytest.CaptureFixture[str
     assert run(["manifest", str(zipped), "-o", str(manifest), "--index"]) == 0
     assert capfd.readouterr().err == (
         f"{manifest}: {N} images ({N} PNG)\n2 classes\nleft out, or doubtful:\n"
-        "  1 x no image (1 .txt)\n  1 x hidden file or folder (--hidden looks at them)\n"
+        "  1 x not an image (1 .txt)\n  1 x hidden file or folder (--hidden includes them)\n"
     )
     report = place.ingest(manifest, **STACK)
     assert report.n_samples == N
@@ -508,7 +508,7 @@ def test_what_is_no_archive_is_said(place: Place) -> None:
     assert failed["none.tar/a.png"] == "no such file"
     (place.folder / "a.tar.gz").write_bytes(b"\x1f\x8b and so on")
     (place.folder / "a.7z").write_bytes(b"7z\xbc\xaf and so on")
-    with pytest.raises(UsageError, match=r"archive \(\.tar, \.zip, \.tar\.gz or their like\)"):
+    with pytest.raises(UsageError, match=r"archive \(\.tar, \.zip, \.tar\.gz and the like\)"):
         place.ingest(place.folder / "a.7z")
     with pytest.raises(ManifestError, match="cannot be unpacked beyond 0 bytes"):
         place.ingest(place.folder / "a.tar.gz")

@@ -310,7 +310,7 @@ def test_what_is_absent_is_no_candidate_and_is_named(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"shuffle": True}, "chooses filters by itself: no --shuffle"),
+        ({"shuffle": True}, "does not go with --shuffle"),
         ({"layout": "encoded"}, "compressed already"),
         ({"direct_io": "on"}, "for uncompressed images"),
     ],

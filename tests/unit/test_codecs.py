@@ -269,7 +269,7 @@ def test_it_runs_on_one_rank_only(manifest: Path, tmp_path: Path) -> None:
     completed, helped = WHEELS.checked().run_many(3, jobs, tmp_path / "told")
     assert completed.returncode == 2, explain(completed)
     assert error_lines(completed) == [
-        "h5ingest: error: h5ingest codecs runs on one rank, this job has 3: "
+        "h5ingest: error: h5ingest codecs runs on one rank, but this job has 3: "
         "start it without mpirun or srun"
     ]
     assert completed.stdout == ""

@@ -300,7 +300,7 @@ def test_shards_that_cannot_be(tmp_path: Path, files: list[Member]) -> None:
         ([("a.png", one), ("a.cls", b"1"), ("b.png", two)], "no label, though others have one"),
         ([("a.png", one), ("a.cls", b"1"), ("a.json", b'{"path": "x\\ny"}')], "a line end or tab"),
         ([("a.png", one), ("a.cls", b"1"), ("a.txt", bytes(2**20 + 1))], "at most 1,048,576"),
-        ([("a.cls", b"1"), ("a.txt", b"2")], "expected files that their first bytes tell"),
+        ([("a.cls", b"1"), ("a.txt", b"2")], "expected images"),
     ]  # fmt: skip
     for members, said in bad:
         with pytest.raises(ManifestError, match=said):

@@ -284,10 +284,19 @@ def test_an_option_that_cannot_be_is_refused_by_name(
         ({"image": ("mask:blue",)}, "expected COLUMN, or COLUMN with :raw, :gray"),
         ({"image": ("mask:nearest",)}, "--resample goes with --fit resize, cover or contain"),
         ({"image": ("mask:pad=255",)}, "--pad-value goes with --fit pad or contain"),
-        ({"image": ("mask:raw",), "layout": "encoded", "recode": "jxl"}, "no --samples raw"),
-        ({"layout": "encoded", "samples": "raw", "recode": "jxl"}, "no --samples raw"),
-        ({"samples": "raw", "channels": "rgb"}, "no colour: no --channels"),
-        ({"samples": "raw", "dtype": "uint8", "reduce_depth": True}, "no --reduce-depth"),
+        (
+            {"image": ("mask:raw",), "layout": "encoded", "recode": "jxl"},
+            "does not go with --samples raw",
+        ),
+        (
+            {"layout": "encoded", "samples": "raw", "recode": "jxl"},
+            "does not go with --samples raw",
+        ),
+        ({"samples": "raw", "channels": "rgb"}, "does not go with --channels"),
+        (
+            {"samples": "raw", "dtype": "uint8", "reduce_depth": True},
+            "does not go with --reduce-depth",
+        ),
         ({"reduce_depth": True}, "--reduce-depth goes with --dtype uint8"),
         ({"reduce_depth": True, "dtype": "uint16"}, "--reduce-depth goes with --dtype uint8"),
     ],

@@ -302,7 +302,7 @@ def test_a_run_is_told_unasked_only_what_can_spoil_it(monkeypatch: pytest.Monkey
         assert told(folder, MPICH, monkeypatch) == ""
     assert told("/home", replace(MPICH, hdf5="1.10.8"), monkeypatch) == ""
     on_nfs = told("/home", replace(MPICH, hdf5="1.10.8"), monkeypatch, hosts=2)
-    assert on_nfs.startswith("warning: NFS does not keep")
+    assert on_nfs.startswith("warning: NFS mixes up")
     assert on_nfs.endswith("(--nodes=1)\n")
     assert told("/tmp", MPICH, monkeypatch, hosts=2).startswith("PROBLEM: /tmp (tmpfs) is on one")
 

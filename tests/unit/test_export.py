@@ -227,7 +227,7 @@ def test_chosen_rows(
         ("plain", {"group": "a"}, "expected no group"),
         ("plain", {"rows": (30, None)}, "--rows 30:: expected rows within 0:30"),
         ("plain", {"rows": (0, 31)}, "--rows 0:31: expected rows within 0:30"),
-        ("plain", {"rows": (3, 4)}, "found none but 1 that failed"),
+        ("plain", {"rows": (3, 4)}, "found none except 1 that failed"),
         ("plain", {"where": (("label", "cta"),)}, "expected a label, one of 'cat', 'dog', 'emu'"),
         ("plain", {"where": (("class", "cat"),)}, "expected a column, one of path, label, age,"),
         ("plain", {"where": (("age", "x"),)}, "expected a number, as that column has float64"),
@@ -550,8 +550,8 @@ def test_one_image(grouped: Path, tmp_path: Path) -> None:
         export_image(plain, 13, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
     for row, name, group, says in (
-        (30, "c.png", None, "expected rows within 0:30"),
-        (3, "c.png", None, "that failed"),
+        (30, "c.png", None, "--row 30: expected 0 to 29, as .*plain"),
+        (3, "c.png", None, "row 3 failed when it was ingested"),
         (1, "c.jpg", None, "expected the suffix of PNG"),
         (1, "c.png", "a", "expected no group"),
     ):

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,37 @@ import h5py
 import numpy as np
 import pytest
 import typer.main
-from helpers.support import make_pixels, write_images, write_manifest, write_png
+from helpers.support import (
+    clean_environment,
+    explain,
+    make_pixels,
+    run,
+    write_images,
+    write_manifest,
+    write_png,
+)
 from helpers.threads import on_ranks
 from rich.console import Console
 
 import h5ingest
 from h5ingest import ImageStore
 from h5ingest.cli import app
+from h5ingest.cli.export_command import export_one
 from h5ingest.cli.messages import Status
 from h5ingest.cli.progress import BarProgress
-from h5ingest.cli.requests import IngestRequest
+from h5ingest.cli.requests import ExportRequest, IngestRequest
 from h5ingest.cli.summary import MOST_LINES, summary
 from h5ingest.core.errors import Failure, IngestError, StorageError, UsageError
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.units import MIB
+from h5ingest.images.scan import ScanOptions
+from h5ingest.images.scan_summary import describe
 from h5ingest.inspect import contact_sheet, show
 from h5ingest.inspect.compression_hint import compression_hint
 from h5ingest.pipeline.extend import extend
 from h5ingest.pipeline.run import ingest
+from h5ingest.pipeline.scan_folder import write_manifest as write_a_manifest
 from h5ingest.storage.datasets import output_errors
 
 OF_TEN = ("--root", "--layout", "--group-by", "--fit", "--size", "--compression", "--on-error",
@@ -200,6 +213,49 @@ def test_the_ten_worst_messages_say_where_what_and_what_to_do(
         assert not (photos / "o.h5").exists()
 
 
+def test_a_file_that_was_cut_short_is_called_so_by_every_verb(photos: Path) -> None:
+    (photos / "other.h5").write_bytes(b"")
+    with h5py.File(photos / "other.h5", "w") as file:
+        file["x"] = [1]
+    cut = r"half\.h5.*expected [\d,]+ bytes, found 20,000: the end is missing"
+    works: list[tuple[Callable[[], object], str]] = [
+        (lambda: ingest(photos / "half.h5", photos / "o.h5"), cut),
+        (lambda: extend(photos / "m.csv", photos / "half.h5"), cut),
+        (lambda: extend(photos / "m.csv", photos / "other.h5"), "not one of h5ingest"),
+        (lambda: extend(photos / "m.csv", photos / "m.csv"), r"m\.csv: not an HDF5 file"),
+    ]
+    for work, wanted in works:
+        with pytest.raises(IngestError, match=wanted) as caught:
+            work()
+        assert "eof" not in str(caught.value)
+        assert "--overwrite" not in str(caught.value)
+
+
+def test_one_image_or_references_are_exported_with_a_word(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, wanted in (
+        ("--row 1 --group bee", r"one\.png: row 1 of g\.h5, [\d.]+ KiB"),
+        ("--row 1 --group bee -q", ""),
+        ("--kerchunk --group bee", r"one\.png: references to g\.h5, [\d.]+ KiB"),
+    ):
+        (photos / "one.png").unlink(missing_ok=True)
+        request = app.parse(["export", "g.h5", "one.png", *words.split()], 1)
+        assert isinstance(request, ExportRequest)
+        export_one(request)
+        assert re.fullmatch(wanted, capsys.readouterr().out.strip()), words
+    assert "only --group and --url" in said("export g.h5 r.json --kerchunk --row 0", capsys)
+
+
+def test_a_terminal_that_knows_few_letters_ends_no_verb(photos: Path) -> None:
+    name = "M\u00e4use.h5"
+    ingest(photos / "m.csv", photos / name, IngestOptions(label_column="cls", fit="pad"))
+    poor = clean_environment({"LC_ALL": "C", "PYTHONUTF8": "0"})
+    done = run([sys.executable, "-m", "h5ingest", "show", name], env=poor, cwd=photos)
+    assert done.returncode == 0, explain(done)
+    assert "ant  8  ########################" in done.stdout
+
+
 def test_what_the_system_says_is_said_without_names_that_no_user_knows(here: Path) -> None:
     with pytest.raises(StorageError) as caught, output_errors("o.h5.lock: cannot be created"):
         (here / "no" / "o.h5.lock.2c72938d").write_text("")
@@ -292,6 +348,49 @@ def test_a_column_that_looks_like_labels_is_pointed_out(photos: Path) -> None:
         assert all(
             f"'{name}' is stored as columns/{name}, not as labels" in w for w in report.warnings
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "wanted"),
+    [
+        ("m.csv", "# a note\npath,label\na.png,1\n", {}, "line 1: a manifest has no comments"),
+        ("m.txt", "# a note\nid;file\n7;a.png\n", {"delimiter": ";"}, "line 1: a manifest has no"),
+        ("m.txt", "a.png,1\nb.png,2\n", {}, r"\(if ',' separates .*: add --delimiter ','\)"),
+        ("m.txt", "# a note\na.png 1\n", {}, r"no comments: .*\)\n\(if ' ' separates"),
+    ],
+)
+def test_an_odd_manifest_says_what_it_may_be(
+    name: str, text: str, options: dict[str, Any], wanted: str, here: Path
+) -> None:
+    (here / name).write_text(text)
+    with pytest.raises(IngestError, match=wanted):
+        ingest(here / name, here / "o.h5", IngestOptions(**options))
+
+
+def test_no_delimiter_is_guessed_for_paths_that_are_just_missing(here: Path) -> None:
+    (here / "m.txt").write_text("a.png\nb, c.png\n")
+    with pytest.raises(IngestError, match="none of its 2 files") as caught:
+        ingest(here / "m.txt", here / "o.h5")
+    assert "--delimiter" not in str(caught.value)
+
+
+def test_labels_that_are_not_utf8_are_pointed_out(photos: Path) -> None:
+    text = (photos / "m.csv").read_bytes().replace(b"path,cls", b"path,label")
+    (photos / "l.csv").write_bytes(text.replace(b",ant", b",\xe4nt"))
+    (warning,) = ingest(photos / "l.csv", photos / "l.h5", IngestOptions(fit="pad")).warnings
+    assert warning.startswith(r"1 label not in UTF-8, stored byte for byte (first: \xe4nt)")
+    assert "iconv" in warning
+
+
+def test_folders_of_images_and_masks_are_told_from_classes(photos: Path) -> None:
+    for names, wanted in (("images masks", "--pair images:masks"), ("masks cat", ""),
+                          ("images labels other", "")):  # fmt: skip
+        folder = photos / names
+        for name in names.split():
+            write_images(folder / name, make_pixels(2, (4, 4)))
+        tally = write_a_manifest(folder, photos / f"{names}.csv", ScanOptions())
+        assert ("--pair" in describe(tally)) == bool(wanted)
+        assert wanted in describe(tally)
 
 
 # --- the summary ---------------------------------------------------------------------------------

@@ -112,10 +112,13 @@ def test_the_command(photos: Photos, capfd: pytest.CaptureFixture[str]) -> None:
         assert "labels" not in file["test"]
     said = capfd.readouterr().err
     found = f"h5ingest: {photos.folder}: {N} images (100 PNG)\n2 groups: test 34, train 66\n"
-    assert f"{found}left out, or doubtful:\n  1 x no image (1 .txt)\n" in said
+    assert f"{found}left out, or doubtful:\n  1 x not an image (1 .txt)\n" in said
     assert run(["verify", str(photos.out), "--sources", "-q"]) == 3
-    lost = f"no source was found: their paths are relative to {photos.out.parent} unless --root DIR"
-    assert lost in capfd.readouterr().err
+    lost = f"no source was found: paths are relative to {photos.out.parent} unless --root DIR"
+    found = capfd.readouterr().err
+    assert lost in found
+    assert found.count("no such file") == 1  # of 100
+    assert f"… and {N - 1} rows more" in found
     assert run([*command, str(photos.out)]) == 2
     assert "h5ingest manifest DIR DIR ... -o LIST.csv" in capfd.readouterr().err
     assert run([*command, "-q", "--overwrite"]) == 0
@@ -127,7 +130,7 @@ def test_the_command(photos: Photos, capfd: pytest.CaptureFixture[str]) -> None:
     assert "--hidden, --split go with a folder or archive" in capfd.readouterr().err
     (photos.folder.parent / "empty").mkdir()
     assert run([str(photos.folder.parent / "empty"), str(photos.out) + "2"]) == 4
-    assert "found:\n  nothing at all" in capfd.readouterr().err
+    assert "there are:\n  no files at all" in capfd.readouterr().err
     assert photos.beside == ["empty", "out.h5", "photos"]
 
 

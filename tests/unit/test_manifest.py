@@ -448,9 +448,9 @@ def test_a_manifest_tells_its_rows_digest_and_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.txt", b"", ": expected one image path a line, found no line at all"),
-        ("m.txt", BOM, ": expected one image path a line, found no line at all"),
-        ("m.txt", b"\n \r\n\n", ": expected one image path a line, found no line at all"),
+        ("m.txt", b"", ": expected one image path per line, found nothing"),
+        ("m.txt", BOM, ": expected one image path per line, found nothing"),
+        ("m.txt", b"\n \r\n\n", ": expected one image path per line, found nothing"),
         ("m.txt", b"a\0b\n", ": expected a text file, found a NUL byte in line 1"),
         ("m.txt", b"\n\n\0\n", ": expected a text file, found a NUL byte in line 3"),
         (
@@ -489,8 +489,8 @@ def test_a_manifest_tells_its_rows_digest_and_kinds(tmp_path: Path) -> None:
             "m.csv",
             b"a.png,cat\n",
             ", line 1: expected the names of the columns, one of them "
-            "path, filepath, file, filename or image; found 'a.png,cat'. Add such a first line, "
-            "or name the file .txt and separate path and label by a tab.",
+            "path, filepath, file, filename or image; found 'a.png,cat'. Make the first line name "
+            "the columns, or name the file .txt and separate path and label by a tab.",
         ),
         (
             "m.csv",
@@ -587,7 +587,7 @@ def test_a_manifest_that_does_not_exist_is_refused_with_the_reason(tmp_path: Pat
 
 
 def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
-    expected = ": expected a list of images, found a folder; make a list of it: h5ingest manifest "
+    expected = ": expected a list of images, found a folder; list its images: h5ingest manifest "
     assert refusal(tmp_path) == f"{expected}{tmp_path} -o LIST.csv"
 
 

@@ -166,7 +166,7 @@ def test_what_is_typed_is_what_is_meant(files: list[str]) -> None:
         ("--chunk 0", "--chunk: expected auto or at least 1, got 0"),
         ("--readers ²", "--readers: expected auto or a number of threads, got '²'"),
         ("--readers 257", "--readers: expected auto or 0 to 256, got 257"),
-        ("--delimiter ab", "--delimiter: expected one ASCII character that is no quote"),
+        ("--delimiter ab", "--delimiter: expected one ASCII character other than a quote"),
         ("--pad-value 1", "--pad-value goes with --fit pad"),
         ("--reduce-depth", "--reduce-depth goes with --dtype uint8"),
         ("--recode webp", "--recode goes with --layout encoded"),

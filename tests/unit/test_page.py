@@ -134,12 +134,12 @@ def test_of_several_images_a_row_each_has_a_section_and_copies_of_its_own(tmp_pa
     out = tmp_path / "out.h5"
     ingest(manifest, out, IngestOptions(image=("mask:raw",), group_by="split"))
     assert [*lines(out)] == [
-        "2 times the same, in more than one group",
+        "2 copies of one image, in more than one group",
         "  a row 3  images/0006.png", "  b row 0  images/0001.png",
-        "3 times the same, in more than one group",
+        "3 copies of one image, in more than one group",
         "  a mask row 0  masks/0000.png", "  a mask row 1  masks/0002.png",
         "  b mask row 1  masks/0003.png",
-        "2 images are there more than once, 5 times in all; 2 of them in more than one group",
+        "2 images occur more than once, 5 times in all; 2 of them in more than one group",
     ]  # fmt: skip
     text = page(out)
     assert re.findall(r"<h2>([^<]+)</h2>", text)[:4] == [

@@ -14,8 +14,8 @@ from helpers.threads import on_ranks
 from h5ingest.core.errors import ManifestError, UsageError
 from h5ingest.core.options import IngestOptions
 from h5ingest.images import pairs
-from h5ingest.images.folder_manifest import describe
 from h5ingest.images.scan import ScanOptions
+from h5ingest.images.scan_summary import describe
 from h5ingest.pipeline.run import ingest
 from h5ingest.pipeline.scan_folder import write_manifest
 from h5ingest.reading.store import ImageStore
@@ -35,7 +35,8 @@ def test_a_manifest_of_pairs_is_ingested(mpich: Flavour, tmp_path: Path) -> None
             for row in range(4)
         ),
     ]
-    for said in ("1 x in images, without its like", "'images/4.png'", "'masks/alone.png'"):
+    assert "pairs.csv: 4 pairs, from 10 images (" in done.stderr, explain(done)
+    for said in ("1 x in images, without a partner", "'images/4.png'", "'masks/alone.png'"):
         assert said in done.stderr, explain(done)
     ingest(out, tmp_path / "out.h5", IngestOptions(image=("masks:raw",), layout="ragged"))
     with ImageStore(tmp_path / "out.h5") as store:

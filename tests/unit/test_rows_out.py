@@ -184,6 +184,14 @@ def test_references_name_the_chunks_of_both(stores: dict[str, Path], tmp_path: P
     refs = json.loads((tmp_path / "refs.json").read_text())["refs"]
     assert json.loads(refs["test/mask/images/.zarray"])["shape"] == [N // 4, 32, 32]
     assert json.loads(refs["test/images/.zarray"])["shape"] == [N // 4, 32, 32, 3]
+    n_bytes = export_references(stores["cover zstd groups"], tmp_path / "test.json", "x", "test")
+    assert (tmp_path / "test.json").stat().st_size == n_bytes
+    of_group = json.loads((tmp_path / "test.json").read_text())["refs"]
+    wanted = (".zgroup", "test/")
+    assert of_group == {name: ref for name, ref in refs.items() if name.startswith(wanted)}
+    assert len(of_group) < len(refs)
+    with pytest.raises(UsageError, match=r"expected a group, one of .*got 'tset'"):
+        export_references(stores["cover zstd groups"], tmp_path / "no.json", "x", "tset")
 
 
 def test_one_image_of_a_row(stores: dict[str, Path], street: Street, tmp_path: Path) -> None:

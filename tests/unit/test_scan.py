@@ -38,9 +38,10 @@ from h5ingest.core.options import IngestOptions
 from h5ingest.core.signatures import format_of
 from h5ingest.images import source_files
 from h5ingest.images.decode import probe
-from h5ingest.images.folder_manifest import FolderScan, Form, describe
+from h5ingest.images.folder_manifest import FolderScan, Form
 from h5ingest.images.folders import Walk
 from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, ScanOptions, Tally
+from h5ingest.images.scan_summary import describe
 from h5ingest.mpi import led
 from h5ingest.mpi.comm import SerialComm
 from h5ingest.mpi.led import Deal, led_by_rank_0
@@ -163,8 +164,8 @@ def test_content_decides_over_the_name(tmp_path: Path) -> None:
     assert tally.formats == {"PNG": 4}
     assert tally.others == {".txt": 1, ".md": 1, "no extension": 1}
     assert noted(tally) == {
-        "file that is named as an image (something else inside)": ["page.jpg"],
-        "file that is named as an image (empty)": ["empty.png"],
+        "file that is named like an image (something else inside)": ["page.jpg"],
+        "file that is named like an image (empty)": ["empty.png"],
     }
 
 
@@ -492,11 +493,11 @@ def test_no_image_is_an_error_that_says_what_was_looked_at(tmp_path: Path) -> No
         write_manifest(tmp_path, tmp_path / "m.csv", ScanOptions())
     assert caught.value.exit_code == 4
     text = str(caught.value)
-    assert text.startswith(f"{tmp_path}: expected files that their first bytes tell to be images")
-    assert "  4 x no image (2 .txt, 1 .md, 1 .zip)" in text
-    assert "  1 x hidden file or folder (--hidden looks at them)" in text
+    assert text.startswith(f"{tmp_path}: expected images")
+    assert "  4 x not an image (2 .txt, 1 .md, 1 .zip)" in text
+    assert "  1 x hidden file or folder (--hidden includes them)" in text
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ManifestError, match="nothing at all"):
+    with pytest.raises(ManifestError, match="no files at all"):
         write_manifest(tmp_path / "empty", tmp_path / "m.csv", ScanOptions())
     assert not (tmp_path / "m.csv").exists()
 
@@ -552,8 +553,8 @@ def test_the_summary(tmp_path: Path) -> None:
         "2 classes",
         "2 groups: a 2, b 2",
         "left out, or doubtful:",
-        "  1 x no image (1 .txt)",
-        "  12 x file that is named as an image (something else inside)",
+        "  1 x not an image (1 .txt)",
+        "  12 x file that is named like an image (something else inside)",
         *(f"    'a/{i:02}.gif'" for i in range(10)),
         "    … and 2 more",
     ]
@@ -562,7 +563,7 @@ def test_the_summary(tmp_path: Path) -> None:
 def test_class_names_that_an_ingest_would_merge_are_warned_of(tmp_path: Path) -> None:
     plant(tmp_path, "1/a.png", "01/a.png")
     tally = write_manifest(tmp_path, tmp_path / "m.csv", ScanOptions())
-    assert "WARNING: some class names are the same number" in describe(tally)
+    assert "WARNING: some class names differ only in leading zeros" in describe(tally)
     shutil.rmtree(tmp_path / "01")
     tally = write_manifest(tmp_path, tmp_path / "n.csv", ScanOptions())
     assert "WARNING" not in describe(tally)
@@ -723,7 +724,7 @@ def test_no_rank_has_more_to_do_than_its_share(
 
 def test_ranks_agree_on_what_one_of_them_finds(tmp_path: Path) -> None:
     data, out = plant(tmp_path / "data", "a.png", "b/c.png"), tmp_path / "m.csv"
-    with pytest.raises(UsageError, match="elsewhere: expected a folder, found no such folder"):
+    with pytest.raises(UsageError, match="elsewhere: no such folder"):
         on_ranks(
             3,
             lambda comm: write_manifest(

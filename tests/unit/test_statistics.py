@@ -162,7 +162,7 @@ def test_classes_and_copies_are_counted_without_failed_images(
     assert [train[each] for each in counts] == [39, 2, 2]
     assert [test[each] for each in counts] == [20, 0, 1]
     warning = report.warnings[-1]
-    assert "2 images are exact copies of others of their group" in warning
+    assert "2 images are exact copies of others in the same group" in warning
     assert "2 of train" in warning
     assert "1 of test" in warning
     stats = ImageStore(out, group="train").stats
@@ -181,7 +181,7 @@ def test_the_same_bytes_in_another_shape_or_type_are_no_copies(
     name, how = CASES[case]
     report = ingest(sources / f"{name}.csv", tmp_path / "out.h5", IngestOptions(**how))
     assert told(tmp_path / "out.h5")["copies"] == n_copies
-    assert [text for text in report.warnings if "copies" in text]
+    assert [text for text in report.warnings if "exact cop" in text]
 
 
 def test_nothing_is_said_where_all_images_differ(tmp_path: Path) -> None:
@@ -297,14 +297,14 @@ def test_show_lists_them(sources: Path, tmp_path: Path, mpich: Flavour) -> None:
     completed = mpich.forked("show", out, "--duplicates")
     assert completed.returncode == 0, explain(completed)
     black, planted = (
-        "2 times the same\n  train row 8  alike/0008.png\n  train row 30  alike/0030.png\n",
-        "3 times the same, in more than one group\n  test row 1  alike/0041.png\n"
+        "2 copies of one image\n  train row 8  alike/0008.png\n  train row 30  alike/0030.png\n",
+        "3 copies of one image, in more than one group\n  test row 1  alike/0041.png\n"
         "  train row 3  alike/0003.png\n  train row 17  alike/0017.png\n",
     )
-    said = "2 images are there more than once, 5 times in all; 1 of them in more than one group\n"
+    said = "2 images occur more than once, 5 times in all; 1 of them in more than one group\n"
     assert completed.stdout in (black + planted + said, planted + black + said)
     completed = mpich.forked("show", out, "--duplicates", "--group", "test")
-    assert completed.stdout == "no image is there more than once\n"
+    assert completed.stdout == "no image occurs more than once\n"
     completed = mpich.forked("show", out, "--group", "train")
     assert "2 exact copies of others" in completed.stdout
     assert "mean " in completed.stdout

@@ -98,7 +98,7 @@ def _explain(error: Any) -> None:
         said = where + error.message.removeprefix("Value error, ")
     verb = error.ctx.command_path if error.ctx else "h5ingest"
     if verb == "h5ingest ingest" and "unexpected extra argument" in said:
-        said += "; list what is in several folders: h5ingest manifest DIR DIR ... -o LIST.csv"
+        said += "; to ingest several folders: h5ingest manifest DIR DIR ... -o LIST.csv"
     print(f"h5ingest: error: {said}\nTry '{verb} --help'.", file=sys.stderr, flush=True)
 
 
@@ -148,8 +148,8 @@ def _group(
     """Turn millions of small image files into one HDF5 file, in parallel.
 
       h5ingest photos out.h5                    a folder; folders are labels
-      h5ingest train.csv out.h5 --fit resize --size 224x224 --group-by split
+      h5ingest train.csv out.h5 --fit cover --size 224 --group-by split
       mpirun -n 64 h5ingest photos.tar out.h5   an archive, on 64 cores
 
-    The verb ingest may be left out, as here: its options are those of h5ingest ingest --help.
+    The verb ingest may be left out, as here. Its options: h5ingest ingest --help.
     """

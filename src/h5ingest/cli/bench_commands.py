@@ -26,8 +26,8 @@ Out = Annotated[
     Path,
     typer.Option(
         metavar="DIR",
-        help="Folder for the results; made if it is not there, files in it are replaced. It is "
-        "its file system that is measured.",
+        help="Folder for the results, created if necessary; files in it are replaced. Its file "
+        "system is the one measured.",
     ),
 ]
 Runs = Annotated[int, typer.Option(min=1, help="How often each is measured.")]
@@ -35,7 +35,7 @@ Runs = Annotated[int, typer.Option(min=1, help="How often each is measured.")]
 
 @app.callback()
 def _group() -> None:
-    """Measure, on your own images: what a store takes, how fast it is read, how ingest scales."""
+    """Measure, on your own images: sizes on disk, speeds of reading, how ingest scales."""
 
 
 @app.command(cls=Verb)
@@ -47,8 +47,8 @@ def storage(
         str,
         typer.Option(
             metavar="N,N,...",
-            help="Numbers of images; one that is larger than the manifest means all. One image is "
-            "always measured.",
+            help="Numbers of images to measure; one larger than the manifest means all. A single "
+            "image is always measured.",
         ),
     ] = "10,100,1000,10000",
     out: Out = Path("bench-storage"),
@@ -58,8 +58,8 @@ def storage(
 ) -> None:
     """Store and read the images of MANIFEST as PNG files, in LMDB and in HDF5, and compare.
 
-    One image and many, from memory and from disk; bytes and inodes. Every pixel that was read is
-    compared. Makes results.json, index.html (everything in one page) and the pictures in it.
+    Measures one image and many, from memory and from disk; bytes and inodes. Every pixel that was
+    read is compared. Makes results.json, index.html (everything on one page) and its pictures.
     10,000 small images take about three minutes. Needs the extra 'bench'.
     """
     on_one_rank("bench storage", ctx)
@@ -89,28 +89,28 @@ def read(
         Path,
         typer.Argument(
             metavar="OUT|MANIFEST",
-            help="A file that h5ingest made, or a manifest, of which files are made to be read.",
+            help="A file that h5ingest made, or a manifest, from which files are made to be read.",
         ),
     ],
     images: Annotated[
-        int, typer.Option(min=1, help="Images: the first of OUT, or some of all of MANIFEST.")
+        int, typer.Option(min=1, help="How many images: the first of OUT, or a sample of MANIFEST.")
     ] = 20_000,
     out: Out = Path("bench-read"),
     runs: Runs = 5,
     seconds: Annotated[
-        float, typer.Option(min=0.001, help="What each measurement should take, about.")
+        float, typer.Option(min=0.001, help="About how long each measurement should take.")
     ] = 0.3,
     group: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Group of OUT, if it has groups.")
+        str | None, typer.Option(metavar="NAME", help="Which group of OUT, if it has groups.")
     ] = None,
     *,
     options: IngestOptions,
 ) -> None:
     """Read images at random, in random batches and in order, in each way, and compare.
 
-    Image files by two decoders, LMDB, h5py by hand, ImageStore, PyTorch's DataLoader with two
-    processes if it is there. Every pixel is compared. Makes results.json and read.png; takes about
-    two minutes. Needs the extra 'bench'.
+    Compares image files read by two decoders, LMDB, plain h5py, ImageStore and, if PyTorch is
+    installed, its DataLoader with two processes. Every pixel is compared. Makes results.json and
+    read.png; takes about two minutes. Needs the extra 'bench'.
     """
     on_one_rank("bench read", ctx)
     require_packages("lmdb", "matplotlib")
@@ -134,7 +134,7 @@ def scaling(
     ctx: typer.Context,
     manifest: Annotated[
         Path | None,
-        typer.Argument(help="The manifest of an ingest; without one, images are drawn."),
+        typer.Argument(help="The manifest of an ingest; without one, synthetic images are used."),
     ] = None,
     ranks: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of MPI ranks.")] = "1,2,4",
     readers: Annotated[
@@ -148,16 +148,16 @@ def scaling(
         str | None,
         typer.Option(
             metavar="HxWxC,...",
-            help=f"Sizes of drawn images, in pixels: height, width, channels (1, 3 or 4). "
-            f"(default: {_SIZES})",
+            help="Sizes of synthetic images: height, width, channels (1, 3 or 4). (default: "
+            f"{_SIZES})",
         ),
     ] = None,
     images: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Images at the largest number of ranks. (default: all of MANIFEST; of drawn ones "
-            "about a second of work for each rank)",
+            help="Images at the largest number of ranks. (default: all of MANIFEST; of synthetic "
+            "ones, about a second of work for each rank)",
         ),
     ] = None,
     kind: Annotated[
@@ -173,15 +173,15 @@ def scaling(
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. (default: "
-            "srun in a SLURM job, else that of the MPI library in use)",
+            help="Starts {n} ranks, such as 'mpirun -n {n}' or 'srun --mpi=pmix -n {n}'. "
+            "(default: srun in a SLURM job, otherwise that of the MPI library in use)",
         ),
     ] = None,
     ingest_options: Annotated[
         str,
         typer.Option(
             metavar="OPTIONS",
-            help="More options of the ingest, in quotes, such as '--layout encoded'.",
+            help="More options for ingest, in quotes, such as '--layout encoded'.",
             show_default=False,
         ),
     ] = "",
@@ -192,7 +192,7 @@ def scaling(
 ) -> None:
     """Ingest on several numbers of ranks and readers, and show how time and CPU seconds grow.
 
-    Each run is the real h5ingest, started from outside; start-up is told apart from work. Every
+    Each run is the real h5ingest, started from outside; start-up and work are timed apart. Every
     pixel is compared once, by verify --sources; later runs must make the same content. Makes
     results.json and scaling.png. The defaults take about three minutes on four cores.
 
@@ -211,7 +211,9 @@ def scaling(
     numbers = tuple(sorted(set(_numbers("--ranks", "ranks such as 1,2,4", ranks))))
     try:
         if manifest is not None and sizes is not None:
-            raise UsageError("--sizes is for drawn images: give a MANIFEST or --sizes")
+            raise UsageError(
+                "--sizes is for synthetic images: give a MANIFEST or --sizes, not both"
+            )
         shapes = [synthetic.parse_shape(text) for text in (sizes or _SIZES).split(",")]
         if launcher is not None:
             launching.check_launcher(launcher, numbers)

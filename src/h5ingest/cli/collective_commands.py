@@ -40,8 +40,8 @@ def ingest(
 ) -> None:
     """Store all images of MANIFEST in one HDF5 file OUT.
 
-    Nothing is changed that was not asked for: images that do not fit together are refused before
-    anything is written, with the ways out. Any number of ranks makes the same file. OUT appears
+    Images are changed only as you ask: those that do not fit together are refused before anything
+    is written, with the options that help. Any number of ranks makes the same file. OUT appears
     only when it is complete; a job that was killed or stopped goes on when the same command is
     started again, on any number of ranks.
 
@@ -60,7 +60,7 @@ def ingest(
             raise ManifestError(f"{manifest}: cannot be read: {error.strerror}") from None
     scan = scan_options(found)
     if scan is not None and not is_found:
-        raise UsageError(f"{flags_of(found)} go with a folder or archive, {manifest} is none")
+        raise UsageError(f"{flags_of(found)} go with a folder or archive, which {manifest} is not")
     ctx.obj.request = IngestRequest(source=manifest, out=out, options=options, scan=scan, **told)
 
 
@@ -77,21 +77,22 @@ def extend(
         bool,
         typer.Option(
             "--again",
-            help="Store images whose paths are in OUT anew, behind all others; their old rows go.",
+            help="Store images whose paths are in OUT again, after all others; their old rows "
+            "are removed.",
         ),
     ] = False,
 ) -> None:
-    """Add the images of MANIFEST to OUT, behind those that it has.
+    """Add the images of MANIFEST to OUT, after those that it has.
 
-    MANIFEST may be a folder or archive, or whatever else an ingest takes. It is looked through as
-    that which OUT was made of, and images have the paths that an ingest gives them; but in a shard
-    or container that has no names for them they are called by it, as FILE.npy/00000.png.
+    MANIFEST may be a folder or archive, or whatever else an ingest takes. A folder is searched with
+    the options with which OUT was made, and images get the paths that an ingest gives them; in a
+    shard or container without names, paths begin with its own, as in FILE.npy/00000.png.
 
-    A new file is made beside OUT and takes its name when it is complete: until then OUT is what it
-    was, whatever happens. What OUT has is copied, and compared with its checksums; compressed
-    chunks are copied as they are. Images whose paths are in OUT are left out, and counted. Layout,
-    compression and what else decides the content are those of OUT. Labels are merged by name:
-    classes of OUT keep their numbers, new ones come behind.
+    A new file is made beside OUT and takes its name when it is complete: until then OUT stays as it
+    was, whatever happens. The rows of OUT are copied and compared with their checksums; compressed
+    chunks are copied as they are. Images whose paths are in OUT already are left out, and counted.
+    Layout, compression and everything else that decides the content are those of OUT. Labels are
+    merged by name: classes of OUT keep their numbers, new ones follow.
 
     Runs on any number of ranks; a job that was killed or stopped goes on when the same command is
     started again.
@@ -118,13 +119,15 @@ def recompress(
     """Store all that IN holds in another file OUT, with another compression or layout.
 
     IN is a file that h5ingest made. Its sources are not needed, and it is only read. Every image is
-    compared with its checksum before it is stored again. OUT has the content digest of IN: pixels,
-    labels, paths, columns, failed images.
+    compared with its checksum before it is stored again. OUT has the content digest of IN, as
+    pixels, labels, paths, columns and failed images are the same. --compression is required unless
+    --layout is encoded.
 
-    With --layout all of these stay, but the digest names the layout: it becomes that of an ingest
-    of the same images with that layout. Padding is left out. A stack needs images of one size,
-    channels and depth, ragged of one depth: others are refused before anything is written. encoded
-    makes an image file of each image, PNG or what --recode names, and compares its pixels.
+    With --layout all of these stay the same, but the digest changes with the layout: it becomes
+    that of an ingest of the same images with that layout. Padding is left out. A stack needs images
+    of one size, number of channels and depth; ragged needs one depth: other images are refused
+    before anything is written. encoded makes an image file of each image, a PNG or what --recode
+    names, and compares its pixels.
 
     Runs on any number of ranks; a job that was killed or stopped goes on when the same command is
     started again.
@@ -133,16 +136,12 @@ def recompress(
     5 IN or OUT, 6 environment (MPI, HDF5), 75 stopped by a signal: the same command goes on.
     """
     if options.compression is None and options.layout != "encoded":
-        raise typer.BadParameter("--compression: say which codec, or none")
+        raise typer.BadParameter("--compression is required: a codec, or none")
     check_files(("IN", file), out, told)
     ctx.obj.request = IngestRequest(
-        source=file,
-        out=out,
-        options=options,
-        recompresses=True,
-        keep_layout=ctx.params["layout"] is None,
-        **told,
-    )
+        source=file, out=out, options=options, recompresses=True,
+        keep_layout=ctx.params["layout"] is None, **told,
+    )  # fmt: skip
 
 
 @takes(opt.found)
@@ -152,8 +151,8 @@ def manifest(
         list[Path],
         typer.Argument(
             metavar="DIR",
-            help="Folders or archives (.tar, .zip, .tar.gz ...) of images, at any depth; or what "
-            "an ingest takes in place of a manifest, alone.",
+            help="Folders or archives (.tar, .zip, .tar.gz ...) of images, at any depth; or "
+            "anything else that ingest takes in place of a manifest, alone.",
             show_default=False,
         ),
     ],
@@ -163,7 +162,8 @@ def manifest(
             "-o",
             "--out",
             metavar="FILE",
-            help="The manifest: commas in .csv, else tabs; - for standard output.",
+            help="The manifest to write: with commas in .csv, otherwise with tabs; - for "
+            "standard output.",
         ),
     ],
     *,
@@ -172,32 +172,33 @@ def manifest(
         bool,
         typer.Option(
             "--index",
-            help="Write FILE.index, too: sizes and kinds of the images, with which an ingest opens "
-            "each file once, whatever its layout.",
+            help="Also write FILE.index: sizes and kinds of the images, with which an ingest "
+            "opens each file only once, whatever the layout.",
         ),
     ] = False,
     pair: Annotated[
         str | None,
         typer.Option(
             metavar="images:masks",
-            help="One line for the files of the same name, but for its ending, in folders of these "
-            "names: a column path, and one named after each further folder, for ingest --image.",
+            help="Put files of the same name (endings aside) in folders of these names on one "
+            "line: the first in column path, each other in a column named after its folder, "
+            "for ingest --image.",
         ),
     ] = None,
     coco: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Take classes and boxes of the images from a COCO file: the columns label, with a "
-            "class for each box, bbox, category_id, iscrowd and so on. Paths in it are below DIR.",
+            help="Take classes and boxes from a COCO file: columns label, with a class for each "
+            "box, bbox, category_id, iscrowd and so on. Its paths are relative to DIR.",
         ),
     ] = None,
     yolo: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Take them from the label file of each image, a/7.txt for a/7.jpg; boxes stay as "
-            "they are, names of classes come from classes.txt.",
+            help="Take classes and boxes from YOLO label files in DIR, a/7.txt for a/7.jpg; "
+            "boxes stay as they are, class names come from classes.txt.",
         ),
     ] = None,
     absolute: Annotated[
@@ -209,10 +210,10 @@ def manifest(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a manifest of the images below DIR, in the order of their paths; of several in turn.
+    """Write a manifest of the images below DIR, in the order of their paths.
 
     It is ready for h5ingest: labels from the folders' names, paths relative to the manifest.
-    What was left out, and why, is printed at the end.
+    Several folders follow one another. What was left out, and why, is printed at the end.
 
     Runs on any number of ranks, which share the folders and files. Exit codes: 0 written, 2 usage,
     4 no images, or names that no manifest can hold, 5 FILE, 75 stopped by a signal.
@@ -241,8 +242,8 @@ def verify(
         bool,
         typer.Option(
             "--sources",
-            help="Decode the image files again as well, where that is exact by another decoder, "
-            "and compare the pixels.",
+            help="Also decode the image files again, by another decoder where that is exact, and "
+            "compare the pixels.",
         ),
     ] = False,
     root: Annotated[
@@ -264,7 +265,7 @@ def verify(
     """Check OUT: its structure, every image against its checksum, its content digest.
 
     Runs on any number of ranks. Exit codes: 0 all is well, 3 something differs (each row is named),
-    5 OUT cannot be read or is no file of h5ingest.
+    5 OUT cannot be read or is not a file of h5ingest.
     """
     with raising_bad_parameter():
         check_distinct(("OUT", out), ("--report", report))
@@ -279,14 +280,17 @@ def verify(
 def doctor(
     ctx: typer.Context,
     out: Annotated[
-        Path | None, typer.Argument(help="Where a file is to be made.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Where a file is to be made: its file system is examined.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Say which libraries and file system are in use, and which problems with them are known.
 
-    Everything that a bug report should hold. On several ranks two of them, of different hosts if
-    there are, also try in a few seconds what they see of each other's files in OUT's folder.
-    Exits with 6 if nothing can work here.
+    Prints everything that a bug report should contain. On several ranks, two of them, on different
+    hosts if possible, also test for a few seconds how they see each other's files in OUT's folder.
+    Exits with 6 if h5ingest cannot work here.
     """
     if out is not None and not (out if out.is_dir() else out.parent).is_dir():
         raise OutputError(f"{out}: expected an existing folder {out.parent}")

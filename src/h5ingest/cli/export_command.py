@@ -52,7 +52,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FIRST:END",
-            help="Only these rows, from 0, of a file without groups or --group.",
+            help="Only these rows, counted from 0, without END; in a file with groups, together "
+            "with --group.",
         ),
     ] = None,
     where: Annotated[
@@ -74,8 +75,8 @@ def export(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="With --row, of a row of several images: the one of this column of the manifest. "
-            "(default: path, the first)",
+            help="With --row, where a row has several images: the one from this column of the "
+            "manifest. (default: path, the first)",
             show_default=False,
         ),
     ] = None,
@@ -83,15 +84,15 @@ def export(
         bool,
         typer.Option(
             "--kerchunk",
-            help="Write no image, but where the chunks of a stack lie in FILE, as JSON, with which "
-            "zarr and xarray read it.",
+            help="Write no images, but a JSON file of references to the chunks of a stack in "
+            "FILE, with which zarr and xarray read it.",
         ),
     ] = False,
     url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="With --kerchunk: of FILE, as readers name it. (default: its path)",
+            help="With --kerchunk: the address by which readers find FILE. (default: its path)",
             show_default=False,
         ),
     ] = None,
@@ -99,15 +100,17 @@ def export(
         bool,
         typer.Option(
             "--keep-names",
-            help="Let a PNG made of pixels keep the name of its source, such as a.jpg, else it is "
-            "called a.png: so what is ingested again has the same content digest.",
+            help="Keep the name of the source, such as a.jpg, for a PNG made from pixels; "
+            "otherwise it is called a.png. Ingested again, the images then have the same "
+            "content digest.",
         ),
     ] = False,
     skip_damaged: Annotated[
         bool,
         typer.Option(
             "--skip-damaged",
-            help="Leave out images that are damaged, and name them; else nothing is published.",
+            help="Leave out damaged images, and name them; otherwise one of them means that "
+            "nothing is published.",
         ),
     ] = False,
     shard_rows: Annotated[
@@ -123,8 +126,8 @@ def export(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Without a sign of life for so long, another rank or another host's export is "
-            "taken for dead.",
+            help="After this long without a sign of life, another rank or another host's export "
+            "is presumed dead.",
         ),
     ] = 300.0,
     progress: opt.Progress = "auto",
@@ -136,15 +139,15 @@ def export(
 ) -> None:
     """Write the images in FILE as image files: pixels as PNG, exactly; stored files as they are.
 
-    Images lie where their sources lay, and a manifest.csv beside them, of which an ingest makes a
-    file with the same content digest (with --keep-names where sources were no PNGs). Images that
-    had failed are left out. Names that lead out of OUT are changed, and names that are the same are
-    told apart. In shards, the members of a sample are NAME.png, NAME.cls (its label as a number)
-    and NAME.json (path and columns); of further images of a row NAME.mask.png. A row of which an
-    image is damaged is left out as a whole.
+    Each image goes where its source was, with a manifest.csv beside them: ingesting that makes a
+    file with the same content digest (with --keep-names if the sources were not PNGs). Images that
+    had failed are left out. Names that lead out of OUT are changed, and so are names that are
+    taken. In shards, the members of a sample are NAME.png, NAME.cls (its label as a number) and
+    NAME.json (path and columns); further images of a row are NAME.mask.png and so on. With
+    --skip-damaged, a row with a damaged image is left out as a whole.
 
-    Nothing is ever replaced. OUT appears when it is complete; of shards the first one appears last.
-    An export that was killed is begun again by the same command, which keeps complete shards.
+    Nothing is ever replaced. OUT appears when it is complete; of shards, the first one appears
+    last. After an export was killed, the same command starts over, but keeps complete shards.
 
     Runs on any number of ranks, which make the same bytes: each writes its own files or shards; one
     archive is written by rank 0, from images that all ranks make.
@@ -168,8 +171,9 @@ def export(
             raise UsageError("--row writes one image: only --group and --image go with it")
         if image is not None and row is None:
             raise UsageError("--image goes with --row: an export has all images of a row")
-        if kerchunk and (options != ExportOptions(peer_timeout_s=peer_timeout) or report or row):
-            raise UsageError("--kerchunk writes no images: only --url goes with it")
+        of_group = ExportOptions(group=group, peer_timeout_s=peer_timeout)
+        if kerchunk and (options != of_group or report or row is not None):
+            raise UsageError("--kerchunk writes no images: only --group and --url go with it")
         if url is not None and not kerchunk:
             raise UsageError("--url goes with --kerchunk")
     ctx.obj.request = ExportRequest(
@@ -199,6 +203,25 @@ def _cell(text: str) -> tuple[str, str]:
     return column, value
 
 
+def export_one(request: ExportRequest) -> None:
+    """Write one image, or references to all, and print what was written. Not collective.
+
+    Raises:
+        IngestError: see `export_image` and `export_references`.
+    """
+    from h5ingest.exports.run import export_image, export_references  # not for --help
+
+    group = request.options.group
+    if request.row is None:
+        url = request.url or ""
+        n_bytes, what = export_references(request.file, request.out, url, group), "references to"
+    else:
+        n_bytes = export_image(request.file, request.row, request.out, group, request.image)
+        what = f"row {request.row:,} of"
+    if not request.quiet:
+        print(f"{request.out}: {what} {request.file}, {size(n_bytes)}")
+
+
 def tell_export(report: ExportReport, request: ExportRequest) -> None:
     """Print what an export did, and write it as JSON where asked: if it cannot be, only warn."""
     for failure in report.failures[:_MOST_SHOWN]:
@@ -222,21 +245,21 @@ def _lines(report: ExportReport) -> Iterator[str]:
         f"{report.seconds:.2f} s on {ranks}"
     )
     if report.n_failed:
-        yield f"left out: {report.n_failed:,} that failed when they were ingested"
+        yield f"left out, as they failed when ingested: {counted(report.n_failed, 'images')}"
     if report.failures:
-        yield f"left out: {len(report.failures):,} that are damaged"
+        yield f"left out, as they are damaged: {counted(len(report.failures), 'images')}"
     if report.n_kept:
         yield f"kept: {report.n_kept:,} shards that were there already"
     if report.n_renamed:
         yield (
-            f"renamed: {report.n_renamed:,} whose names led elsewhere, were those of others or of "
-            f"other formats"
+            f"renamed: {counted(report.n_renamed, 'images')} whose names led out of the folder, "
+            f"were taken, or had the suffix of another format"
         )
     if report.n_apart:
-        yield f"told apart: {report.n_apart:,} that would have had the name of another"
+        yield f"of these, {report.n_apart:,} would have had the name of another"
     if report.manifest:
         flags = "".join(f" {word}" for word in _flags(report.options))
-        yield f"ingested again by: h5ingest {shlex.quote(report.manifest)} NEW.h5{flags}"
+        yield f"to ingest them again: h5ingest {shlex.quote(report.manifest)} NEW.h5{flags}"
 
 
 def _flags(options: Mapping[str, Any]) -> Iterator[str]:

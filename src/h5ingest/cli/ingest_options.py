@@ -36,8 +36,9 @@ OF_EXTEND: Final = (
 OTHER_LAYOUT: Final = replace(
     next(each for each in options_of(IngestOptions) if each.name == "layout"),
     default=None,
-    help="Of OUT. stack: images of one size in one dataset. ragged: images of any size, one after "
-    "the other. tree: a dataset for each image. encoded: image files. (default: that of IN)",
+    help="The layout of OUT. stack: one dataset of images of one size. ragged: images of any "
+    "size, one after the other. tree: a dataset for each image. encoded: image files. "
+    "(default: that of IN)",
 )
 """How `recompress` explains it."""
 

@@ -171,7 +171,7 @@ def _manifest(request: ManifestRequest, comm: Comm) -> int:
     """Write a manifest; rank 0 says what was found. Collective."""
     interrupt = Interrupt()
     interrupt.install()
-    from h5ingest.images.folder_manifest import describe
+    from h5ingest.images.scan_summary import describe
     from h5ingest.pipeline.scan_folder import write_manifest
 
     to_stdout = str(request.out) == "-"
@@ -186,16 +186,15 @@ def _manifest(request: ManifestRequest, comm: Comm) -> int:
 
 def _export(request: ExportRequest, comm: Comm) -> int:
     """Export; rank 0 shows the progress and what was written. Collective."""
-    from h5ingest.exports.run import export, export_image, export_references
+    from h5ingest.exports.run import export
     from h5ingest.mpi.async_sum import while_rank_0_works
 
     if request.row is not None or request.url is not None:
         with while_rank_0_works(comm):
-            if comm.rank == 0 and request.url is not None:
-                export_references(request.file, request.out, request.url)
-            elif comm.rank == 0 and request.row is not None:
-                group = request.options.group
-                export_image(request.file, request.row, request.out, group, request.image)
+            if comm.rank == 0:
+                from h5ingest.cli.export_command import export_one
+
+                export_one(request)
         return EXIT_OK
     interrupt = Interrupt()
     interrupt.install()

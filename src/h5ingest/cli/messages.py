@@ -130,18 +130,18 @@ def tell_verification(report: VerifyReport, request: VerifyRequest) -> None:
     """Print what a verification found, and write it as JSON where asked; or raise `OutputError`."""
     for problem in report.problems:
         print(f"h5ingest: error: {report.path}: {problem}", file=sys.stderr)
-    for bad in report.bad[:_MOST_SHOWN]:
+    gone = not report.n_sources and all(_GONE in bad.reason for bad in report.bad)
+    n_shown = 1 if gone else _MOST_SHOWN  # of rows that differ for one reason, one says it all
+    for bad in report.bad[:n_shown]:
         where = f"{bad.dataset}, row {bad.row}"
         print(f"h5ingest: error: {where} ({bad.path}): {bad.reason}", file=sys.stderr)
-    if len(report.bad) > _MOST_SHOWN:
-        print(
-            f"h5ingest: error: … and {len(report.bad) - _MOST_SHOWN:,} rows more", file=sys.stderr
-        )
-    if report.bad and not report.n_sources and all(_GONE in bad.reason for bad in report.bad):
+    if (n_more := len(report.bad) - n_shown) > 0:
+        print(f"h5ingest: error: … and {counted(n_more, 'rows')} more", file=sys.stderr)
+    if report.bad and gone:
         folder = os.path.abspath(request.root or request.out.parent)
         print(
-            f"h5ingest: error: no source was found: their paths are relative to {folder} unless "
-            f"--root DIR says otherwise; for a file made of a folder, DIR is that folder",
+            f"h5ingest: error: no source was found: paths are relative to {folder} unless --root "
+            "DIR says otherwise; for a file made from a folder, DIR is that folder",
             file=sys.stderr,
         )
     if not request.quiet:

@@ -17,7 +17,7 @@ from h5ingest.core.option_fields import COMMON
 _progress = partial(
     typer.Option,
     metavar="auto|bar|line|off",
-    help="auto: a bar on a terminal, else a line every 10 s.",
+    help="auto: a bar on a terminal, otherwise a line every 10 s.",
 )
 _quiet = partial(typer.Option, "-q", "--quiet", help="Print errors only.")
 
@@ -35,7 +35,7 @@ MoreManifest = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="A line for each new image; or a folder or archive with these.",
+        help="A manifest of the new images; or a folder or archive of them.",
         show_default=False,
     ),
 ]
@@ -51,17 +51,17 @@ Label = Annotated[
     Literal["parent", "path", "none"],
     _found(
         metavar="parent|path|none",
-        help="parent: the name of the image's folder. path: all folders from the top on, but for "
-        "the group's.",
+        help="parent: the name of the image's folder. path: the names of all folders from the "
+        "top, except the group's.",
     ),
 ]
 LabelFrom = Annotated[
     str | None,
     _found(
         metavar="REGEX",
-        help="Take the label from the path below the folder instead: the group called label, or "
-        "the first one, or all that matches. Other named groups become columns: "
-        "'(?P<patient>p\\d+)_(?P<label>\\w+)\\.'",
+        help="Take the label from the path by a regular expression instead: from its group "
+        "called label, else the first group, else the whole match. Other named groups become "
+        "columns: '(?P<patient>p\\d+)_(?P<label>\\w+)\\.'",
     ),
 ]
 GroupByFolder = Annotated[
@@ -70,28 +70,28 @@ GroupByFolder = Annotated[
         "--group-by-folder",
         metavar="LEVEL",
         min=1,
-        help="Make groups, or in a manifest a column group: 1 for the names of the folders at the "
-        "top (train, test ...), 2 for those of the folders in these, and so on.",
+        help="Make a group (in a manifest: a column group) of each folder at this level: 1 for "
+        "those at the top (train, test ...), 2 for those inside them, and so on.",
     ),
 ]
 Sniff = Annotated[
     bool,
     _found(
         "--sniff/--no-sniff",
-        help="The first bytes of a file decide whether it is an image; or its name alone, which "
-        "opens no file: for millions of them on a network file system.",
+        help="Recognise images by their first bytes; or, with --no-sniff, by their names alone, "
+        "which opens no file: for millions of files on a network file system.",
     ),
 ]
 Hidden = Annotated[
-    bool, _found("--hidden", help="Look at files and folders that begin with a dot too.")
+    bool, _found("--hidden", help="Include files and folders whose names begin with a dot.")
 ]
 
 Sort = Annotated[
     Literal["name", "natural"],
     _found(
         metavar="name|natural",
-        help="name: by the bytes of the paths. natural: numbers by their values, z2 before z10; "
-        "holds all paths in memory.",
+        help="name: by the bytes of the paths. natural: numbers by value, z2 before z10; holds "
+        "all paths in memory.",
     ),
 ]
 Split = Annotated[
@@ -99,23 +99,24 @@ Split = Annotated[
     _found(
         metavar="NAME:SHARE,...",
         help="Add a column split, such as train:0.8,val:0.1,test:0.1: by a hash of each path, so "
-        "that images that come later move no others.",
+        "that adding images later moves no others.",
     ),
 ]
-Seed = Annotated[int, _found(metavar="N", help="Of the split: another one for each number.")]
+Seed = Annotated[int, _found(metavar="N", help="Another number gives another split.")]
 Stratify = Annotated[
     str | None,
     _found(
         metavar="COLUMN",
-        help="Take the split's shares of each value of a column (label), exactly; images that come "
-        "later may then move a few.",
+        help="Split the images of each value of a column (label) in exactly these shares; adding "
+        "images later may then move a few.",
     ),
 ]
 KeepTogether = Annotated[
     str | None,
     _found(
         metavar="COLUMN",
-        help="Keep together in the split what is equal in a column, or lies in a folder (folder).",
+        help="Keep images on one side of the split if they have the same value in this column, "
+        "or lie in one folder (folder).",
     ),
 ]
 
@@ -145,12 +146,12 @@ Manifest = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="Text file with one image a line: a path, or a path, a tab and a label; or a "
-        "table (.csv, .tsv) whose first line names its columns, one of them 'path'. Or a folder, "
-        "or an archive (.tar, .zip, .tar.gz ...): all images in it, at any depth. Or WebDataset "
-        "shards ('s-{000..099}.tar'), .parquet, .lmdb, .npz, idx and others, also many "
-        "('data/*.parquet'). Or - for standard input. Paths may go on behind an archive as behind "
-        "a folder.",
+        help="A text file with one image per line: a path, or a path, a tab and a label; or a "
+        "table (.csv, .tsv) whose first line names its columns, one of them 'path'. Or a "
+        "folder, or an archive (.tar, .zip, .tar.gz ...): all images in it, at any depth. Or "
+        "WebDataset shards ('s-{000..099}.tar'), .parquet, .lmdb, .npz, idx and others, also "
+        "several at once ('data/*.parquet'). Or - for standard input. A path in a manifest "
+        "may lead into an archive as into a folder.",
     ),
 ]
 In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]
@@ -160,7 +161,7 @@ Report = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.json",
-        help="Write the report as JSON, failures by name.",
+        help="Write a report as JSON, with every failed image by name.",
         rich_help_panel=COMMON,
     ),
 ]
@@ -168,7 +169,7 @@ Croissant = Annotated[
     Path | None,
     _told(
         metavar="FILE.json",
-        help="Describe the file in MLCommons Croissant metadata (reads it once).",
+        help="Describe OUT in MLCommons Croissant metadata (reads it once).",
     ),
 ]
 IngestQuiet = Annotated[bool, _quiet(rich_help_panel=_TOLD)]
@@ -177,7 +178,8 @@ Verbose = Annotated[
     _told(
         "-v",
         "--verbose",
-        help="Say first which libraries and file system are used, and at the end by which writer.",
+        help="Begin with the libraries and file system in use, and end with all details: the "
+        "writer, the time of each phase.",
     ),
 ]
 

@@ -20,9 +20,11 @@ from h5ingest.mpi.signals import raise_on_interrupt
 def codecs(
     ctx: typer.Context,
     manifest: opt.IngestedManifest,
-    sample: Annotated[int, typer.Option(min=1, help="Images to measure, taken evenly.")] = 500,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Images to measure, spread evenly over the manifest.")
+    ] = 500,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write it all as JSON.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all results as JSON.")
     ] = None,
     plot: Annotated[
         Path | None,
@@ -33,8 +35,8 @@ def codecs(
 ) -> None:
     """Measure each codec on a sample of the images of MANIFEST, and say which to choose.
 
-    Size and speed of every codec and level, with the chunks that an ingest would make. Takes
-    about a minute; runs on one rank.
+    Prints size and speed for every codec and level, with the chunks that an ingest would make.
+    Takes about a minute; runs on one rank.
     """
     on_one_rank("codecs", ctx)
     from h5ingest.inspect import codec_table
@@ -73,15 +75,15 @@ def show(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Where --layers draws. (default: OUT's name with -layers-I.png, in this folder)",
+            help="File for --layers. (default: OUT's name with -layers-I.png, in this folder)",
         ),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Write one page to look at in a browser, with all in it: a gallery, histograms, "
-            "mean images, copies, how to load the file (needs jinja2).",
+            help="Write a self-contained web page: a gallery, histograms, mean images, "
+            "duplicates, how to load the file (needs jinja2).",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides which images --page samples.")] = 0,
@@ -89,7 +91,7 @@ def show(
         bool,
         typer.Option(
             "--duplicates",
-            help="List, instead, the images that are there more than once, in a group or in "
+            help="Instead, list the images that occur more than once, within a group or in "
             "several.",
         ),
     ] = False,
@@ -103,7 +105,7 @@ def show(
 ) -> None:
     """Show what is in OUT: images, storage, classes, failed rows, where it comes from.
 
-    Exit codes: 0 shown, 2 usage (no such group or image), 5 OUT cannot be read or is no file of
+    Exit codes: 0 shown, 2 usage (no such group or image), 5 OUT cannot be read or is not a file of
     h5ingest, 6 a codec is missing.
     """
     on_one_rank("show", ctx)
@@ -137,13 +139,13 @@ def croissant(
         typer.Argument(metavar="[OUT.json]", help="Where it goes. (default: OUT with .json)"),
     ] = None,
 ) -> None:
-    """Write Croissant metadata (MLCommons, JSON-LD) of OUT, as --croissant of an ingest does.
+    """Write Croissant metadata (MLCommons, JSON-LD) for OUT, as ingest --croissant does.
 
-    What was added by hand to OUT.json (license, creator, citeAs, url, version, datePublished, name,
-    description) stays. Reads all of OUT once, for its SHA-256.
+    What was added to OUT.json by hand (license, creator, citeAs, url, version, datePublished, name,
+    description) is kept. Reads all of OUT once, for its SHA-256.
 
-    Exit codes: 0 written, 2 usage (OUT.json is something else), 5 OUT cannot be read or is no file
-    of h5ingest, or OUT.json cannot be written.
+    Exit codes: 0 written, 2 usage (OUT.json is something else), 5 OUT cannot be read or is not a
+    file of h5ingest, or OUT.json cannot be written.
     """
     on_one_rank("croissant", ctx)
     from h5ingest.inspect import croissant as metadata
@@ -159,7 +161,7 @@ def on_one_rank(verb: str, ctx: typer.Context) -> None:
     """Begin a verb that one rank carries out; raise `UsageError` if there are several."""
     if ctx.obj.n_ranks > 1:
         raise UsageError(
-            f"h5ingest {verb} runs on one rank, this job has {ctx.obj.n_ranks}: "
-            f"start it without mpirun or srun"
+            f"h5ingest {verb} runs on one rank, but this job has {ctx.obj.n_ranks}: start it "
+            "without mpirun or srun"
         )
     raise_on_interrupt()

@@ -6,6 +6,7 @@ A reader that has gone away (`| head`), a log on a full disk, a descriptor that 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _N_STANDARD: Final = 3
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Keep the bytes of odd names, as `surrogateescape` does, and escape other letters."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+_ESCAPED: Final = "h5ingest-escaped"
+codecs.register_error(_ESCAPED, _escaped)
 
 
 def keep() -> None:
@@ -69,10 +82,12 @@ class _Lossy(io.FileIO):
 def _kept(fd: int, given: TextIO | None) -> io.TextIOWrapper:
     """Return a stream that drops, with the settings of Python's own; None: it was closed."""
     errors = getattr(given, "errors", None) or "strict"
+    # Odd names end no job either.
+    errors = {"strict": "backslashreplace", "surrogateescape": _ESCAPED}.get(errors, errors)
     return io.TextIOWrapper(
         io.BufferedWriter(_Lossy(fd, "wb", closefd=False)),
         encoding=getattr(given, "encoding", "utf-8"),
-        errors="backslashreplace" if errors == "strict" else errors,  # odd names end no job either
+        errors=errors,
         line_buffering=getattr(given, "line_buffering", fd == 2),
         write_through=getattr(given, "write_through", False),
     )

@@ -61,9 +61,12 @@ def _made(report: IngestReport, hint: str) -> Iterator[Line]:
     verb = "would hold" if report.dry_run else "holds"
     text = f"{report.out} {verb} {counted(report.n_samples, report.image)}"
     yield "dry run" if report.dry_run else "made", text
-    text = f"{size(report.bytes_out)} from {size(report.bytes_in)}"
-    if not report.recompressed and report.added is None:
-        text += f" of image files: 1 file instead of {report.n_samples * report.n_each:,}"
+    text = size(report.bytes_out)
+    if report.recompressed:
+        text += f" instead of {size(report.bytes_in)}"
+    elif report.added is None:
+        text += f" from {size(report.bytes_in)} of image files"
+        text += f": 1 file instead of {report.n_samples * report.n_each:,}"
     yield "size", text
     if hint:
         yield "", hint
@@ -74,19 +77,19 @@ def _on_the_way(report: IngestReport, *, verbose: bool) -> Iterator[Line]:
     if report.failures:
         yield "failed", f"{counted(len(report.failures), 'images')}, stored as zeros with status 2"
     if report.added is not None:
-        yield "before", f"{report.added.n_before:,} of them"
+        n_kept = report.added.n_before - report.added.n_replaced
+        n_new = report.n_samples - n_kept
+        yield "added", f"{counted(n_new, 'images')} after the {n_kept:,} that were there"
         if report.added.n_skipped:
-            text = f"{report.added.n_skipped:,}, whose paths are in it already"
+            text = f"{report.added.n_skipped:,} whose paths are in it already"
             yield "left out", f"{text} (--again stores them anew)"
         if report.added.n_replaced:
-            yield "replaced", f"{counted(report.added.n_replaced, 'rows')} by new images"
+            yield "replaced", f"{counted(report.added.n_replaced, 'rows')}, by new images"
     if report.n_resumed:
         yield "resumed", f"{report.n_resumed:,} of them were stored by an earlier run"
     if report.n_changed:
-        text = (
-            f"{report.n_changed:,} of the files of these were changed since then: h5ingest verify"
-        )
-        yield "changed", f"{text} --sources names those that differ, --restart reads all anew"
+        text = f"{counted(report.n_changed, 'files')} of these changed since then: h5ingest verify"
+        yield "changed", f"{text} --sources names those that differ, --restart reads all again"
     for text in report.losses:
         yield "dropped", text
     for text in report.warnings:

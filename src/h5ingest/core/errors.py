@@ -17,6 +17,7 @@ A *sample* that cannot be read does not end the job: the code that reads and dec
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -82,6 +83,10 @@ class StoppedError(IngestError):
 
     exit_code = EXIT_STOPPED
 
+
+NO_COMMENTS: Final = "a manifest has no comments: take away lines that begin with #"
+_BEHIND_ENDING: Final = re.compile(r"\.[a-zA-Z]{3,4}([,;| ])[^./]*$")
+"""What may separate path and label, where a manifest was taken for a list of paths."""
 
 ErrorT = TypeVar("ErrorT", bound=IngestError)
 
@@ -197,7 +202,11 @@ def odd_names(failures: Sequence[Failure]) -> Iterator[str]:
             "line of column names, double quotes enclose a cell)"
         )
     if any(path.startswith("#") for path in paths):
-        yield "(a manifest has no comments: take away lines that begin with #)"
+        yield f"({NO_COMMENTS})"
+    found = [_BEHIND_ENDING.search(path) for path in paths if not path.startswith("#")]
+    marks = {mark and mark[1] for mark in found}
+    if len(marks) == 1 and (mark := marks.pop()):
+        yield f"(if {mark!r} separates path and label: add --delimiter {mark!r})"
 
 
 def one_of(names: Sequence[str], *, most: int = 10) -> str:
@@ -217,6 +226,22 @@ def where(index: int, lines: Mapping[int, int]) -> str:
     ('line 5', 'sample 4')
     """
     return f"line {lines[index]}" if index in lines else f"sample {index}"
+
+
+def cut_short(error: BaseException) -> str:
+    """Return what an error of HDF5 says of a file whose end is missing; empty: it is another one.
+
+    >>> cut_short(OSError("(truncated file: eof = 9, sblock->base_addr = 0, stored_eof = 1200)"))
+    'expected 1,200 bytes, found 9: the end is missing, as after a copy that was cut short'
+    """
+    cut = re.search(r"truncated file: eof = (\d+),.*stored_eof = (\d+)", str(error))
+    if cut is None:
+        return ""
+    found, expected = map(int, cut.groups())
+    return (
+        f"expected {expected:,} bytes, found {found:,}: the end is missing, as after a copy that "
+        f"was cut short"
+    )
 
 
 def one_line(error: BaseException) -> str:

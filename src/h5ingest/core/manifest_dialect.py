@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from h5ingest.core.errors import ManifestError
+from h5ingest.core.errors import NO_COMMENTS, ManifestError
 from h5ingest.core.manifest_heading import (
     PATH_COLUMNS,
     check_header,
@@ -118,13 +118,13 @@ def sniff(
                     start, line = 3, line[3:]
     except IsADirectoryError:
         raise ManifestError(
-            f"{name}: expected a list of images, found a folder; make a list of it: "
-            f"h5ingest manifest {name} -o LIST.csv"
+            f"{name}: expected a list of images, found a folder; list its images: h5ingest "
+            f"manifest {name} -o LIST.csv"
         ) from None
     except OSError as error:
         raise ManifestError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not line:
-        raise ManifestError(f"{name}: expected one image path a line, found no line at all")
+        raise ManifestError(f"{name}: expected one image path per line, found nothing")
     if (found := _binary(head)) or b"\0" in line:
         raise ManifestError(
             f"{name}: expected a text file, found {found or f'a NUL byte in line {number}'}"
@@ -151,11 +151,14 @@ def sniff(
         return Dialect(name=name, delimiter=separator, columns=columns, has_header=True,
                        body_start=start + len(line), body_line=number + 1,
                        separator=mark)  # fmt: skip
+    if first.startswith(b"#") and (comma or delimiter is not None):
+        raise ManifestError(f"{where}: {NO_COMMENTS}; found {show(first)}")
     if comma and delimiter is None:
         raise ManifestError(
             f"{where}: expected the names of the columns, one of them "
-            f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}; found {show(first)}. Add such "
-            f"a first line, or name the file .txt and separate path and label by a tab."
+            f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}; found {show(first)}. Make the "
+            f"first line name the columns, or name the file .txt and separate path and label by a "
+            f"tab."
         )
     cells = first.split(separator)  # quotes mean something in tables only
     if len(cells) > 2:

@@ -11,8 +11,8 @@ from typing import Final
 
 MORE_IMAGES: Final = "frames or pages after the first, which are not stored"
 """Of an animation, a TIFF file of many pages and the like the first image alone is taken."""
-ORIENTED: Final = "an EXIF orientation, and are stored as they lie in the file (--orientation)"
-TURNED: Final = "an EXIF orientation, and are stored turned as it says"
+ORIENTED: Final = "an EXIF orientation, which is not applied (--orientation exif applies it)"
+TURNED: Final = "an EXIF orientation, which was applied"
 """Viewers turn such images; decoders do not."""
 BEYOND_PALETTE: Final = "palette indices that the palette has no colour for"
 """The PNG specification calls that an error; decoders make black of it."""

@@ -44,13 +44,13 @@ def check_combinations(options: Any) -> None:
             "--resample goes with --fit resize, cover or contain, or with --longest or --shortest"
         )
     if options.is_auto and options.shuffle:
-        raise UsageError("--compression auto chooses filters by itself: no --shuffle")
+        raise UsageError("--compression auto chooses filters itself: it does not go with --shuffle")
     if (options.compression or "").lower() == "htj2k" and (
         options.shuffle or options.layout == "ragged"
     ):
         raise UsageError(
-            "--compression htj2k codes images, each by itself: --layout tree takes any sizes, "
-            "stack one; not ragged, and no --shuffle"
+            "--compression htj2k codes each image by itself: it goes with --layout tree (any "
+            "sizes) or stack (one size), without --shuffle"
         )
     if options.layout == "encoded":
         if filtered:
@@ -66,18 +66,24 @@ def check_combinations(options: Any) -> None:
                 "--orientation, --longest and --shortest cannot apply"
             )
         if options.samples == "raw" and options.recode is not None:
-            raise UsageError("--recode codes colours, not palette indices: no --samples raw")
+            raise UsageError(
+                "--recode codes colours, not palette indices: it does not go with --samples raw"
+            )
     if options.recode is not None:
         Recoding.parse(options.recode)
     if options.direct_io == "on" and (options.layout == "tree" or filtered):
         raise UsageError(
-            "--direct-io on is for uncompressed images in one dataset: no --layout tree, "
+            "--direct-io on is for uncompressed images in one dataset, without --layout tree, "
             "--compression or --shuffle"
         )
     if options.samples == "raw" and options.channels != "auto":
-        raise UsageError("--samples raw keeps indices, which have no colour: no --channels")
+        raise UsageError(
+            "--samples raw keeps indices, which have no colour: it does not go with --channels"
+        )
     if options.samples == "raw" and options.reduce_depth:
-        raise UsageError("--samples raw keeps values as they are: no --reduce-depth")
+        raise UsageError(
+            "--samples raw keeps values as they are: it does not go with --reduce-depth"
+        )
 
 
 def check_tuning(options: Any) -> None:

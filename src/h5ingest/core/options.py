@@ -59,7 +59,7 @@ class IngestOptions:
     )
     delimiter: str | None = _manifest(
         None,
-        "Separates the manifest's columns. (default: a comma in .csv, else a tab)",
+        "Character between the manifest's columns. (default: a comma in .csv, otherwise a tab)",
         form="CHAR",
     )
     label_column: str | None = _manifest(
@@ -67,18 +67,18 @@ class IngestOptions:
     )
     multi_label: bool = _manifest(
         False,
-        "A label names several classes, cat|dog; empty: none. A heading label[|] says so too.",
+        "A label may name several classes (cat|dog) or none. A heading label[|] says the same.",
     )
     image: tuple[str, ...] = _look(
         (),
-        "Store the images that another column names, too, row by row: mask, or with how: mask:raw, "
-        "depth:uint16. May be given several times.",
+        "Also store the images that another column names, row by row: mask, or with an option: "
+        "mask:raw, depth:uint16. May be given several times.",
         form="COLUMN:HOW",
     )
     layout: str = _common_look(
         "stack",
-        "stack: one dataset of equal images. ragged: images of any size, one after the other. "
-        "tree: a dataset for each image. encoded: the files' bytes.",
+        "stack: one dataset of images of one size. ragged: images of any size, one after the "
+        "other. tree: a dataset for each image. encoded: the files' bytes.",
         choices=LAYOUTS,
     )
     group_by: str | None = _common_look(
@@ -86,16 +86,16 @@ class IngestOptions:
     )
     channels: str = _look(
         "auto",
-        "auto: the fewest that lose nothing (gray is repeated, alpha opaque).",
+        "auto: the fewest that lose nothing (gray is repeated, missing alpha is opaque).",
         choices=("auto", *CHANNELS),
     )
     dtype: str = _look(
         "auto",
-        "uint16: 8-bit images times 257. auto: as they are, never mixed.",
+        "uint16: 8-bit values are multiplied by 257. auto: as they are, never mixed.",
         choices=("auto", "uint8", "uint16"),
     )
     reduce_depth: bool = _look(
-        False, "Let --dtype uint8 drop half of 16 bits.", goes_with=("dtype", "uint8")
+        False, "Let --dtype uint8 turn 16 bits into 8, with loss.", goes_with=("dtype", "uint8")
     )
     samples: str = _look(
         "scaled",
@@ -104,15 +104,15 @@ class IngestOptions:
     )
     fit: str = _common_look(
         "error",
-        "Images of other sizes: pad at the bottom and right (true sizes in /sizes), crop the "
-        "centre, resize; cover: scale to fill, then crop the centre; contain: scale to fit in, "
-        "then pad.",
+        "How images of other sizes are made to fit. pad: at the bottom and right (true sizes in "
+        "/sizes). crop: to the centre. resize: scale. cover: scale to fill, then crop. contain: "
+        "scale to fit inside, then pad.",
         choices=("error", "pad", "crop", "resize", "cover", "contain"),
     )
     size: tuple[int, int] | None = _common_look(
         None,
-        "Height and width with --fit, 224 for 224x224. (default: the largest; crop, cover, "
-        "contain: the commonest)",
+        "Height and width with --fit; 224 for 224x224. (default: the largest; crop, cover, "
+        "contain: the most common)",
         form="HxW",
     )
     longest: int | None = _look(
@@ -142,50 +142,50 @@ class IngestOptions:
     compression: str | None = _common_look(
         None,
         "gzip:9, lzf, szip, zstd:3, lz4, bzip2:9, blosc:lz4:5, blosc2:zstd:5:bitshuffle, "
-        "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). auto: what is read as "
-        "fast as PNG and makes a sample smallest. (default: none)",
+        "bitshuffle:zstd, htj2k (photographs) ... (lossless codecs only). auto: of the codecs "
+        "that read as fast as PNG, the one that makes a sample smallest. (default: none)",
         form="SPEC",
     )
     shuffle: bool = _chunks(False, "Shuffle bytes before compressing: for 16-bit images.")
     chunk_rows: int | None = _chunks(
         None,
-        "Images per HDF5 chunk. auto: one from 64 KiB an image, else as many as make about 1 MiB "
-        "(512 KiB if compressed).",
+        "Images per HDF5 chunk. auto: one if an image has 64 KiB or more, otherwise as many as "
+        "make about 1 MiB (512 KiB if compressed).",
         flag="--chunk",
         form="auto|ROWS",
         least=1,
     )
     recode: str | None = _chunks(
         None,
-        "With --layout encoded: code images anew, without loss, where that takes fewer bytes: "
-        "jxl:3 (any image; a JPEG comes back byte for byte), webp (8-bit RGB, RGBA), htj2k (gray, "
-        "RGB), png. (default: files as they are; recompress: png)",
+        "With --layout encoded: re-encode images, without loss, where that takes fewer bytes: "
+        "jxl:3 (any image; a JPEG comes back byte for byte), webp (8-bit RGB, RGBA), htj2k "
+        "(gray, RGB), png. (default: files as they are; recompress: png)",
         form="CODEC",
         goes_with=("layout", "encoded"),
     )
     batch_bytes: int = _run(
-        4 * MIB, "Pixels a rank decodes before it writes them.", form="SIZE", least=1
+        4 * MIB, "Bytes of pixels a rank decodes before it writes them.", form="SIZE", least=1
     )
     cache_bytes: int | None = _run(
         None,
-        "Files a rank keeps in memory from the header check, to open them once; small ones of a "
-        "stack's first look, 2 MiB over all ranks, are kept besides. auto: the ranks of a host an "
-        "eighth of what is free there.",
+        "Memory in which a rank keeps files from the header check, so that each is opened once. "
+        "auto: an eighth of a host's free memory, shared by its ranks. Small files that decide "
+        "what a stack becomes are kept in any case, 2 MiB over all ranks.",
         form="auto|SIZE",
         least=0,
     )
     stripe_count: int | None = _disk(
         None,
-        "Lustre: storage targets of OUT; 0: as its folder has it. (default: 8 from 1 GB, 24 from "
-        "10 GB, 72 from 100 GB, unless the folder has several)",
+        "Lustre: number of storage targets for OUT; 0: as set for its folder. (default: 8 from 1 "
+        "GB, 24 from 10 GB, 72 from 100 GB, unless the folder is set to several)",
         form="N",
     )
     stripe_size: int | None = _disk(
-        None, "Lustre: bytes on one of them before the next comes. (default: 4MiB)", form="SIZE"
+        None, "Lustre: bytes written to one target before the next. (default: 4MiB)", form="SIZE"
     )
     alignment: int = _disk(
         0,
-        "Begin datasets and chunks of that size and more at multiples of it. 0: anywhere.",
+        "Start datasets and chunks of at least this size at multiples of it. 0: anywhere.",
         form="SIZE",
     )
     hints: tuple[tuple[str, str], ...] = _disk(
@@ -196,28 +196,28 @@ class IngestOptions:
     )
     direct_io: str = _disk(
         "auto",
-        "Write uncompressed pixels around the system's cache, in a thread. auto: from 16 MiB on, "
-        "on a local ext4 or XFS, without --hint.",
+        "Write uncompressed pixels past the system's cache, in a thread. auto: for 16 MiB or "
+        "more, on a local ext4 or XFS, without --hint.",
         choices=("auto", "on", "off"),
     )
     probe: str = _run(
         "auto",
-        "Headers that are read before the first image is stored. auto: of a large stack some, so "
-        "that each file is opened once. all: what does not fit together is known before.",
+        "Headers to read before the first image is stored. auto: only some of a large stack, so "
+        "that each file is opened once. all: what does not fit together is found first.",
         choices=("auto", "all"),
     )
     readers: int | None = _run(
         None,
-        "Threads with which each rank reads files ahead. auto: 16 as soon as files are slow to "
-        "open, as on a parallel file system; 0: none.",
+        "Threads per rank that read files ahead. auto: 16 as soon as files are slow to open, as "
+        "on a parallel file system; 0: none.",
         form="auto|N",
         least=0,
         most=MAX_READERS,
     )
     on_error: str = _common(
         "fail",
-        "If an image cannot be read: publish nothing and exit with 3, or store zeros and status 2 "
-        "in its place. The run goes on either way and names all.",
+        "If an image cannot be read, fail publishes nothing and exits with 3; blank stores zeros "
+        "and status 2 in its place. Either way the run goes on and names each bad image.",
         choices=("fail", "blank"),
         in_file=True,
     )
@@ -225,25 +225,26 @@ class IngestOptions:
         MAX_PIXELS, "Refuse an image whose header claims more pixels.", least=1, in_file=True
     )
     trust_palettes: bool = _trouble(
-        False, "Take palette images also on ARM with a libpng before 1.6.56 (CVE-2026-33636)."
+        False, "Accept palette images even on ARM with a libpng before 1.6.56 (CVE-2026-33636)."
     )
     checkpoint_s: float = _trouble(
         30.0,
-        "How often what is stored is made safe: about what a job that is killed can lose.",
+        "How often stored images are made safe on disk: a killed job loses about that much work.",
         flag="--checkpoint",
         form="SECONDS",
     )
     peer_timeout_s: float = _trouble(
         300.0,
-        "Without a sign of life for so long, another rank or another host's job is taken for dead.",
+        "After this long without a sign of life, another rank or another host's job is presumed "
+        "dead.",
         flag="--peer-timeout",
         form="SECONDS",
     )
-    restart: bool = _trouble(False, "Discard what an unfinished job left, and begin anew.")
+    restart: bool = _trouble(False, "Discard what an unfinished job left, and start over.")
     overwrite: bool = _common(
         False,
-        "Replace OUT, once the new file is complete, if h5ingest wrote it. What is no HDF5 file is "
-        "never replaced.",
+        "Replace OUT, if h5ingest wrote it, once the new file is complete. A file that is not "
+        "HDF5 is never replaced.",
     )
     overwrite_foreign: bool = _trouble(
         False,
@@ -252,7 +253,7 @@ class IngestOptions:
         goes_with=("overwrite", True),
     )
     dry_run: bool = _common(
-        False, "Check the manifest and all headers, say what would be made, write nothing."
+        False, "Check the manifest and all headers and say what would be made; write nothing."
     )
 
     def __post_init__(self) -> None:
@@ -260,7 +261,7 @@ class IngestOptions:
             len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '\r\n"\0'
         ):
             raise UsageError(
-                f"--delimiter: expected one ASCII character that is no quote and no line end, "
+                "--delimiter: expected one ASCII character other than a quote or a line end, "
                 f"got {self.delimiter!r}"
             )
         check_values(self)

@@ -87,8 +87,8 @@ def check(path: Path, kind: Kind) -> None:
         raise OutputError(f"{path}: {error.strerror}") from None
     if found not in ("", EMPTY) and not kind.begins.match(head):
         raise OutputError(
-            f"{path}: expected {kind.name} to write again, or nothing, found {found}: remove it or "
-            f"name another file"
+            f"{path}: expected {kind.name} to replace, or nothing, found {found}: remove it or "
+            "name another file"
         )
 
 
@@ -215,9 +215,7 @@ def check_distinct(*named: tuple[str, Path | None]) -> None:
             continue
         other, other_path = seen.setdefault(_identity(path), (name, path))
         if other != name:
-            raise UsageError(
-                f"{name} {path}: expected a file of its own, found that of {other} ({other_path})"
-            )
+            raise UsageError(f"{name} {path}: is the same file as {other} ({other_path})")
 
 
 def _identity(path: Path) -> tuple[object, ...]:

@@ -62,4 +62,4 @@ def of_dry_run(recode: str | None, *, dry_run: bool) -> tuple[str, ...]:
     """Return what the user should know of `--recode`."""
     if recode is None or not dry_run:
         return ()
-    return ("--dry-run codes no image: with --recode the file is going to be smaller",)
+    return ("--dry-run codes no image: with --recode the file will be smaller",)

@@ -7,8 +7,7 @@ Every other name in a file is the user's:
 - Further images of each sample: the attribute `images` names their HDF5 groups in that of the
   samples. Each has what a group of samples has, but for labels, columns and `samples`.
 - Dimension scales (`core.dimensions`) lie beside the standard datasets of a stack, and in lists.
-- Images and classes of a tree lie in the same HDF5 group as the standard datasets, and never get a
-  name of `IN_TREES`.
+- Images and classes of a tree lie beside the standard datasets, and have no name of `IN_TREES`.
 
 So whoever reads a file asks for these names only, and takes nothing else for a standard dataset
 because of how it looks: not `sizes` in a tree, an image, nor a column `data`.
@@ -243,7 +242,8 @@ class FileStructure:
             raise UsageError(f"{self.path}: expected no group, as the file has none, got {group!r}")
         got = "none" if group is None else repr(group)
         raise UsageError(
-            f"{self.path}: expected a group, {one_of(self.groups)}; got {got}: say --group NAME"
+            f"{self.path}: expected a group, {one_of(self.groups)}; got {got}: say --group NAME, "
+            f"in Python group={self.groups[0]!r}"
         )
 
 
@@ -290,10 +290,8 @@ def _structure(values: AttributeValues) -> dict[str, Any]:
         raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
     _, layout, version = (*schema.split(" ", 2), "", "")[:3]
     if layout not in LAYOUTS or version not in map(str, VERSIONS):
-        raise OutputError(
-            f"{path}: schema {schema[:SHOWN]!r} is not known to this version of h5ingest: a newer "
-            f"one is needed"
-        )
+        told = f"schema {schema[:SHOWN]!r} is not known to this version of h5ingest"
+        raise OutputError(f"{path}: {told}: a newer one is needed")
     return {
         "path": path, "schema": schema, "layout": layout,
         "groups": values.names(Attribute.GROUPS), "images": values.names(Attribute.IMAGES),

@@ -91,7 +91,7 @@ def _of_filesystem(facts: Facts) -> Iterable[Advice]:
     yield from _of_caches(facts, mount)
     if mount.kind == "nfs":
         yield Advice(
-            problem="NFS does not keep what several hosts write to one file at a time apart",
+            problem="NFS mixes up what several hosts write to one file at the same time",
             remedy="write to the cluster's parallel file system and copy the file, or keep to one "
             "node (--nodes=1)",
             said="always" if facts.n_hosts > 1 else "after an error",
@@ -147,7 +147,7 @@ def _of_caches(facts: Facts, mount: Mount) -> Iterable[Advice]:
     cached_s = mount.attribute_cache_s
     if mount.own_caches and mount.kind != "nfs":  # of NFS there is worse to be said
         yield Advice(
-            problem=f"on {mount.name} each host has a cache of its own, and is not told what "
+            problem=f"on {mount.name} each host has a cache of its own, and does not learn what "
             "others have written since",
             remedy="none needed: with several hosts each rank writes whole blocks of 4 KiB, and "
             "rank 0 reads around its cache. `h5ingest doctor OUT` on two hosts tries it",

@@ -83,7 +83,7 @@ def choose(stored: Stored, options: ExportOptions, beat: Callable[[], None]) -> 
     groups = np.repeat(*np.array([(k, len(rows)) for k, rows in found], np.int64).reshape(-1, 2).T)
     rows = np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in found)])
     if not len(rows):
-        failed = f" but {n_failed:,} that failed when they were ingested" if n_failed else ""
+        failed = f" except {n_failed:,} that failed when they were ingested" if n_failed else ""
         raise UsageError(f"{stored.path}: expected rows to export, found none{failed}")
     return Share(np.arange(len(rows)), groups, rows), n_failed
 

@@ -32,21 +32,27 @@ _COMPRESSORS: Final[dict[int, Json]] = {
 _NUMBERS: Final = (schema.STATUS, schema.CHECKSUMS, schema.LABELS, schema.SIZES, schema.SAMPLES)
 
 
-def references(stored: Stored, url: str) -> bytes:
-    """Return the references to all numbers of a file, which its readers name by the URL.
+def references(stored: Stored, url: str, group_name: str | None = None) -> bytes:
+    """Return the references to all numbers of a file, or of a group, which readers name by the URL.
 
     Raises:
-        UsageError: it is no stack, or zarr cannot undo what its chunks went through.
+        UsageError: it is no stack, or zarr cannot undo what its chunks went through; or there is no
+            such group.
         OutputError: it cannot be read.
     """
     header = stored.header
     if header.layout != "stack":
         raise UsageError(
-            f"{stored.path}: expected a stack, of which zarr can have an array, found layout "
+            f"{stored.path}: expected a stack, which zarr can read as an array, found layout "
             f"{header.layout}"
         )
     found: Json = {".zgroup": json.dumps({"zarr_format": 2})}
+    wanted = header.prefixes
+    if group_name is not None:
+        wanted = header.images_of(header.prefix(group_name))
     for number, prefix in enumerate(header.prefixes):
+        if prefix not in wanted:
+            continue
         group = stored.group(number)
         with stored.inside() as file:
             for dataset, more in _datasets(file, group, prefix):

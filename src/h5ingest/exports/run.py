@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from h5ingest.core import outfiles
 from h5ingest.core.errors import (
     Failure,
@@ -20,6 +22,7 @@ from h5ingest.core.errors import (
     one_of,
 )
 from h5ingest.core.image_columns import FIRST
+from h5ingest.core.schema import STATUS_OK
 from h5ingest.core.signatures import format_of
 from h5ingest.exports.chosen import Share, choose
 from h5ingest.exports.names import PNG
@@ -102,7 +105,7 @@ def export(
             target = target_of(out)
             if options.shard_rows is not None and not target.in_shards:
                 raise UsageError(
-                    f"--shard-rows goes with a pattern such as train-%06d.tar, {out} is none"
+                    f"--shard-rows goes with a pattern such as train-%06d.tar, which {out} is not"
                 )
             if comm.rank == 0:
                 target.refuse_existing()
@@ -170,29 +173,36 @@ def _dealt_out(
     return mine
 
 
-def export_references(path: Path, out: Path, url: str) -> None:
-    """Write where each chunk of the images lies, for zarr and what is built on it. Not collective.
+def export_references(path: Path, out: Path, url: str, group: str | None = None) -> int:
+    """Write where each chunk lies, for zarr and what is built on it; return how many bytes.
+
+    Not collective.
 
     Args:
         path: a file of layout `stack`.
         out: the JSON file, in the form of kerchunk.
         url: of the file, as whoever reads it names it.
+        group: only this group, under its name; None: all.
 
     Raises:
-        UsageError: the file is of another layout, or compressed by a codec that zarr has not.
+        UsageError: the file is of another layout, or compressed by a codec that zarr has not; or
+            there is no such group.
         OutputError: the file cannot be read, or `out` not be written.
     """
     from h5ingest.exports.kerchunk import references  # rarely needed
 
     with contextlib.closing(Stored(path)) as stored:
-        data = references(stored, url)
+        data = references(stored, url, group)
     outfiles.write(out, data, outfiles.KERCHUNK)
+    return len(data)
 
 
 def export_image(
     path: Path, row: int, out: Path, group: str | None = None, image: str = FIRST
-) -> None:
-    """Write one image: pixels as a PNG, or a stored image file as it is. Not collective.
+) -> int:
+    """Write one image, pixels as a PNG or a stored image file as it is; return how many bytes.
+
+    Not collective.
 
     Args:
         path: the file.
@@ -210,13 +220,17 @@ def export_image(
     """
     refuse_file(out)
     with contextlib.closing(Stored(path)) as stored:
-        stored.header.prefix(group)
-        share, _ = choose(stored, ExportOptions(rows=(row, row + 1), group=group), lambda: None)
+        first = stored.header.prefixes.index(stored.header.prefix(group))
+        status = stored.group(first).status
+        if not 0 <= row < len(status):
+            raise UsageError(f"--row {row}: expected 0 to {len(status) - 1}, as {path} has")
+        if status[row] != STATUS_OK:
+            raise UsageError(f"{path}: row {row} failed when it was ingested: it holds no image")
         if image not in stored.image_columns:
             known = one_of(stored.image_columns)
             raise UsageError(f"{path}: expected an image, {known}, got {image!r}")
-        number = int(share.groups[0]) + stored.image_columns.index(image)
-        source = stored.group(number).paths(share.rows)[0]
+        number = first + stored.image_columns.index(image)
+        source = stored.group(number).paths(np.array([row]))[0]
         try:
             form = stored.form(number, row, source)
             data = stored.image_file(number, row, form)
@@ -225,10 +239,11 @@ def export_image(
             if wanted == PNG != found:
                 data = stored.png(number, row)
             elif wanted != found:
+                known = " or ".join(dict.fromkeys((PNG, str(found))))
                 raise UsageError(
-                    f"{out}: expected the suffix of PNG, or of what is stored, {found}; found that "
-                    f"of {wanted or 'no format'}"
+                    f"{out}: expected the suffix of {known}, found that of {wanted or 'no format'}"
                 )
         except SampleError as error:
             raise SamplesFailedError(f"{path}: row {row:,}: {error.reason}") from None
     outfiles.write(out, data, outfiles.PICTURE, replace=False)
+    return len(data)

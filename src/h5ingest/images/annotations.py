@@ -48,8 +48,8 @@ def annotate(
     known.finish()
     if not found:
         raise ManifestError(
-            f"{known.source}: expected to say something of the images in "
-            f"{os.fsdecode(form.base)}, found nothing of any: are their paths those below it?"
+            f"{known.source}: says nothing about the images in {os.fsdecode(form.base)}: are its "
+            "paths relative to that folder?"
         )
     tally.classes = {os.fsencode(name) for _, each in found for name in each.classes}
     is_one = all(len(each.classes) == 1 for _, each in found)

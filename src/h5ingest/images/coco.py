@@ -57,9 +57,9 @@ def read_coco(path: Path, tally: Tally) -> Annotations:
         image, category = _id(each, "image_id", where), _id(each, "category_id", where)
         named = os.fsencode(f"annotations[{k}]")
         if image not in known_images:
-            note(tally.noted, f"annotation of an image that {path.name} has not", named)
+            note(tally.noted, f"annotation of an image that {path.name} does not have", named)
         elif category not in names:
-            note(tally.noted, f"annotation of a category that {path.name} has not", named)
+            note(tally.noted, f"annotation of a category that {path.name} does not have", named)
         else:
             _check_box(each, where)
             of_image[image].append(each)

@@ -15,16 +15,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from h5ingest.core.column_types import all_integers
-from h5ingest.core.errors import ManifestError, SampleError
+from h5ingest.core.errors import SampleError
 from h5ingest.core.manifest_dialect import Dialect, parse
 from h5ingest.core.sample_table import Within, without_ending
-from h5ingest.core.units import counted
 from h5ingest.images import decode
 from h5ingest.images.folders import Folder, Kind, kind_of, look_into
 from h5ingest.images.header_index import Recorder
 from h5ingest.images.prefetch import Prefetcher, Reader
-from h5ingest.images.scan import EXTENSIONS, HEAD_BYTES, SHOWN, Noted, ScanOptions, Tally, note
+from h5ingest.images.scan import HEAD_BYTES, ScanOptions, Tally, note
 
 
 def label_and_group(folder: bytes, own_name: bytes, options: ScanOptions) -> tuple[bytes, bytes]:
@@ -228,66 +226,3 @@ def quoted(cell: bytes) -> bytes:
     if b'"' in cell or b"," in cell:
         return b'"' + cell.replace(b'"', b'""') + b'"'
     return cell
-
-
-def check(folder: Path, tally: Tally, options: ScanOptions) -> None:
-    """Check that a manifest can hold what has been found.
-
-    Raises:
-        ManifestError: no image, or one whose path cannot be written in a line.
-    """
-    if tally.refused:
-        raise ManifestError(
-            "\n".join([f"{folder}: nothing written, rename or move:", *_by_name(tally.refused)])
-        )
-    if not tally.n_images:
-        how = "first bytes" if options.sniff else "names"
-        known = ", ".join(dict.fromkeys(EXTENSIONS.values()))
-        raise ManifestError(
-            "\n".join(
-                [f"{folder}: expected files that their {how} tell to be images ({known}), found:",
-                 *(_skipped(tally) or ["  nothing at all"])]
-            )
-        )  # fmt: skip
-
-
-def describe(tally: Tally) -> str:
-    """Return what was found and what was left out, a line each."""
-    formats = ", ".join(f"{n:,} {name}" for name, n in tally.formats.most_common())
-    lines = [f"{counted(tally.n_images, 'images')} ({formats})"]
-    if tally.classes:
-        n = len(tally.classes)
-        lines.append(f"{n:,} classes" if n > 1 else "1 class (--label none leaves labels out)")
-        if all_integers(list(tally.classes)) and len({int(c) for c in tally.classes}) < n:
-            lines.append("WARNING: some class names are the same number, written with more zeros")
-    if tally.groups:
-        counts = [f"{_show(name)[1:-1]} {n:,}" for name, n in sorted(tally.groups.items())]
-        more = [f"… {len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
-        lines.append(f"{counted(len(counts), 'groups')}: {', '.join(counts[:SHOWN] + more)}")
-    skipped = _skipped(tally)
-    return "\n".join([*lines, *(["left out, or doubtful:"] if skipped else []), *skipped])
-
-
-def _skipped(tally: Tally) -> list[str]:
-    lines = []
-    if tally.others:
-        kinds = [f"{n:,} {name}" for name, n in tally.others.most_common(SHOWN)]
-        more = ["…"] if len(tally.others) > SHOWN else []
-        lines.append(f"  {tally.others.total():,} x no image ({', '.join(kinds + more)})")
-    if tally.hidden:
-        lines.append(f"  {tally.hidden:,} x hidden file or folder (--hidden looks at them)")
-    return [*lines, *_by_name(tally.noted)]
-
-
-def _by_name(noted: Noted) -> list[str]:
-    lines = []
-    for reason, (count, paths) in sorted(noted.items()):
-        lines.append(f"  {count:,} x {reason}")
-        lines += [f"    {_show(path or b'.')}" for path in paths]
-        if count > len(paths):
-            lines.append(f"    … and {count - len(paths):,} more")
-    return lines
-
-
-def _show(path: bytes) -> str:
-    return repr(path.decode("utf-8", "backslashreplace"))

@@ -34,7 +34,7 @@ def pair_lines(lines: BinaryIO, paired: BinaryIO, form: Form, tally: Tally) -> t
         keys = [_key(inside, name) for name in names]
         for of_folder, key in zip(found, keys, strict=True):
             if key is not None and key in of_folder:
-                note(tally.noted, "several files of one name, but for its ending", inside)
+                note(tally.noted, "several files of the same name, endings aside", inside)
             elif key is not None:
                 of_folder[key] = line
         if all(key is None for key in keys):
@@ -43,13 +43,14 @@ def pair_lines(lines: BinaryIO, paired: BinaryIO, form: Form, tally: Tally) -> t
     for name, of_folder in zip(form.options.pair, found, strict=True):
         for key in of_folder.keys() - set(whole):
             path = paths[of_folder[key]].removeprefix(form.prefix)
-            note(tally.noted, f"in {name}, without its like in another folder", path)
+            note(tally.noted, f"in {name}, without a partner in another folder", path)
     if not whole:
         raise ManifestError(
             f"{os.fsdecode(form.base)}: expected files of the same name in folders called "
             f"{' and '.join(form.options.pair)}, found none"
         )
     rows = [found[0][key] for key in whole]
+    tally.rows = len(rows), len(names)
     tally.classes = {kept["label"][row] for row in rows} if "label" in kept else set()
     if tally.classes <= {names[0]}:
         kept.pop("label", None)

@@ -78,7 +78,7 @@ class ScanOptions:
         if self.label not in LABELS:
             raise UsageError(f"--label: expected one of {', '.join(LABELS)}, got {self.label!r}")
         if self.index and not self.sniff:
-            raise UsageError("--index looks into every file: no --no-sniff")
+            raise UsageError("--index looks into every file: it does not go with --no-sniff")
         if self.sort not in SORTS:
             raise UsageError(f"--sort: expected one of {', '.join(SORTS)}, got {self.sort!r}")
         if self.split is None and (self.stratify or self.keep_together or self.seed):
@@ -94,7 +94,7 @@ class ScanOptions:
             self.pair or self.index or self.label_from or (self.coco and self.yolo)
         ):
             raise UsageError(
-                "--coco and --yolo say what the labels are: one of them, and no --pair, --index or "
+                "--coco and --yolo set the labels: use one of them, without --pair, --index or "
                 "--label-from"
             )
         if self.group_level is not None and self.group_level < 1:
@@ -105,11 +105,11 @@ class ScanOptions:
 
     def _check_label_from(self) -> None:
         if self.label != "parent":
-            raise UsageError("--label-from says what labels are: no --label")
+            raise UsageError("--label-from sets the labels: it does not go with --label")
         try:
             named = self.pattern.groupindex if self.pattern else {}
         except re.error as error:
-            raise UsageError(f"--label-from: no regular expression: {error}") from None
+            raise UsageError(f"--label-from: not a regular expression: {error}") from None
         taken = {"path", "split", *(["group"] if self.group_level else [])} & named.keys()
         if taken:
             raise UsageError(f"--label-from: no group can be called {', '.join(sorted(taken))}")
@@ -132,7 +132,7 @@ class ScanOptions:
         )
 
 
-_MISNAMED: Final = "file that is named as an image"
+_MISNAMED: Final = "file that is named like an image"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,6 +153,8 @@ class Tally:
     """Paths that cannot be written in a manifest, by reason."""
     hidden: int = 0
     """Files and folders not looked at because their names begin with a dot."""
+    rows: tuple[int, int] | None = None
+    """Lines of images that belong together, and images in each; None: each has its own line."""
 
     @property
     def n_images(self) -> int:

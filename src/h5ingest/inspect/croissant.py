@@ -111,8 +111,8 @@ def write(
         raise OutputError(f"{named}{error}") from None
     except ValueError as error:
         raise OutputError(
-            f"{named}{json_file}: expected Croissant metadata to write again, found other "
-            f"content ({error}); remove it or name another file"
+            f"{named}{json_file}: expected Croissant metadata to update, found other content "
+            f"({error}); remove it or name another file"
         ) from None
     except OSError as error:
         raise OutputError(f"{named}{json_file}: {error.strerror}") from None

@@ -111,12 +111,12 @@ def lines(path: str | os.PathLike[str], *, group: str | None = None) -> Iterator
         n_sets, n_images = n_sets + 1, n_images + len(places)
         leaks = len({place.group for place in places}) > 1
         n_leaks += leaks
-        yield f"{len(places)} times the same" + ", in more than one group" * leaks
+        yield f"{len(places)} copies of one image" + ", in more than one group" * leaks
         for place in places:
             yield f"  {place.where}  {place.path}"
     if not n_sets:
-        yield "no image is there more than once"
+        yield "no image occurs more than once"
         return
-    are = "image is" if n_sets == 1 else "images are"
-    said = f"{n_sets:,} {are} there more than once, {n_images:,} times in all"
+    occur = "image occurs" if n_sets == 1 else "images occur"
+    said = f"{n_sets:,} {occur} more than once, {n_images:,} times in all"
     yield said + f"; {n_leaks:,} of them in more than one group" * bool(n_leaks)

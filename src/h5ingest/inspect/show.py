@@ -186,9 +186,10 @@ def _add_classes(branch: Any, store: ImageStore, most: int) -> None:
     widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
     longest = max(row[2] for row in shown)
     digits = len(f"{longest:,}")
+    block = "▇" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
     for label, name, count in shown:
         line = Text(f"{label:>{widths[0]}}  " + f"{name:<{widths[1]}}  " * bool(widths[1]))
-        line.append(f"{count:>{digits},}  ").append("▇" * max(1, count * _BAR // longest), "cyan")
+        line.append(f"{count:>{digits},}  ").append(block * max(1, count * _BAR // longest), "cyan")
         listed.add(line)
     if n_classes > most:
         rest = counts[most:]

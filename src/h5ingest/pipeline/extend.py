@@ -7,12 +7,13 @@ from pathlib import Path
 
 from h5ingest.core.errors import NothingNewError
 from h5ingest.core.options import IngestOptions
-from h5ingest.mpi.comm import Comm, SerialComm
+from h5ingest.mpi.comm import Comm, SerialComm, abort_on_crash, agreeing
 from h5ingest.mpi.signals import Interrupt
 from h5ingest.pipeline.job import ProgressListener
 from h5ingest.pipeline.more_images import MoreImages
 from h5ingest.pipeline.report import IngestReport
 from h5ingest.pipeline.run import run_job
+from h5ingest.reading.open_file import open_checked
 
 
 def extend(
@@ -51,6 +52,9 @@ def extend(
     """
     comm, source = comm or SerialComm(), MoreImages(manifest_path, out, again=again)
     options = replace(options or IngestOptions(), overwrite=True)
+    with abort_on_crash(comm), agreeing(comm):
+        if comm.rank == 0:
+            open_checked(out)[0].close()  # otherwise the message would be about --overwrite
     try:
         return run_job(
             source, out, options, comm, watch=watch, interrupt=interrupt, command=command

@@ -22,9 +22,9 @@ from h5ingest.core.outfiles import PLACES
 from h5ingest.core.sample_table import MEMBER
 from h5ingest.images.archives import Archive, open_new
 from h5ingest.images.containers.container import Container, Listing
-from h5ingest.images.folder_manifest import check
 from h5ingest.images.sample_lines import Block, SampleLines
 from h5ingest.images.scan import ScanOptions, Tally, add_notes
+from h5ingest.images.scan_summary import check
 from h5ingest.images.several import Several
 from h5ingest.images.unpacked import Unpacker
 from h5ingest.images.webdataset import samples_in

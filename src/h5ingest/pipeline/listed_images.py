@@ -20,8 +20,8 @@ from h5ingest.core.sample_table import MEMBER
 from h5ingest.core.schema import Attribute
 from h5ingest.core.units import counted
 from h5ingest.images.archives import Archive
-from h5ingest.images.folder_manifest import describe
 from h5ingest.images.scan import ScanOptions, Tally
+from h5ingest.images.scan_summary import describe
 from h5ingest.images.several import Several
 from h5ingest.mpi.async_sum import while_rank_0_works
 from h5ingest.mpi.comm import agreeing

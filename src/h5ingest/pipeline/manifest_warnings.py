@@ -16,6 +16,7 @@ from h5ingest.core.lists import parse_cell, parse_kind
 from h5ingest.core.manifest import Manifest, stream
 from h5ingest.core.manifest_dialect import LineError, parse
 from h5ingest.core.manifest_heading import show
+from h5ingest.core.units import counted
 from h5ingest.mpi.comm import Comm, agreeing
 from h5ingest.pipeline.read_manifest import LocalSamples
 
@@ -36,6 +37,13 @@ def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tu
             for name in columns
             if name.lower() in _LIKE_LABELS and name != manifest.group_by
         ][:1]
+    odd = [name for name in manifest.class_names or () if not _is_utf8(name)]
+    if odd:
+        shown = odd[0].decode("utf-8", "backslashreplace")
+        found.append(
+            f"{counted(len(odd), 'labels')} not in UTF-8, stored byte for byte (first: {shown}); "
+            f"for Latin-1: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+        )
     n_repeated, first = _count_repeated(local, comm)
     if n_repeated:
         image = first * local.n_each
@@ -52,6 +60,14 @@ def manifest_warnings(manifest: Manifest, local: LocalSamples, comm: Comm) -> tu
         if comm.rank == 0:
             looked_at = *_like_images(manifest), *_broken_lists(manifest)
     return (*found, *comm.bcast(looked_at))
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def lists_in_words(manifest: Manifest) -> tuple[str, ...]:

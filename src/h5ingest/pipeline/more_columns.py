@@ -65,7 +65,7 @@ def merged(
             raise ManifestError(
                 f"{manifest.name}: column {name!r}: expected {kind}, as in the file, found "
                 f"{new.kinds[name]}: how its numbers were written is not known any more. Ingest "
-                f"all images anew, or mend the column."
+                "all images anew, or correct the column."
             )
     if stored.class_names is None:
         return kinds, None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from h5ingest.core.errors import ManifestError, UsageError
 from h5ingest.core.outfiles import INDEX
 from h5ingest.core.sample_table import ARCHIVES, Within
-from h5ingest.images import folder_manifest
+from h5ingest.images import scan_summary
 from h5ingest.images.folder_manifest import FolderScan, Form
 from h5ingest.images.folders import Walk
 from h5ingest.images.header_index import heading, index_of
@@ -217,11 +217,13 @@ def list_images(
 
 def _check_folder(folder: Path, comm: Comm) -> None:
     if not os.path.isdir(folder):
-        wanted, found = "a folder", "no such folder"
-        if os.path.exists(folder):
-            wanted, found = "a folder or an archive (.tar, .zip, .tar.gz or their like)", "a file"
         where = f" on {comm.hosts[comm.rank]}" if comm.n_hosts > 1 else ""
-        raise UsageError(f"{folder}: expected {wanted}, found {found}{where}")
+        if not os.path.exists(folder):
+            raise UsageError(f"{folder}: no such folder{where}")
+        raise UsageError(
+            f"{folder}: expected a folder or an archive (.tar, .zip, .tar.gz and the like), found "
+            f"a file{where}"
+        )
 
 
 def _arrange(draft: Draft, forms: Sequence[Form], tally: Tally, beat: Callable[[], None]) -> None:
@@ -273,7 +275,7 @@ def _scan(
                 draft.lines.write(found.lines)
                 draft.records.write(found.records)
                 tally.add(found.tally)
-        folder_manifest.check(folder, tally, options)
+        scan_summary.check(folder, tally, options)
 
     with FolderScan(form, archive.read if archive else None) as scan:
         led_by_rank_0(comm, scan, collect, interrupt)

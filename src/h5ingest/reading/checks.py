@@ -24,7 +24,7 @@ Verify = Literal["auto", "never", "first", "always"]
 VERIFY: Final[tuple[Verify, ...]] = get_args(Verify)
 
 ADVICE: Final = (
-    ". `h5ingest verify` tells what else is; ImageStore(verify='never') reads it as it is."
+    ". `h5ingest verify` finds all damage; ImageStore(verify='never') reads it as it is."
 )
 """What the error about a damaged part ends with."""
 

@@ -12,14 +12,13 @@ Whatever does not fit is refused by name: where, what was expected, what was fou
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Final
 
 import h5py
 
 from h5ingest.core import schema
-from h5ingest.core.errors import OutputError, one_line
+from h5ingest.core.errors import OutputError, cut_short, one_line
 from h5ingest.core.lists import LIST_TYPES, offsets_of, values_of
 from h5ingest.core.schema import StandardDataset
 from h5ingest.reading.attributes import Attributes
@@ -290,10 +289,6 @@ def _reason(path: str | os.PathLike[str], error: BaseException) -> str:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):
         return "not an HDF5 file"
-    if cut := re.search(r"truncated file: eof = (\d+),.*stored_eof = (\d+)", str(error)):
-        found, expected = map(int, cut.groups())
-        return (
-            f"expected {expected:,} bytes, found {found:,}: the end is missing, as after a copy "
-            f"that was cut short. Copy it again, or make it anew"
-        )
+    if cut := cut_short(error):
+        return f"{cut}. Copy it again, or make it anew"
     return one_line(error)

@@ -39,7 +39,7 @@ def refuse_existing(out: Path, *, overwrite: bool, foreign: bool) -> None:
         )
     if not overwrite:
         raise OutputError(
-            f"{out}: exists already; --overwrite replaces it once the new one is whole"
+            f"{out}: exists already; --overwrite replaces it once the new one is complete"
         )
 
 

@@ -149,10 +149,12 @@ def summary(found: list[Statistics], layout: Layout) -> str:
     ]
     said = []
     if copies:
-        said.append(f"{copies:,} images are exact copies of others of their group")
+        are = "is an exact copy of another" if copies == 1 else "are exact copies of others"
+        where = " in the same group" * (len(layout.groups) > n_each)
+        said.append(f"{copies:,} image{'s' * (copies > 1)} {are}{where}")
     if shared:
         more = f" and {len(shared) - 3:,} groups more" * (len(shared) > 3)
-        said.append(f"images are in more than one group ({', '.join(shared[:3])}{more})")
+        said.append(f"some images are in more than one group ({', '.join(shared[:3])}{more})")
     if not said:
         return ""
     return f"{'; '.join(said)}: h5ingest show --duplicates lists them"

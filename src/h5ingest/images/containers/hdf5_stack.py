@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from h5ingest.core.errors import SampleError, one_line
+from h5ingest.core.errors import SampleError, cut_short, one_line
 from h5ingest.core.schema import Attribute
 from h5ingest.images.containers.container import Stack, StackContainer
 from h5ingest.images.containers.pairs import Array, choose_stack, labels_of
@@ -38,7 +38,8 @@ class Hdf5Stack(StackContainer):
             self._name = choose_stack(self._arrays(), os.fsdecode(inner))
             self._images = self._file[self._name]
         except _DAMAGED as error:
-            raise SampleError("damaged", f"HDF5 cannot read it ({one_line(error)})") from None
+            reason = cut_short(error) or f"HDF5 cannot read it ({one_line(error)})"
+            raise SampleError("damaged", reason) from None
         if self._images.id.get_create_plist().get_nfilters():
             import hdf5plugin  # noqa: F401 - filters that HDF5 does not have
 
