@@ -344,7 +344,7 @@ def test_files_that_open_slowly_only_cost_time(
     started_s = time.monotonic()
     completed = start(runners, "mpich", "stack", 3, out, (), "--cache-bytes", "0", env=env)
     assert completed.returncode == 0, explain(completed)
-    assert time.monotonic() - started_s > 2 * 20 * 0.05
+    assert time.monotonic() - started_s > 20 * 0.05
     assert differences(runners["mpich"].one_shot("stack"), out) == []
 
 

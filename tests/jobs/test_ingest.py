@@ -359,6 +359,7 @@ def test_the_tools_of_hdf5_1_10_read_the_file(images: Images, mpich: Flavour) ->
         [("path", "label", "age"), *((name, "cat", 3) for name in images.names)],
     )
     names = {"images", "status", "checksums", "paths", "labels", "label_names", "columns/age"}
+    names |= {"sample", "y", "x", "class"}  # dimension scales
     # The wheels bring an HDF5 2.x, whose newest format no 1.10 can read.
     for maker in (mpich, WHEELS.checked()):
         made = maker.forked(manifest, images.out, "--chunk", "2", "--overwrite")

@@ -365,7 +365,10 @@ def test_debians_tools_accept_the_file(for_tools: list[Case], tmp_path: Path) ->
             continue
         copy = replace(case, out=tmp_path / case.out.name)
         tool("h5repack", case.out, copy.out)
-        assert tool("h5diff", case.out, copy.out) == ""
+        # It names all that has no value in one of the files: nobody writes one into a scale.
+        told = tool("h5diff", "-c", case.out, copy.out).splitlines()
+        scales = r"</(sample|y|x|channel|class|chunk)>|<DIMENSION_LIST of </\w+>>"
+        assert [line for line in told if not re.match(f"Not comparable: (?:{scales})", line)] == []
         copies.append(copy)
     assert len(copies) == len(TOOL_FILTERS) - 1
     read_plainly(ALL["mpich"], copies, tmp_path)

@@ -18,6 +18,7 @@ from h5ingest.core.options import MAX_READERS, IngestOptions
 from h5ingest.images import prefetch, source_files
 from h5ingest.images.prefetch import Prefetcher
 from h5ingest.mpi.signals import StopRequested
+from h5ingest.pipeline import look_at_images
 from h5ingest.pipeline.run import ingest
 
 Reader = Callable[[int | None], Prefetcher]
@@ -130,15 +131,16 @@ def test_files_known_to_be_slow_are_read_by_many_from_the_first_on(
     assert slow.readers[60:] == 3 * [threading.get_ident()]
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+@pytest.mark.parametrize(("cache_bytes", "kept"), [(0, 0), (0, 2**20), (2**20, 0)])
 def test_once_files_are_known_to_be_slow_no_later_pass_finds_it_out_again(
-    cache_bytes: int, slow: SlowSource, tmp_path: Path
+    cache_bytes: int, kept: int, slow: SlowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(look_at_images, "KEPT_BYTES", kept)
     slow.seconds = 2 * prefetch._SECONDS  # so that the first one is enough
     names = write_images(tmp_path / "images", make_pixels(100, (6, 5)))
     manifest = write_manifest(tmp_path / "m.txt", [f"images/{name}" for name in names])
     ingest(manifest, tmp_path / "out.h5", IngestOptions(cache_bytes=cache_bytes))
-    assert len(slow.opened) == 100 + (0 if cache_bytes else 13)
+    assert len(slow.opened) == 100 + (0 if cache_bytes or kept else 13)
     assert slow.readers.count(threading.get_ident()) == 1
 
 

@@ -583,6 +583,7 @@ WRITERS = {
     "inspect.contact_sheet:sheet": "by canvas.save",
     "inspect.contact_sheet:layers": "by canvas.save",
     "core.outfiles:_look": "only read",
+    "reading.open_file:open_file": "only read",
     "storage.journal:_opened": "only read",
     "inspect.codecs:_measure": "a temporary folder",
     "inspect.codecs:_write": "a temporary folder",
