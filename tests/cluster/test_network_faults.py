@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from helpers.faults import ALL_FLAVOURS, Images, say
-from helpers.hosts import launched
+from helpers.hosts import Running, launched
 from helpers.network_fs import BRICKS_BYTES, VOLUMES, Gluster, Network, wait_until
 from helpers.network_jobs import SLOW, TRIED, Job
 from helpers.support import PROGRAMS, explain, run
@@ -140,6 +140,35 @@ def test_a_lock_has_one_holder_whatever_its_state(network: Network, tmp_path: Pa
         ended = {name: [one.end(timeout_s=150) for one in both] for name, both in running.items()}
     say(f"turns: {ended}")
     assert ended == dict.fromkeys(ended, [(0, "10\n")] * 2)
+
+
+def test_a_lock_that_has_been_taken_over_meanwhile_is_left_alone(
+    network: Network, tmp_path: Path
+) -> None:
+    program = [ALL_FLAVOURS["wheels"].checked().bin / "python", PROGRAMS / "launched_turns.py"]
+    folders = [network.mounted(volume, cached=cached) for volume, cached in PLACES]
+    gos = [tmp_path / folder.name for folder in folders]
+    locks = [folder / f"{folder.name}.lock" for folder in folders]
+    with contextlib.ExitStack() as stack:
+
+        def start(host: str, *words: str | Path) -> Running:
+            return stack.enter_context(launched(network.hosts.command(host, [*program, *words])))
+
+        left = [start("h1", "leave", lock) for lock in locks]
+        assert [one.end(timeout_s=60)[0] for one in left] == [0] * len(locks)
+        late = [start("h2", "late", lock, go) for lock, go in zip(locks, gos, strict=True)]
+        wait_until(lambda: all(Path(f"{go}.waits").exists() for go in gos), "one that takes over")
+        seen = [network.hosts.seen_from("h1", lock) for lock in locks]
+        before = [lock.read_bytes() for lock in seen]
+        first = start("h1", "hold", "10", *locks)
+        wait_until(lambda: all(lock.read_bytes() not in before for lock in seen), "new lock")
+        for go in gos:
+            go.touch()
+        told = [one.end(timeout_s=60) for one in late]
+        assert [code for code, _ in told] == [1] * len(locks), told
+        assert all("has just taken or released" in text for _, text in told), told
+        assert first.end(timeout_s=60) == (0, "held\n")
+        assert not any(lock.exists() for lock in seen)
 
 
 def test_a_job_that_lives_keeps_its_lock_though_attributes_are_cached(network: Network) -> None:

@@ -6,6 +6,9 @@
     launched_turns.py hold SECONDS LOCK...  take all these locks and keep them alive so long
     launched_turns.py try SECONDS LOCK...   after so many seconds try to take them, three times;
                                             print which were got
+    launched_turns.py late LOCK GO          take over a lock that was left, and pause in the midst
+                                            of it: GO.waits appears, and it goes on when GO does
+    launched_turns.py leave LOCK            take the lock, and leave it as a job that died
 
 Launched by tests; never imported.
 """
@@ -18,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from h5ingest.core.errors import OutputError
 from h5ingest.storage import lock as lock_module
@@ -60,8 +65,38 @@ def turns(path: Path, inside: Path, n: int) -> None:
     print(taken)
 
 
+def late(path: Path, go: Path) -> None:
+    """Take over a lock, and wait before the claim to it is made."""
+    create = Lock._create
+
+    def waiting(self: Lock, name: Path) -> bool:
+        if name.name.endswith(".old"):
+            go.with_name(f"{go.name}.waits").touch()
+            while not go.exists():
+                time.sleep(0.005)
+        return create(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lock, "_create", waiting)
+        Lock(path, SOON_STALE_S)
+    print("taken")
+
+
+def leave(path: Path) -> None:
+    """Leave a lock that nobody keeps alive."""
+    lock = Lock(path, SOON_STALE_S)
+    lock._stop.set()
+    os.utime(path, (time.time() - 999,) * 2)
+
+
 def main() -> None:
     verb, *words = sys.argv[1:]
+    if verb == "leave":
+        leave(Path(words[0]))
+        return
+    if verb == "late":
+        late(Path(words[0]), Path(words[1]))
+        return
     if verb == "turns":
         turns(Path(words[0]), Path(words[1]), int(words[2]))
         return

@@ -1,15 +1,15 @@
 """The lock beside the output: one job at a time, and no late writer after it has been lost.
 
-A file that root creates exclusively (`flock` may be missing on a cluster's file system) and touches
-now and then. A lock whose job is gone is taken over: its process on this host, or, for another
-host, its heartbeat. Every rank looks at the lock again before it writes: a job that was cut off
-and has been replaced can no longer write into the file (fencing).
+A file that rank 0 creates exclusively (a cluster's file system may lack `flock`) and touches now
+and then. A lock whose job is gone is taken over: its process on this host, or, for another host,
+its heartbeat. Every rank looks at the lock again before it writes: a job that was replaced can no
+longer write into the file (fencing).
 
 Whose clock dates a heartbeat depends on the file system: the server's on NFS, on most others that
 of the host that touches the file. So where several hosts have clocks of their own, an old date only
 raises the suspicion that a job is gone: its lock is then watched for as long as three heartbeats
-take, by this host's own clock, and a job that shows a sign of life keeps it. A date as far in the
-future raises it too: else a clock that is fast would keep a lock for as long as it is fast.
+take, by this host's own clock, and a job that shows a sign of life keeps it. So does a date as far
+in the future: a fast clock must not keep a lock.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from h5ingest.storage.lock_holder import (
     process_numbers,
     process_start,
     read,
+    token_now,
     token_of,
 )
 
@@ -71,8 +72,7 @@ class Lock:
             stale_s: seconds without a heartbeat after which a job on another host is gone.
             beat: called now and then while a lock is watched.
             tell: is told what was found and taken over, for the user.
-            set_aside: called before a lock is taken over whose job was only silent, and may write
-                once more.
+            set_aside: called before a lock is taken over whose job may write once more.
 
         Raises:
             OutputError: another job has it; says who, where and since when.
@@ -178,8 +178,9 @@ class Lock:
         if not self._create(claim):
             self._take_over(claim)
         try:
-            if token_of(read(path), path) != token:
-                raise changed
+            with output_errors(f"{path}: cannot be looked at"):
+                if token_now(path, claim) != token:
+                    raise changed
             rebooted = self._is_of_one_kernel(path) and not is_of_this_boot(holder)
             if path == self.path and not is_ours(holder) and not rebooted:
                 self._set_aside()

@@ -43,6 +43,24 @@ def token_of(holder: dict[str, Any], path: Path) -> str:
     return ""
 
 
+def token_now(path: Path, claim: Path) -> str:
+    """Return the token of the lock that has a name now; nothing if this host remembers another.
+
+    GlusterFS and MooseFS serve a lock that was replaced for as long as the client remembers its
+    name: a second, or what a mount option says. A listing of the folder is new. Its inode numbers
+    count if they are those of `claim`, which we have just made there: sshfs lists none.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    with os.scandir(path.parent) as entries:
+        listed = {e.name: e.inode() for e in entries if e.name in (path.name, claim.name)}
+    counts = listed.get(claim.name) == claim.lstat().st_ino
+    if counts and os.path.lexists(path) and listed.get(path.name) != path.lstat().st_ino:
+        return ""
+    return token_of(read(path), path)
+
+
 def is_gone(holder: dict[str, Any], age_s: float, stale_s: float) -> bool:
     """Return whether the job that wrote a lock has ended."""
     if is_ours(holder):
