@@ -260,18 +260,13 @@ class FileHeader(FileStructure):
     """That decided the content."""
 
 
-def read_structure(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> FileStructure:
-    """Return what the attributes of a file's HDF5 root group say of where things are.
+def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> FileHeader:
+    """Return what the attributes of a file's HDF5 root group say.
 
     Raises:
         OutputError: h5ingest did not write the file, or a version that is not known here did; or an
             attribute is not what the format has there.
     """
-    return FileStructure(**_structure(AttributeValues(attributes, path)))
-
-
-def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> FileHeader:
-    """Return all that they say; see `read_structure`."""
     values = AttributeValues(attributes, path)
     return FileHeader(
         **_structure(values),

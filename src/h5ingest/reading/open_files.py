@@ -12,7 +12,7 @@ from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.memory import keep_freed_memory
-from h5ingest.core.schema import Attribute, FileStructure, read_structure
+from h5ingest.core.schema import Attribute, FileHeader, read_header
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import Verify
 from h5ingest.reading.contents import Contents, Opener
@@ -82,11 +82,11 @@ class OpenFiles:
         self._files = files
         self.handles = [ForkSafeFile(file) for file in files]
         """One for each file."""
-        self._headers: list[FileStructure] = []
+        self._headers: list[FileHeader] = []
         try:
             for handle in self.handles:
                 with handle as file:
-                    self._headers.append(read_structure(Attributes(file), handle.path))
+                    self._headers.append(read_header(Attributes(file), handle.path))
                 self._let_go(handle)
         except BaseException:
             self.close()
