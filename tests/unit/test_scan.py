@@ -36,7 +36,7 @@ from h5ingest.core.manifest import stream
 from h5ingest.core.manifest_dialect import sniff
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.signatures import format_of
-from h5ingest.images import source_files
+from h5ingest.images import prefetch, source_files
 from h5ingest.images.decode import probe
 from h5ingest.images.folder_manifest import FolderScan, Form
 from h5ingest.images.folders import Walk
@@ -816,7 +816,10 @@ def test_where_listing_does_not_tell_what_is_a_file(tmp_path: Path, preload: Pat
         assert done.stderr == f"standard output: {describe(tally)}\n"
 
 
-def test_a_file_costs_little_more_than_to_look_into_it(tmp_path: Path) -> None:
+def test_a_file_costs_little_more_than_to_look_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "SLOW_S", 10.0)  # threads cost more, on a busy machine
     n_folders, n_files = 10, 1000  # links to one file: quickly made
     plant(tmp_path, "0/0.png")
     for folder in range(n_folders):
@@ -840,7 +843,7 @@ def test_a_file_costs_little_more_than_to_look_into_it(tmp_path: Path) -> None:
         look()
         looked_s.append(time.process_time() - before_s)
     assert tally.n_images == n_folders * n_files
-    assert min(scanned_s) < 4 * min(looked_s)  # 2 at rest; threads cost more on a busy machine
+    assert min(scanned_s) < 2.5 * min(looked_s)
 
 
 def test_files_that_are_slow_to_open_are_looked_at_by_several_threads(

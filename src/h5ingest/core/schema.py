@@ -175,12 +175,20 @@ IN_TREES: Final = frozenset({*known("tree"), COLUMNS})
 
 
 def column(prefix: str, name: str) -> str:
-    """Return the absolute HDF5 path of a column of the manifest: `/train/columns/age`."""
+    """Return the absolute HDF5 path of a column of the manifest.
+
+    >>> column("/train", "age")
+    '/train/columns/age'
+    """
     return f"{prefix}/{COLUMNS}/{name}"
 
 
 def schema_text(layout: str) -> str:
-    """Return the attribute `schema` of a file of this layout: `h5ingest stack 2`."""
+    """Return the attribute `schema` of a file of this layout.
+
+    >>> schema_text("stack")
+    'h5ingest stack 2'
+    """
     return f"h5ingest {layout} {VERSION}"
 
 
@@ -195,19 +203,27 @@ def chunking(creation: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileStructure:
-    """What the attributes of a file say of where things are in it."""
+class FileHeader:
+    """What the attributes of a file say of it as a whole."""
 
     path: str
     """Path of the file, for messages."""
     schema: str
+    """The attribute."""
     layout: str
     """One of LAYOUTS."""
     groups: tuple[str, ...]
     """Names of the HDF5 groups that hold samples; empty: the HDF5 root group does."""
     images: tuple[str, ...]
     """Names of the HDF5 groups, in each group of samples, of their further images."""
+    complete: bool
+    """Whether it says that it is; `verify` insists on it."""
     n_samples: int | None
+    n_failed: int | None
+    content_digest: str
+    """Content digest, as the file has it."""
+    options: dict[str, Any]
+    """That decided the content."""
 
     @property
     def version(self) -> int:
@@ -247,19 +263,6 @@ class FileStructure:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileHeader(FileStructure):
-    """What they say of the file as a whole."""
-
-    complete: bool
-    """Whether it says that it is; `verify` insists on it."""
-    n_failed: int | None
-    content_digest: str
-    """Content digest, as the file has it."""
-    options: dict[str, Any]
-    """That decided the content."""
-
-
 def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> FileHeader:
     """Return what the attributes of a file's HDF5 root group say.
 
@@ -268,27 +271,24 @@ def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> 
             attribute is not what the format has there.
     """
     values = AttributeValues(attributes, path)
-    return FileHeader(
-        **_structure(values),
-        complete=values.text(Attribute.STATUS) == "complete",
-        n_failed=values.count(Attribute.N_FAILED),
-        content_digest=values.text(Attribute.CONTENT_DIGEST),
-        options=values.json(Attribute.OPTIONS, dict),
-    )
-
-
-def _structure(values: AttributeValues) -> dict[str, Any]:
-    """Return the fields of `FileStructure`."""
     schema = values.text(Attribute.SCHEMA)
-    path = os.fspath(values.path)
     if schema.split(" ", 1)[0] != "h5ingest":
         raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
     _, layout, version = (*schema.split(" ", 2), "", "")[:3]
     if layout not in LAYOUTS or version not in map(str, VERSIONS):
-        told = f"schema {schema[:SHOWN]!r} is not known to this version of h5ingest"
-        raise OutputError(f"{path}: {told}: a newer one is needed")
-    return {
-        "path": path, "schema": schema, "layout": layout,
-        "groups": values.names(Attribute.GROUPS), "images": values.names(Attribute.IMAGES),
-        "n_samples": values.count(Attribute.N_SAMPLES),
-    }  # fmt: skip
+        raise OutputError(
+            f"{path}: schema {schema[:SHOWN]!r} is not known to this version of h5ingest: a newer "
+            f"one is needed"
+        )
+    return FileHeader(
+        path=os.fspath(path),
+        schema=schema,
+        layout=layout,
+        groups=values.names(Attribute.GROUPS),
+        images=values.names(Attribute.IMAGES),
+        complete=values.text(Attribute.STATUS) == "complete",
+        n_samples=values.count(Attribute.N_SAMPLES),
+        n_failed=values.count(Attribute.N_FAILED),
+        content_digest=values.text(Attribute.CONTENT_DIGEST),
+        options=values.json(Attribute.OPTIONS, dict),
+    )

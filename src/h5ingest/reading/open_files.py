@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 
 from h5ingest.core import schema
-from h5ingest.core.attribute_values import AttributeValues
 from h5ingest.core.errors import OutputError, UsageError
 from h5ingest.core.image_columns import content_of_image
 from h5ingest.core.layout_kinds import KINDS
 from h5ingest.core.memory import keep_freed_memory
-from h5ingest.core.schema import Attribute, FileHeader, read_header
+from h5ingest.core.schema import FileHeader, read_header
 from h5ingest.reading.attributes import Attributes
 from h5ingest.reading.checks import Verify
 from h5ingest.reading.contents import Contents, Opener
@@ -46,23 +45,24 @@ def files_of(paths: Paths) -> tuple[str, ...]:
     return tuple(map(os.path.abspath, found))
 
 
-def _keeps_indices(values: AttributeValues, number: int) -> bool:
+def _keeps_indices(header: FileHeader, number: int) -> bool:
     """Return whether image files are read with palette indices as they are.
 
     Args:
-        values: attributes of a file.
+        header: of a file.
         number: position among the images of its rows.
 
     Raises:
         OutputError: the file does not say how its images were ingested.
     """
-    options = values.json(Attribute.OPTIONS, dict)
+    if not KINDS[header.layout].keeps_files:
+        return False
     try:
-        return content_of_image(options, number).get("samples") == "raw"
+        return content_of_image(header.options, number).get("samples") == "raw"
     except (UsageError, IndexError, TypeError, AttributeError):
         raise OutputError(
-            f"{values.path}: attribute {Attribute.OPTIONS}: expected `image` to say how the images "
-            f"of each column were ingested"
+            f"{header.path}: attribute {schema.Attribute.OPTIONS}: expected `image` to say how the "
+            f"images of each column were ingested"
         ) from None
 
 
@@ -121,15 +121,10 @@ class OpenFiles:
         others = self._headers[0].images
         return (schema.IMAGES.name, *others) if others else ()
 
+    @property
     def digests(self) -> tuple[str, ...]:
-        """Return the content digests, as the files have them."""
-        found = []
-        for handle in self.handles:
-            with handle as file:
-                values = AttributeValues(Attributes(file), handle.path)
-                found.append(values.text(Attribute.CONTENT_DIGEST))
-            self._let_go(handle)
-        return tuple(found)
+        """Content digests, as the files have them."""
+        return tuple(header.content_digest for header in self._headers)
 
     def contents(
         self,
@@ -165,9 +160,7 @@ class OpenFiles:
             with handle as file:
                 if prefix:
                     open_group(file, prefix)
-                raw = KINDS[header.layout].keeps_files and _keeps_indices(
-                    AttributeValues(Attributes(file), handle.path), number
-                )
+                raw = _keeps_indices(header, number)
                 part = Opener(handle, file, prefix, *how).contents(header.layout, raw=raw)
             if header.n_samples not in (None, part.n_rows) and not header.groups:
                 wrong = f"expected {part.n_rows:,}, found {header.n_samples:,}"

@@ -107,7 +107,6 @@ class ImageStore(Batches):
         self._image, self._failed, self._masked_label = image, failed, masked_label
         self._cache_bytes, self._threads, self._verify = cache_bytes, threads, verify
         self._digests: tuple[str, ...] | None = None
-        """Of the files that a store was made for which has been pickled."""
         self._open: OpenFiles | None = None
         try:
             self._start()
@@ -124,10 +123,12 @@ class ImageStore(Batches):
     def _start(self) -> OpenFiles:
         """Read the headers; in each process that did not inherit a store that has done so."""
         self._open = found = OpenFiles(self.files)
-        if self._digests is not None:
-            for file, was, now in zip(self.files, self._digests, found.digests(), strict=True):
-                if was != now:
-                    raise OutputError(f"{file}: not the file that the store was made for")
+        for file, was, now in zip(
+            self.files, self._digests or found.digests, found.digests, strict=True
+        ):
+            if was != now:
+                raise OutputError(f"{file}: not the file that the store was made for")
+        self._digests = found.digests
         self._layout, self._groups = found.layout, found.groups
         self._found: Contents | None = None
         self._label_names: tuple[str, ...] | None = None
@@ -138,7 +139,7 @@ class ImageStore(Batches):
     def _contents(self) -> Contents:
         """What the group holds; opened on first use."""
         if self._found is None:
-            if self._is_closed:
+            if self._digests is None:
                 raise ValueError(f"{self.path}: the store is closed")
             how = self._image, self._cache_bytes, self._threads, self._verify
             found = (self._open or self._start()).contents(self.group, *how)
@@ -267,10 +268,6 @@ class ImageStore(Batches):
         texts = self._contents.texts
         return texts.columns(self._selection)
 
-    @property
-    def _is_closed(self) -> bool:
-        return self._open is None and self._digests is None  # which an unpickled one has
-
     def close(self) -> None:
         """Let go of the files. Arrays that were returned stay good."""
         if self._open is not None:
@@ -286,13 +283,12 @@ class ImageStore(Batches):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to open the file for itself."""
-        digests = self._open.digests() if self._open else self._digests
         nothing = {"_open": None, "_found": None, "_selection": _NOTHING, "_label_names": None}
-        return self.__dict__ | nothing | {"_digests": digests}
+        return self.__dict__ | nothing
 
     def __repr__(self) -> str:
         path = repr(self.path) + (f" and {n} more" if (n := len(self.files) - 1) else "")
-        if self._is_closed:
+        if self._open is None and self._digests is None:
             return f"<ImageStore {path}, closed>"
         group = f", group={self.group!r}" if self.group else ""
         if self.groups and self.group is None:
