@@ -276,6 +276,11 @@ def test_the_scales_of_dimensions_are_all_there_or_none(tmp_path: Path) -> None:
     assert problems(lambda file: file["a/paths"].attrs.pop("DIMENSION_LIST")) == (
         "/a/paths: expected /a/sample, (7,), as the scale of axis 0, found none",
     )
+
+    def valued(file: h5py.File) -> None:
+        file["a/x"][3] = 1
+
+    assert problems(valued) == ("/a/x: expected a dimension scale without values, found some",)
     assert problems(of_the_user) == ()
     assert problems(none) == (), "as in a file that was made before there were any"
     out.write_bytes(whole)

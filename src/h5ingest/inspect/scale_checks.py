@@ -37,6 +37,8 @@ def scale_problems(file: h5py.File, readable: Readable, prefix: str, names: list
             problems.append(f"expected a dimension scale {path}, found none")
         elif isinstance(scale, Unread):
             problems.append(f"{path}: cannot be read: {scale.reason}")
+        elif scale.id.get_storage_size():
+            problems.append(f"{path}: expected a dimension scale without values, found some")
     for name, of_one in wanted.items():
         for axis, path in enumerate(of_one):
             n, scale = datasets[name].shape[axis], found[path]
