@@ -31,6 +31,8 @@ class StoredDataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
 
     shape: Any = None
     """A tuple; None: it has no elements at all."""
+    size: Any = None
+    """Elements; None as in `shape`."""
     dtype: Any = None
     """NumPy's."""
     chunks: Any = None
@@ -46,6 +48,7 @@ class StoredDataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
         """
         super().__init__(opened, readonly=True)
         self.shape, self.dtype = opened.shape, opened.dtype
+        self.size = None if self.shape is None else math.prod(self.shape)
         self.offset: Final[int | None] = opened.get_offset()
         """Byte of this very file where its values begin, in one piece; None: they lie otherwise."""
         if self.offset is not None:  # what has filters, or lies elsewhere, has no offset
