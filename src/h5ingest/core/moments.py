@@ -19,7 +19,7 @@ from h5ingest.core.schema import STATUS_OK
 _COLUMNS: Final = 768
 """Values in a row of what is summed at once: a multiple of every number of channels."""
 _ROWS: Final = 252
-"""Rows, a multiple of 3: 16 bits hold the sum of 252 x 128."""
+"""Rows, so few that 16 bits hold the sum of a column of uint8."""
 
 
 class Kind(NamedTuple):
@@ -148,15 +148,20 @@ class PixelSums:
 
 
 class _ChannelSums:
-    """Sums of one kind, of what lies one after the other in a block that is now and then full."""
+    """Sums of one kind, of what lies one after the other in a block that is now and then full.
+
+    A block is summed in the narrowest integers that hold a square. The sum of squares overflows;
+    that of their upper halves does not, and tells how often.
+    """
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self._block = np.empty(_ROWS * _COLUMNS, kind.dtype)
-        centred = kind.dtype == "uint8"
-        self._zero = self._block.dtype.type(128 if centred else 0)
-        self._wide = np.empty((_ROWS, _COLUMNS), np.int16 if centred else np.uint64)
-        self._sums, self._squares = np.zeros((2, _COLUMNS), np.int64)
+        n_bytes = np.dtype(kind.dtype).itemsize
+        self._block = np.empty(_ROWS * _COLUMNS, f"u{2 * n_bytes}")
+        self._half = 8 * n_bytes
+        """Bits of half a square."""
+        self._sums = np.zeros((3, _COLUMNS), np.int64)
+        """Of values, of lower halves of squares, of upper halves."""
         self._n_filled = self._n_images = self._n_pixels = 0
 
     def add(self, values: NDArray[Any], n_images: int, n_pixels: int) -> None:
@@ -166,52 +171,35 @@ class _ChannelSums:
         while start < len(values):
             some = values[start : start + len(self._block) - self._n_filled]
             end = self._n_filled + len(some)
-            np.bitwise_xor(some, self._zero, out=self._block[self._n_filled : end])
+            self._block[self._n_filled : end] = some
             start, self._n_filled = start + len(some), end
             if end == len(self._block):
                 self._sum_block()
 
     def _sum_block(self) -> None:
-        n_rows = -(-self._n_filled // (3 * _COLUMNS)) * 3
-        block, wide = self._block[: n_rows * _COLUMNS], self._wide[:n_rows]
-        block[self._n_filled :] = self._zero
-        if self._zero:
-            self._sum_bytes(block, wide)
-        else:
-            wide[...] = block.reshape(wide.shape)
-            self._sums += np.add.reduce(wide, axis=0).view(np.int64)
-            np.multiply(wide, wide, out=wide)
-            self._squares += np.add.reduce(wide, axis=0).view(np.int64)
+        n_rows = -(-self._n_filled // _COLUMNS)
+        self._block[self._n_filled : n_rows * _COLUMNS] = 0
+        rows = self._block.reshape(_ROWS, _COLUMNS)[:n_rows]
+        self._sums[0] += np.add.reduce(rows, axis=0, dtype=rows.dtype)
+        rows *= rows
+        squares = np.add.reduce(rows, axis=0, dtype=rows.dtype)
+        rows >>= self._half
+        uppers = np.add.reduce(rows, axis=0, dtype=rows.dtype)
+        self._sums[1] += squares - (uppers << self._half)
+        self._sums[2] += uppers
         self._n_filled = 0
-
-    def _sum_bytes(self, block: NDArray[np.uint8], wide: NDArray[np.int16]) -> None:
-        """Sum up uint8 in the narrowest integers that hold the sums: a third of the usual time.
-
-        Of y = x - 128, as three squares of y fit into 16 bits: x**2 = y**2 + 256 y + 128**2.
-        """
-        wide[...] = block.view(np.int8).reshape(wide.shape)
-        sums = np.add.reduce(wide, axis=0, dtype=np.int16).astype(np.int64)
-        np.multiply(wide, wide, out=wide)
-        first, second, third = wide.view(np.uint16).reshape(3, -1, _COLUMNS)
-        np.add(first, second, out=first)
-        np.add(first, third, out=first)
-        self._sums += sums + 128 * len(wide)
-        self._squares += np.add.reduce(first, axis=0, dtype=np.uint32)
-        self._squares += 256 * sums + 128**2 * len(wide)
 
     def take(self) -> Moments:
         """Return the sums, and begin again."""
         if self._n_filled:
             self._sum_block()
+        sums, lowers, uppers = self._sums.reshape(3, -1, self.kind.channels).sum(axis=1)
         found = Moments(
             n_images=self._n_images,
             n_pixels=self._n_pixels,
-            sums=self._by_channel(self._sums),
-            squares=self._by_channel(self._squares),
+            sums=tuple(sums.tolist()),
+            squares=tuple((lowers + (uppers << self._half)).tolist()),
         )
-        self._sums[:] = self._squares[:] = 0
+        self._sums[:] = 0
         self._n_images = self._n_pixels = 0
         return found
-
-    def _by_channel(self, columns: NDArray[np.int64]) -> tuple[int, ...]:
-        return tuple(columns.reshape(-1, self.kind.channels).sum(axis=0).tolist())

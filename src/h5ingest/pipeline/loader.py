@@ -118,7 +118,7 @@ class Loader(ABC, Generic[Given]):
         """
 
     def _sum_up(self, images: Images, first: int, records: SampleRecords) -> None:
-        """Add images that have just been loaded, and are in the processor's cache, to the sums."""
+        """Add images that have just been loaded to the sums."""
         status = records.status[first : first + len(images)]
         self._stats.sums.add_images(images, status)
 
