@@ -45,7 +45,7 @@ from h5ingest.core.errors import (
     UsageError,
 )
 from h5ingest.core.options import IngestOptions
-from h5ingest.images import archive_table, tar_archive, zip_archive
+from h5ingest.images import archive_table, tar_archive, tar_blocks, zip_archive
 from h5ingest.images import archives as module
 from h5ingest.images.archive_table import CUT, NOT_THERE, Table
 from h5ingest.images.archives import Archives, PathReader, read_table
@@ -432,6 +432,60 @@ def test_pax_headers_that_only_tell_times_are_passed_over(
             assert opened.read(archive_table.Member(*member.item()), None)[0] == bytes([k]) * (
                 600 + k
             )
+
+
+def drawn_tar(dice: random.Random) -> bytes:
+    """Mostly runs of usual files, of one of the formats; some of it damaged."""
+    file, form = io.BytesIO(), dice.choice([tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+    form = dice.choice([form, tarfile.GNU_FORMAT])
+    with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+        names: list[str] = []
+        for k in range(dice.randint(0, 80)):
+            name = dice.choice(["{}", "./{}", "dir/ö{}", "x" * 95 + "{}", "{}/" + "y" * 95])
+            name = name.format(k) if dice.random() < 0.1 else f"a/{k}.png"
+            info = tarfile.TarInfo(dice.choice(names) if names and dice.random() < 0.02 else name)
+            names.append(info.name)
+            info.size = dice.choice([0, 1, 511, 512, 513, 3000])
+            info.mtime = dice.choice([1764400000, 1764400000.1234567, 0.5])
+            if dice.random() < 0.05:
+                kinds = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.AREGTYPE
+                info.type, info.linkname = dice.choice(kinds), dice.choice(names)
+                info.size = 0
+            archive.addfile(info, io.BytesIO(dice.randbytes(info.size)))
+    data = bytearray(file.getvalue())
+    for _ in range(dice.choice([0, 0, 1, 3])):
+        at = dice.randrange(len(data) // 512) * 512 + dice.choice([0, 99, 124, 135, 148, 156, 257])
+        data[at] = dice.choice(b"\x00\xff07 9-x/")
+    return bytes(data[: dice.choice([len(data), len(data), dice.randrange(len(data))])])
+
+
+def test_many_headers_at_once_are_what_each_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_found = 0
+
+    def counted(piece: bytes, at: int) -> tar_blocks.Files | None:
+        nonlocal n_found
+        files = tar_blocks.usual_files(piece, at)
+        n_found += 0 if files is None else len(files.names)
+        return files
+
+    path, dice = tmp_path / "a.tar", random.Random(8)
+    for round_ in range(200):
+        path.write_bytes(drawn_tar(dice))
+        monkeypatch.setattr(tar_archive, "_AHEAD", 512 * dice.choice([1, 20, 21, 512]))
+        told = []
+        for many in (counted, lambda piece, at: None):
+            monkeypatch.setattr(tar_archive, "usual_files", many)
+            with path.open("rb") as file:
+                table = tar_archive.TarArchive(file.fileno(), path.stat().st_size).table(
+                    lambda: None
+                )
+            names = list(table.rows)
+            members = table.find(names, 0).tolist()
+            told.append((names, members, table.n_repeated, table.repeated, table.problem))
+        assert told[0] == told[1], round_
+    assert n_found > 1500
 
 
 # --- bad archives --------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ def plain_name(name: bytes) -> bytes:
     while name.startswith(b"./"):
         name = name[2:].lstrip(b"/")
     return name
+
+
+def _plain_names(names: Iterable[bytes]) -> list[bytes]:
+    return [plain_name(name) if name.startswith(b"./") else name for name in names]
 
 
 class Member(NamedTuple):
@@ -91,6 +95,27 @@ class Table:
         self.rows[name] = len(self._numbers) // _N_NUMBERS
         self._numbers.extend((how, at, stored, size, crc))
 
+    def extend(
+        self,
+        names: Sequence[bytes],
+        how: NDArray[np.integer[Any]],
+        at: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+    ) -> None:
+        """Add members, as `add` does; none is packed, and no number is out of its range."""
+        names = _plain_names(names)
+        numbers = np.zeros((len(names), _N_NUMBERS), np.int64)
+        for column, values in enumerate((how, at, sizes, sizes)):
+            numbers[:, column] = values
+        first = len(self._numbers) // _N_NUMBERS
+        rows = dict(zip(names, range(first, first + len(names)), strict=True))
+        if len(rows) == len(names) and self.rows.keys().isdisjoint(names):
+            self.rows |= rows
+            self._numbers.frombytes(numbers.tobytes())
+        else:
+            for name, row in zip(names, numbers.tolist(), strict=True):
+                self.add(name, *row)
+
     def link(self, name: bytes, target: bytes) -> None:
         """Make a member what another one is; names as from `plain_name`."""
         row, other = self.rows[name] * _N_NUMBERS, self.rows.get(target)
@@ -101,7 +126,7 @@ class Table:
 
     def find(self, names: Sequence[bytes], archive: int) -> NDArray[np.void]:
         """Return (n,) `MEMBER` of these names, in the archive of this number."""
-        rows = [self.rows.get(plain_name(name), -1) for name in names]
+        rows = [self.rows.get(name, -1) for name in _plain_names(names)]
         found = np.full((len(rows), _N_NUMBERS), (NOT_THERE, 0, 0, 0, 0))
         at = np.array(rows, np.int64)
         if len(self._numbers):

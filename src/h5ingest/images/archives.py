@@ -38,13 +38,20 @@ class Finder:
         """Prepare; `folder`, below which relative paths are, may be an archive, or lie in one."""
         self._folder = folder
         self._known: dict[bytes, bool] = {}
+        self._last = b"\0", b""  # what the path found last begins with, and the archive
         self._within = self._find(b"", folder + b"/")
 
     def find(self, path: bytes) -> tuple[bytes, bytes] | None:
         """Return the archive that a file lies in, and its name there; None: it lies in none."""
         if self._within is not None:
             return self._within[0], self._within[1] + path
-        return self._find(self._folder, path)
+        start, archive = self._last
+        if path.startswith(start):
+            return archive, path[len(start) :]
+        found = self._find(self._folder, path)
+        if found is not None:
+            self._last = path[: len(path) - len(found[1])], found[0]
+        return found
 
     def _find(self, folder: bytes, path: bytes) -> tuple[bytes, bytes] | None:
         for match in WITHIN.finditer(path):
@@ -189,10 +196,14 @@ class Archives:
         self.used: set[int] = set()
         """Numbers of the archives that have been opened."""
         self._held: dict[int, Held] = {}  # the one used last is the last
+        self._last: tuple[int, Held] | None = None
         self._lock = threading.Lock()
 
     def _hold(self, number: int) -> Held:
         """Return an archive, which stays open as long as the caller has this."""
+        last = self._last
+        if last is not None and last[0] == number:
+            return last[1]
         archive = self._archives[number]
         with self._lock:
             held = self._held.pop(number, None)
@@ -205,6 +216,7 @@ class Archives:
                 if len(self._held) >= MOST_OPEN:
                     del self._held[next(iter(self._held))]
             self._held[number] = held
+            self._last = number, held
         return held
 
     def check(self) -> None:
@@ -235,10 +247,11 @@ class Archives:
             full = path if folder is not None else os.path.join(self._folder, path)
             return source_files.read(full, limit, folder=folder, end=end)
         member = Member(*where)
-        if member.how == NOT_THERE and (problem := self._archives[member.archive].problem):
-            raise SampleError("damaged", f"not found in the archive, which {problem}")
-        if (wrong := reason_of(member.how)) is not None:
-            raise wrong
+        if member.how >= NOT_THERE:
+            if member.how == NOT_THERE and (problem := self._archives[member.archive].problem):
+                raise SampleError("damaged", f"not found in the archive, which {problem}")
+            if (wrong := reason_of(member.how)) is not None:
+                raise wrong
         try:
             held = self._hold(member.archive)
             return held.opened.read(member, limit)

@@ -50,11 +50,13 @@ class ListedArchive:
             for name, member in zip(some, table.find(some, 0).tolist(), strict=True):
                 if member[1] == NO_FILE:
                     continue
-                if not hidden and any(map(_is_hidden, name.split(b"/"))):
+                if not hidden and _is_hidden(name):
                     tally.hidden += 1
                     continue
                 yield name, member
 
 
-def _is_hidden(part: bytes) -> bool:
-    return part.startswith(b".") and part not in (b".", b"..")
+def _is_hidden(name: bytes) -> bool:
+    if not name.startswith(b".") and b"/." not in name:
+        return False
+    return any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/"))
