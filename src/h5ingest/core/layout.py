@@ -8,6 +8,7 @@ import h5py.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -62,6 +63,7 @@ class ImageSpec:
         return f"{names[self.channels]} {self.dtype}"
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)  # asking NumPy for a dtype's name takes some µs
     def of(cls, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ImageSpec:
         """Return the spec of pixels of this shape, (H, W) or (H, W, C).
 

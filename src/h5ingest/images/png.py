@@ -186,11 +186,11 @@ class PngTemplate:
             out: (n, *shape) of the spec's shape and dtype; C-contiguous.
         """
         kind = self.kind_for(out.shape[1:], out.dtype)
-        if kind is None or not self.fit(files):
+        if kind is None:
             return False
-        streams = []
+        head, start, streams = self._head, self.start, []
         for data in files:
-            stream = only_stream(data, self.start)
+            stream = only_stream(data, start) if data.startswith(head) else None
             if stream is None:
                 return False
             streams.append(stream)

@@ -209,14 +209,14 @@ def _uncompressed(scanlines: bytes | memoryview, ihdr: bytes) -> bytes:
 
 def _inflate_all(streams: Iterable[bytes], sizes: Iterable[int]) -> list[bytes] | None:
     """Return what zlib streams hold; None if one is not right, or not of that many bytes."""
-    found = []
+    found, few = [], zlib.decompress
     for stream, n_bytes in zip(streams, sizes, strict=False):
         # libdeflate takes no notice of the window that a stream declares, 256 to 32 Ki (0x78).
         if stream < b"\x78" and (not stream or 256 << (stream[0] >> 4) < n_bytes):
             return None
         try:
             if len(stream) < _FEW_COMPRESSED_BYTES:
-                raw = zlib.decompress(stream, bufsize=n_bytes)
+                raw = few(stream)  # given `bufsize`, it looks for more than that: 0.3 µs longer
             else:
                 raw = libdeflate().inflate(stream, out=n_bytes)
         except (RuntimeError, zlib.error):  # imagecodecs' DeflateError is a RuntimeError

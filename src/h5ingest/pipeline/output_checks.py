@@ -111,12 +111,15 @@ def discard_made(paths: JobPaths) -> None:
     Raises:
         OutputError: the file system refuses.
     """
-    from h5ingest.images.unpacked import discard_unpacked  # opened on one rank
-    from h5ingest.storage.spool import discard_spools
+    if os.path.lexists(paths.recoded):
+        from h5ingest.storage.spool import discard_spools  # few jobs need it
 
-    discard_spools(paths)
-    with output_errors(f"{paths.unpacked}: cannot be removed"):
-        discard_unpacked(os.fsencode(paths.unpacked))
+        discard_spools(paths)
+    if os.path.lexists(paths.unpacked):
+        from h5ingest.images.unpacked import discard_unpacked  # few jobs need it
+
+        with output_errors(f"{paths.unpacked}: cannot be removed"):
+            discard_unpacked(os.fsencode(paths.unpacked))
 
 
 def _refuse_existing(job: Job) -> None:
