@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import time
@@ -30,12 +31,19 @@ from rich.console import Console
 import h5ingest
 from h5ingest import ImageStore
 from h5ingest.cli import app
-from h5ingest.cli.export_command import export_one
+from h5ingest.cli.export_command import export_one, tell_export
 from h5ingest.cli.messages import Status
 from h5ingest.cli.progress import BarProgress
 from h5ingest.cli.requests import ExportRequest, IngestRequest
 from h5ingest.cli.summary import MOST_LINES, summary
-from h5ingest.core.errors import Failure, IngestError, StorageError, UsageError
+from h5ingest.core.errors import (
+    Failure,
+    IngestError,
+    ManifestError,
+    OutputError,
+    StorageError,
+    UsageError,
+)
 from h5ingest.core.notes import Note
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.units import MIB
@@ -213,6 +221,73 @@ def test_the_ten_worst_messages_say_where_what_and_what_to_do(
         assert not (photos / "o.h5").exists()
 
 
+SLIPS = {
+    "g.h5 photos": (
+        "OUT photos: expected the HDF5 file, found a folder",
+        "did you mean MANIFEST photos, OUT g.h5?",
+    ),
+    "new.h5 photos": ("did you mean MANIFEST photos, OUT new.h5?",),
+    "extend g.h5 m.csv": (
+        "OUT m.csv: expected the HDF5 file, found a text file", "MANIFEST m.csv, OUT g.h5?",
+    ),
+    "photo o.h5": ("no file or folder 'photo', and no such verb; did you mean photos?",),
+    "photos": ("Missing argument 'OUT': the HDF5 file to make\n", "h5ingest ingest --help"),
+    "g.h5": ("Missing argument 'OUT'", "to look at one: h5ingest show g.h5"),
+    "manifest photos m.csv": ("Missing option '-o' / '--out': the manifest to write",),
+    "photos o.h5 --fit": ("'--fit' requires an argument", "Try 'h5ingest ingest --help'"),
+    "photos o.h5 --group-by split": (
+        "expected a column 'split' to group by, found path, label", "--group-by-folder 1",
+        "--split train:0.8,val:0.2",
+    ),
+    "export g.h5 o --rows 5:2": ("--rows: expected an END beyond FIRST, as in 10:20, got 5:2",),
+}  # fmt: skip
+"""Command -> what is said, with what was meant."""
+
+
+def test_slips_are_answered_with_what_was_meant(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(photos.rglob("*"))
+    for words, parts in SLIPS.items():
+        message = said(words, capsys)
+        for part in parts:
+            assert part in message, f"{words}\n{message}"
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_a_folder_that_is_called_almost_like_a_verb_is_a_folder(photos: Path) -> None:
+    (photos / "verif").mkdir()
+    request = app.parse(["verif", "o.h5"], 1)
+    assert isinstance(request, IngestRequest)
+    assert request.source == Path("verif")
+
+
+def test_a_file_that_is_not_complete_yet_is_said_to_be_so(photos: Path) -> None:
+    with h5py.File("o.h5.partial", "w") as file:
+        file["images"] = [1]
+    with pytest.raises(OutputError, match=r"o\.h5: not complete yet.* the same command"):
+        ImageStore("o.h5")
+    with pytest.raises(OutputError, match=r"names no schema yet; start the command"):
+        ImageStore("o.h5.partial")
+
+
+def test_what_may_not_be_read_or_looked_into_is_an_error_of_its_own(photos: Path) -> None:
+    (photos / "inside").mkdir(mode=0)
+    for name in ("g.h5", "m.csv"):
+        (photos / name).chmod(0)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (not os.geteuid())
+    for words, code in (
+        ("show g.h5", 5), ("verify g.h5", 5), ("export g.h5 copy", 5), ("photos g.h5", 5),
+        ("m.csv o.h5", 4), ("photos inside/o.h5", 5), ("export g.h5 inside/copy", 5),
+        ("doctor inside/o.h5", 0), ("doctor " + "x" * 300 + "/o.h5", 5),
+    ):  # fmt: skip
+        command = [*bound, sys.executable, "-m", "h5ingest", *words.split()]
+        done = run(command, env=clean_environment(), cwd=photos)
+        assert done.returncode == code, explain(done)
+        assert "Traceback" not in done.stderr
+        assert "Permission denied" in done.stderr or "doctor" in words, explain(done)
+
+
 def test_a_file_that_was_cut_short_is_called_so_by_every_verb(photos: Path) -> None:
     (photos / "other.h5").write_bytes(b"")
     with h5py.File(photos / "other.h5", "w") as file:
@@ -245,6 +320,25 @@ def test_one_image_or_references_are_exported_with_a_word(
         export_one(request)
         assert re.fullmatch(wanted, capsys.readouterr().out.strip()), words
     assert "only --group and --url" in said("export g.h5 r.json --kerchunk --row 0", capsys)
+
+
+def test_an_export_counts_as_everything_else_does(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = app.parse(["export", "g.h5", "out-%d.tar"], 1)
+    assert isinstance(request, ExportRequest)
+    report = h5ingest.export(Path("g.h5"), Path("out-%d.tar"), request.options)
+    tell_export(replace(report, n_images=1000, n_ranks=1000, n_kept=1), request)
+    text = capsys.readouterr().out
+    assert re.match(r"out-%d\.tar: 1,000 images, .* s on 1,000 ranks\n", text), text
+    assert "kept, as they were there already: 1 shard\n" in text
+
+
+def test_columns_show_their_names(here: Path) -> None:
+    rows = [("path", "a", "b"), (write_images(here, make_pixels(1, (4, 4)))[0], "1", "x")]
+    ingest(write_manifest(here / "m.csv", rows), here / "o.h5")
+    with ImageStore(here / "o.h5") as store:
+        assert repr(store.columns) == "Columns(a, b)"
 
 
 def test_a_terminal_that_knows_few_letters_ends_no_verb(photos: Path) -> None:
@@ -284,6 +378,17 @@ def test_a_manifest_may_come_through_a_pipe(photos: Path, monkeypatch: pytest.Mo
             ingest(Path("-"), photos / "p.h5", comm=comm)
 
     on_ranks(2, several)
+
+
+def test_a_pipe_is_taken_as_standard_input_only(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo("list")
+    for path in (Path("list"), Path("-")):  # nobody writes to the one, the other is closed
+        monkeypatch.setattr(sys, "stdin", None)
+        wanted = "found a pipe.*h5ingest - OUT" if path.name == "list" else "standard input.*closed"
+        with pytest.raises(ManifestError, match=wanted):
+            ingest(path, photos / "o.h5")
 
 
 @pytest.mark.parametrize(
@@ -521,7 +626,7 @@ def test_failed_images_are_counted_the_same_everywhere(here: Path) -> None:
     manifest = write_manifest(here / "m.txt", names)
     report = ingest(manifest, here / "o.h5", IngestOptions(on_error="blank"))
     assert "holds 7 images" in summary(report)
-    assert "failed  2 images, stored as zeros" in summary(report)
+    assert "failed  2 images, stored as zeros with status 2: h5ingest show names" in summary(report)
     for every in (False, True):
         assert shown(here / "o.h5", every=every)[1] == ("├── 7 images of 8x8 gray uint8, 2 failed")
     with ImageStore(here / "o.h5", failed="skip") as store:

@@ -232,6 +232,39 @@ def test_what_cannot_be_read_is_named_and_does_not_end_the_scan(tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize("n_ranks", [1, 3])
+def test_an_ingest_leaves_no_folder_out_unless_asked_to(n_ranks: int) -> None:
+    found: list[Any] = []
+
+    def work(comm: Any) -> None:
+        with pytest.raises(ManifestError, match="nothing is stored") as caught:
+            ingest(Path("im"), Path("o.h5"), comm=comm)
+        if comm.rank == 0:
+            found.extend((os.listdir(), str(caught.value)))
+        report = ingest(Path("im"), Path("o.h5"), IngestOptions(on_error="blank"), comm)
+        if comm.rank == 0:
+            found.extend((report.n_samples, report.warnings))
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path(folder).chmod(0o777)
+        for name in ("im/a/a.png", "im/b/locked/b.png"):
+            Path(name).parent.mkdir(parents=True)
+            write_png(Path(name), make_pixels(1, (3, 3))[0])
+        ingest(Path("im/a"), Path("all.h5"))  # imports what nobody may read, maybe
+        Path("all.h5").unlink()
+        Path("im/b/locked").chmod(0)
+        with as_nobody():
+            on_ranks(n_ranks, work)
+        Path("im/b/locked").chmod(0o700)
+    left, said, n_samples, warnings = found
+    for part in ("1 x folder that cannot be read (Permission denied)", "'b/locked/'",
+                 "--on-error blank", "h5ingest manifest im -o LIST.csv"):  # fmt: skip
+        assert part in said
+    assert left == ["im"]
+    assert n_samples == 1
+    assert warnings == ("1 folder that cannot be read: left out (first: b/locked/)",)
+
+
 # --- links -------------------------------------------------------------------------------------
 
 

@@ -167,7 +167,7 @@ def test_other_layouts(tmp_path: Path, layout: str) -> None:
     wanted = {
         "ragged": "heights 3 to 10, widths 4 to 4",
         "encoded": "52 B of image files as they were",
-        "tree": "one dataset each, 2 classes",
+        "tree": "one dataset each\n",
     }
     assert "2 images, none failed" in text
     assert wanted[layout] in text
@@ -284,7 +284,7 @@ def test_layers_of_16_bits_are_stretched_and_of_gray_are_one(tmp_path: Path) -> 
 
 def test_layers_of_what_is_not_there(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", make_pixels(N, (4, 3)))
-    with pytest.raises(UsageError, match="index 12 is out of range for 12 samples"):
+    with pytest.raises(UsageError, match=r"--layers 12: expected 0 to 11, as .*a\.h5 has"):
         show.draw(path, layers=12)
     with pytest.raises(OutputError, match="No such file"):
         show.draw(path, layers=0, layers_to=tmp_path / "nowhere/l.png")
@@ -351,7 +351,8 @@ def test_the_command(mpich: Flavour, tmp_path: Path) -> None:
         (["."], 5, "expected a file that h5ingest made, found a folder"),
         (["text.h5"], 5, "not an HDF5 file"),
         (["other.h5"], 5, "not one of h5ingest"),
-        (["a.h5", "--layers", "99"], 2, "index 99 is out of range for 12 samples"),
+        (["a.h5", "--layers", "99"], 2, "--layers 99: expected 0 to 11, as a.h5 has"),
+        (["a.h5", "--layers", "-1"], 2, "--layers -1: expected 0 to 11, as a.h5 has"),
         (["a.h5", "--group", "x"], 2, "expected no group"),
         (["a.h5", "--sheet", "no/s.png"], 2, "expected an existing folder"),
     ],

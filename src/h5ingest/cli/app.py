@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import typer
@@ -14,6 +18,7 @@ from h5ingest import __version__
 from h5ingest.cli.help import Verb, VerbGroup
 from h5ingest.cli.requests import Request
 from h5ingest.core.errors import EXIT_INTERNAL, EXIT_OK, UsageError
+from h5ingest.core.outfiles import HDF5_SUFFIXES
 
 _MAKE: Final = "Make a file"
 _USE: Final = "Look at it, check it, use it"
@@ -24,6 +29,8 @@ VERBS: Final = {
     "codecs": _CHOOSE, "doctor": _CHOOSE, "bench": _CHOOSE,
 }  # fmt: skip
 """Each verb, with the heading under which it is listed."""
+_MOST_NAMES: Final = 1000
+"""Of the current folder, that are compared with a mistyped one."""
 _HELP: Final = ("--help", "-h")
 _OF_GROUP: Final = (*_HELP, "--version", "--show-completion", "--install-completion")
 _WRONG: Final[Any] = typer.BadParameter.__base__
@@ -53,9 +60,16 @@ def _check_is_no_verb(word: str, verbs: Collection[str]) -> None:
         return
     import difflib
 
-    near = difflib.get_close_matches(word, verbs, n=1)
+    near = difflib.get_close_matches(word, [*verbs, *_names_here()], n=1)
     hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(verbs)}"
     raise UsageError(f"there is no file or folder {word!r}, and no such verb; {hint}")
+
+
+def _names_here() -> list[str]:
+    """Return names of files and folders here: of very many, some."""
+    with contextlib.suppress(OSError), os.scandir() as entries:
+        return [entry.name for entry in islice(entries, _MOST_NAMES)]
+    return []
 
 
 @dataclass(slots=True)
@@ -82,12 +96,12 @@ def parse(arguments: list[str], n_ranks: int) -> Request | int:
     except SystemExit as exit_:  # of typer's completion
         return exit_.code if isinstance(exit_.code, int) else EXIT_INTERNAL
     except _WRONG as error:
-        _explain(error)
+        _explain(error, arguments)
         return UsageError.exit_code
     return code or EXIT_OK if call.request is None else call.request
 
 
-def _explain(error: Any) -> None:
+def _explain(error: Any, arguments: list[str]) -> None:
     """Print what is wrong with the arguments, and where it is explained what they may be."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -96,7 +110,13 @@ def _explain(error: Any) -> None:
     if type(error) is typer.BadParameter:  # else typer says first: Invalid value for '--fit'
         where = f"{max(error.param.opts, key=len)}: " if error.param else ""
         said = where + error.message.removeprefix("Value error, ")
-    verb = error.ctx.command_path if error.ctx else "h5ingest"
+    elif type(error).__name__ == "MissingParameter" and getattr(error.param, "help", None):
+        wanted = re.split(r"[.:;](?: |$)", error.param.help)[0]
+        said = f"{said.rstrip('.')}: {wanted[0].lower()}{wanted[1:]}"
+        if len(arguments) == 1 and arguments[0].lower().endswith(HDF5_SUFFIXES):
+            said += f"; to look at one: h5ingest show {shlex.quote(arguments[0])}"
+    verb = arguments[0] if arguments[0] in VERBS else "ingest"
+    verb = error.ctx.command_path if error.ctx else f"h5ingest {verb}"
     if verb == "h5ingest ingest" and "unexpected extra argument" in said:
         said += "; to ingest several folders: h5ingest manifest DIR DIR ... -o LIST.csv"
     print(f"h5ingest: error: {said}\nTry '{verb} --help'.", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from h5ingest.cli.bench_results import make_folder, publish, require_packages
 from h5ingest.cli.help import Verb, VerbGroup
 from h5ingest.cli.ingest_options import takes_options
 from h5ingest.cli.messages import Status
-from h5ingest.cli.option_types import IngestedManifest
+from h5ingest.cli.option_types import IngestedManifest, argument
 from h5ingest.cli.serial_commands import on_one_rank
 from h5ingest.core.errors import UsageError
 from h5ingest.core.options import IngestOptions
@@ -87,7 +87,7 @@ def read(
     ctx: typer.Context,
     source: Annotated[
         Path,
-        typer.Argument(
+        argument(
             metavar="OUT|MANIFEST",
             help="A file that h5ingest made, or a manifest, from which files are made to be read.",
         ),
@@ -134,7 +134,7 @@ def scaling(
     ctx: typer.Context,
     manifest: Annotated[
         Path | None,
-        typer.Argument(help="The manifest of an ingest; without one, synthetic images are used."),
+        argument(help="The manifest of an ingest; without one, synthetic images are used."),
     ] = None,
     ranks: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of MPI ranks.")] = "1,2,4",
     readers: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +150,7 @@ def manifest(
     ctx: typer.Context,
     folders: Annotated[
         list[Path],
-        typer.Argument(
+        opt.argument(
             metavar="DIR",
             help="Folders or archives (.tar, .zip, .tar.gz ...) of images, at any depth; or "
             "anything else that ingest takes in place of a manifest, alone.",
@@ -236,7 +237,7 @@ def manifest(
 def verify(
     ctx: typer.Context,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)
+        Path, opt.argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)
     ],
     sources: Annotated[
         bool,
@@ -281,7 +282,7 @@ def doctor(
     ctx: typer.Context,
     out: Annotated[
         Path | None,
-        typer.Argument(
+        opt.argument(
             help="Where a file is to be made: its file system is examined.", show_default=False
         ),
     ] = None,
@@ -292,6 +293,6 @@ def doctor(
     hosts if possible, also test for a few seconds how they see each other's files in OUT's folder.
     Exits with 6 if h5ingest cannot work here.
     """
-    if out is not None and not (out if out.is_dir() else out.parent).is_dir():
+    if out is not None and not (os.path.isdir(out) or os.path.isdir(out.parent)):
         raise OutputError(f"{out}: expected an existing folder {out.parent}")
     ctx.obj.request = DoctorRequest(out=out)

@@ -37,10 +37,10 @@ _MOST_SHOWN: Final = 20
 
 def export(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that h5ingest made.")],
+    file: Annotated[Path, opt.argument(metavar="FILE", help="A file that h5ingest made.")],
     out: Annotated[
         Path,
-        typer.Argument(
+        opt.argument(
             metavar="OUT",
             help="A folder, new or empty; an archive, FILE.tar or FILE.zip; FILE.lmdb; "
             "FILE.parquet, for Hugging Face; WebDataset shards, as in train-%06d.tar; with --row "
@@ -239,17 +239,16 @@ def tell_export(report: ExportReport, request: ExportRequest) -> None:
 
 
 def _lines(report: ExportReport) -> Iterator[str]:
-    ranks = f"{report.n_ranks} rank{'s' * (report.n_ranks > 1)}"
     yield (
         f"{report.out}: {counted(report.n_images, 'images')}, {size(report.n_bytes)}, in "
-        f"{report.seconds:.2f} s on {ranks}"
+        f"{report.seconds:.2f} s on {counted(report.n_ranks, 'ranks')}"
     )
     if report.n_failed:
         yield f"left out, as they failed when ingested: {counted(report.n_failed, 'images')}"
     if report.failures:
         yield f"left out, as they are damaged: {counted(len(report.failures), 'images')}"
     if report.n_kept:
-        yield f"kept: {report.n_kept:,} shards that were there already"
+        yield f"kept, as they were there already: {counted(report.n_kept, 'shards')}"
     if report.n_renamed:
         yield (
             f"renamed: {counted(report.n_renamed, 'images')} whose names led out of the folder, "

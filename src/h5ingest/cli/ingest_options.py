@@ -18,7 +18,15 @@ from h5ingest.cli.option_values import PARSERS, as_typed
 from h5ingest.core.errors import IngestError, UsageError
 from h5ingest.core.option_fields import Option, options_of
 from h5ingest.core.options import IngestOptions
-from h5ingest.core.outfiles import CROISSANT, RESULTS, check_distinct
+from h5ingest.core.outfiles import (
+    CROISSANT,
+    EMPTY,
+    HDF5,
+    HDF5_SUFFIXES,
+    RESULTS,
+    check_distinct,
+    what_is,
+)
 
 _TYPES: Final = get_type_hints(IngestOptions)
 OF_RECOMPRESS: Final = (
@@ -164,6 +172,23 @@ def check_files(source: tuple[str, Path], out: Path, told: Mapping[str, Any]) ->
 
     report, croissant = ("--report", told["report"]), ("--croissant", told["croissant"])
     with raising_bad_parameter():
+        if source[0] == "MANIFEST":
+            check_order(source[1], out)
         check_distinct(source, *(("OUT", path) for path in JobPaths(out).all), report, croissant)
         check_target(*report, RESULTS)
         check_target(*croissant, CROISSANT)
+
+
+def check_order(manifest: Path, out: Path) -> None:
+    """Check that what is read and what is made have not changed places.
+
+    Raises:
+        UsageError: `manifest` is called an HDF5 file, and `out` is something else that exists.
+    """
+    if manifest.suffix.lower() in HDF5_SUFFIXES and out.suffix.lower() not in HDF5_SUFFIXES:
+        with contextlib.suppress(OSError):  # it is said later
+            if not out.is_symlink() and (found := what_is(out)) not in ("", EMPTY, HDF5):
+                raise UsageError(
+                    f"OUT {out}: expected the HDF5 file, found {found}; "
+                    f"did you mean MANIFEST {out}, OUT {manifest}?"
+                )

@@ -224,7 +224,7 @@ def _doctor(request: DoctorRequest, comm: Comm) -> int:
         from h5ingest.diagnostics.host_trial import try_hosts
 
         interrupt.install()
-        folder = request.out if request.out.is_dir() else request.out.parent
+        folder = request.out if os.path.isdir(request.out) else request.out.parent
         trial = try_hosts(folder, comm, interrupt)
         if comm.rank == 0:
             from h5ingest.diagnostics.trial_report import print_trial

@@ -23,24 +23,26 @@ _quiet = partial(typer.Option, "-q", "--quiet", help="Print errors only.")
 
 # Of several verbs:
 
+argument: Final = partial(typer.Argument, readable=False)
+"""A path. Whether it can be read is said by what reads it, with its own exit code."""
 _ProgressStyle = Literal["auto", "bar", "line", "off"]
 
 Progress = Annotated[_ProgressStyle, _progress()]
 Quiet = Annotated[bool, _quiet()]
-IngestedManifest = Annotated[Path, typer.Argument(help="The manifest of an ingest.")]
+IngestedManifest = Annotated[Path, argument(help="The manifest of an ingest.")]
 
 # Of `extend`:
 
 MoreManifest = Annotated[
     Path,
-    typer.Argument(
+    argument(
         metavar="MANIFEST",
         help="A manifest of the new images; or a folder or archive of them.",
         show_default=False,
     ),
 ]
 Extended = Annotated[
-    Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)
+    Path, argument(metavar="OUT", help="A file that h5ingest made.", show_default=False)
 ]
 
 # Of `manifest`, and of `ingest` if it is given a folder or archive:
@@ -144,7 +146,7 @@ _told = partial(typer.Option, rich_help_panel=_TOLD)
 
 Manifest = Annotated[
     Path,
-    typer.Argument(
+    argument(
         metavar="MANIFEST",
         help="A text file with one image per line: a path, or a path, a tab and a label; or a "
         "table (.csv, .tsv) whose first line names its columns, one of them 'path'. Or a "
@@ -154,8 +156,8 @@ Manifest = Annotated[
         "may lead into an archive as into a folder.",
     ),
 ]
-In = Annotated[Path, typer.Argument(metavar="IN", help="A file that h5ingest made.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The HDF5 file to make.")]
+In = Annotated[Path, argument(metavar="IN", help="A file that h5ingest made.")]
+Out = Annotated[Path, argument(metavar="OUT", help="The HDF5 file to make.")]
 IngestProgress = Annotated[_ProgressStyle, _progress(rich_help_panel=_TOLD)]
 Report = Annotated[
     Path | None,

@@ -59,7 +59,7 @@ def codecs(
 
 def show(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file that h5ingest made.")],
+    out: Annotated[Path, opt.argument(metavar="OUT", help="A file that h5ingest made.")],
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -133,10 +133,10 @@ def show(
 
 def croissant(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Argument(help="A file that h5ingest made.")],
+    out: Annotated[Path, opt.argument(help="A file that h5ingest made.")],
     json_file: Annotated[
         Path | None,
-        typer.Argument(metavar="[OUT.json]", help="Where it goes. (default: OUT with .json)"),
+        opt.argument(metavar="[OUT.json]", help="Where it goes. (default: OUT with .json)"),
     ] = None,
 ) -> None:
     """Write Croissant metadata (MLCommons, JSON-LD) for OUT, as ingest --croissant does.

@@ -75,7 +75,8 @@ def _made(report: IngestReport, hint: str) -> Iterator[Line]:
 def _on_the_way(report: IngestReport, *, verbose: bool) -> Iterator[Line]:
     """Yield what happened, the gravest first."""
     if report.failures:
-        yield "failed", f"{counted(len(report.failures), 'images')}, stored as zeros with status 2"
+        said = f"{counted(len(report.failures), 'images')}, stored as zeros with status 2"
+        yield "failed", said + ": h5ingest show names them" * (not report.dry_run)
     if report.added is not None:
         n_kept = report.added.n_before - report.added.n_replaced
         n_new = report.n_samples - n_kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,11 @@ def sniff(
     name = name or str(path)
     start = number = 0
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # as of <(COMMAND): it can be read once only
+            raise ManifestError(
+                f"{name}: expected a file, found a pipe; give the list through standard input: "
+                f"COMMAND | h5ingest {STDIN} OUT"
+            )
         with path.open("rb") as file:
             head, line = file.read(1024), b"\n"
             file.seek(0)

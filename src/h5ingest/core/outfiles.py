@@ -24,6 +24,7 @@ from h5ingest.core.errors import OutputError, UsageError
 _HEAD_BYTES: Final = 4096
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 HDF5: Final = "an HDF5 file"
+HDF5_SUFFIXES: Final = (".h5", ".hdf5")
 EMPTY: Final = "an empty file"
 FOLDER: Final = "a folder"
 

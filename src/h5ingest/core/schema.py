@@ -273,7 +273,10 @@ def read_header(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     values = AttributeValues(attributes, path)
     schema = values.text(Attribute.SCHEMA)
     if schema.split(" ", 1)[0] != "h5ingest":
-        raise OutputError(f"{path}: an HDF5 file, but not one of h5ingest: it names no schema")
+        said = f"{path}: an HDF5 file, but not one of h5ingest: it names no schema"
+        if os.fspath(path).endswith(".partial"):
+            said += " yet; start the command of the unfinished job again to complete it"
+        raise OutputError(said)
     _, layout, version = (*schema.split(" ", 2), "", "")[:3]
     if layout not in LAYOUTS or version not in map(str, VERSIONS):
         raise OutputError(

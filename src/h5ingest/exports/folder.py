@@ -38,7 +38,7 @@ def refuse_existing(out: Path) -> None:
         OutputError: it is not; or the folder that it is to lie in does not exist.
     """
     with output_errors(f"{out}: cannot be looked at"):
-        has_parent, found = out.parent.is_dir(), outfiles.what_is(out)
+        has_parent, found = os.path.isdir(out.parent), outfiles.what_is(out)
         if found == outfiles.FOLDER:
             found = "a folder with something in it" if any(out.iterdir()) else ""
     if not has_parent:

@@ -5,7 +5,8 @@ Under the key `manifest.csv` lies the manifest, as in other archives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 from xxhash import xxh3_64_hexdigest
@@ -54,9 +55,10 @@ class Lmdb:
     def __init__(self, file: BinaryIO) -> None:
         """Begin in a file that is empty."""
         self._lmdb, self._size = lmdb_module(), _STEP
-        self._env = self._lmdb.open(
-            file.name, subdir=False, lock=False, map_size=self._size, sync=False
-        )
+        with self._errors():
+            self._env = self._lmdb.open(
+                file.name, subdir=False, lock=False, map_size=self._size, sync=False
+            )
         self._records: list[tuple[bytes, bytes]] = []
         self._n_bytes = 0
 
@@ -68,22 +70,30 @@ class Lmdb:
 
     def _flush(self) -> None:
         while self._records:
-            try:
-                with self._env.begin(write=True) as transaction:
-                    for name, data in self._records:
-                        transaction.put(name, data)
-            except self._lmdb.MapFullError:
-                self._size += max(_STEP, self._size, 2 * self._n_bytes)
-                self._env.set_mapsize(self._size)
-                continue
-            except self._lmdb.Error as error:
-                raise OSError(f"LMDB: {error}") from None
+            with self._errors():
+                try:
+                    with self._env.begin(write=True) as transaction:
+                        for name, data in self._records:
+                            transaction.put(name, data)
+                except self._lmdb.MapFullError:
+                    self._size += max(_STEP, self._size, 2 * self._n_bytes)
+                    self._env.set_mapsize(self._size)
+                    continue
             self._records, self._n_bytes = [], 0
 
     def close(self) -> None:
         self._flush()
-        self._env.sync(True)
+        with self._errors():
+            self._env.sync(True)
         self._env.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise an error of LMDB's as `OSError`: mostly the disk is full."""
+        try:
+            yield
+        except self._lmdb.Error as error:
+            raise OSError(f"LMDB: {error}") from None
 
     def give_up(self) -> None:
         self._env.close()

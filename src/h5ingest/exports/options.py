@@ -44,7 +44,7 @@ class ExportOptions:
             start, stop = self.rows
             if start < 0 or (stop is not None and stop <= start):
                 said = f"{start}:{'' if stop is None else stop}"
-                raise UsageError(f"--rows: expected FIRST:END such as 10:20, got {said}")
+                raise UsageError(f"--rows: expected an END beyond FIRST, as in 10:20, got {said}")
         if self.shard_rows is not None and self.shard_rows < 1:
             raise UsageError(f"--shard-rows: expected at least 1, got {self.shard_rows}")
         if not self.peer_timeout_s > 0:

@@ -241,7 +241,8 @@ def export_image(
             elif wanted != found:
                 known = " or ".join(dict.fromkeys((PNG, str(found))))
                 raise UsageError(
-                    f"{out}: expected the suffix of {known}, found that of {wanted or 'no format'}"
+                    f"{out}: expected the suffix of {known}, found that of "
+                    f"{wanted or 'no format'}: name it {out.with_suffix('.png').name}"
                 )
         except SampleError as error:
             raise SamplesFailedError(f"{path}: row {row:,}: {error.reason}") from None

@@ -196,7 +196,7 @@ def refuse_file(path: Path) -> None:
 
 def refuse_no_folder(path: Path) -> None:
     """Raise `OutputError` if there is no folder for a file."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path}: expected an existing folder {path.parent}")
 
 

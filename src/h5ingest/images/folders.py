@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Final
 
 from h5ingest.images.prefetch import SLOW_S
-from h5ingest.images.scan import Noted, Tally, add_notes, note
+from h5ingest.images.scan import UNREAD, Noted, Tally, add_notes, note
 
 _DEVICE: Final = "FIFO, socket or device"
 _TRIED: Final = 16
@@ -83,7 +83,7 @@ def look_into(path: bytes, *, hidden: bool) -> Folder:
                 else:
                     devices.append(name)
     except OSError as error:  # what was listed before the error counts
-        note(folder.noted, f"folder that cannot be read ({error.strerror})", b"")
+        note(folder.noted, f"{UNREAD} ({error.strerror})", b"")
     for name in sorted(devices):
         note(folder.noted, _DEVICE, name)
     folder.unsure.sort()

@@ -133,6 +133,8 @@ class ScanOptions:
 
 
 _MISNAMED: Final = "file that is named like an image"
+UNREAD: Final = "folder that cannot be read"
+"""How such reasons begin."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,7 +176,15 @@ class Tally:
     @property
     def misnamed(self) -> tuple[int, bytes]:
         """Files left out that are named as images, and the path of one of them."""
-        found = [noted for reason, noted in self.noted.items() if reason.startswith(_MISNAMED)]
+        return self._noted(_MISNAMED)
+
+    @property
+    def unread(self) -> tuple[int, bytes]:
+        """Folders that could not be read, and the path of one of them."""
+        return self._noted(UNREAD)
+
+    def _noted(self, what: str) -> tuple[int, bytes]:
+        found = [noted for reason, noted in self.noted.items() if reason.startswith(what)]
         return sum(n for n, _ in found), min((paths[0] for _, paths in found), default=b"")
 
     def is_image(self, path: bytes, file: Read | None) -> bool:

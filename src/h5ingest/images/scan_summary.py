@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Final
 
 from h5ingest.core.column_types import all_integers
 from h5ingest.core.errors import ManifestError
 from h5ingest.core.units import counted
-from h5ingest.images.scan import EXTENSIONS, SHOWN, Noted, ScanOptions, Tally
+from h5ingest.images.scan import EXTENSIONS, SHOWN, UNREAD, Noted, ScanOptions, Tally
 
 _PAIRED: Final = ("images?$|imgs?$|jpegimages$", "masks?$|labels?$|annotations?$|segmentation")
 """Names of folders, in any case: of images, and of the label masks that belong to them."""
@@ -36,6 +37,24 @@ def check(folder: Path, tally: Tally, options: ScanOptions) -> None:
             "\n".join(
                 [f"{folder}: expected images ({known}), found none by their {how}; there are:",
                  *(_skipped(tally) or ["  no files at all"])]
+            )
+        )  # fmt: skip
+
+
+def check_read(folder: Path, tally: Tally) -> None:
+    """Check that all folders have been read.
+
+    Raises:
+        ManifestError: one has not, so images may be missing.
+    """
+    unread = {why: noted for why, noted in tally.noted.items() if why.startswith(UNREAD)}
+    if unread:
+        raise ManifestError(
+            "\n".join(
+                [f"{folder}: nothing is stored, as there may be more images than can be found:",
+                 *_by_name(unread),
+                 "Make such folders readable; or leave them out, with --on-error blank or with a "
+                 f"list: h5ingest manifest {shlex.quote(str(folder))} -o LIST.csv"]
             )
         )  # fmt: skip
 

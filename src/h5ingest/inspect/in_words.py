@@ -29,7 +29,7 @@ def about_images(
         low, high = np.asarray(store.sizes).min(axis=0), np.asarray(store.sizes).max(axis=0)
         yield f"heights {low[0]:,} to {high[0]:,}, widths {low[1]:,} to {high[1]:,}", ""
     if KINDS[store.layout].dataset_per_image:
-        yield f"one dataset each{classes(store)}", ""
+        yield "one dataset each", ""
         return
     pixels = open_dataset(file, schema.PIXELS[store.layout], prefix)
     assert pixels is not None, "the store has looked"

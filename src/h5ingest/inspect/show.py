@@ -20,6 +20,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from h5ingest.core import schema
+from h5ingest.core.errors import UsageError
 from h5ingest.core.schema import STATUS_MISSING, STATUS_OK, Attribute
 from h5ingest.core.units import counted, size
 from h5ingest.inspect.in_words import about_images, classes, failed, images
@@ -84,6 +85,10 @@ def draw(
     if layers is not None:
         target = layers_to or Path(f"{Path(path).stem}-layers-{layers}.png")
         with ImageStore(path, group=group) as store:
+            if not 0 <= layers < len(store):
+                raise UsageError(
+                    f"--layers {layers}: expected 0 to {len(store) - 1:,}, as {path} has"
+                )
             pictures.layers(store, layers, target)
         made.append(target)
     return made

@@ -62,7 +62,7 @@ class ListedImages(ImageFiles):
         self._is_private = self._is_archive = False
         self._listed_archives: tuple[Archive, ...] = ()
         self._left_out: tuple[str, ...] = ()
-        """A warning, if files were left out that are named as images."""
+        """Warnings, if files that are named as images, or folders, were left out."""
         self._places_path: Path | None = None
         """Where it is written where the samples lie, if they lie in several files."""
         usual = asdict(ScanOptions())
@@ -79,7 +79,8 @@ class ListedImages(ImageFiles):
 
         Raises:
             UsageError: an option goes with a manifest only.
-            ManifestError: no image is found, or one whose name no manifest can hold.
+            ManifestError: no image is found, or one whose name no manifest can hold; or a folder
+                cannot be read.
             OutputError: the folder is not what it was when an unfinished job began.
             StoppedError: a rank was asked to stop.
         """
@@ -136,12 +137,14 @@ class ListedImages(ImageFiles):
         see_same_file(listed, job.comm)
         if job.comm.rank == 0:
             job.watch.notice(f"{self.path}: {describe(tally)}")
-        n_files, first = job.comm.bcast(tally.misnamed)
-        if n_files:
-            self._left_out = (
-                f"{counted(n_files, 'files')} with the ending of an image, but no image inside: "
-                f"left out (first: {os.fsdecode(first)})",
-            )
+        for what, (n, first) in (
+            ("files with the ending of an image, but no image inside", tally.misnamed),
+            ("folders that cannot be read", tally.unread),
+        ):
+            n, first = job.comm.bcast((n, first))
+            if n:
+                said = f"{counted(n, what)}: left out (first: {os.fsdecode(first)})"
+                self._left_out = (*self._left_out, said)
 
     def _list(self, job: Job, meant: Several, listed: Path, *, goes_on: bool) -> None:
         """Find the samples in some files; see `_find`. Collective."""

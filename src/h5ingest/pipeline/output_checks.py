@@ -31,7 +31,7 @@ _OF_LAYOUT: Final = {"images", "schema", "the datasets", "sizes and places of th
 
 def is_listed(path: Path) -> bool:
     """See `several.is_listed`. Rank 0 only."""
-    if path.suffix.lower() in (".csv", ".tsv", ".txt") and path.is_file():
+    if path.suffix.lower() in (".csv", ".tsv", ".txt") and os.path.isfile(path):
         return False  # mostly
     from h5ingest.images import several  # opened on one rank
 
@@ -78,7 +78,7 @@ def check_output(job: Job, argument: str, source: Path) -> None:
             f"{out}: expected a name of at most {most} bytes, found {len(os.fsencode(out.name))}: "
             f"names beside it are made of it, up to {LONGEST_ENDING} bytes longer"
         )
-    if out.is_dir():
+    if os.path.isdir(out):
         raise OutputError(f"{out}: expected the name of a file to make, found a folder")
     if job.options.dry_run or not any(map(os.path.lexists, (job.paths.journal, job.paths.lock))):
         _refuse_existing(job)

@@ -29,7 +29,7 @@ from h5ingest.core.manifest import (
     read_part,
     share,
 )
-from h5ingest.core.manifest_dialect import Dialect, LineError, sniff
+from h5ingest.core.manifest_dialect import STDIN, Dialect, LineError, sniff
 from h5ingest.core.options import IngestOptions
 from h5ingest.core.packed_strings import PackedStrings
 from h5ingest.core.sample_table import Within, no_members
@@ -96,7 +96,8 @@ def read_manifest(
                 multi_label=options.multi_label,
             )
             head = dialect, file_sha256(path)
-            _check_columns(dialect, options.group_by, images)
+            is_listed = str(name) not in (str(path), STDIN)
+            _check_columns(dialect, options.group_by, images, is_listed=is_listed)
     dialect, sha256 = comm.bcast(head)
     coded = options.group_by
     if coded is None and KINDS[options.layout].dataset_per_image and dialect.has_one_label:
@@ -190,11 +191,19 @@ def behind(
     )
 
 
-def _check_columns(dialect: Dialect, group_by: str | None, images: Sequence[str]) -> None:
+def _check_columns(
+    dialect: Dialect, group_by: str | None, images: Sequence[str], *, is_listed: bool
+) -> None:
     """Raise if there is no such column to group by, or of images."""
     name, found = dialect.name, ", ".join(dialect.columns)
     if group_by is not None and (group_by == "path" or group_by not in dialect.columns):
-        raise ManifestError(f"{name}: expected a column {group_by!r} to group by, found {found}")
+        said = f"{name}: expected a column {group_by!r} to group by, found {found}"
+        if is_listed:
+            said += (
+                ". --group-by-folder 1 groups by the folders at the top; --split "
+                "train:0.8,val:0.2 makes a column split"
+            )
+        raise ManifestError(said)
     for column in images:
         if column not in dialect.columns:
             raise ManifestError(f"{name}: expected a column {column!r} of images, found {found}")

@@ -206,6 +206,8 @@ def list_images(
         tally = _scan(folder, archive, form, draft, job.comm, job.interrupt)
         with while_rank_0_works(job.comm) as beat:
             if job.comm.rank == 0:
+                if job.options.on_error == "fail":
+                    scan_summary.check_read(folder, tally)
                 _arrange(draft, [form], tally, beat)
                 job.check_lock()
                 if goes_on:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from h5ingest.core.errors import UsageError, agreed
+from h5ingest.core.errors import ManifestError, UsageError, agreed
 from h5ingest.core.manifest_dialect import STDIN
 from h5ingest.pipeline.image_files import ImageFiles
 from h5ingest.pipeline.job import Job
@@ -31,10 +31,14 @@ class StandardInput(ImageFiles):
 
         Raises:
             UsageError: there are several ranks.
+            ManifestError: standard input is closed.
         """
         if job.comm.size > 1:
             said = f"MANIFEST {STDIN}: standard input is read by one rank, this job has"
             raise agreed(UsageError(f"{said} {job.comm.size}: write the manifest into a file"))
+        if sys.stdin is None:
+            said = f"MANIFEST {STDIN}: expected a list of images on standard input, found it closed"
+            raise agreed(ManifestError(said))
         if not self._copy.tell():  # else it has been read
             shutil.copyfileobj(sys.stdin.buffer, self._copy)
             self._copy.flush()

@@ -285,6 +285,11 @@ def _reason(path: str | os.PathLike[str], error: BaseException) -> str:
     """Return one sentence: the system's words where it speaks, else that this is no HDF5 file."""
     if os.path.isdir(path):
         return "expected a file that h5ingest made, found a folder"
+    if not os.path.lexists(path) and os.path.lexists(partial := f"{os.fspath(path)}.partial"):
+        return (
+            f"not complete yet: the job that makes it, in {partial}, is running, or was stopped "
+            "and goes on when the same command is started again"
+        )
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     if os.path.isfile(path) and not h5py.is_hdf5(path):

@@ -175,3 +175,6 @@ class Columns(Mapping[str, Column]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"Columns({', '.join(self._names)})"

@@ -165,7 +165,7 @@ def look(path: Path, *, with_stripes: bool = True) -> FileSystem:
     Raises:
         OSError: its folder cannot be looked at.
     """
-    folder = Path(os.path.realpath(path if path.is_dir() else path.parent))
+    folder = Path(os.path.realpath(path if os.path.isdir(path) else path.parent))
     try:
         mount = find(Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape"), folder)
     except FileNotFoundError:  # not Linux
