@@ -100,13 +100,14 @@ class RawFile(io.RawIOBase):
         if self._held.holds(self.position, len(buffer)):
             self.flush()
         stop = self.position + len(buffer)
-        known = self._written and self._written.get(self.position, stop, all_written=True)
-        if known:
-            buffer[:], n_read = known, len(known)
-        else:
-            n_read = os.preadv(self.fd, [buffer], self.position)
-        self.position += n_read
-        return n_read
+        data = self._written and self._written.get(self.position, stop, all_written=True)
+        if not data:
+            data = os.pread(self.fd, len(buffer), self.position)
+        # Behind the end lie zeros. h5py does not ask how much was read, and HDF5 2.0 would take
+        # what it had in the buffer for references to older texts, and crash as it frees these.
+        buffer[:] = data.ljust(len(buffer), b"\0")
+        self.position = stop
+        return len(buffer)
 
     def write(self, data: Any) -> int:  # noqa: D102
         self.store(data)
