@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -174,8 +175,9 @@ def test_signals_after_the_file_has_its_name_do_not_change_the_exit_code(
         assert len(pids) == max(n_ranks, 1)
         while process.poll() is None and time.monotonic() < end_s:
             for pid in pids:
-                if is_running(pid):
-                    os.kill(pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    if is_running(pid):
+                        os.kill(pid, number)
     finally:
         end_session(process)
     _, said = process.communicate()
