@@ -174,8 +174,9 @@ class ImageStore(Batches):
                 return self._batch(found, index)
             index = operator.index(index)
         rows, labels = self._selection.rows, self._selection.each_label
+        read = found.images.one  # as a call of a method it would be looked up for longer
         try:
-            image = found.images.one(index if rows is None else int(rows[index]))
+            image = read(index if rows is None else int(rows[index]))
             return image, None if labels is None else labels[index]
         except OutputError:
             found.check()  # it may be due to that
