@@ -53,7 +53,7 @@ class StoredDataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
         """Byte of this very file where its values begin, in one piece; None: they lie otherwise."""
         if self.offset is not None:  # what has filters, or lies elsewhere, has no offset
             return
-        creation = self.creation
+        creation = self.creation = opened.get_create_plist()  # the property takes a lock for it
         if creation.get_layout() == h5py.h5d.CHUNKED:
             self.chunks = creation.get_chunk()
         filters = range(creation.get_nfilters())
