@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_behind_the_end_of_the_file_lie_zeros(tmp_path: Path) -> None:
         assert raw.readinto(buffer) == 4
         assert buffer == expected
         assert raw.tell() == position + 4
+    raw.close()
+
+
+def test_less_than_asked_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"abcdef")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 2), at))
+    raw, buffer = RawFile(tmp_path / "file"), bytearray(8)
+    assert raw.readinto(buffer) == 8
+    assert buffer == b"abcdef\0\0"
     raw.close()
 
 

@@ -25,7 +25,7 @@ from h5ingest.pipeline.provenance import source_date
 from h5ingest.storage.datasets import output_errors
 
 _OTHERS: Final = (
-    ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".npz", ".npy", ".h5", ".hdf5",
+    ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".npz", ".npy", *outfiles.HDF5_SUFFIXES,
 )  # fmt: skip
 """Suffixes that no folder is meant to have."""
 

@@ -247,11 +247,10 @@ class Archives:
             full = path if folder is not None else os.path.join(self._folder, path)
             return source_files.read(full, limit, folder=folder, end=end)
         member = Member(*where)
-        if member.how >= NOT_THERE:
-            if member.how == NOT_THERE and (problem := self._archives[member.archive].problem):
-                raise SampleError("damaged", f"not found in the archive, which {problem}")
-            if (wrong := reason_of(member.how)) is not None:
-                raise wrong
+        if member.how == NOT_THERE and (problem := self._archives[member.archive].problem):
+            raise SampleError("damaged", f"not found in the archive, which {problem}")
+        if (wrong := reason_of(member.how)) is not None:
+            raise wrong
         try:
             held = self._hold(member.archive)
             return held.opened.read(member, limit)

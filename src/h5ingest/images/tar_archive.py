@@ -138,20 +138,19 @@ class TarArchive(Opened):
 
     def read(self, member: Member, limit: int | None) -> tuple[bytes, int]:
         """Where small members are read in order, a piece of the archive has many."""
-        _, _, at, _, size, _ = member
-        wanted = size if limit is None or limit > size else limit
+        wanted = member.size if limit is None else min(limit, member.size)
         start, piece = self._piece
-        place = at - start
+        place = member.at - start
         if not 0 <= place <= len(piece) - wanted:
-            if not (wanted <= _SMALL and 0 <= at - self._end < _SMALL):
-                self._end = at + wanted
-                return read_all(self._fd, at, wanted), size
-            place, piece = 0, os.pread(self._fd, _AHEAD, at)
-            self._piece = at, piece
+            if not (wanted <= _SMALL and 0 <= member.at - self._end < _SMALL):
+                self._end = member.at + wanted
+                return read_all(self._fd, member.at, wanted), member.size
+            place, piece = 0, os.pread(self._fd, _AHEAD, member.at)
+            self._piece = member.at, piece
             if len(piece) < wanted:
-                piece = read_all(self._fd, at, wanted)
-        self._end = at + wanted
-        return piece[place : place + wanted], size
+                piece = read_all(self._fd, member.at, wanted)
+        self._end = member.at + wanted
+        return piece[place : place + wanted], member.size
 
 
 def _tells_nothing(header: bytes, records: bytes) -> bool:

@@ -100,9 +100,12 @@ class RawFile(io.RawIOBase):
         if self._held.holds(self.position, len(buffer)):
             self.flush()
         stop = self.position + len(buffer)
-        data = self._written and self._written.get(self.position, stop, all_written=True)
-        if not data:
-            data = os.pread(self.fd, len(buffer), self.position)
+        data = (self._written and self._written.get(self.position, stop, all_written=True)) or b""
+        while missing := len(buffer) - len(data):
+            more = os.pread(self.fd, missing, stop - missing)
+            if not more:
+                break
+            data += more  # a network file system may give less at once
         # Behind the end lie zeros. h5py does not ask how much was read, and HDF5 2.0 would take
         # what it had in the buffer for references to older texts, and crash as it frees these.
         buffer[:] = data.ljust(len(buffer), b"\0")
